@@ -1,0 +1,26 @@
+"""Every random number of a run comes from here: one independent stream per (seed, role, worker, round).
+
+No generator lives longer than the call that it was made for, so a run is a function of its config and seed alone:
+which process draws, and in which order messages arrive, changes nothing.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Role(IntEnum):
+    """What a stream is drawn for. The numbers are part of the reproducibility promise: never renumber."""
+
+    COIN = 0  # the server's c_k ~ Bernoulli(p)
+    COHORT = 1  # which clients are sampled
+    WORKER = 2  # a worker's minibatch, then its compression
+    AGGREGATE = 3  # random pre-steps of a rule (bucketing)
+    INITIAL = 4  # the starting point x^0
+    PARTITION = 5  # who holds which data
+    ATTACK = 6  # a Byzantine client's own choices
+
+
+def stream(seed: int, role: Role, worker: int = 0, round_: int = 0) -> np.random.Generator:
+    """Return the generator of one call; the same four numbers give the same draws on every machine."""
+    return np.random.default_rng([seed, role, worker, round_])

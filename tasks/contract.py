@@ -1,0 +1,89 @@
+"""The contract of a task: a spec (what the config says) that loads into a problem (data in memory, gradients on demand).
+
+The spec is a small frozen dataclass and costs nothing to import; loading brings in NumPy data, or torch, only then.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from strategies.algorithm import Evaluation, Oracle, Vector
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a spec needs to know about the federation in order to load.
+
+    Args:
+        clients: n, the number of workers, numbered 0 .. n-1.
+        byzantine: f; workers n-f .. n-1 are the Byzantine ones where the experiment simulates them. Their data are
+            no part of the objective.
+        seed: the run's seed; fixes the partition and x^0.
+        data_dir: folder that data files are looked up under; None if the user named none.
+        config_dir: folder of the config file, that a custom task's path is relative to; None if there is no file.
+    """
+
+    clients: int
+    byzantine: int = 0
+    seed: int = 0
+    data_dir: Path | None = None
+    config_dir: Path | None = None
+
+    @property
+    def honest(self) -> int:
+        """The number of honest workers, |G| = n - f."""
+        return self.clients - self.byzantine
+
+
+class Problem(Protocol):
+    """A loaded task. Loading the same spec with the same setting gives the same problem, bit for bit, everywhere."""
+
+    @property
+    def dim(self) -> int:
+        """The number of parameters, d."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64: of the model, the gradients and what travels."""
+
+    @property
+    def smoothness(self) -> float | None:
+        """L, the Lipschitz constant of grad f, where the task knows it."""
+
+    @property
+    def optimum(self) -> float | None:
+        """f*, the least value of the objective, where the task knows it."""
+
+    def initial(self) -> Vector:
+        """Return x^0, shape (d,)."""
+
+    def oracle(self, worker: int, *, flipped: bool = False) -> Oracle:
+        """Return the gradients of one worker's loss; with ``flipped``, on flipped labels (for an attacker)."""
+
+    def evaluate(self, x: Vector) -> Evaluation:
+        """Measure the model: full training objective over the honest workers' data, accuracy."""
+
+
+class TaskSpec(Protocol):
+    """One ``[task]`` section of a config."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the task in configs."""
+
+    def load(self, setting: Setting) -> Problem:
+        """Read the data and build the problem.
+
+        Raises:
+            TaskError: the data cannot be found or read; the message names what, where it was looked for and the mend.
+        """
+
+    def modules(self) -> Sequence[str]:
+        """Return the heavy modules that ``load`` imports, so that a launcher can import them once for many processes."""
+
+
+class TaskError(Exception):
+    """A task that cannot be loaded. The message is one line a user can act on."""
