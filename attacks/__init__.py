@@ -1,0 +1,1 @@
+"""What a Byzantine client sends, and what it may know."""

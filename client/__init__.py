@@ -1,0 +1,1 @@
+"""The client side: the ClientApp, the worker behind it, the `breakwater client` process."""

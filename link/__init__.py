@@ -1,0 +1,1 @@
+"""What both ends must agree on: config, wire messages, packets, errors; and the gRPC link itself."""

@@ -1,0 +1,1 @@
+"""The server side: the ServerApp, the `breakwater server` process, metrics and reports."""

@@ -1,0 +1,1 @@
+"""The methods: NumPy in the middle, the Flower Strategy at the edge."""

@@ -5,9 +5,9 @@ in the order of the paper's algorithm; state goes in and comes out, and nothing 
 
 One round, as ``RobustStrategy`` drives it::
 
-    ask    = method.ask(state, stream(seed, COIN, round_=k))                        # server
-    packet = method.reply(worker_state, ask, oracle, stream(seed, WORKER, i, k))    # each sampled worker i
-    row_i  = method.form(ask).decompress(packet)                                    # server, once packet i passed screening
+    ask    = method.ask(state, stream(seed, COIN, round_=k))                      # server
+    packet = method.reply(worker_state, ask, oracle, stream(seed, WORKER, i, k))  # each sampled worker i
+    row_i  = method.form(ask).decompress(packet)                                  # server, once packet i passed screening
     state  = method.update(state, ask, {i: row_i}, stream(seed, AGGREGATE, round_=k))
 """
 
@@ -53,6 +53,18 @@ class Packet:
     dim: int
     values: Vector
     seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A reply that does not count: ``reason`` is "slug: detail", for example "wrong round: 3, expected 5"."""
+
+    reason: str
+
+    @property
+    def slug(self) -> str:
+        """The part that reasons are counted by."""
+        return self.reason.partition(":")[0]
 
 
 class Compressor(Protocol):
@@ -108,11 +120,10 @@ class Ask:
     """What the server wants from the workers that it samples in one round.
 
     Args:
-        round: k, counted from 0.
+        round: k, counted from 1.
         kind: the method's word for this kind of round, for example ``"full"`` or ``"difference"``.
         vectors: what every sampled worker is sent, by name; shape (d,) each.
         sample: how many clients to sample. Stays on the server.
-        quorum: with fewer usable replies than this the method repeats or skips. Stays on the server.
         cohort: the sampled workers, in ascending order, where the experiment reveals them; else None.
     """
 
@@ -120,8 +131,24 @@ class Ask:
     kind: str
     vectors: Mapping[str, Vector]
     sample: int = 0
-    quorum: int = 1
     cohort: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Combined:
+    """What the server makes of the rows of a round.
+
+    Args:
+        vector: shape (d,); None where these rows cannot be aggregated, and ``note`` says why.
+        lam: the clipping radius used; None where nothing is clipped.
+        clipped: row numbers that were longer than ``lam``.
+        note: why there is no vector.
+    """
+
+    vector: Vector | None
+    lam: float | None = None
+    clipped: Sequence[int] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,7 +157,7 @@ class Report:
 
     Args:
         lam: the clipping radius used, or None where nothing is clipped.
-        step_norm: ||x^{k+1} - x^k||.
+        step_norm: length of the step that led to the model which this round asked about.
         clipped: workers whose vector was longer than ``lam``, in ascending order.
         note: what a reader of the log should know ("no quorum: ...").
     """
@@ -146,7 +173,7 @@ class State(Protocol):
 
     @property
     def round(self) -> int:
-        """The round that the next ``ask`` opens, counted from 0."""
+        """The round that the next ``ask`` opens, counted from 1; so after round r it is r + 1 and ``x`` is x^r."""
 
     @property
     def x(self) -> Vector:
@@ -180,8 +207,11 @@ class Method(Protocol):
     def reply(self, worker: Any, ask: Ask, oracle: Oracle, rng: np.random.Generator) -> tuple[Any, Packet]:
         """Answer as an honest worker; returns its next state and the packet."""
 
+    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator) -> Combined:
+        """Clip and aggregate the rows of a round. ``update`` calls it, and so does an attacker who plans ahead."""
+
     def update(self, state: Any, ask: Ask, replies: Mapping[int, Vector], rng: np.random.Generator) -> Any:
-        """Close the round with the decompressed replies by worker, in ascending order of worker.
+        """Close the round (clip, aggregate, step) with the decompressed replies by worker, in ascending order.
 
         Only replies that passed screening are here; a missing or rejected one is simply absent.
         """

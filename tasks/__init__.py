@@ -1,0 +1,1 @@
+"""Model + loss + data + partition: each task offers gradients. The only place that imports torch, and late."""

@@ -1,4 +1,4 @@
-"""The contract of a task: a spec (what the config says) that loads into a problem (data in memory, gradients on demand).
+"""The contract of a task: a spec (what the config says) that loads into a problem (data in memory, gradients on call).
 
 The spec is a small frozen dataclass and costs nothing to import; loading brings in NumPy data, or torch, only then.
 """
@@ -82,7 +82,7 @@ class TaskSpec(Protocol):
         """
 
     def modules(self) -> Sequence[str]:
-        """Return the heavy modules that ``load`` imports, so that a launcher can import them once for many processes."""
+        """Return the heavy modules that ``load`` imports; a launcher imports them once for many processes."""
 
 
 class TaskError(Exception):

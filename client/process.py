@@ -1,0 +1,150 @@
+"""The ``breakwater client`` process: joins a federation and stays until it is over.
+
+An honest client is one seat. An attacker may hold several: one process, N names, one brain.
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import Context, RecordDict
+
+from client import worker as workers
+from client.app import app
+from client.coalition import Coalition, CoalitionMember
+from link import config as configs
+from link.errors import BreakwaterError, ConfigError, Refused
+from link.experiment import CONFIG, CONFIG_DIR, DATA, Experiment, code_fingerprint, open_experiment
+from link.node import Welcome, join
+
+log = logging.getLogger("breakwater.client")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientOptions:
+    """What ``breakwater client`` was told.
+
+    Args:
+        connect: HOST:PORT of the server.
+        name: the client's name; a coalition of N seats joins as NAME-0 .. NAME-(N-1).
+        worker: which worker (part of the data) it wants to be, the first one of a coalition; None to be assigned.
+        seats: how many seats to hold; more than one only for attackers.
+        attack: kind of the attack; None for an honest client.
+        settings: ``attack.key=value`` on top of the server's ``[attack]`` section of the same kind.
+        config: own copy of the experiment, which the server's must agree with.
+        config_dir: folder that a custom task is looked up in; None refuses custom tasks.
+        data: folder of data files.
+        patience_s: seconds to keep trying to reach a server; None for ever.
+    """
+
+    connect: str
+    name: str
+    worker: int | None = None
+    seats: int = 1
+    attack: str | None = None
+    settings: Sequence[str] = ()
+    config: Path | None = None
+    config_dir: Path | None = None
+    data: Path | None = None
+    patience_s: float | None = None
+
+
+class Preparation:
+    """Turns the server's welcome into a worker and its Flower context; one for all seats of a process."""
+
+    def __init__(self, options: ClientOptions) -> None:
+        self._options = options
+        self._own = None if options.config is None else configs.load(options.config)
+        self._lock = threading.Lock()
+        self._coalition: Coalition | None = None
+
+    def __call__(self, welcome: Welcome) -> Context:
+        """Load the task, make the worker, keep it for the ClientApp.
+
+        Raises:
+            BreakwaterError: the server's experiment is not ours, or cannot be run here.
+        """
+        options = self._options
+        config_dir = options.config_dir
+        with self._lock:  # the seats of a coalition share one experiment and one brain
+            if self._own is not None:
+                _agree(self._own, configs.parse(welcome.settings[CONFIG], name="the server's config"))
+            experiment = open_experiment(welcome.settings[CONFIG], options.data, config_dir)
+            worker = self._worker(experiment, welcome.worker)
+        workers.keep(welcome.run_id, welcome.node_id, worker)
+        return Context(
+            run_id=welcome.run_id,
+            node_id=welcome.node_id,
+            node_config={"partition-id": welcome.worker, "num-partitions": welcome.clients},
+            state=RecordDict(),
+            run_config={CONFIG: welcome.settings[CONFIG], DATA: str(options.data or ""), CONFIG_DIR: str(config_dir or "")},
+        )
+
+    def _worker(self, experiment: Experiment, index: int) -> workers.Worker:
+        if self._options.attack is None:
+            return workers.HonestWorker(experiment, index)
+        if self._coalition is None or self._coalition.experiment is not experiment:
+            attack = configs.parse_attack(self._options.attack, self._options.settings, experiment.config)
+            self._coalition = Coalition(experiment, attack)
+        return CoalitionMember(self._coalition, index)
+
+
+def run_client(options: ClientOptions, stop: threading.Event | None = None) -> str:
+    """Take part until the server says goodbye; return the reason it gave.
+
+    Raises:
+        BreakwaterError: the server refuses this client, or its experiment cannot be run here.
+    """
+    if options.seats < 1 or (options.seats > 1 and options.attack is None):
+        raise ConfigError(f"--seats {options.seats}: only a coalition (--attack KIND) holds more than one seat")
+    prepare = Preparation(options)
+    halt = stop or threading.Event()
+    if options.seats == 1:
+        return _join(options, options.name, options.worker, prepare, halt)
+
+    ends: list[str | BreakwaterError] = []
+
+    def seat(i: int) -> None:
+        worker = None if options.worker is None else options.worker + i
+        try:
+            ends.append(_join(options, f"{options.name}-{i}", worker, prepare, halt))
+        except BreakwaterError as error:
+            ends.append(error)
+            halt.set()  # one seat refused: the coalition is not what it was told to be
+
+    threads = [threading.Thread(target=seat, args=(i,), name=f"seat-{i}") for i in range(options.seats)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for end in ends:
+        if isinstance(end, BreakwaterError):
+            raise end
+    return str(ends[0])
+
+
+def _join(
+    options: ClientOptions, name: str, worker: int | None, prepare: Preparation, stop: threading.Event
+) -> str:
+    return join(
+        options.connect,
+        name,
+        app,
+        prepare,
+        worker=worker,
+        fingerprint=code_fingerprint(),
+        stop=stop,
+        patience_s=options.patience_s,
+    )
+
+
+def _agree(own: configs.Config, servers: configs.Config) -> None:
+    """Refuse a server whose experiment differs from the client's own file in what a worker computes."""
+    mine, theirs = own.worker_terms(), servers.worker_terms()
+    for section in mine:
+        for key in sorted({*mine[section], *theirs[section]}):
+            ours, other = mine[section].get(key), theirs[section].get(key)
+            if ours != other:
+                raise Refused(f"[{section}] {key}: the server has {other!r}, the file given has {ours!r}; make them agree")

@@ -1,0 +1,206 @@
+"""The command line: ``breakwater run | server | client | check | demo``.
+
+Exit status: 0 the run finished; 1 it started and could not go on; 2 something that the user gave cannot be used (one
+clear line says what); 130 interrupted.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from link.errors import BreakwaterError, ConfigError
+
+EPILOG = "Configs for each thing to try lie in deploy/configs/; README.md tells how to go on."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except KeyboardInterrupt:
+        print("breakwater: interrupted", file=sys.stderr)
+        return 130
+    except BreakwaterError as error:
+        for line in str(error).splitlines():
+            print(f"breakwater: error: {line}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Whoever read our output has left; say nothing more, and do not complain on the way out either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]  # argparse declares NoReturn; exit() is one
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="breakwater",
+        description="Byzantine-robust federated learning between machines that do not trust each other.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"breakwater {version('breakwater')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    demo = commands.add_parser("demo", help="see it work: averaging against Byz-VR-MARINA-PP under the same attack")
+    demo.add_argument("--out", type=Path, metavar="DIR", help="where to leave the two run folders and the picture")
+    demo.set_defaults(command=_demo)
+
+    run = commands.add_parser("run", help="run a whole federation on this machine, each party a process of its own")
+    _config(run)
+    _data(run)
+    run.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME-TIME)")
+    run.set_defaults(command=_run)
+
+    server = commands.add_parser("server", help="run the server of a federation")
+    _config(server)
+    _data(server)
+    server.add_argument("--listen", required=True, metavar="HOST:PORT", help="address for clients, e.g. 0.0.0.0:9090")
+    server.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME-TIME)")
+    server.set_defaults(command=_server)
+
+    client = commands.add_parser("client", help="take part in a federation, honestly or not")
+    client.add_argument("--connect", required=True, metavar="HOST:PORT", help="address of the server")
+    client.add_argument("--name", required=True, metavar="NAME", help="this client's name; unique in the federation")
+    client.add_argument(
+        "--worker", type=int, metavar="I", help="which worker to be, 0 .. n-1: decides the part of the data "
+        "(default: the first free one)"
+    )
+    client.add_argument("--config", type=Path, metavar="FILE", help="own copy of the config, to hold the server to")
+    _data(client)
+    client.add_argument("--attack", metavar="KIND", help="be Byzantine: bf, lf, alie, ipm, foe, shb, big, nan, silence")
+    client.add_argument("--seats", type=int, default=1, metavar="N", help="hold N seats as one coalition (attackers)")
+    client.add_argument(
+        "--set", action="append", default=[], metavar="attack.KEY=VALUE", help="set a parameter of the attack"
+    )
+    client.add_argument("--patience", type=float, metavar="S", help="give up after S seconds without a server")
+    client.set_defaults(command=_client)
+
+    check = commands.add_parser("check", help="check and explain a config without running it")
+    _config(check)
+    _data(check)
+    check.set_defaults(command=_check)
+    return parser
+
+
+def _config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG.toml", help="the experiment")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value of the config"
+    )
+
+
+def _data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder of data files (default: the environment's BREAKWATER_DATA)"
+    )
+
+
+def _data_dir(options: argparse.Namespace) -> Path | None:
+    given = options.data or os.environ.get("BREAKWATER_DATA")
+    if not given:
+        return None
+    path = Path(given).resolve()
+    if not path.is_dir():
+        source = "--data" if options.data else "BREAKWATER_DATA"
+        raise ConfigError(f"{source} {given}: no such folder")
+    return path
+
+
+def _out(options: argparse.Namespace, name: str) -> Path:
+    out: Path = options.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out}: exists and is not an empty folder; choose another or remove it")
+    return out
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from deploy.demo import demo
+
+    return demo(_out(options, "demo"))
+
+
+def _run(options: argparse.Namespace) -> int:
+    from deploy.local import LocalOptions, run_local
+    from link.config import load
+
+    config = load(options.config, options.set)
+    out = _out(options, options.config.stem)
+    config_dir = options.config.resolve().parent
+    return run_local(LocalOptions(config=config, out=out, data=_data_dir(options), config_dir=config_dir))
+
+
+def _server(options: argparse.Namespace) -> int:
+    from deploy import logs
+    from deploy.local import terminated_like_interrupted
+    from link.config import load
+    from server.process import ServerOptions, serve
+    from strategies.strategy import NobodyThere
+
+    config = load(options.config, options.set)
+    out = _out(options, options.config.stem)
+    logs.to_terminal()
+    logs.to_file(out / "logs" / "server.log")
+    try:
+        with terminated_like_interrupted():
+            serve(
+                ServerOptions(
+                    config=config,
+                    listen=options.listen,
+                    out=out,
+                    data=_data_dir(options),
+                    config_dir=options.config.resolve().parent,
+                ),
+                lambda address: print(f"listening on {address}", flush=True),
+            )
+    except NobodyThere as error:
+        print(f"breakwater: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _client(options: argparse.Namespace) -> int:
+    from client.process import ClientOptions, run_client
+    from deploy import logs
+
+    logs.to_terminal(logging.INFO)
+    reason = run_client(
+        ClientOptions(
+            connect=options.connect,
+            name=options.name,
+            worker=options.worker,
+            seats=options.seats,
+            attack=options.attack,
+            settings=options.set,
+            config=options.config,
+            config_dir=None if options.config is None else options.config.resolve().parent,
+            data=_data_dir(options),
+            patience_s=options.patience,
+        )
+    )
+    print(f"{options.name}: {reason}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from deploy.explain import explain
+    from link.config import load
+
+    config = load(options.config, options.set)
+    for line in explain(config, _data_dir(options), options.config.resolve().parent):
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

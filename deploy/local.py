@@ -1,0 +1,267 @@
+"""A whole federation on this machine: one server process and the clients' processes, started, watched and reaped.
+
+Importing Flower, SciPy or torch takes seconds, and twenty processes that each do it take minutes of processor time and
+gigabytes of memory. So one helper process (the standard library's fork server) imports what the config needs, once, and
+every process of the federation is forked from it: separate processes with shared read-only memory, up in milliseconds.
+The helper never opens a connection and has a single thread, which is what makes forking it safe.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from types import FrameType
+
+from deploy import logs
+from link.config import Config
+from link.errors import BreakwaterError, ConfigError
+
+log = logging.getLogger("breakwater.deploy")
+
+GRACE_S = 10.0
+"""How long processes may take to end by themselves before they are killed."""
+
+UNUSABLE = 2
+"""Exit status of a process that cannot use what the user gave."""
+
+SINGLE_THREADED = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+"""Many processes on few cores: one compute thread each. It is also what makes results the same bit for bit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalOptions:
+    """What ``breakwater run`` was told: see ``server.process.ServerOptions``."""
+
+    config: Config
+    out: Path
+    data: Path | None = None
+    config_dir: Path | None = None
+
+
+@dataclass
+class LocalFederation:
+    """The processes of one local run.
+
+    Args:
+        options: see there.
+        say: called with a line for the user when something happens to a process.
+    """
+
+    options: LocalOptions
+    say: Callable[[str], None] = print
+    server: ForkServerProcess | None = None
+    clients: dict[str, ForkServerProcess] = field(default_factory=dict)
+    address: str = ""
+
+    def start(self) -> None:
+        """Start the server, wait until it listens, start the clients.
+
+        Raises:
+            ConfigError: the config says that some clients are Byzantine, but not what they do.
+            BreakwaterError: the server could not start; its own message.
+        """
+        config = self.options.config
+        n, f = config.federation.clients, config.federation.byzantine
+        if f and config.attack is None:
+            raise ConfigError(
+                f"federation.byzantine = {f} without an [attack] section: a local run would not know what they do; add "
+                "one, or set federation.byzantine = 0"
+            )
+        context = _fork_server(config)
+        here, there = context.Pipe(duplex=False)
+        self.server = context.Process(target=_serve, args=(self.options, there), name="server")
+        self.server.start()
+        there.close()
+        self.address = self._await_address(here)
+        width = len(str(n - 1))
+        for worker in range(n - f):
+            self._spawn(context, f"client-{worker:0{width}}", worker, seats=1)
+        if f:
+            self._spawn(context, "byzantine", n - f, seats=f)
+
+    def wait(self) -> int:
+        """Wait for the server to end, telling of clients that die before it; return its exit status."""
+        if self.server is None:
+            raise RuntimeError("wait before start")
+        living = dict(self.clients)
+        while self.server.is_alive():
+            wait([self.server.sentinel, *(p.sentinel for p in living.values())])
+            for name, process in list(living.items()):
+                if process.is_alive():
+                    continue
+                del living[name]
+                if process.exitcode == UNUSABLE:
+                    return UNUSABLE  # what it cannot use is the experiment, and the others have the same
+                if process.exitcode != 0 and self.server.is_alive():
+                    self.say(f"{name} {_how_it_ended(process)}; the run goes on without it (log: {self._log_of(name)})")
+        self.server.join()
+        return self.server.exitcode or 0
+
+    def stop(self) -> None:
+        """Leave no process behind: ask, wait, kill. Safe to call at any time, and again."""
+        processes = [p for p in (self.server, *self.clients.values()) if p is not None]
+        if self.server is not None and self.server.is_alive():
+            self.server.terminate()  # it writes its summary and tells the clients goodbye
+            self.server.join(GRACE_S)
+        end = time.monotonic() + (GRACE_S if self.server is not None and self.server.exitcode == 0 else 1.0)
+        for process in processes:
+            process.join(max(0.0, end - time.monotonic()))
+        for ask in (ForkServerProcess.terminate, ForkServerProcess.kill):
+            for process in processes:
+                if process.is_alive():
+                    ask(process)
+            end = time.monotonic() + 2.0
+            for process in processes:
+                process.join(max(0.0, end - time.monotonic()))
+
+    def _spawn(self, context: ForkServerContext, name: str, worker: int, seats: int) -> None:
+        process = context.Process(
+            target=_take_part, args=(self.options, self.address, name, worker, seats), name=name
+        )
+        process.start()
+        self.clients[name] = process
+
+    def _await_address(self, pipe: Connection) -> str:
+        """Read what the server reports: its address, or why there is none."""
+        try:
+            answer: str | BreakwaterError = pipe.recv()
+        except EOFError:
+            self.stop()
+            raise BreakwaterError(f"the server process {_how_it_ended(self.server)} before it listened") from None
+        if isinstance(answer, str):
+            return answer
+        self.stop()
+        raise answer
+
+    def _log_of(self, name: str) -> Path:
+        return self.options.out / "logs" / f"{name}.log"
+
+
+def run_local(options: LocalOptions, say: Callable[[str], None] = print) -> int:
+    """Run a federation to its end and return the exit status; nothing is left behind, whatever happens."""
+    federation = LocalFederation(options, say)
+    with terminated_like_interrupted():
+        try:
+            federation.start()
+            return federation.wait()
+        finally:
+            federation.stop()
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """Within: SIGTERM raises KeyboardInterrupt, so that `kill` and Ctrl-C clean up alike."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _fork_server(config: Config) -> ForkServerContext:
+    """Return the context whose processes are forked from a helper that has imported what the config needs."""
+    os.environ.update(SINGLE_THREADED)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["deploy.local", "client.process", "server.process", *config.task.modules()])
+    return context
+
+
+def _how_it_ended(process: ForkServerProcess | None) -> str:
+    code = None if process is None else process.exitcode
+    if code is None:
+        return "has not ended"
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+
+
+# --- in the processes ------------------------------------------------------------------------------------------------
+
+
+def _serve(options: LocalOptions, pipe: Connection) -> None:
+    """Be the server."""
+    from server.process import ServerOptions, serve
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which ends us in order
+    _end_with_launcher()
+    logs.to_terminal()
+    logs.to_file(options.out / "logs" / "server.log")
+    listening = False
+
+    def on_listening(address: str) -> None:
+        nonlocal listening
+        listening = True
+        pipe.send(address)
+
+    try:
+        serve(
+            ServerOptions(
+                config=options.config,
+                listen="127.0.0.1:0",
+                out=options.out,
+                data=options.data,
+                config_dir=options.config_dir,
+            ),
+            on_listening,
+        )
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BreakwaterError as error:
+        if listening:
+            log.error("%s", error)
+            sys.exit(1)
+        pipe.send(error)
+        sys.exit(UNUSABLE)
+
+
+def _take_part(options: LocalOptions, address: str, name: str, worker: int, seats: int) -> None:
+    """Be a client, or the coalition."""
+    from client.process import ClientOptions, run_client
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_launcher()
+    logs.to_file(options.out / "logs" / f"{name}.log")
+    attack = options.config.attack if seats > 1 or name == "byzantine" else None
+    try:
+        run_client(
+            ClientOptions(
+                connect=address,
+                name=name,
+                worker=worker,
+                seats=seats,
+                attack=None if attack is None else attack.kind,
+                config_dir=options.config_dir,
+                data=options.data,
+            )
+        )
+    except BreakwaterError as error:
+        log.error("%s", error)
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(UNUSABLE)
+
+
+def _end_with_launcher() -> None:
+    """End this process when the launcher is gone, however it went."""
+    launcher = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if launcher is not None:
+            launcher.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, name="launcher-watch", daemon=True).start()

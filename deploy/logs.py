@@ -1,0 +1,33 @@
+"""Where the processes write their logs: warnings to the terminal, everything to a file."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+_FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s: %(message)s"
+
+
+def to_terminal(level: int = logging.WARNING) -> None:
+    """Write our log from ``level`` on to standard error, one plain line each."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s" if level >= logging.WARNING else "%(levelname)s %(message)s"))
+    _add(handler, level)
+
+
+def to_file(path: Path) -> None:
+    """Append everything from INFO on to a file; times are UTC."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    formatter = logging.Formatter(_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    _add(handler, logging.INFO)
+
+
+def _add(handler: logging.Handler, level: int) -> None:
+    logger = logging.getLogger("breakwater")
+    handler.setLevel(level)
+    logger.addHandler(handler)
+    logger.setLevel(min(level, logger.level or level))
+    logger.propagate = False

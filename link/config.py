@@ -1,0 +1,481 @@
+"""One experiment: the TOML file that every process of a federation reads, as typed sections.
+
+The unions at the bottom of each part are the only registry: a new method, rule, compressor, attack or task is added
+here and nowhere else. Loading goes in two steps. ``load`` checks everything that the file alone can tell; ``resolve``
+fills in what only the loaded task knows (L and d), so that the resolved config holds plain numbers and runs again
+to the same bits.
+"""
+
+import difflib
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError, field_validator, model_validator
+
+from attacks.attack import Attack
+from attacks.kinds import ALIE, FOE, IPM, Big, BitFlip, Gaussian, LabelFlip, NaN, ShiftBack, Silence, Zero, default_z
+from link.errors import ConfigError
+from strategies.aggregators import CoordinateMedian, GeometricMedian, Krum, Mean, TrimmedMean
+from strategies.algorithm import Aggregator, Compressor, Method
+from strategies.byz_vr_marina_pp import ByzVRMarinaPP
+from strategies.cohorts import expected_byzantine
+from strategies.compressors import Identity, RandK
+from strategies.presteps import Bucketing, NearestNeighbourMixing
+from strategies.robust_sgd import RobustSGD
+from tasks.contract import Problem, Setting
+from tasks.custom import CustomTask
+from tasks.digits import DigitsTask
+from tasks.logistic import LogisticTask
+from tasks.mnist import MnistTask
+
+
+class Section(BaseModel):
+    """A section of the file: unknown keys are refused, values are not converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class Federation(Section):
+    """Who takes part, and how long the server waits for them."""
+
+    clients: int = Field(ge=1, le=100_000)
+    """n: how many clients there are; each holds one seat, 0 .. n-1."""
+    byzantine: int = Field(default=0, ge=0)
+    """f: how many of them may be Byzantine. In a local run the last f seats are."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Fixes everything random: the same config and seed give the same trajectory, bit for bit."""
+    deadline_s: float = Field(default=30.0, gt=0)
+    """Seconds that a round waits for its replies; who has not answered by then is silent in this round."""
+    join_timeout_s: float = Field(default=120.0, gt=0)
+    """Seconds to wait for clients, at the start and whenever nobody is connected."""
+    start_with: int | None = Field(default=None, ge=1)
+    """How many clients must have joined before round 1; default: all."""
+    heartbeat_s: float = Field(default=5.0, ge=0.1)
+    """Seconds between signs of life; a peer that misses one for as long again is gone."""
+    reveal_cohort: bool = False
+    """Tell the sampled clients who else was sampled. For experiments with attackers that need to know, and for nothing
+    else."""
+
+
+Scaled = float | str
+_OVER_L = re.compile(r"\s*(?P<c>[0-9.eE+-]+)\s*/\s*L\s*")
+_TIMES_L = re.compile(r"\s*(?P<c>[0-9.eE+-]+)?\s*\*?\s*L\s*")
+
+
+def _number(text: str, pattern: re.Pattern[str], form: str) -> float:
+    """Return c of ``"c/L"`` or ``"cL"``."""
+    match = pattern.fullmatch(text)
+    try:
+        value = float(match["c"] or 1) if match else math.nan
+    except ValueError:
+        value = math.nan
+    if not (0 < value < math.inf):
+        raise ValueError(f'"{text}": must be a positive number or "{form}" with a positive c, for example {form!r}')
+    return value
+
+
+def _scale(value: Scaled, pattern: re.Pattern[str], form: str, smoothness: float | None, key: str) -> float:
+    """Turn ``"c/L"`` or ``"cL"`` into a number with the task's L."""
+    if not isinstance(value, str):
+        return float(value)
+    c = _number(value, pattern, form)
+    if smoothness is None:
+        raise ConfigError(f'[strategy] {key} = "{value}": this task does not know its L; give a number')
+    return c / smoothness if pattern is _OVER_L else c * smoothness
+
+
+class MethodSection(Section):
+    """What every method's section has."""
+
+    rounds: int = Field(ge=1)
+    """How many rounds to run; after round r the model is x^r."""
+    gamma: Scaled
+    """Step size: a number, or "c/L" where the task knows its L."""
+
+    @model_validator(mode="after")
+    def _check_gamma(self) -> Self:
+        if isinstance(self.gamma, str):
+            _number(self.gamma, _OVER_L, "c/L")
+        elif not 0 < self.gamma < math.inf:
+            raise ValueError(f"gamma = {self.gamma}: must be a positive number")
+        return self
+
+    def cohorts(self, federation: Federation) -> dict[str, int]:
+        """Return the cohort sizes by key, defaults filled in."""
+        raise NotImplementedError
+
+    def resolve(self, federation: Federation, smoothness: float | None) -> Self:
+        """Return the section with plain numbers and no defaults left open."""
+        raise NotImplementedError
+
+    def build(self, federation: Federation, aggregator: Aggregator, compressor: Compressor) -> Method:
+        """Return the method of a resolved section."""
+        raise NotImplementedError
+
+
+class ByzVRMarinaPPSection(MethodSection):
+    """Byz-VR-MARINA-PP (Malinovsky et al., NeurIPS 2024)."""
+
+    kind: Literal["byz-vr-marina-pp"]
+    p: float = Field(gt=0, le=1)
+    """Probability of a full-gradient round."""
+    cohort: int = Field(ge=1)
+    """C: clients sampled in an ordinary round."""
+    full_cohort: int | None = Field(default=None, ge=1)
+    """C_hat: clients sampled in a full-gradient round; default: all."""
+    batch: int = Field(ge=1)
+    """b: minibatch size of a gradient difference."""
+    alpha: Scaled = "2L"
+    """Clipping multiplier, lam = alpha ||x^k - x^{k-1}||: a number, or "cL" where the task knows its L."""
+    clip: bool = True
+    """False switches clipping off, to see what it is for."""
+
+    @model_validator(mode="after")
+    def _check_alpha(self) -> Self:
+        if isinstance(self.alpha, str):
+            _number(self.alpha, _TIMES_L, "cL")
+        elif not 0 < self.alpha < math.inf:
+            raise ValueError(f"alpha = {self.alpha}: must be a positive number; clip = false switches clipping off")
+        return self
+
+    def cohorts(self, federation: Federation) -> dict[str, int]:
+        """Return C and C_hat."""
+        return {"cohort": self.cohort, "full_cohort": self.full_cohort or federation.clients}
+
+    def resolve(self, federation: Federation, smoothness: float | None) -> Self:
+        """Return the section with gamma, alpha and C_hat as numbers."""
+        gamma = _scale(self.gamma, _OVER_L, "c/L", smoothness, "gamma")
+        alpha = self.alpha if not self.clip else _scale(self.alpha, _TIMES_L, "cL", smoothness, "alpha")
+        return self.model_copy(
+            update={"gamma": gamma, "alpha": alpha, "full_cohort": self.full_cohort or federation.clients}
+        )
+
+    def build(self, federation: Federation, aggregator: Aggregator, compressor: Compressor) -> Method:
+        """Return the method."""
+        return ByzVRMarinaPP(
+            n=federation.clients,
+            f=federation.byzantine,
+            gamma=float(self.gamma),
+            p=self.p,
+            cohort=self.cohort,
+            full_cohort=self.full_cohort or federation.clients,
+            batch=self.batch,
+            alpha=float(self.alpha) if self.clip else math.inf,
+            aggregator=aggregator,
+            compressor=compressor,
+        )
+
+
+class RobustSGDSection(MethodSection):
+    """Robust SGD; with the rule "mean" plain averaging (FedSGD)."""
+
+    kind: Literal["robust-sgd"]
+    cohort: int | None = Field(default=None, ge=1)
+    """C: clients sampled in a round; default: all."""
+    batch: int = Field(default=0, ge=0)
+    """b: minibatch size; 0 for the full local gradient."""
+
+    def cohorts(self, federation: Federation) -> dict[str, int]:
+        """Return C."""
+        return {"cohort": self.cohort or federation.clients}
+
+    def resolve(self, federation: Federation, smoothness: float | None) -> Self:
+        """Return the section with gamma and C as numbers."""
+        gamma = _scale(self.gamma, _OVER_L, "c/L", smoothness, "gamma")
+        return self.model_copy(update={"gamma": gamma, "cohort": self.cohort or federation.clients})
+
+    def build(self, federation: Federation, aggregator: Aggregator, compressor: Compressor) -> Method:
+        """Return the method."""
+        return RobustSGD(
+            n=federation.clients,
+            f=federation.byzantine,
+            gamma=float(self.gamma),
+            cohort=self.cohort or federation.clients,
+            batch=self.batch,
+            aggregator=aggregator,
+            compressor=compressor,
+        )
+
+
+class EvaluationSection(Section):
+    """When the server measures the model."""
+
+    every: int = Field(default=50, ge=1)
+    """Rounds between evaluations; the last round is always evaluated."""
+
+
+StrategyUnion = Annotated[ByzVRMarinaPPSection | RobustSGDSection, Discriminator("kind")]
+AggregatorUnion = Annotated[Mean | CoordinateMedian | TrimmedMean | GeometricMedian | Krum, Discriminator("kind")]
+CompressorUnion = Annotated[Identity | RandK, Discriminator("kind")]
+AttackUnion = Annotated[
+    BitFlip | LabelFlip | ALIE | IPM | FOE | ShiftBack | Big | NaN | Silence | Zero | Gaussian, Discriminator("kind")
+]
+PreStepUnion = Annotated[Bucketing | NearestNeighbourMixing, Discriminator("kind")]
+TaskUnion = Annotated[LogisticTask | DigitsTask | MnistTask | CustomTask, Discriminator("kind")]
+
+
+class Config(Section):
+    """The whole experiment."""
+
+    federation: Federation
+    task: TaskUnion
+    strategy: StrategyUnion
+    aggregator: AggregatorUnion = CoordinateMedian()
+    compressor: CompressorUnion = Identity()
+    attack: AttackUnion | None = None
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @field_validator("aggregator", mode="before")
+    @classmethod
+    def _read_presteps(cls, section: Any) -> Any:
+        """Let a pre-step be written by its name alone, ``pre = ["nnm"]``, and read it by its kind."""
+        if not isinstance(section, dict) or not isinstance(section.get("pre", []), list):
+            return section
+        adapter: TypeAdapter[Any] = TypeAdapter(PreStepUnion)
+        steps = []
+        for item in section.get("pre", []):
+            try:
+                steps.append(adapter.validate_python({"kind": item} if isinstance(item, str) else item))
+            except ValidationError as error:
+                raise ValueError(_explain_one(error.errors()[0], PreStepUnion, "pre")) from None
+        return {**section, "pre": tuple(steps)}
+
+    @model_validator(mode="after")
+    def _across_sections(self) -> Self:
+        for problem in self._conflicts():
+            raise ValueError(problem)
+        return self
+
+    def _conflicts(self) -> Iterable[str]:
+        """Yield what no run of this config could make sense of."""
+        n, f = self.federation.clients, self.federation.byzantine
+        if 2 * f >= n:
+            yield f"federation.byzantine = {f} of clients = {n}: no rule withstands half or more; at most {(n - 1) // 2}"
+        start_with = self.federation.start_with
+        if start_with is not None and start_with > n:
+            yield f"federation.start_with = {start_with}: must be at most clients = {n}"
+        for key, size in self.strategy.cohorts(self.federation).items():
+            if size > n:
+                yield f"strategy.{key} = {size}: must be at most federation.clients = {n}"
+            if self.aggregator.tolerates(size) < 0:
+                yield (
+                    f'strategy.{key} = {size}: too few rows for aggregator.kind = "{self.aggregator.kind}"'
+                    f"{_after(self.aggregator)}; sample more clients or choose another rule"
+                )
+        most = max(self.strategy.cohorts(self.federation).values())
+        share, tolerated = expected_byzantine(most, n, f), self.aggregator.tolerates(most)
+        if 0 <= tolerated < share:
+            yield (
+                f'aggregator.kind = "{self.aggregator.kind}"{_after(self.aggregator)} tolerates {tolerated} of {most} '
+                f"rows, but {share} of them may be Byzantine (federation.byzantine = {f} of clients = {n})"
+            )
+        if isinstance(self.attack, ALIE) and self.attack.z is None and f > 0:
+            try:
+                default_z(n, f)
+            except ValueError as error:
+                yield f"attack.z: {error}"
+        if self.attack is not None and f == 0:
+            yield f'attack.kind = "{self.attack.kind}" with federation.byzantine = 0: nobody would attack; set byzantine'
+
+    @property
+    def method(self) -> Method:
+        """The method of a resolved config."""
+        return self.strategy.build(self.federation, self.aggregator, self.compressor)
+
+    @property
+    def reveals_cohort(self) -> bool:
+        """Whether the server tells the sampled clients who else was sampled."""
+        return self.federation.reveal_cohort or (self.attack is not None and self.attack.needs_cohort)
+
+    def setting(self, data_dir: Path | None, config_dir: Path | None) -> Setting:
+        """Return what the task needs in order to load."""
+        return Setting(
+            clients=self.federation.clients,
+            byzantine=self.federation.byzantine,
+            seed=self.federation.seed,
+            data_dir=data_dir,
+            config_dir=config_dir,
+        )
+
+    def worker_terms(self) -> dict[str, Any]:
+        """Return what an honest client must agree on with the server: its data, its seed, what it computes and sends."""
+        whole = self.model_dump(mode="json", exclude_none=True)
+        return {
+            "federation": {key: whole["federation"][key] for key in ("clients", "byzantine", "seed")},
+            "task": whole["task"],
+            "strategy": {key: whole["strategy"].get(key) for key in ("kind", "batch")},
+            "compressor": whole["compressor"],
+        }
+
+    def to_toml(self) -> str:
+        """Return the config as TOML; loading it again gives an equal config."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def _after(aggregator: Any) -> str:
+    names = [step.kind for step in aggregator.pre]
+    return f" after {' and '.join(names)}" if names else ""
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file and apply ``section.key=value`` overrides.
+
+    Raises:
+        ConfigError: one line a problem, each naming the key, the value, the bound and the mend.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; deploy/configs/ holds one for each thing to try") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    return parse(text, overrides, name=str(path))
+
+
+def parse(text: str, overrides: Sequence[str] = (), *, name: str = "config") -> Config:
+    """Read a config from TOML text; see ``load``."""
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: not TOML: {error}") from None
+    for override in overrides:
+        _override(tree, override)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{name}: {line}" for line in _explain(error)]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:
+    """Return the attack that a client was told to run.
+
+    Its parameters are those of the config's ``[attack]`` section where that is of the same kind, and ``settings``
+    (``attack.key=value``) on top of them.
+
+    Raises:
+        ConfigError: unknown kind or parameter, a bad value, or a view that this experiment does not offer.
+    """
+    same = config.attack is not None and config.attack.kind == kind
+    given = config.model_dump(mode="json", exclude_none=True)["attack"] if same else {"kind": kind}
+    tree: dict[str, Any] = {"attack": given}
+    for setting in settings:
+        if not setting.startswith("attack."):
+            raise ConfigError(f"--set {setting}: a client only takes attack.key=value; the rest is the server's")
+        _override(tree, setting)
+    try:
+        attack = TypeAdapter(AttackUnion).validate_python(tree["attack"])
+    except ValidationError as error:
+        lines = [_explain_one(item, AttackUnion, "attack") for item in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+    if attack.needs_cohort and not config.reveals_cohort:
+        raise ConfigError(
+            f'attack "{kind}" with view "{attack.view}" needs to know who was sampled, which this server does not tell; '
+            "set federation.reveal_cohort = true there, or choose another attack or view"
+        )
+    return attack
+
+
+def resolve(config: Config, problem: Problem) -> Config:
+    """Fill in what only the loaded task knows, and check what depends on it.
+
+    Raises:
+        ConfigError: a value does not fit the task, for example k > d.
+    """
+    try:
+        config.compressor.n_values(problem.dim)
+    except ValueError as error:
+        raise ConfigError(f"[compressor] {error}") from None
+    needs_l = any(isinstance(getattr(config.strategy, key, None), str) for key in ("gamma", "alpha"))
+    smoothness = problem.smoothness if needs_l else None
+    return config.model_copy(update={"strategy": config.strategy.resolve(config.federation, smoothness)})
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    """Apply one ``section.key=value`` to the parsed file; the value is TOML, or a bare string."""
+    key, equals, text = override.partition("=")
+    path = key.strip().split(".")
+    if not equals or len(path) != 2 or not all(path):
+        raise ConfigError(f"--set {override}: must read section.key=value, for example --set strategy.rounds=100")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    section, name = path
+    if not isinstance(tree.setdefault(section, {}), dict):
+        raise ConfigError(f"--set {override}: {section} is not a section")
+    if name == "kind" and tree[section].get("kind") != value:
+        # Another kind has other keys: start its section afresh, but keep what every kind of method shares.
+        keep = {"rounds", "gamma"} if section == "strategy" else {"pre"} if section == "aggregator" else set()
+        tree[section] = {k: v for k, v in tree[section].items() if k in keep}
+    tree[section][name] = value
+
+
+def _explain(error: ValidationError) -> list[str]:
+    """Say each problem in one line: where, which value, which bound, what to do."""
+    lines = []
+    for item in error.errors():
+        section = str(item["loc"][0]) if item["loc"] else ""
+        if section in Config.model_fields:
+            lines.append(_explain_one({**item, "loc": item["loc"][1:]}, Config.model_fields[section].annotation, section))
+        else:
+            lines.append(_explain_one(item, Config, ""))
+    return lines
+
+
+def _explain_one(item: Any, annotation: Any, section: str) -> str:
+    """Say one problem of a section, whose type is ``annotation``; ``item["loc"]`` is the place within it."""
+    where = [str(part) for part in item["loc"]]
+    kinds = _kinds(annotation)
+    member = annotation
+    if where and where[0] in kinds:
+        member = kinds[where.pop(0)]
+    message = item["msg"].removeprefix("Value error, ")
+    key = ".".join(where)
+    place = f"[{section}] {key}".strip() if section else key
+    match item["type"]:
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            noun = "key" if section else "section"
+            return f"{place}: unknown {noun}{_suggest(where[-1], _keys(member))}"
+        case "union_tag_invalid":
+            tag = item["ctx"]["tag"]
+            return f'[{section}] kind = "{tag}": unknown{_suggest(tag, list(kinds))}'
+        case "union_tag_not_found":
+            return f"[{section}] kind: missing; one of {', '.join(kinds)}"
+        case "missing" | "missing_argument":
+            return f"{place}: missing" if section else f"[{place}]: section missing"
+        case "value_error":
+            return f"{place}: {message}" if key else f"{place} {message}".strip()
+        case _:
+            return f"{place} = {item['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _kinds(annotation: Any) -> dict[str, Any]:
+    """Return the member of a union for each ``kind``."""
+    found, queue = {}, [annotation]
+    while queue:
+        item = queue.pop(0)
+        if isinstance(item, type):
+            for kind in getattr(item.__annotations__.get("kind"), "__args__", ()):
+                found[kind] = item
+        else:
+            queue = [*getattr(item, "__args__", ()), *queue]
+    return found
+
+
+def _keys(member: Any) -> list[str]:
+    """Return the keys that a section of this type has."""
+    if is_dataclass(member):
+        return [field.name for field in fields(member)]
+    return list(getattr(member, "model_fields", ()))
+
+
+def _suggest(unknown: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(unknown, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"

@@ -1,0 +1,101 @@
+"""An experiment opened: config, loaded task, and the fingerprint of the code that both ends must share.
+
+A process opens an experiment once; a coalition of several seats, or a server that first listens and then trains, gets
+the same object again.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from link import config as configs
+from link.errors import ConfigError
+from strategies.algorithm import Method
+from strategies.compressors import RandK
+from strategies.randomness import Role, stream
+from tasks.contract import Problem, TaskError
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout, or the folder that a Flower App Bundle was unpacked to."""
+
+CONFIG, CONFIG_DIR, DATA, OUT = "config", "config-dir", "data", "out"
+"""Keys of a Flower run config: TOML text or the path of a TOML file; the folder that a custom task in TOML text is
+relative to; data folder; run folder."""
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """A resolved config with its problem in memory.
+
+    Args:
+        config: resolved, see ``link.config.resolve``.
+        problem: the loaded task.
+        method: the method, ready for either half.
+    """
+
+    config: configs.Config
+    problem: Problem
+    method: Method
+
+
+@lru_cache(maxsize=1)
+def open_experiment(text: str, data_dir: Path | None, config_dir: Path | None) -> Experiment:
+    """Parse a config, load its task and resolve it.
+
+    Args:
+        text: the config as TOML.
+        data_dir: folder of data files, or None.
+        config_dir: folder that a custom task is looked up in; None refuses custom tasks, because a config that came
+            over the network must not name code to run.
+
+    Raises:
+        ConfigError: the config or its task is at fault; one clear line.
+    """
+    config = configs.parse(text)
+    if config.task.kind == "custom" and config_dir is None:
+        raise ConfigError(
+            f'[task] kind = "custom" (path = "{config.task.path}"): the server\'s config names code to run, which is '
+            "only taken from a file of your own; give --config FILE"
+        )
+    try:
+        problem = config.task.load(config.setting(data_dir, config_dir))
+    except TaskError as error:
+        raise ConfigError(f"[task] {error}") from None
+    config = configs.resolve(config, problem)
+    return Experiment(config, problem, config.method)
+
+
+def from_run_config(run_config: Mapping[str, object]) -> Experiment:
+    """Open the experiment that a Flower run config names.
+
+    Raises:
+        ConfigError: as ``open_experiment``, and where the run config names no experiment.
+    """
+    named = str(run_config.get(CONFIG, ""))
+    if not named:
+        raise ConfigError(f'run config: "{CONFIG}" is missing; name an experiment TOML')
+    data, folder = str(run_config.get(DATA, "")), str(run_config.get(CONFIG_DIR, ""))
+    data_dir = Path(data) if data else None
+    if "\n" in named:
+        return open_experiment(named, data_dir, Path(folder) if folder else None)
+    path = Path(named) if Path(named).is_absolute() else ROOT / named
+    return open_experiment(configs.load(path).to_toml(), data_dir, path.parent)
+
+
+@lru_cache(maxsize=1)
+def code_fingerprint() -> str:
+    """Return 12 hex digits that agree exactly where two ends would compute the same round.
+
+    They cover the source of everything that both ends run, and what the random streams of this NumPy draw.
+    """
+    digest = hashlib.sha256()
+    for folder in ("strategies", "tasks", "link", "client"):
+        for path in sorted((ROOT / folder).glob("*.py")):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    rng = stream(1, Role.WORKER, 2, 3)
+    digest.update(rng.choice(1000, 32, replace=False).tobytes() + rng.random(4).tobytes() + rng.permutation(9).tobytes())
+    sparse = RandK(k=4)
+    digest.update(repr(sparse.decompress(sparse.compress(rng.random(64), rng)).tolist()).encode())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,71 @@
+"""The private names of flwr that a Grid outside a SuperLink needs. Nothing else in the repository touches any.
+
+tests/unit/test_flwr_compat.py is the contract: what each of these does for us, on the flwr that is installed.
+"""
+
+import time
+
+from flwr.app import DEFAULT_TTL, Message, Metadata, RecordDict
+from flwr.app.message import make_message
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.supercore.run import Run as Run
+from flwr.supercore.task_identity import TaskIdentity
+
+SERVER_NODE_ID: int = SUPERLINK_NODE_ID
+"""The node id of the server's end, 1 in Flower."""
+APP_RAISED: int = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+"""Code of an error reply: the ClientApp raised an exception."""
+NODE_UNAVAILABLE: int = ErrorCode.NODE_UNAVAILABLE
+"""Code of an error reply: the node is not connected, or was lost before it answered."""
+BAD_REPLY: int = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+"""Code of an error reply: what the node answered cannot be used."""
+
+
+def set_identity(run_id: int) -> None:
+    """Let this process build Flower instructions: ``Message(content, node, type)`` raises without an identity.
+
+    An identity that is already set, by Flower or for an earlier grid of this process, stays: ``stamp`` gives every
+    message the run id of its own grid.
+    """
+    if TaskIdentity._task_id is None:
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, SERVER_NODE_ID, 1
+
+
+def stamp(message: Message, *, message_id: str, run_id: int) -> None:
+    """Give an instruction what Flower leaves to the Grid: its id, its run, the server as its source."""
+    fields = message.metadata.__dict__
+    fields["_message_id"] = message_id
+    fields["_run_id"] = run_id
+    fields["_src_node_id"] = SERVER_NODE_ID
+
+
+def name_reply(message: Message, message_id: str) -> None:
+    """Give a reply its id."""
+    message.metadata.__dict__["_message_id"] = message_id
+
+
+def instruction(
+    content: RecordDict, *, run_id: int, node_id: int, message_id: str, message_type: str, group_id: str, ttl_s: float
+) -> Message:
+    """Return an instruction as the client sees it; its clock starts now, so clocks need not agree.
+
+    Raises:
+        ValueError: Flower knows no such message type.
+    """
+    metadata = Metadata(
+        run_id=run_id,
+        message_id=message_id,
+        src_node_id=SERVER_NODE_ID,
+        dst_node_id=node_id,
+        reply_to_message_id="",
+        group_id=group_id,
+        created_at=time.time(),
+        ttl=ttl_s or DEFAULT_TTL,
+        message_type=message_type,
+    )
+    return make_message(metadata, content=content)
+
+
+def empty_run(run_id: int) -> Run:
+    """Return Flower's description of a run, with nothing in it but the run's id."""
+    return Run.create_empty(run_id)

@@ -1,0 +1,274 @@
+"""The client's end of the link: joins a federation and keeps a Flower ClientApp resident in this process.
+
+The ClientApp runs in the thread that called ``join``, one instruction at a time; gRPC's own threads answer the server's
+pings meanwhile, so a client may compute for as long as it likes.
+"""
+
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import grpc  # type: ignore[import-untyped]  # grpcio ships no types
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from link import flwr_compat
+from link import link_pb2 as pb
+from link.errors import Refused, ServerGone, Silent, WireError
+from link.wire import (
+    MAX_BODY_BYTES,
+    MAX_FRAME_BYTES,
+    METHOD,
+    PROTOCOL,
+    Parcel,
+    Payload,
+    Reader,
+    Welcome,
+    control_frame,
+    error_frame,
+    reply_head,
+)
+
+_FIRST_DELAY_S, _LAST_DELAY_S = 0.1, 5.0
+"""The delay before another attempt to join doubles from the first to the last of these."""
+_STOP_CHECK_S = 0.1
+"""How long a set ``stop`` may go unnoticed."""
+_MAX_REASON = 500
+"""The longest text, in characters, of an exception that goes to the server."""
+
+_log = logging.getLogger("breakwater.link")
+
+
+def join(
+    address: str,
+    name: str,
+    app: ClientApp,
+    prepare: Callable[[Welcome], Context],
+    *,
+    worker: int | None = None,
+    fingerprint: str,
+    credentials: grpc.ChannelCredentials | None = None,
+    stop: threading.Event | None = None,
+    patience_s: float | None = None,
+    heartbeat_s: float = 5.0,
+    log: Callable[[str], None] = _log.info,
+) -> str:
+    """Stay in the federation at ``address`` as ``name`` until the server says goodbye.
+
+    A server that is not there, or not there any more, is tried again after 0.1 s, 0.2 s, ... 5 s, each with jitter.
+
+    Args:
+        address: the server's ``HOST:PORT``.
+        name: who this client is; 1 to 64 characters of [A-Za-z0-9._-].
+        app: called with every instruction and the context. An exception becomes an error reply, Silent no reply at all.
+        prepare: called once per run with what the server said; loads the data and returns the context. What it raises
+            ends ``join``.
+        worker: the seat that this client must have; None for any.
+        fingerprint: of the code; must be the server's.
+        credentials: for TLS; None for an open port.
+        stop: once set, ``join`` returns, after the instruction in hand.
+        patience_s: how long the server may be away; None for ever.
+        heartbeat_s: seconds between pings to the server; without an answer for as long again it is gone.
+        log: takes one line for the user whenever the state of the connection changes.
+
+    Returns:
+        The reason that the server gave for its goodbye, or ``"stopped"``.
+
+    Raises:
+        Refused: by the server, for good.
+        ServerGone: the server was away for longer than ``patience_s``.
+    """
+    stop = stop or threading.Event()
+    node = _Node(name, app, prepare, worker, fingerprint, log)
+    delay, last_contact = _FIRST_DELAY_S, time.monotonic()
+    while not stop.is_set():
+        with _channel(address, credentials, heartbeat_s) as channel:
+            outcome = node.serve(channel, stop)
+        if stop.is_set():
+            break
+        if isinstance(outcome, pb.Goodbye) and outcome.final:
+            return outcome.reason
+        if node.welcomed:
+            delay, last_contact = _FIRST_DELAY_S, time.monotonic()
+        away_s = time.monotonic() - last_contact
+        if patience_s is not None and away_s >= patience_s:
+            raise ServerGone(f"no server at {address} for {away_s:.1f} s: {_told(outcome)}; patience is {patience_s} s")
+        log(f"{name}: no stream to {address}: {_told(outcome)}; trying again")
+        stop.wait(delay * random.uniform(0.5, 1.0))
+        delay = min(2 * delay, _LAST_DELAY_S)
+    return "stopped"
+
+
+class _Node:
+    """What outlives one stream: who we are, and the context of the run that we prepared for."""
+
+    def __init__(
+        self,
+        name: str,
+        app: ClientApp,
+        prepare: Callable[[Welcome], Context],
+        worker: int | None,
+        fingerprint: str,
+        log: Callable[[str], None],
+    ) -> None:
+        self.welcomed = False
+        self._name = name
+        self._app = app
+        self._prepare = prepare
+        self._worker = worker
+        self._fingerprint = fingerprint
+        self._log = log
+        self._prepared: tuple[Welcome, Context] | None = None
+
+    def serve(self, channel: grpc.Channel, stop: threading.Event) -> pb.Goodbye | str:
+        """Serve one stream to its end.
+
+        Returns:
+            The server's goodbye, or what ended the stream, in words.
+        """
+        self.welcomed = False
+        outbox: queue.SimpleQueue[Iterable[bytes] | None] = queue.SimpleQueue()
+        outbox.put([control_frame(self._hello())])
+        call = channel.stream_stream(METHOD)(_frames(outbox))
+        reader = Reader(MAX_BODY_BYTES)
+        try:
+            with _cancelling(call, stop):
+                for raw in call:
+                    frame = reader.feed(raw)
+                    if isinstance(frame, Parcel):
+                        outbox.put(self._answer(frame))
+                    elif isinstance(frame, pb.Welcome):
+                        self._settle_in(frame)
+                        outbox.put([control_frame(pb.Ready())])
+                    elif isinstance(frame, pb.Goodbye):
+                        return frame
+                    elif isinstance(frame, pb.Refusal):
+                        if not frame.retry:
+                            raise Refused(f"{self._name}: refused by the server: {frame.reason}")
+                        return frame.reason
+                    if stop.is_set():
+                        break
+        except WireError as error:
+            return f"the server sent nonsense: {error.reason}"
+        except grpc.RpcError as error:
+            return str(error.details() if isinstance(error, grpc.Call) else error)
+        finally:
+            outbox.put(None)
+            call.cancel()
+        return "the server ended the stream"
+
+    def _hello(self) -> pb.Hello:
+        former = self._prepared[0].worker if self._prepared and self._worker is None else None
+        return pb.Hello(
+            protocol=PROTOCOL, name=self._name, fingerprint=self._fingerprint, worker=self._worker, former=former
+        )
+
+    def _settle_in(self, message: pb.Welcome) -> None:
+        """Prepare for the run, unless that was done on an earlier stream."""
+        welcome = Welcome(
+            name=self._name,
+            run_id=message.run_id,
+            node_id=message.node_id,
+            worker=message.worker,
+            clients=message.clients,
+            settings=dict(message.settings),
+            heartbeat_s=message.heartbeat_s,
+            max_reply_bytes=message.max_reply_bytes,
+        )
+        self.welcomed = True
+        self._log(f"{self._name}: joined as worker {welcome.worker} of {welcome.clients}")
+        if self._prepared is None or _seat(self._prepared[0]) != _seat(welcome):
+            self._prepared = None  # the old context's memory first
+            self._prepared = welcome, self._prepare(welcome)
+
+    def _answer(self, parcel: Parcel) -> Iterable[bytes]:
+        """Run the ClientApp on an instruction and return the frames of its reply, made as they are sent."""
+        if self._prepared is None or not isinstance(parcel.answer, RecordDict):
+            return [error_frame(parcel.id, Error(flwr_compat.APP_RAISED, "WireError: an instruction out of order"))]
+        welcome, context = self._prepared
+        try:
+            instruction = flwr_compat.instruction(
+                parcel.answer,
+                run_id=welcome.run_id,
+                node_id=welcome.node_id,
+                message_id=str(parcel.id),
+                message_type=parcel.message_type,
+                group_id=parcel.group_id,
+                ttl_s=parcel.ttl_s,
+            )
+            reply: Message = self._app(instruction, context)
+            if reply.has_error():
+                return [error_frame(parcel.id, reply.error)]
+            payload = Payload(reply.content)
+        except Silent:
+            return [control_frame(pb.Pass(id=parcel.id))]
+        except Exception as error:  # whatever the app raises is its answer; the node lives on
+            _log.exception("%s: the ClientApp raised", self._name)
+            reason = f"{type(error).__name__}: {error}"[:_MAX_REASON]
+            return [error_frame(parcel.id, Error(flwr_compat.APP_RAISED, reason))]
+        return _chain(payload, parcel.id)
+
+
+def _chain(payload: Payload, id_: int) -> Iterator[bytes]:
+    yield payload.envelope(reply_head(id_))
+    yield from payload.chunks()
+
+
+def _frames(outbox: "queue.SimpleQueue[Iterable[bytes] | None]") -> Iterator[bytes]:
+    """Yield what gRPC is to send, until None."""
+    for frames in iter(outbox.get, None):
+        yield from frames
+
+
+def _seat(welcome: Welcome) -> tuple[int, int, int]:
+    return welcome.run_id, welcome.worker, welcome.clients
+
+
+def _told(outcome: pb.Goodbye | str) -> str:
+    return outcome.reason if isinstance(outcome, pb.Goodbye) else outcome
+
+
+@contextmanager
+def _channel(address: str, credentials: grpc.ChannelCredentials | None, heartbeat_s: float) -> Iterator[grpc.Channel]:
+    """Open a channel with a TCP connection of its own, also beside others of this process; close it in the end."""
+    ping_ms = int(heartbeat_s * 1000)
+    options = [
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
+        ("grpc.max_send_message_length", MAX_FRAME_BYTES),
+        ("grpc.keepalive_time_ms", ping_ms),
+        ("grpc.keepalive_timeout_ms", ping_ms),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+    if credentials is None:
+        channel = grpc.insecure_channel(address, options)
+    else:
+        channel = grpc.secure_channel(address, credentials, options)
+    try:
+        yield channel
+    finally:
+        channel.close()
+
+
+@contextmanager
+def _cancelling(call: grpc.Call, stop: threading.Event) -> Iterator[None]:
+    """Cancel the call once ``stop`` is set, as long as the block runs."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_STOP_CHECK_S):
+            if stop.is_set():
+                call.cancel()
+                return
+
+    watcher = threading.Thread(target=watch, name="link-stop", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()

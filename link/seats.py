@@ -1,0 +1,100 @@
+"""Who may sit where: one seat, 0 .. n-1, for each name, kept for it while it is away."""
+
+import hashlib
+import re
+from dataclasses import dataclass, replace
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Seat:
+    """One client's place in the federation.
+
+    Args:
+        name: who sits there.
+        worker: index of the seat, 0 .. n-1.
+        node_id: the client's, as Flower sees it; the same for a name always.
+        connected: whether it has a live stream, ready or still preparing.
+    """
+
+    name: str
+    worker: int
+    node_id: int
+    connected: bool
+
+
+class NoSeat(Exception):  # noqa: N818  # the name says what happened
+    """This hello gets no seat.
+
+    Args:
+        reason: one line for the user.
+        retry: whether the cause may pass by itself.
+    """
+
+    def __init__(self, reason: str, *, retry: bool = False) -> None:
+        super().__init__(reason)
+        self.retry = retry
+
+
+class Seats:
+    """The seats of a federation; not thread-safe.
+
+    Args:
+        clients: n, how many seats there are.
+    """
+
+    def __init__(self, clients: int) -> None:
+        self._clients = clients
+        self._by_name: dict[str, Seat] = {}
+        self._taken: dict[int, str] = {}
+
+    def take(self, name: str, *, worker: int | None = None, former: int | None = None) -> Seat:
+        """Seat a client that has come.
+
+        Args:
+            name: 1 to 64 characters of [A-Za-z0-9._-].
+            worker: the seat that it must have; without one it gets the one it has, or the lowest that is free.
+            former: the seat that it would rather have than the lowest.
+
+        Raises:
+            NoSeat: it cannot sit there, is here already, or there is no free seat.
+        """
+        if not _NAME.fullmatch(name):
+            raise NoSeat(f"name {name[:80]!r}: must be 1 to 64 characters of A-Z a-z 0-9 . _ -")
+        held = self._by_name.get(name)
+        if held is not None and held.connected:
+            raise NoSeat(f"{name!r} is connected already: one name, one live stream", retry=True)
+        if worker is None:
+            worker = held.worker if held is not None else self._free(former)
+        elif worker >= self._clients:
+            raise NoSeat(f"seat {worker}: must be from 0 to {self._clients - 1}")
+        elif held is not None and held.worker != worker:
+            raise NoSeat(f"seat {worker}: {name!r} already holds seat {held.worker}")
+        elif self._taken.get(worker, name) != name:
+            raise NoSeat(f"seat {worker}: taken by {self._taken[worker]!r}")
+        seat = Seat(name, worker, node_id(name), connected=True)
+        self._by_name[name] = seat
+        self._taken[worker] = name
+        return seat
+
+    def leave(self, name: str) -> None:
+        """Note that a client is away; its seat stays its own."""
+        self._by_name[name] = replace(self._by_name[name], connected=False)
+
+    def all(self) -> dict[int, Seat]:
+        """Return every seat ever taken by worker index, ascending."""
+        return {worker: self._by_name[name] for worker, name in sorted(self._taken.items())}
+
+    def _free(self, former: int | None) -> int:
+        if former is not None and former < self._clients and former not in self._taken:
+            return former
+        for worker in range(self._clients):
+            if worker not in self._taken:
+                return worker
+        raise NoSeat(f"all {self._clients} seats are taken")
+
+
+def node_id(name: str) -> int:
+    """Return the Flower node id of a client: 63 bits of its name's SHA-256, never 0 (none) or 1 (the server)."""
+    return 2 + int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % (2**63 - 2)

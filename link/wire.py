@@ -1,0 +1,431 @@
+"""What travels on a stream: Flower's RecordDicts and the link's own frames to bytes and back.
+
+The data of arrays never pass through protobuf: an envelope describes the records, and the data follow it as a body,
+inline while short, else in chunks. A frame is written by hand where that saves a copy; it is always a valid ``Frame``
+of link.proto. Whatever bytes a peer sends, ``Reader.feed`` returns a value or raises WireError, and never holds more
+than the bound it was given. docs/wire.md describes the bytes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
+from google.protobuf.message import DecodeError
+
+from link import link_pb2 as pb
+from link.errors import WireError
+
+PROTOCOL = 1
+"""Version of the protocol; both ends must have the same."""
+METHOD = "/breakwater.link.v1.Link/Session"
+"""The gRPC method of the stream."""
+CHUNK_BYTES = 1 << 20
+"""Length of every chunk but the last of a body."""
+INLINE_BYTES = 64 << 10
+"""The longest body that stands in the envelope, and the longest byte string that stays in its record."""
+MAX_FRAME_BYTES = CHUNK_BYTES + (64 << 10)
+"""The longest frame, so the limit given to gRPC at both ends: a chunk, or an envelope with as many descriptions."""
+MAX_BODY_BYTES = 1 << 40
+"""Where no smaller bound is given: what a client takes from the server it trusts."""
+
+Value = int | float | str | bytes | bool | list[int] | list[float] | list[str] | list[bytes] | list[bool]
+
+_ENVELOPE, _CHUNK = b"\x2a", b"\x32"  # tags of Frame.envelope and Frame.chunk
+_CONTENT = b"\x32"  # tag of Envelope.content
+_BODY_BYTES, _BODY = b"\x10", b"\x1a"  # tags of Content.body_bytes and Content.body
+
+
+@dataclass(frozen=True, kw_only=True)
+class Welcome:
+    """What the server tells a client that it takes.
+
+    Args:
+        name: the client's own name.
+        run_id: of the run.
+        node_id: the client's, as Flower sees it.
+        worker: the client's seat, 0 .. clients-1.
+        clients: n, the number of seats.
+        settings: what the application has to say to its clients.
+        heartbeat_s: seconds between the server's pings.
+        max_reply_bytes: a longer reply is refused.
+    """
+
+    name: str
+    run_id: int
+    node_id: int
+    worker: int
+    clients: int
+    settings: Mapping[str, str]
+    heartbeat_s: float
+    max_reply_bytes: int
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """An envelope with its body: an instruction, or the reply to one."""
+
+    id: int
+    message_type: str
+    group_id: str
+    ttl_s: float
+    answer: RecordDict | Error
+
+
+Control = pb.Hello | pb.Welcome | pb.Refusal | pb.Ready | pb.Pass | pb.Goodbye
+
+
+class Payload:
+    """A RecordDict serialised once, for any number of envelopes.
+
+    Args:
+        content: the records. Its byte strings are kept and not copied, so they must not change; bytes cannot.
+
+    Raises:
+        WireError: it holds what does not fit the wire: an integer outside -2^63 .. 2^64-1, text that is no Unicode,
+            records other than array data and long byte strings that are longer than a frame.
+    """
+
+    def __init__(self, content: RecordDict) -> None:
+        self._parts: list[bytes] = []
+        try:
+            records = pb.Content(records=[self._record(*named) for named in content.items()]).SerializeToString()
+        except (ValueError, TypeError) as error:
+            raise WireError(f"undecodable: a record cannot be sent: {error}") from error
+        if len(records) > CHUNK_BYTES:
+            raise WireError(
+                f"oversize: records of {len(records)} bytes besides array data and long byte strings: at most "
+                f"{CHUNK_BYTES}; put long lists into an ArrayRecord"
+            )
+        self.body_bytes = sum(map(len, self._parts))
+        inline = self.body_bytes <= INLINE_BYTES
+        if not self.body_bytes:
+            body: tuple[bytes, ...] = ()
+        elif inline:
+            body = (_BODY, _varint(self.body_bytes), *self._parts)
+        else:
+            body = (_BODY_BYTES, _varint(self.body_bytes))
+        self._content = _field(_CONTENT, records, *body)
+        if inline:
+            self._parts = []
+
+    def envelope(self, *head: bytes) -> bytes:
+        """Return the frame of an envelope with this content; ``head`` is its serialised other fields."""
+        return _field(_ENVELOPE, *head, self._content)
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the chunk frames that follow the envelope, made on the way."""
+        pieces: list[memoryview] = []
+        held = 0
+        for part in self._parts:
+            view = memoryview(part)
+            while view:
+                piece = view[: CHUNK_BYTES - held]
+                pieces.append(piece)
+                held += len(piece)
+                view = view[len(piece) :]
+                if held == CHUNK_BYTES:
+                    yield _field(_CHUNK, *pieces)
+                    pieces, held = [], 0
+        if held:
+            yield _field(_CHUNK, *pieces)
+
+    @cached_property
+    def shared_chunks(self) -> list[bytes]:
+        """The chunk frames, made once and kept: for a broadcast."""
+        return list(self.chunks())
+
+    def _record(self, name: str, record: ArrayRecord | ConfigRecord | MetricRecord) -> pb.Record:
+        if isinstance(record, ArrayRecord):
+            return pb.Record(name=name, arrays=pb.ArrayRecord(items=[self._array(*item) for item in record.items()]))
+        items = [self._item(key, value) for key, value in record.items()]
+        if isinstance(record, ConfigRecord):
+            return pb.Record(name=name, config=pb.ConfigRecord(items=items))
+        return pb.Record(name=name, metrics=pb.MetricRecord(items=items))
+
+    def _array(self, key: str, array: Array) -> pb.Array:
+        self._parts.append(array.data)
+        return pb.Array(key=key, dtype=array.dtype, shape=array.shape, stype=array.stype, data_bytes=len(array.data))
+
+    def _item(self, key: str, value: Value) -> pb.Item:
+        if isinstance(value, list):
+            return _list_item(key, value)
+        if isinstance(value, bool):  # before int, whose subclass it is
+            return pb.Item(key=key, flag=value)
+        if isinstance(value, int):
+            return pb.Item(key=key, integer=value) if value < 1 << 63 else pb.Item(key=key, unsigned=value)
+        if isinstance(value, float):
+            return pb.Item(key=key, real=value)
+        if isinstance(value, str):
+            return pb.Item(key=key, text=value)
+        if len(value) <= INLINE_BYTES:
+            return pb.Item(key=key, blob=value)
+        self._parts.append(value)
+        return pb.Item(key=key, body_bytes=len(value))
+
+
+def _list_item(key: str, values: Sequence[int | float | str | bytes | bool]) -> pb.Item:
+    """Return the item of a list, whose elements Flower has checked to be of the type of the first."""
+    if not values:
+        return pb.Item(key=key, empty=pb.Empty())
+    first = values[0]
+    if isinstance(first, bool):
+        return pb.Item(key=key, flags=pb.Flags(values=cast(list[bool], values)))
+    if isinstance(first, int):
+        ints = cast(list[int], values)
+        wrapped = [i for i, v in enumerate(ints) if v >= 1 << 63]
+        if wrapped:
+            if max(ints) >= 1 << 64:
+                raise ValueError(f"Value out of range: {max(ints)}")
+            ints = [v - (1 << 64) if v >= 1 << 63 else v for v in ints]
+        return pb.Item(key=key, integers=pb.Integers(values=ints, wrapped=wrapped))
+    if isinstance(first, float):
+        return pb.Item(key=key, reals=pb.Reals(values=cast(list[float], values)))
+    if isinstance(first, str):
+        return pb.Item(key=key, texts=pb.Texts(values=cast(list[str], values)))
+    return pb.Item(key=key, blobs=pb.Blobs(values=cast(list[bytes], values)))
+
+
+def instruction_head(*, id_: int, message_type: str, group_id: str, ttl_s: float) -> bytes:
+    """Return the fields of an instruction's envelope before its content."""
+    return pb.Envelope(id=id_, message_type=message_type, group_id=group_id, ttl_s=ttl_s).SerializeToString()
+
+
+def reply_head(id_: int) -> bytes:
+    """Return the fields of a reply's envelope before its content."""
+    return b"\x08" + _varint(id_)
+
+
+def error_frame(id_: int, error: Error) -> bytes:
+    """Return the frame of a reply that is an error."""
+    return control_frame(pb.Envelope(id=id_, error=pb.Error(code=error.code, reason=error.reason)))
+
+
+def control_frame(message: Control | pb.Envelope) -> bytes:
+    """Return the frame of one message that has no body."""
+    kind = type(message).__name__.lower()
+    return pb.Frame(**{kind: message}).SerializeToString()  # type: ignore[arg-type]  # the kind names its type
+
+
+class Reader:
+    """Reads the frames of one direction of one stream, in their order.
+
+    After a WireError it goes on with the next frame; chunks that belong to what was refused are dropped.
+
+    Args:
+        max_bytes: the longest envelope and body together that are read.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._open: pb.Envelope | None = None  # the envelope whose body is coming
+        self._chunks: list[memoryview] = []
+        self._missing = 0
+        self._dropping = False
+
+    def feed(self, raw: bytes) -> Control | Parcel | None:
+        """Read one frame.
+
+        Returns:
+            What is complete with this frame; None while a body is incomplete or what was refused is dropped.
+
+        Raises:
+            WireError: these bytes are no frame, or one that must not come now.
+        """
+        chunk = _as_chunk(raw)
+        if chunk is not None:
+            return self._feed_chunk(chunk)
+        try:
+            frame = pb.Frame.FromString(raw)
+        except DecodeError as error:
+            self._drop()
+            raise WireError(f"undecodable: a frame of {len(raw)} bytes that is not a Frame of link.proto") from error
+        kind = frame.WhichOneof("kind")
+        if self._open is not None:
+            missing = self._missing
+            self._drop()
+            raise WireError(f"out of order: {missing} bytes of a body are missing when {kind} comes")
+        self._dropping = False
+        if kind == "envelope":
+            return self._feed_envelope(frame.envelope, len(raw))
+        if kind is None or kind == "chunk":  # a chunk that is not written as _as_chunk reads it
+            self._drop()
+            raise WireError(f"undecodable: a frame of {len(raw)} bytes without a kind that is known")
+        return cast(Control, getattr(frame, kind))
+
+    def _feed_envelope(self, envelope: pb.Envelope, frame_bytes: int) -> Parcel | None:
+        content = envelope.content
+        try:
+            if frame_bytes + content.body_bytes > self.max_bytes:
+                raise WireError(
+                    f"oversize: a message of {frame_bytes + content.body_bytes} bytes: at most {self.max_bytes}"
+                )
+            described = _described_bytes(content)
+            body_bytes = content.body_bytes or len(content.body)
+            if described != body_bytes or (content.body_bytes and content.body):
+                raise WireError(f"undecodable: a body of {body_bytes} bytes for records that take {described}")
+        except WireError:
+            self._drop()
+            raise
+        if content.body_bytes:
+            self._open, self._missing = envelope, content.body_bytes
+            return None
+        return _parcel(envelope, _Body([memoryview(content.body)]))
+
+    def _feed_chunk(self, chunk: memoryview) -> Parcel | None:
+        if self._dropping:
+            return None
+        if self._open is None:
+            self._drop()
+            raise WireError(f"oversize: a chunk of {len(chunk)} bytes that belongs to no envelope")
+        expected = min(CHUNK_BYTES, self._missing)
+        if len(chunk) != expected:  # exact, so that no body can be cut into millions of pieces
+            self._drop()
+            raise WireError(f"out of order: a chunk of {len(chunk)} bytes where {expected} are due")
+        self._chunks.append(chunk)
+        self._missing -= expected
+        if self._missing:
+            return None
+        envelope, chunks = self._open, self._chunks
+        self._open, self._chunks = None, []
+        return _parcel(envelope, _Body(chunks))
+
+    def _drop(self) -> None:
+        self._open, self._chunks, self._missing, self._dropping = None, [], 0, True
+
+
+class _Body:
+    """Hands out the bytes of a body from its start, each copied once."""
+
+    def __init__(self, chunks: list[memoryview]) -> None:
+        self._chunks = chunks
+        self._at = 0  # the chunk that comes next
+
+    def take(self, n: int) -> bytes:
+        """Return the next n bytes; the caller has made sure that there are so many."""
+        pieces = []
+        while n:
+            chunk = self._chunks[self._at]
+            pieces.append(chunk[:n])
+            if len(chunk) > n:
+                self._chunks[self._at] = chunk[n:]
+            else:
+                self._at += 1
+            n -= len(pieces[-1])
+        return b"".join(pieces)
+
+
+def _parcel(envelope: pb.Envelope, body: _Body) -> Parcel:
+    answer: RecordDict | Error
+    if envelope.HasField("error"):
+        reason = envelope.error.reason if envelope.error.HasField("reason") else None
+        answer = Error(envelope.error.code, reason)
+    elif envelope.HasField("content"):
+        answer = _records(envelope.content, body)
+    else:
+        raise WireError("undecodable: an envelope without content and without error")
+    return Parcel(envelope.id, envelope.message_type, envelope.group_id, envelope.ttl_s, answer)
+
+
+def _described_bytes(content: pb.Content) -> int:
+    """Return the length of the body that the records ask for."""
+    total = 0
+    for record in content.records:
+        kind = record.WhichOneof("kind")
+        if kind == "arrays":
+            total += sum(array.data_bytes for array in record.arrays.items)
+        elif kind == "config":
+            total += sum(item.body_bytes for item in record.config.items)
+    return total
+
+
+def _records(content: pb.Content, body: _Body) -> RecordDict:
+    records = RecordDict()
+    for record in content.records:
+        name, kind = record.name, record.WhichOneof("kind")
+        if name in records:
+            raise WireError(f"undecodable: two records named {name[:64]!r}")
+        try:
+            if kind == "arrays":
+                records[name] = _arrays(record.arrays, body)
+            elif kind == "config":
+                records[name] = ConfigRecord(_values(record.config.items, body))
+            elif kind == "metrics":
+                records[name] = MetricRecord(_values(record.metrics.items, body))  # type: ignore[arg-type]  # it checks
+            else:
+                raise WireError(f"undecodable: record {name[:64]!r} is of no kind that is known")
+        except TypeError as error:
+            raise WireError(f"undecodable: record {name[:64]!r}: {error}") from error
+    return records
+
+
+def _arrays(message: pb.ArrayRecord, body: _Body) -> ArrayRecord:
+    record = ArrayRecord()
+    for array in message.items:
+        if array.key in record:
+            raise WireError(f"undecodable: two arrays named {array.key[:64]!r}")
+        record[array.key] = Array(array.dtype, tuple(array.shape), array.stype, body.take(array.data_bytes))
+    return record
+
+
+def _values(items: Sequence[pb.Item], body: _Body) -> dict[str, Value]:
+    values: dict[str, Value] = {}
+    for item in items:
+        if item.key in values:
+            raise WireError(f"undecodable: two values named {item.key[:64]!r}")
+        values[item.key] = _value(item, body)
+    return values
+
+
+def _value(item: pb.Item, body: _Body) -> Value:
+    kind = item.WhichOneof("value")
+    if kind is None:
+        raise WireError(f"undecodable: value {item.key[:64]!r} is of no kind that is known")
+    if kind == "body_bytes":
+        return body.take(item.body_bytes)
+    if kind == "empty":
+        return []
+    value = getattr(item, kind)
+    if kind == "integers":
+        return _integers(value)
+    return list(value.values) if kind in ("reals", "flags", "texts", "blobs") else cast(Value, value)
+
+
+def _integers(message: pb.Integers) -> list[int]:
+    values = list(message.values)
+    before = -1
+    for place in message.wrapped:
+        if not before < place < len(values) or values[place] >= 0:
+            raise WireError(f"undecodable: no value of a list of {len(values)} integers is wrapped at place {place}")
+        values[place] += 1 << 64
+        before = place
+    return values
+
+
+def _field(tag: bytes, *parts: bytes | memoryview) -> bytes:
+    """Return one length-delimited protobuf field: tag, length, data."""
+    return b"".join((tag, _varint(sum(map(len, parts))), *parts))
+
+
+def _varint(n: int) -> bytes:
+    """Return a non-negative integer as protobuf writes it: seven bits a byte, the lowest first."""
+    out = bytearray()
+    while n > 0x7F:
+        out.append(n & 0x7F | 0x80)
+        n >>= 7
+    out.append(n)
+    return bytes(out)
+
+
+def _as_chunk(raw: bytes) -> memoryview | None:
+    """Return the data of a chunk frame without a copy, or None if these bytes are not one chunk frame and no more."""
+    if raw[:1] != _CHUNK:
+        return None
+    length = shift = 0
+    for at, byte in enumerate(raw[1:6], 2):  # a chunk's length takes at most 5 bytes
+        length |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return memoryview(raw)[at:] if length == len(raw) - at else None
+        shift += 7
+    return None

@@ -1,0 +1,66 @@
+"""The cohort of a round: who is drawn, the rows that came back, how many of them a rule must defend against."""
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from strategies.algorithm import Aggregator, Combined, Rows, Vector
+
+
+def sample(clients: int, size: int, connected: Collection[int], rng: np.random.Generator) -> list[int]:
+    """Draw ``size`` workers uniformly without replacement among the connected ones.
+
+    The whole permutation of the n workers is drawn and the absent ones are passed over, so that a run in which nobody
+    is absent does not depend on how absence is handled.
+
+    Args:
+        clients: n.
+        size: how many to draw; fewer are returned where fewer are connected.
+        connected: the workers that can be reached.
+        rng: the round's COHORT stream.
+
+    Returns:
+        Workers in ascending order.
+    """
+    order = rng.permutation(clients)
+    return sorted([int(i) for i in order if int(i) in connected][:size])
+
+
+def stack(like: Vector, replies: Mapping[int, Vector]) -> Rows:
+    """Stack the replies of a round in the order of their workers.
+
+    Args:
+        like: a vector of the model's length and dtype, for the case that nothing came.
+        replies: vectors of shape (d,), by worker.
+
+    Returns:
+        Shape (n', d); n' may be 0.
+    """
+    return np.stack(list(replies.values())) if replies else np.empty((0, like.size), like.dtype)
+
+
+def expected_byzantine(rows: int, clients: int, byzantine: int) -> int:
+    """Return ceil(delta n') with delta = f / n: how many of n' rows to defend against."""
+    return -(-byzantine * rows // clients)
+
+
+def aggregate(rule: Aggregator, rows: Rows, clients: int, byzantine: int, rng: np.random.Generator) -> Combined:
+    """Aggregate the rows that arrived, defending against their share of Byzantine ones as far as the rule can.
+
+    Args:
+        rule: the robust rule.
+        rows: shape (n', d), n' >= 0.
+        clients: n.
+        byzantine: f.
+        rng: the round's AGGREGATE stream.
+
+    Returns:
+        The aggregate, or the reason why these rows cannot be aggregated.
+    """
+    n = len(rows)
+    if n == 0:
+        return Combined(None, note="no usable reply")
+    most = rule.tolerates(n)
+    if most < 0:
+        return Combined(None, note=f"{n} usable replies: too few for the rule")
+    return Combined(rule(rows, min(expected_byzantine(n, clients, byzantine), most), rng))

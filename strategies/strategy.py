@@ -1,0 +1,331 @@
+"""RobustStrategy: any method of this folder as a Flower Strategy. The only file here that imports flwr.
+
+It does what every method needs and no method should see: samples clients, writes the instruction, screens and decodes
+each reply, hands the survivors to ``method.update``, and keeps the books. A reply that is late, missing, malformed or
+hostile costs its sender's voice in this round and nothing else: the round goes on with the others.
+
+The model's trajectory depends on config and seed alone. It is the same over the gRPC link, on a SuperLink and in a plain
+loop, because every draw has its own stream and replies are ordered by worker and not by arrival.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from strategies.algorithm import Ask, Compressor, Evaluation, Method, Packet, Rejected, State, Vector
+from strategies.cohorts import sample
+from strategies.randomness import Role, stream
+
+log = logging.getLogger("breakwater.strategy")
+
+
+class Codec(Protocol):
+    """How asks and packets are written into Flower records; ``link.codec`` is the one in use."""
+
+    def write_ask(self, ask: Ask) -> RecordDict:
+        """Return the content of an instruction."""
+
+    def read_reply(self, message: Message, ask: Ask, form: Compressor, like: Vector) -> Packet | Rejected:
+        """Return the packet of a reply, or why there is none. Never raises."""
+
+    def to_arrays(self, v: Vector) -> ArrayRecord:
+        """Return the model as a record."""
+
+    def from_arrays(self, arrays: ArrayRecord) -> Vector:
+        """Return the model of a record."""
+
+
+class Roster(Protocol):
+    """Which worker can be reached at which Flower node."""
+
+    def nodes(self) -> Mapping[int, int]:
+        """Return node id by worker, of those that can be reached now."""
+
+    def name(self, worker: int) -> str:
+        """Return the worker's name, for logs and metrics."""
+
+    def wait(self, count: int, timeout: float) -> int:
+        """Wait until ``count`` workers can be reached, at most ``timeout`` seconds; return how many can."""
+
+
+class NobodyThere(Exception):
+    """No client could be reached within the time that the config allows."""
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One round as it is written to ``metrics.jsonl``.
+
+    Args:
+        round: r, from 1; the round ends with the model x^r.
+        kind: the method's word for the round.
+        cohort: the sampled workers.
+        accepted: the workers whose reply counted.
+        rejected: (name, reason) of every other sampled worker; silence is a reason too.
+        clipped: the workers whose vector was clipped.
+        lam: clipping radius; None where nothing is clipped.
+        step_norm: length of the step that led to the model this round asked about.
+        bytes_up: bytes that came from clients during the round.
+        bytes_down: bytes that went to clients during the round.
+        round_s: seconds that the round took.
+        evaluation: the model x^r measured, where it was.
+        note: what a reader should know.
+    """
+
+    round: int
+    kind: str
+    cohort: Sequence[int]
+    accepted: Sequence[int]
+    rejected: Sequence[tuple[str, str]]
+    clipped: Sequence[int]
+    lam: float | None
+    step_norm: float
+    bytes_up: int
+    bytes_down: int
+    round_s: float
+    evaluation: Evaluation | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Open:
+    """The round that is under way: one message for each worker of the cohort, in the same order."""
+
+    ask: Ask
+    cohort: list[int]
+    messages: list[Message]
+
+
+class RobustStrategy(Strategy):
+    """Drives one method over any Grid.
+
+    Args:
+        method: both halves of the algorithm; only the server half runs here.
+        codec: how asks and packets become Flower records.
+        roster: which worker is at which node.
+        clients: n.
+        seed: the run's seed.
+        deadline_s: seconds that a round waits for replies.
+        idle_timeout_s: seconds to wait when nobody is connected before ``NobodyThere`` is raised.
+        reveal_cohort: tell the sampled workers who else was sampled.
+        traffic: returns (bytes up, bytes down) since the start, as measured by the transport; None if it cannot tell.
+        evaluate: measures a model; None to measure nothing.
+        every: rounds between evaluations; the last round is always measured.
+        on_round: called with the record of every finished round.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        codec: Codec,
+        roster: Roster,
+        clients: int,
+        seed: int = 0,
+        deadline_s: float = 30.0,
+        idle_timeout_s: float = 120.0,
+        reveal_cohort: bool = False,
+        traffic: Callable[[], tuple[int, int]] | None = None,
+        evaluate: Callable[[Vector], Evaluation] | None = None,
+        every: int = 50,
+        on_round: Callable[[RoundRecord], None] | None = None,
+    ) -> None:
+        self.method = method
+        self.codec = codec
+        self.roster = roster
+        self.clients = clients
+        self.seed = seed
+        self.deadline_s = deadline_s
+        self.idle_timeout_s = idle_timeout_s
+        self.reveal_cohort = reveal_cohort
+        self.traffic = traffic
+        self.evaluate = evaluate
+        self.every = every
+        self.on_round = on_round
+        self.state: Any = None
+        self.last: RoundRecord | None = None
+        self._open: _Open | None = None
+
+    # --- one round: ask, screen, update ---------------------------------------------------------------------------
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Open a round: let the method ask, sample the cohort, write one instruction for all of it.
+
+        ``arrays`` is x^0 in round 1; from then on the state kept here is the truth.
+        """
+        if self.state is None:
+            self.state = self.method.start(self.codec.from_arrays(arrays))
+        state: State = self.state
+        ask = self.method.ask(state, stream(self.seed, Role.COIN, round_=state.round))
+        nodes = self.roster.nodes()
+        cohort = sample(self.clients, ask.sample, nodes, stream(self.seed, Role.COHORT, round_=state.round))
+        if self.reveal_cohort:
+            ask = replace(ask, cohort=tuple(cohort))
+        content = self.codec.write_ask(ask)  # one object for all: a Grid may serialise it once
+        messages = [
+            Message(content, nodes[worker], "train", ttl=self.deadline_s, group_id=str(ask.round)) for worker in cohort
+        ]
+        self._open = _Open(ask, cohort, messages)
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Close the round: screen every reply, update, return the new model."""
+        self._close(replies)
+        state: State = self.state
+        return self.codec.to_arrays(state.x), MetricRecord({"step-norm": state.report.step_norm})
+
+    def _close(self, replies: Iterable[Message]) -> RoundRecord:
+        opened, self._open = self._open, None
+        if opened is None:
+            raise RuntimeError("aggregate_train without configure_train")
+        ask, before = opened.ask, self.state
+        form = self.method.form(ask)
+        # By instruction and not by sender: a SuperLink reports a lost node's error in its own name.
+        worker_of = {m.metadata.message_id: worker for m, worker in zip(opened.messages, opened.cohort, strict=True)}
+        verdicts: dict[int, Packet | Rejected] = {}
+        for message in replies:
+            worker = worker_of.get(message.metadata.reply_to_message_id)
+            if worker is None:
+                log.warning("round %d: node %d answers no instruction of it", ask.round, message.metadata.src_node_id)
+            elif worker in verdicts:
+                verdicts[worker] = Rejected("duplicate: more than one reply")
+            else:
+                verdicts[worker] = self.codec.read_reply(message, ask, form, before.x)
+        rows: dict[int, Vector] = {}
+        rejected: list[tuple[str, str]] = []
+        for worker in opened.cohort:
+            verdict = verdicts.get(worker, Rejected(f"silent: no reply within {self.deadline_s:g} s"))
+            if isinstance(verdict, Packet):
+                rows[worker] = form.decompress(verdict)
+            else:
+                name = self.roster.name(worker)
+                rejected.append((name, verdict.reason))
+                log.warning("round %d: %s rejected: %s", ask.round, name, verdict.reason)
+        with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is seen in its model, see `start`
+            self.state = self.method.update(before, ask, rows, stream(self.seed, Role.AGGREGATE, round_=ask.round))
+        report = self.state.report
+        if report.note:
+            log.warning("round %d: %s", ask.round, report.note)
+        self.last = RoundRecord(
+            round=ask.round,
+            kind=ask.kind,
+            cohort=opened.cohort,
+            accepted=list(rows),
+            rejected=rejected,
+            clipped=report.clipped,
+            lam=report.lam,
+            step_norm=report.step_norm,
+            bytes_up=0,
+            bytes_down=0,
+            round_s=0.0,
+            note=report.note,
+        )
+        return self.last
+
+    # --- what Flower's Strategy also asks for -----------------------------------------------------------------------
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask nobody: what clients claim about a model is no evidence; the server evaluates itself."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Return nothing, see ``configure_evaluate``."""
+        return None
+
+    def summary(self) -> None:
+        """Log the method and its hyper-parameters."""
+        log.info("%s", self.method)
+
+    # --- the whole run ------------------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run rounds 1 .. num_rounds and return the last model.
+
+        Flower's own loop would do (the two halves of a round above are all it needs), but it writes eight log lines a
+        round, packs the model into a record each time, and can neither measure traffic, nor pause while nobody is
+        connected, nor stop when the model has diverged.
+
+        Args:
+            grid: where the clients are.
+            initial_arrays: x^0.
+            num_rounds: rounds to run.
+            timeout: unused beyond ``deadline_s``, which is the smaller of the two.
+            train_config: not used; hyper-parameters are the method's.
+            evaluate_config: not used.
+            evaluate_fn: called as Flower does, in rounds that are evaluated, in addition to ``evaluate``.
+
+        Raises:
+            NobodyThere: no client was connected for ``idle_timeout_s``.
+        """
+        result = Result()
+        deadline_s = min(self.deadline_s, timeout)
+        config = train_config or ConfigRecord()
+        while self.state is None or self.state.round <= num_rounds:
+            self._wait_for_anybody()
+            began, (up, down) = time.perf_counter(), self._traffic()
+            round_ = 1 if self.state is None else self.state.round
+            messages = self.configure_train(round_, initial_arrays, config, grid)
+            record = self._close(grid.send_and_receive(messages, timeout=deadline_s))
+            round_s = time.perf_counter() - began
+            up_now, down_now = self._traffic()
+            x = self.state.x
+            diverged = not bool(np.isfinite(x).all())
+            evaluation = None
+            if round_ % self.every == 0 or round_ == num_rounds or diverged:
+                evaluation = self.evaluate(x) if self.evaluate else None
+                metrics = evaluate_fn(round_, self.codec.to_arrays(x)) if evaluate_fn else None
+                if metrics is not None:
+                    result.evaluate_metrics_serverapp[round_] = metrics
+            note = f"diverged: the model is not finite after round {round_}" if diverged else record.note
+            record = replace(
+                record,
+                round_s=round_s,
+                bytes_up=up_now - up,
+                bytes_down=down_now - down,
+                evaluation=evaluation,
+                note=note,
+            )
+            self.last = record
+            if self.on_round:
+                self.on_round(record)
+            if diverged:
+                log.error("%s: no later round can mend it; the run ends here", note)
+                break
+        result.arrays = self.codec.to_arrays(self.state.x)
+        return result
+
+    def _wait_for_anybody(self) -> None:
+        if self.roster.nodes():
+            return
+        log.warning("nobody is connected: waiting up to %g s for a client", self.idle_timeout_s)
+        if self.roster.wait(1, self.idle_timeout_s) < 1:
+            raise NobodyThere(
+                f"no client connected for {self.idle_timeout_s:g} s (federation.join_timeout_s): start clients, "
+                "or check that they can reach this address"
+            )
+
+    def _traffic(self) -> tuple[int, int]:
+        return self.traffic() if self.traffic else (0, 0)
+

@@ -1,0 +1,119 @@
+"""Arithmetic on vectors and rows that keeps its meaning when some of the numbers are hostile.
+
+A Byzantine row may be 1e30 long, or hold the largest float there is, beside honest rows of 1e-3. The helpers here
+neither overflow on the large rows nor lose the small ones, sum in float64 whatever they are given, and never call BLAS,
+whose result may depend on the number of threads: a run must be the same bit for bit in every process.
+
+Everything expects finite input (a compressor's ``flaw`` has seen to that) and modifies none of it.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies.algorithm import Rows, Vector
+
+_BLOCK = 2**17
+"""Numbers worked on at a time: a block in float64 (1 MB) stays in the processor's cache."""
+
+_SMALLEST_SQUARE = 1e-280
+"""A sum of squares below this has lost digits to underflow."""
+
+
+def column_blocks(rows: Rows) -> Iterator[slice]:
+    """Cut the coordinates into consecutive slices, so that a temporary is small however long the rows are."""
+    n, d = rows.shape
+    width = max(256, _BLOCK // n)
+    for start in range(0, d, width):
+        yield slice(start, min(start + width, d))
+
+
+def norm(v: Vector) -> float:
+    """Return ||v||, exact to rounding from the smallest to the largest float.
+
+    Args:
+        v: shape (d,).
+
+    Returns:
+        The Euclidean norm; inf only where it exceeds the range of float64.
+    """
+    w = v.astype(np.float64, copy=False)
+    with np.errstate(over="ignore"):
+        square = float(np.sum(w * w))
+    if _SMALLEST_SQUARE <= square < np.inf:
+        return float(np.sqrt(square))
+    peak = float(np.max(np.abs(w), initial=0.0))
+    if peak == 0.0:
+        return 0.0
+    w = w / peak
+    return peak * float(np.sqrt(np.sum(w * w)))
+
+
+def mean_of_rows(rows: Rows) -> Vector:
+    """Return the mean of n' rows, summed in float64, which does not overflow where its result does not.
+
+    Args:
+        rows: shape (n', d), n' at least 1.
+
+    Returns:
+        Shape (d,), dtype of ``rows``.
+    """
+    n = len(rows)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean: Vector = np.add.reduce(rows, axis=0, dtype=np.float64) / n
+    if not np.isfinite(mean).all():
+        mean = np.add.reduce(rows / n, axis=0, dtype=np.float64)
+    return mean.astype(rows.dtype, copy=False)
+
+
+def sorted_columns(rows: Rows) -> Iterator[tuple[slice, Rows]]:
+    """Sort every coordinate on its own, block by block.
+
+    Yields:
+        The slice of coordinates and a new array of shape (n', width) whose columns ascend.
+    """
+    for columns in column_blocks(rows):
+        # One column's values side by side in memory: 5 times as fast as sorting along the strided axis.
+        block = np.array(rows[:, columns].T, order="C")
+        block.sort(axis=1)
+        yield columns, block.T
+
+
+def coordinate_median(rows: Rows) -> Vector:
+    """Return the median of every coordinate; for an even n' the mean of the two middle values.
+
+    Args:
+        rows: shape (n', d).
+
+    Returns:
+        Shape (d,), dtype of ``rows``.
+    """
+    n, d = rows.shape
+    median = np.empty(d, rows.dtype)
+    for columns, block in sorted_columns(rows):
+        median[columns] = block[n // 2] if n % 2 else mean_of_rows(block[n // 2 - 1 : n // 2 + 1])
+    return median
+
+
+def squared_distances(rows: Rows) -> NDArray[np.float64]:
+    """Return ||x_i - x_j||^2 for all pairs of rows, never negative and exactly 0 between equal rows.
+
+    The differences are formed first and squared in float64. The shortcut by inner products,
+    ||x_i||^2 + ||x_j||^2 - 2 x_i.x_j, cancels: rows far from 0, or one huge row, would leave noise or negative numbers.
+
+    Args:
+        rows: shape (n', d).
+
+    Returns:
+        Shape (n', n'), symmetric with a zero diagonal; inf where the square exceeds the range of float64.
+    """
+    n = len(rows)
+    squares = np.zeros((n, n))
+    with np.errstate(over="ignore"):
+        for columns in column_blocks(rows):
+            block = rows[:, columns].astype(np.float64)
+            for i in range(n - 1):
+                difference = block[i + 1 :] - block[i]
+                squares[i, i + 1 :] += np.einsum("ij,ij->i", difference, difference)
+    return squares + squares.T

@@ -1,0 +1,159 @@
+"""scikit-learn's handwritten digits: 1,797 images of 8 x 8 pixels that come with the package; nothing to download.
+
+Softmax regression or a small perceptron, in NumPy (``network.py`` says why). The task of ``breakwater demo``.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from strategies.algorithm import Evaluation, Vector
+from strategies.randomness import Role, stream
+from tasks.contract import Setting
+from tasks.network import Labels, Matrix, Network, NetworkOracle
+from tasks.partition import Indices, check_partition, split
+from tasks.threads import one_thread
+
+CLASSES = 10
+PIXELS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsTask:
+    """Classification of the handwritten digits; pixels scaled to [0, 1].
+
+    Args:
+        model: ``softmax`` (d = 650) or ``mlp``, one hidden ReLU layer (d = 2,410 with 32 units).
+        hidden: units of the hidden layer; ``softmax`` has none.
+        l2: weight of the regulariser (l2/2) ||x||^2.
+        partition: who holds which training samples; see ``tasks/partition.py``.
+        dtype: of data, model and gradients.
+        test_share: share of each digit's images kept for the test; which ones is drawn from the run's seed.
+    """
+
+    kind: Literal["digits"] = "digits"
+    model: Literal["softmax", "mlp"] = "mlp"
+    hidden: int = 32
+    l2: float = 1e-4
+    partition: str = "iid"
+    dtype: Literal["float32", "float64"] = "float32"
+    test_share: float = 0.2
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if self.model not in ("softmax", "mlp"):
+            raise ValueError(f'model = "{self.model}": must be "softmax" or "mlp"')
+        if self.hidden < 1:
+            raise ValueError(f"hidden = {self.hidden}: must be at least 1")
+        if not (self.l2 >= 0 and math.isfinite(self.l2)):
+            raise ValueError(f"l2 = {self.l2}: must be a finite number from 0 up")
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f'dtype = "{self.dtype}": must be "float32" or "float64"')
+        if not 0.01 <= self.test_share <= 0.9:
+            raise ValueError(f"test_share = {self.test_share}: must be from 0.01 to 0.9")
+        check_partition(self.partition)
+
+    def modules(self) -> Sequence[str]:
+        """Return the heavy modules that ``load`` imports."""
+        return ("sklearn.datasets", "threadpoolctl")
+
+    def load(self, setting: Setting) -> "DigitsProblem":
+        """Load the digits and split them.
+
+        Raises:
+            TaskError: more workers than training samples.
+        """
+        from sklearn.datasets import load_digits
+
+        one_thread()
+        pixels, labels = load_digits(return_X_y=True)
+        inputs, labels = (pixels / 16).astype(self.dtype), labels.astype(np.int64)
+        # The partition has this role's stream of worker 0.
+        test = _stratified(labels, self.test_share, stream(setting.seed, Role.PARTITION, worker=1))
+        network = Network((PIXELS, self.hidden, CLASSES) if self.model == "mlp" else (PIXELS, CLASSES))
+        return DigitsProblem(
+            x0=network.initial(stream(setting.seed, Role.INITIAL)).astype(self.dtype),
+            network=network,
+            train=(inputs[~test], labels[~test]),
+            test=NetworkOracle(network, inputs[test], labels[test], self.l2),
+            parts=split(self.partition, labels[~test], setting.clients, setting.seed),
+            honest=setting.honest,
+        )
+
+
+def _stratified(labels: Labels, share: float, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Choose that share of each label's samples at random; returns a mask of shape (m,)."""
+    chosen = np.zeros(len(labels), dtype=np.bool_)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        chosen[rows[: round(share * len(rows))]] = True
+    return chosen
+
+
+class DigitsProblem:
+    """The loaded digits.
+
+    Args:
+        x0: x^0, shape (d,).
+        network: the model.
+        train: inputs of shape (m, 64) and labels of shape (m,) that the parts index.
+        test: the test samples.
+        parts: the rows of each worker.
+        honest: |G|; workers from that number on are no part of the objective.
+    """
+
+    smoothness: float | None = None
+    """L is not known."""
+    optimum: float | None = None
+    """f* is not known."""
+
+    def __init__(
+        self,
+        *,
+        x0: Vector,
+        network: Network,
+        train: tuple[Matrix, Labels],
+        test: NetworkOracle,
+        parts: Sequence[Indices],
+        honest: int,
+    ) -> None:
+        self._x0, self._network, self._train, self._test = x0, network, train, test
+        self._parts, self._honest = parts, honest
+        self._local = cache(self._oracle_of)
+
+    @property
+    def dim(self) -> int:
+        """The number of parameters, d."""
+        return self._network.dim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+        return self._x0.dtype
+
+    def initial(self) -> Vector:
+        """Return x^0, drawn from the run's seed."""
+        return self._x0.copy()
+
+    def oracle(self, worker: int, *, flipped: bool = False) -> NetworkOracle:
+        """Return the gradients of one worker's loss; ``flipped`` reads the label y as 9 - y."""
+        replicated = self._parts[worker] is self._parts[0]
+        return self._local(0 if replicated else worker, flipped)
+
+    def _oracle_of(self, worker: int, flipped: bool) -> NetworkOracle:
+        inputs, labels = self._train
+        rows = self._parts[worker]
+        own = labels[rows]
+        return NetworkOracle(self._network, inputs[rows], CLASSES - 1 - own if flipped else own, self._test.l2)
+
+    def evaluate(self, x: Vector) -> Evaluation:
+        """Measure the model: mean of the honest workers' losses, accuracy on the test samples."""
+        if self._parts[-1] is self._parts[0]:
+            loss = self.oracle(0).value(x)
+        else:
+            loss = float(np.mean([self.oracle(worker).value(x) for worker in range(self._honest)]))
+        return Evaluation(loss=loss, accuracy=self._test.accuracy(x))

@@ -1,0 +1,141 @@
+"""Who holds which data: splits the rows of a training set among the workers.
+
+Four ways, named by a string in the config:
+
+================  ==================================================================================================
+``replicated``    every worker holds all rows ("homogeneous" in the papers)
+``iid``           a random split
+``label``         rows sorted by label and cut into contiguous shards: worker 0 holds the first labels, the last
+                  worker the last ones, and each sees few labels
+``dirichlet(a)``  each worker draws its label proportions ~ Dir(a, ..., a) and fills its quota by them: small a,
+                  skewed workers; large a, nearly iid
+================  ==================================================================================================
+
+All but ``replicated`` give disjoint parts that cover the data, of equal size up to one sample, so that the mean of the
+workers' losses weighs every sample alike.
+"""
+
+import math
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies.randomness import Role, stream
+from tasks.contract import TaskError
+
+Indices = NDArray[np.int64]
+"""Row numbers, ascending."""
+
+ALLOWED = '"replicated", "iid", "label" or "dirichlet(a)" with a number a > 0'
+
+
+def check_partition(text: str) -> None:
+    """Refuse a string that names no partition.
+
+    Raises:
+        ValueError: with the value and what is allowed.
+    """
+    if text not in ("replicated", "iid", "label"):
+        concentration(text)
+
+
+def concentration(text: str) -> float:
+    """Return a of ``"dirichlet(a)"``.
+
+    Raises:
+        ValueError: the string is of another form, or a is not a finite number above 0.
+    """
+    match = re.fullmatch(r"dirichlet\(\s*([^()\s]+)\s*\)", text)
+    try:
+        a = float(match[1]) if match else math.nan
+    except ValueError:
+        a = math.nan
+    if not (a > 0 and math.isfinite(a)):
+        raise ValueError(f'partition = "{text}": must be {ALLOWED}')
+    return a
+
+
+def split(partition: str, labels: NDArray[np.generic], workers: int, seed: int) -> list[Indices]:
+    """Split rows 0 .. m-1 among the workers; the same arguments give the same parts on every machine.
+
+    Args:
+        partition: one of the strings above.
+        labels: shape (m,), the label of each row; any sortable type.
+        workers: n, how many parts.
+        seed: the run's seed.
+
+    Returns:
+        n arrays of row numbers, each ascending. ``replicated``: n times the same array.
+
+    Raises:
+        ValueError: ``partition`` names no partition.
+        TaskError: fewer rows than workers.
+
+    Source: Dirichlet label skew: Hsu, Qi, Brown 2019 (arXiv 1909.06335); here with equal quotas.
+    """
+    check_partition(partition)
+    samples = len(labels)
+    if samples < (1 if partition == "replicated" else workers):
+        raise TaskError(
+            f'{samples} samples for {workers} workers: partition = "{partition}" needs at least one sample a worker; '
+            'use fewer clients, more data or partition = "replicated"'
+        )
+    if partition == "replicated":
+        return [np.arange(samples)] * workers
+
+    rng = stream(seed, Role.PARTITION)
+    quotas = np.full(workers, samples // workers)
+    quotas[: samples % workers] += 1
+    shuffled = rng.permutation(samples)
+    if partition == "iid":
+        order = shuffled
+    elif partition == "label":
+        order = shuffled[np.argsort(labels[shuffled], kind="stable")]  # which rows of a label: at random
+    else:
+        return _dirichlet(concentration(partition), labels, shuffled, quotas, rng)
+    return [np.sort(part) for part in np.split(order, np.cumsum(quotas)[:-1])]
+
+
+def _dirichlet(
+    a: float, labels: NDArray[np.generic], shuffled: Indices, quotas: Indices, rng: np.random.Generator
+) -> list[Indices]:
+    """Fill each worker's quota by its own label proportions ~ Dir(a, ..., a).
+
+    Labels run out, so the last to choose take what is left: the workers choose in random order.
+    """
+    classes = np.unique(labels)
+    pools = [shuffled[labels[shuffled] == label] for label in classes]
+    left = np.array([len(pool) for pool in pools])
+    parts: list[Indices] = [np.empty(0, dtype=np.int64)] * len(quotas)
+    for worker in rng.permutation(len(quotas)):
+        proportions = rng.dirichlet(np.full(len(classes), a))
+        taken = np.zeros_like(left)
+        while (need := quotas[worker] - taken.sum()) > 0:
+            weights = np.where(left > taken, proportions, 0.0)
+            if not weights.sum() > 0:  # only labels of share 0 are left (a small a underflows): take them as they lie
+                weights = (left - taken).astype(np.float64)
+            # Each pass fills the quota or empties at least one label, so this ends.
+            taken += np.minimum(rng.multinomial(need, weights / weights.sum()), left - taken)
+        start = np.array([len(pool) for pool in pools]) - left
+        parts[worker] = np.sort(
+            np.concatenate([pool[s : s + t] for pool, s, t in zip(pools, start, taken, strict=True)])
+        )
+        left -= taken
+    return parts
+
+
+def draw(samples: int, batch: int, rng: np.random.Generator) -> Indices:
+    """Draw a minibatch: min(b, m_i) of 0 .. m_i-1, uniformly WITHOUT replacement.
+
+    Args:
+        samples: m_i, how many samples the worker holds.
+        batch: b, at least 1.
+        rng: this worker's stream of this round.
+
+    Returns:
+        Shape (min(b, m_i),), in no particular order. All samples: ascending, and nothing is drawn.
+    """
+    if batch >= samples:
+        return np.arange(samples)
+    return rng.choice(samples, batch, replace=False, shuffle=False)

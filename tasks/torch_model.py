@@ -1,0 +1,257 @@
+"""Runs a torch module as a problem on flat NumPy vectors: what MNIST and a user's own tasks stand on.
+
+The parameters are views of one flat vector, and so are their gradients: a model comes in by one copy and its gradient
+goes out by one. On the CPU, with one thread, so that every process computes the same bits. Importing it imports torch.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from strategies.algorithm import Evaluation, Vector
+from strategies.randomness import Role, stream
+from tasks.contract import Setting, TaskError
+from tasks.partition import Indices, draw, split
+from tasks.threads import one_thread
+
+BLOCK = 1000
+"""Samples that are pushed through the model at once; bounds the memory of a full gradient."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(output of the model, targets) -> the MEAN loss of these samples, a scalar."""
+
+
+def correct_class(output: Tensor, target: Tensor) -> Tensor:
+    """Say of each sample whether its target class has the highest score."""
+    return output.argmax(dim=1) == target
+
+
+def unchanged(inputs: Tensor) -> Tensor:
+    """Return the inputs as they are."""
+    return inputs
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TorchTask:
+    """What makes a torch problem; the rest comes from the setting.
+
+    Args:
+        model: builds the module; called once, under a seed of the run.
+        train: inputs and targets, one sample a row.
+        test: the same for the accuracy.
+        loss: mean loss of some samples.
+        correct: which of some samples are predicted rightly, as booleans.
+        flip: the targets that an attacker pretends to have, from the true ones.
+        prepare: applied to the inputs of each block, so that they can be kept small (bytes of pixels).
+        l2: weight of the regulariser (l2/2) ||x||^2.
+        dtype: ``"float32"`` or ``"float64"``, of model and gradients.
+        partition: see ``tasks/partition.py``; by the targets.
+    """
+
+    model: Callable[[], nn.Module]
+    train: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    loss: Loss = nn.functional.cross_entropy
+    correct: Callable[[Tensor, Tensor], Tensor] = correct_class
+    flip: Callable[[Tensor], Tensor]
+    prepare: Callable[[Tensor], Tensor] = unchanged
+    l2: float = 0.0
+    dtype: str = "float32"
+    partition: str = "iid"
+
+    def load(self, setting: Setting) -> "TorchProblem":
+        """Build the model and split the data.
+
+        Raises:
+            TaskError: the model's output would depend on more than parameters and data; more workers than samples.
+        """
+        torch.set_num_threads(1)
+        one_thread()
+        seed = int(stream(setting.seed, Role.INITIAL).integers(2**63))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = self.model()
+        parts = split(self.partition, _labels(self.train[1]), setting.clients, setting.seed)
+        return TorchProblem(self, FlatModule(module, self.dtype), parts, setting.honest)
+
+
+def _labels(targets: Tensor) -> np.ndarray[tuple[int], np.dtype[Any]]:
+    """Return one sortable label a sample; several targets a sample are compared by their first."""
+    labels: np.ndarray[tuple[int], np.dtype[Any]] = targets.reshape(len(targets), -1)[:, 0].numpy()
+    return labels
+
+
+class FlatModule:
+    """A torch module whose parameters, and gradients, lie in one flat vector each.
+
+    Args:
+        module: any module on the CPU whose output is a function of its parameters and the inputs alone.
+        dtype: what its parameters are converted to.
+
+    Raises:
+        TaskError: it has no parameters; or it has layers that keep running statistics or draw at random.
+    """
+
+    def __init__(self, module: nn.Module, dtype: str) -> None:
+        for name, layer in module.named_modules():
+            if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats:
+                raise TaskError(
+                    f'the model\'s layer "{name}" ({type(layer).__name__}) keeps running statistics, which no gradient '
+                    "carries to the server; use GroupNorm, LayerNorm or track_running_stats=False"
+                )
+            if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
+                raise TaskError(
+                    f'the model\'s layer "{name}" ({type(layer).__name__}) draws at random, so no run could be '
+                    "repeated; leave it out"
+                )
+        self.module = module.to(getattr(torch, dtype))
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if not parameters:
+            raise TaskError("the model has no parameters to train")
+        flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+        gradient = torch.zeros_like(flat)
+        at = 0
+        for parameter in parameters:
+            end = at + parameter.numel()
+            parameter.data = flat[at:end].view_as(parameter)
+            parameter.grad = gradient[at:end].view_as(parameter)
+            at = end
+        # These share memory with the parameters. Writing through NumPy is safe: no graph outlives a call of a method.
+        self._x: Vector = flat.numpy()
+        self._gradient: Vector = gradient.numpy()
+        self.initial: Vector = self._x.copy()
+
+    @property
+    def dim(self) -> int:
+        """The number of parameters, d."""
+        return len(self._x)
+
+    def gradient(self, x: Vector, blocks: Iterator[tuple[Tensor, Tensor]], loss: Loss, samples: int) -> Vector:
+        """Return the gradient at x of the mean loss over all blocks, shape (d,), a fresh array.
+
+        Args:
+            x: shape (d,).
+            blocks: inputs and targets.
+            loss: mean loss of one block.
+            samples: how many samples the blocks have together.
+        """
+        self._x[:] = x
+        self._gradient[:] = 0
+        for inputs, targets in blocks:
+            mean = loss(self.module(inputs), targets)
+            (mean * (len(targets) / samples)).backward()  # type: ignore[no-untyped-call]  # torch does not type it
+        return self._gradient.copy()
+
+    @torch.no_grad()
+    def outputs(self, x: Vector, blocks: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the output at x, and the targets, of each block."""
+        self._x[:] = x
+        for inputs, targets in blocks:
+            yield self.module(inputs), targets
+
+
+class TorchProblem:
+    """A loaded torch task.
+
+    Args:
+        task: data, loss and hyper-parameters.
+        model: the module, shared by all oracles.
+        parts: the rows of each worker.
+        honest: |G|; workers from that number on are no part of the objective.
+    """
+
+    smoothness: float | None = None
+    """L is not known."""
+    optimum: float | None = None
+    """f* is not known."""
+
+    def __init__(self, task: TorchTask, model: FlatModule, parts: Sequence[Indices], honest: int) -> None:
+        self.task, self.model, self.parts, self._honest = task, model, parts, honest
+        self._flipped: Tensor | None = None
+
+    @property
+    def dim(self) -> int:
+        """The number of parameters, d."""
+        return self.model.dim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+        return self.model.initial.dtype
+
+    def initial(self) -> Vector:
+        """Return x^0: as the module was built, under a torch seed drawn from the run's."""
+        return self.model.initial.copy()
+
+    def oracle(self, worker: int, *, flipped: bool = False) -> "TorchOracle":
+        """Return the gradients of one worker's loss; ``flipped`` by the task's own ``flip``."""
+        inputs, targets = self.task.train
+        if flipped:
+            if self._flipped is None:
+                self._flipped = self.task.flip(targets)
+            targets = self._flipped
+        return TorchOracle(self, (inputs, targets), self.parts[worker])
+
+    def evaluate(self, x: Vector) -> Evaluation:
+        """Measure the model: mean of the honest workers' losses, accuracy on the test samples."""
+        parts = self.parts[:1] if self.parts[-1] is self.parts[0] else self.parts[: self._honest]
+        total = 0.0
+        for part in parts:
+            outputs = self.model.outputs(x, self.blocks(self.task.train, part))
+            total += sum(float(self.task.loss(out, y)) * len(y) for out, y in outputs) / (len(part) * len(parts))
+        hits = 0
+        everything = np.arange(len(self.task.test[1]))
+        for out, y in self.model.outputs(x, self.blocks(self.task.test, everything)):
+            hits += int(self.task.correct(out, y).sum())
+        with np.errstate(over="ignore", invalid="ignore"):  # an attack may have destroyed the model
+            total += self.task.l2 / 2 * float(np.sum(np.square(x), dtype=np.float64))
+        return Evaluation(loss=total, accuracy=hits / len(everything))
+
+    def blocks(self, data: tuple[Tensor, Tensor], rows: Indices) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield some rows of the data, prepared, in blocks of near-equal size."""
+        inputs, targets = data
+        for block in np.array_split(rows, math.ceil(len(rows) / BLOCK)):
+            at = torch.from_numpy(block)
+            yield self.task.prepare(inputs[at]), targets[at]
+
+
+@dataclass(frozen=True, eq=False)
+class TorchOracle:
+    """A worker's loss f_i: the mean loss of its samples + (l2/2) ||x||^2.
+
+    Args:
+        problem: the loaded task.
+        data: inputs and targets of all workers.
+        rows: which of them are this worker's.
+    """
+
+    problem: TorchProblem
+    data: tuple[Tensor, Tensor]
+    rows: Indices
+
+    @property
+    def dim(self) -> int:
+        """The number of parameters, d."""
+        return self.problem.dim
+
+    def full_gradient(self, x: Vector) -> Vector:
+        """Return grad f_i(x) over all local samples."""
+        return self._gradient(x, self.rows)
+
+    def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: np.random.Generator) -> list[Vector]:
+        """Draw one minibatch of min(b, m_i) samples without replacement; return its mean gradient at each point."""
+        rows = self.rows[draw(len(self.rows), batch, rng)]
+        return [self._gradient(x, rows) for x in points]
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def _gradient(self, x: Vector, rows: Indices) -> Vector:
+        task, blocks = self.problem.task, self.problem.blocks(self.data, rows)
+        gradient = self.problem.model.gradient(x, blocks, task.loss, len(rows))
+        if task.l2 > 0:
+            gradient += task.l2 * x
+        return gradient

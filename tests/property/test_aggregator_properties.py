@@ -1,0 +1,189 @@
+"""Laws that every rule keeps, whatever the rows: invariances, what it leaves alone, and how far f rows can pull it."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from strategies.aggregators import CoordinateMedian, GeometricMedian, Krum, Mean, Rule, TrimmedMean
+from strategies.algorithm import Rows
+from strategies.presteps import Bucketing, NearestNeighbourMixing
+
+NNM = NearestNeighbourMixing()
+ROBUST: list[Rule] = [CoordinateMedian(), TrimmedMean(), GeometricMedian(), Krum()]
+MIXED: list[Rule] = [replace(rule, pre=(NNM,)) for rule in ROBUST]
+BUCKETED: list[Rule] = [replace(rule, pre=(Bucketing(s=2),)) for rule in ROBUST]
+ALL: list[Rule] = [Mean(), *ROBUST, *MIXED, *BUCKETED]
+
+DTYPES = st.sampled_from([np.float32, np.float64])
+
+
+def name(rule: object) -> str:
+    assert isinstance(rule, Rule)
+    return "-".join([*(step.kind for step in rule.pre), rule.kind])
+
+
+def generator() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+@st.composite
+def any_rows(draw: st.DrawFn, least: int = 1) -> Rows:
+    """Rows of every size that floats have: zeros, ties, denormals and 2^100 = 1.3e30 among them."""
+    shape = draw(st.tuples(st.integers(least, 9), st.integers(1, 4)))
+    dtype = draw(DTYPES)
+    number = st.one_of(
+        st.floats(-(2.0**100), 2.0**100, width=32),
+        st.sampled_from([0.0, -0.0, 1.0, 2.0**-149, -(2.0**-149), 2.0**-126, 2.0**100, -(2.0**100)]),
+    )
+    return draw(hnp.arrays(dtype, shape, elements=number))
+
+
+@st.composite
+def tame_rows(draw: st.DrawFn, least: int = 3) -> Rows:
+    """Rows of small multiples of 1/8, on which float64 sums are exact."""
+    shape = draw(st.tuples(st.integers(least, 9), st.integers(1, 4)))
+    return draw(hnp.arrays(np.int8, shape)).astype(np.float64) / 8
+
+
+@pytest.mark.parametrize("rule", ALL, ids=name)
+@given(rows=any_rows())
+@settings(max_examples=40)
+def test_keeps_shape_type_and_input_and_stays_finite(rule: Rule, rows: Rows) -> None:
+    f = rule.tolerates(len(rows))
+    if f < 0:
+        return
+    before = rows.copy()
+    rows.flags.writeable = False
+    result = rule(rows, f, generator())
+    assert result.shape == rows.shape[1:]
+    assert result.dtype == rows.dtype
+    assert np.isfinite(result).all()
+    np.testing.assert_array_equal(rows, before)
+    assert not np.shares_memory(result, rows)
+
+
+@pytest.mark.parametrize("rule", ALL, ids=name)
+@given(rows=any_rows())
+@settings(max_examples=40)
+def test_stays_within_the_range_of_the_rows(rule: Rule, rows: Rows) -> None:
+    f = rule.tolerates(len(rows))
+    if f < 0:
+        return
+    result = rule(rows, f, generator()).astype(np.float64)
+    slack = 1e-6 * np.abs(rows).max(axis=0).astype(np.float64) + np.finfo(rows.dtype).smallest_subnormal
+    assert (result >= rows.min(axis=0) - slack).all()
+    assert (result <= rows.max(axis=0) + slack).all()
+
+
+@pytest.mark.parametrize("rule", ALL, ids=name)
+@given(row=hnp.arrays(np.float64, 3, elements=st.floats(-1e30, 1e30)), n=st.integers(1, 8))
+@settings(max_examples=25)
+def test_equal_rows_give_that_row(rule: Rule, row: np.ndarray, n: int) -> None:
+    if rule.tolerates(n) >= 0:
+        np.testing.assert_allclose(rule(np.tile(row, (n, 1)), 0, generator()), row, rtol=1e-15, atol=1e-323)
+
+
+@pytest.mark.parametrize("rule", [Mean(), CoordinateMedian(), TrimmedMean(), GeometricMedian()], ids=name)
+@given(rows=tame_rows(), data=st.data())
+@settings(max_examples=40)
+def test_order_of_rows_does_not_matter(rule: Rule, rows: Rows, data: st.DataObject) -> None:
+    order = data.draw(st.permutations(range(len(rows))))
+    f = rule.tolerates(len(rows))
+    np.testing.assert_allclose(rule(rows[order], f, generator()), rule(rows, f, generator()), atol=2e-4)
+
+
+@pytest.mark.parametrize("rule", [Krum(), *MIXED[:3]], ids=name)
+@given(seed=st.integers(0, 2**32), n=st.integers(5, 9))
+@settings(max_examples=40)
+def test_order_of_rows_does_not_matter_where_no_distances_tie(rule: Rule, seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows, order = rng.normal(size=(n, 4)), rng.permutation(n)
+    # f = 1: at the largest f Krum has one neighbour to count, which two rows are for each other, so that they tie.
+    # (So they do after nnm, which makes pairs of equal rows.)
+    np.testing.assert_allclose(rule(rows[order], 1, generator()), rule(rows, 1, generator()), atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", ALL, ids=name)
+@given(rows=tame_rows(), shift=st.integers(-1000, 1000))
+@settings(max_examples=40)
+def test_shifted_rows_give_the_shifted_result(rule: Rule, rows: Rows, shift: int) -> None:
+    f = rule.tolerates(len(rows))
+    if f >= 0:
+        result = rule(rows, f, generator())
+        np.testing.assert_allclose(rule(rows + shift, f, generator()), result + shift, atol=2e-3)
+
+
+@pytest.mark.parametrize("rule", ALL, ids=name)
+@given(rows=tame_rows(), power=st.sampled_from([-900, -300, -60, -1, 1, 60, 300, 900]))
+@settings(max_examples=40)
+def test_scaled_rows_give_the_scaled_result(rule: Rule, rows: Rows, power: int) -> None:
+    f = rule.tolerates(len(rows))
+    if f >= 0 and (abs(power) <= 60 or not uses_squares(rule)):
+        scaled = rule(rows * 2.0**power, f, generator())
+        np.testing.assert_allclose(scaled / 2.0**power, rule(rows, f, generator()), atol=2e-3)
+
+
+def uses_squares(rule: Rule) -> bool:
+    """Whether the rule compares squared distances, which leave float64 before the rows do."""
+    return rule.kind == "krum" or NNM in rule.pre
+
+
+KAPPA = {
+    "cm": lambda n, f: 4 * (1 + f / (n - 2 * f)) ** 2,
+    "cwtm": lambda n, f: 6 * f / (n - 2 * f) * (1 + f / (n - 2 * f)),
+    "rfa": lambda n, f: 4 * (1 + f / (n - 2 * f)) ** 2,
+    # With n - f - 2 neighbours, of which at least n - 2f - 2 are honest: the proof for n - f of them carries over.
+    "krum": lambda n, f: 6 * (n - f) / (n - 2 * f - 2),
+}
+"""(f, kappa)-robustness: Allouah et al. (AISTATS 2023), Table 1."""
+
+
+@pytest.mark.parametrize("rule", [*ROBUST, *MIXED], ids=name)
+@given(rows=any_rows(least=3), data=st.data())
+@settings(max_examples=60)
+def test_f_arbitrary_rows_move_it_no_further_than_kappa_allows(rule: Rule, rows: Rows, data: st.DataObject) -> None:
+    """||R - mean_S||^2 <= kappa * mean over S of ||x_i - mean_S||^2, for the n - f honest rows S."""
+    n = len(rows)
+    f = data.draw(st.integers(0, rule.tolerates(n)))
+    rows = np.concatenate([data.draw(honest_rows(n - f, rows.shape[1], rows.dtype)), rows[:f]])
+    kappa = KAPPA[rule.kind](n, f)
+    if NNM in rule.pre:
+        kappa = 8 * f / (n - f) * (kappa + 1)
+    honest = rows[: n - f].astype(np.float64)
+    spread = ((honest - honest.mean(axis=0)) ** 2).sum(axis=1).mean()
+    error = np.linalg.norm(rule(rows, f, generator()) - honest.mean(axis=0))
+    assert error <= np.sqrt(kappa * spread) + 1e-5 * (np.abs(honest).max() + np.sqrt(spread)) + 1e-30
+
+
+def honest_rows(n: int, d: int, dtype: np.dtype[Any]) -> st.SearchStrategy[Rows]:
+    return hnp.arrays(dtype, (n, d), elements=st.floats(-100, 100, width=32))
+
+
+@pytest.mark.parametrize("rule", BUCKETED, ids=name)
+@given(seed=st.integers(0, 2**32), size=st.sampled_from([1e3, 1e30, -1e30]))
+@settings(max_examples=25)
+def test_bucketed_rules_hold_up_to_what_they_tolerate(rule: Rule, seed: int, size: float) -> None:
+    f = rule.tolerates(13)
+    rows = np.random.default_rng(seed).uniform(-1, 1, (13, 4)).astype(np.float32)
+    rows[:f] = size
+    assert np.abs(rule(rows, f, np.random.default_rng(seed))).max() <= 10.0
+
+
+@given(rows=any_rows(least=2))
+def test_the_mean_is_destroyed_by_one_row(rows: Rows) -> None:
+    rows = np.clip(rows, -1, 1)
+    rows[0] = 1e6
+    assert (Mean()(rows, 1, generator()) >= (1e6 - len(rows)) / len(rows)).all()
+
+
+@given(rows=any_rows(), s=st.integers(1, 10))
+def test_bucketing_with_the_same_generator_is_the_same(rows: Rows, s: int) -> None:
+    step = Bucketing(s=s)
+    first, second = (step(rows, 0, np.random.default_rng(1))[0] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert len(first) == step.after(len(rows), 0)[0]
