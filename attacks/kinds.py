@@ -242,7 +242,8 @@ class FOE(Attack):
 
         def harm(eps: float) -> float:
             attack = np.repeat(_against_mean(rows, eps)[None, :], view.sampled_byzantine, axis=0)
-            return norm(view.aggregate(np.concatenate([honest, attack])) - undisturbed)
+            with np.errstate(over="ignore"):
+                return norm(view.aggregate(np.concatenate([honest, attack])).astype(np.float64) - undisturbed)
 
         return max(self.GRID, key=harm)
 

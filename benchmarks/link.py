@@ -9,8 +9,9 @@ turns in short blocks, so that both see the same machine.
     python -m benchmarks.link [--json FILE] [--rounds N] [--quick]
 """
 
+import itertools
 import logging
-import os
+import signal
 import socket
 import statistics
 import time
@@ -96,7 +97,7 @@ class MeanStrategy(Strategy):
 
 
 def our_server(clients: int, floats: int, address: str, control: Connection) -> None:
-    """Serve blocks of rounds on our link until told to end."""
+    """Serve blocks of rounds on our link until killed."""
     grid = StreamGrid(
         run_id=1,
         clients=clients,
@@ -110,15 +111,15 @@ def our_server(clients: int, floats: int, address: str, control: Connection) -> 
     strategy = MeanStrategy(lambda: starts.append(time.perf_counter()))
     x = pack(np.zeros(floats, np.float32))
     control.send("ready")
-    while (rounds := control.recv()) is not None:
+    while True:
+        rounds = control.recv()
         starts.clear()
         x = strategy.start(grid, x, num_rounds=rounds + 1).arrays
-        control.send([end - start for start, end in zip(starts, starts[1:], strict=False)])
-    grid.close("done")
+        control.send([end - start for start, end in itertools.pairwise(starts)])
 
 
 def our_client(name: str, address: str) -> None:
-    """Add one to whatever comes, until the server says goodbye."""
+    """Add one to whatever comes, until killed."""
     app = ClientApp()
 
     @app.train()
@@ -135,7 +136,7 @@ def our_client(name: str, address: str) -> None:
 
 
 def their_server(clients: int, floats: int, address: str, control: Connection) -> None:
-    """Serve blocks of rounds on Flower's stream until told to end."""
+    """Serve blocks of rounds on Flower's stream until killed."""
     from flwr.common import ndarrays_to_parameters
     from flwr.server import ServerConfig, start_server
     from flwr.server.strategy import FedAvg
@@ -149,11 +150,8 @@ def their_server(clients: int, floats: int, address: str, control: Connection) -
         def configure_fit(self, *args: Any, **kwargs: Any) -> Any:
             starts.append(time.perf_counter())
             if not left[0]:
-                control.send([end - start for start, end in zip(starts, starts[1:], strict=False)])
-                rounds = control.recv()
-                if rounds is None:
-                    os._exit(0)  # start_server has no way to stop before its last round
-                left[0] = rounds
+                control.send([end - start for start, end in itertools.pairwise(starts)])
+                left[0] = control.recv()
                 starts[:] = [time.perf_counter()]
             left[0] -= 1
             return super().configure_fit(*args, **kwargs)
@@ -168,7 +166,7 @@ def their_server(clients: int, floats: int, address: str, control: Connection) -
 
 
 def their_client(name: str, address: str) -> None:
-    """Add one to whatever comes, until the server ends."""
+    """Add one to whatever comes, until killed."""
     from flwr.client import NumPyClient, start_client
 
     class AddOne(NumPyClient):
@@ -185,10 +183,8 @@ def quiet(job: Callable[..., None], *args: object) -> None:
     """Run a job in its process without Flower's log and warnings (it warns that its gRPC stream is deprecated)."""
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    try:
-        job(*args)
-    except KeyboardInterrupt:
-        os._exit(130)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    job(*args)
 
 
 class Side:
@@ -219,13 +215,10 @@ class Side:
         self.round_s += self._control.recv()
 
     def end(self) -> None:
-        """End all processes."""
-        self._control.send(None)
+        """End all processes; what has been measured is here, so none of them is asked politely."""
         for process in self._processes:
-            process.join(5)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            process.kill()
+            process.join()
 
 
 def free_port() -> int:

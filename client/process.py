@@ -17,7 +17,8 @@ from client.coalition import Coalition, CoalitionMember
 from link import config as configs
 from link.errors import BreakwaterError, ConfigError, Refused
 from link.experiment import CONFIG, CONFIG_DIR, DATA, Experiment, code_fingerprint, open_experiment
-from link.node import Welcome, join
+from link.node import join
+from link.wire import Welcome
 
 log = logging.getLogger("breakwater.client")
 
@@ -79,7 +80,11 @@ class Preparation:
             node_id=welcome.node_id,
             node_config={"partition-id": welcome.worker, "num-partitions": welcome.clients},
             state=RecordDict(),
-            run_config={CONFIG: welcome.settings[CONFIG], DATA: str(options.data or ""), CONFIG_DIR: str(config_dir or "")},
+            run_config={
+                CONFIG: welcome.settings[CONFIG],
+                DATA: str(options.data or ""),
+                CONFIG_DIR: str(config_dir or ""),
+            },
         )
 
     def _worker(self, experiment: Experiment, index: int) -> workers.Worker:
@@ -125,9 +130,7 @@ def run_client(options: ClientOptions, stop: threading.Event | None = None) -> s
     return str(ends[0])
 
 
-def _join(
-    options: ClientOptions, name: str, worker: int | None, prepare: Preparation, stop: threading.Event
-) -> str:
+def _join(options: ClientOptions, name: str, worker: int | None, prepare: Preparation, stop: threading.Event) -> str:
     return join(
         options.connect,
         name,
@@ -147,4 +150,6 @@ def _agree(own: configs.Config, servers: configs.Config) -> None:
         for key in sorted({*mine[section], *theirs[section]}):
             ours, other = mine[section].get(key), theirs[section].get(key)
             if ours != other:
-                raise Refused(f"[{section}] {key}: the server has {other!r}, the file given has {ours!r}; make them agree")
+                raise Refused(
+                    f"[{section}] {key}: the server has {other!r}, the file given has {ours!r}; make them agree"
+                )

@@ -73,8 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     client.add_argument("--connect", required=True, metavar="HOST:PORT", help="address of the server")
     client.add_argument("--name", required=True, metavar="NAME", help="this client's name; unique in the federation")
     client.add_argument(
-        "--worker", type=int, metavar="I", help="which worker to be, 0 .. n-1: decides the part of the data "
-        "(default: the first free one)"
+        "--worker",
+        type=int,
+        metavar="I",
+        help="which worker to be, 0 .. n-1: decides the part of the data (default: the first free one)",
     )
     client.add_argument("--config", type=Path, metavar="FILE", help="own copy of the config, to hold the server to")
     _data(client)
@@ -145,7 +147,7 @@ def _server(options: argparse.Namespace) -> int:
     from deploy.local import terminated_like_interrupted
     from link.config import load
     from server.process import ServerOptions, serve
-    from strategies.strategy import NobodyThere
+    from strategies.strategy import NoClientsError
 
     config = load(options.config, options.set)
     out = _out(options, options.config.stem)
@@ -163,7 +165,7 @@ def _server(options: argparse.Namespace) -> int:
                 ),
                 lambda address: print(f"listening on {address}", flush=True),
             )
-    except NobodyThere as error:
+    except NoClientsError as error:
         print(f"breakwater: {error}", file=sys.stderr)
         return 1
     return 0

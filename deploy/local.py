@@ -33,7 +33,7 @@ GRACE_S = 10.0
 UNUSABLE = 2
 """Exit status of a process that cannot use what the user gave."""
 
-SINGLE_THREADED = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """Many processes on few cores: one compute thread each. It is also what makes results the same bit for bit."""
 
 
@@ -124,9 +124,7 @@ class LocalFederation:
                 process.join(max(0.0, end - time.monotonic()))
 
     def _spawn(self, context: ForkServerContext, name: str, worker: int, seats: int) -> None:
-        process = context.Process(
-            target=_take_part, args=(self.options, self.address, name, worker, seats), name=name
-        )
+        process = context.Process(target=_take_part, args=(self.options, self.address, name, worker, seats), name=name)
         process.start()
         self.clients[name] = process
 
@@ -192,6 +190,7 @@ def _how_it_ended(process: ForkServerProcess | None) -> str:
 def _serve(options: LocalOptions, pipe: Connection) -> None:
     """Be the server."""
     from server.process import ServerOptions, serve
+    from strategies.strategy import NoClientsError
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -221,7 +220,7 @@ def _serve(options: LocalOptions, pipe: Connection) -> None:
         )
     except KeyboardInterrupt:
         sys.exit(130)
-    except BreakwaterError as error:
+    except (BreakwaterError, NoClientsError) as error:
         if listening:
             log.error("%s", error)
             sys.exit(1)

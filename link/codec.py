@@ -26,7 +26,7 @@ RAW = "raw.le"
 INLINE_BYTES = 64 * 1024
 """Up to this size values travel inside the ConfigRecord: fewer objects on a SuperLink, fewer bytes on the link."""
 
-_DTYPES = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
+_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
 
 
 def to_array(v: Vector) -> Array:
@@ -42,9 +42,13 @@ def from_array(array: Array) -> Vector:
     """
     dtype = _DTYPES.get(array.dtype)
     if array.stype != RAW or dtype is None:
-        raise WireError(f"wrong dtype: {array.dtype[:20]!r} as {array.stype[:20]!r}, expected float32 or float64, {RAW}")
+        raise WireError(
+            f"wrong dtype: {array.dtype[:20]!r} as {array.stype[:20]!r}, expected float32 or float64, {RAW}"
+        )
     if len(array.shape) != 1 or array.shape[0] * dtype.itemsize != len(array.data):
-        raise WireError(f"wrong shape: {len(array.data)} bytes do not fill {str(tuple(array.shape))[:40]} {array.dtype}")
+        raise WireError(
+            f"wrong shape: {len(array.data)} bytes do not fill {str(tuple(array.shape))[:40]} {array.dtype}"
+        )
     return np.frombuffer(array.data, dtype)
 
 

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from attacks.attack import Attack
 from attacks.kinds import ALIE, FOE, IPM, Big, BitFlip, Gaussian, LabelFlip, NaN, ShiftBack, Silence, Zero, default_z
@@ -256,7 +265,7 @@ class Config(Section):
         """Yield what no run of this config could make sense of."""
         n, f = self.federation.clients, self.federation.byzantine
         if 2 * f >= n:
-            yield f"federation.byzantine = {f} of clients = {n}: no rule withstands half or more; at most {(n - 1) // 2}"
+            yield f"federation.byzantine = {f} of clients = {n}: no rule withstands half; at most {(n - 1) // 2}"
         start_with = self.federation.start_with
         if start_with is not None and start_with > n:
             yield f"federation.start_with = {start_with}: must be at most clients = {n}"
@@ -281,7 +290,7 @@ class Config(Section):
             except ValueError as error:
                 yield f"attack.z: {error}"
         if self.attack is not None and f == 0:
-            yield f'attack.kind = "{self.attack.kind}" with federation.byzantine = 0: nobody would attack; set byzantine'
+            yield f'attack.kind = "{self.attack.kind}" with federation.byzantine = 0: nobody attacks; set byzantine'
 
     @property
     def method(self) -> Method:
@@ -304,7 +313,7 @@ class Config(Section):
         )
 
     def worker_terms(self) -> dict[str, Any]:
-        """Return what an honest client must agree on with the server: its data, its seed, what it computes and sends."""
+        """Return what an honest client must agree on with the server: data, seed, what it computes and sends."""
         whole = self.model_dump(mode="json", exclude_none=True)
         return {
             "federation": {key: whole["federation"][key] for key in ("clients", "byzantine", "seed")},
@@ -376,7 +385,7 @@ def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:
         raise ConfigError("\n".join(lines)) from None
     if attack.needs_cohort and not config.reveals_cohort:
         raise ConfigError(
-            f'attack "{kind}" with view "{attack.view}" needs to know who was sampled, which this server does not tell; '
+            f'attack "{kind}" with view "{attack.view}" needs to know who was sampled, and this server does not tell; '
             "set federation.reveal_cohort = true there, or choose another attack or view"
         )
     return attack
@@ -423,7 +432,9 @@ def _explain(error: ValidationError) -> list[str]:
     for item in error.errors():
         section = str(item["loc"][0]) if item["loc"] else ""
         if section in Config.model_fields:
-            lines.append(_explain_one({**item, "loc": item["loc"][1:]}, Config.model_fields[section].annotation, section))
+            lines.append(
+                _explain_one({**item, "loc": item["loc"][1:]}, Config.model_fields[section].annotation, section)
+            )
         else:
             lines.append(_explain_one(item, Config, ""))
     return lines

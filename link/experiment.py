@@ -95,7 +95,9 @@ def code_fingerprint() -> str:
         for path in sorted((ROOT / folder).glob("*.py")):
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     rng = stream(1, Role.WORKER, 2, 3)
-    digest.update(rng.choice(1000, 32, replace=False).tobytes() + rng.random(4).tobytes() + rng.permutation(9).tobytes())
+    digest.update(
+        rng.choice(1000, 32, replace=False).tobytes() + rng.random(4).tobytes() + rng.permutation(9).tobytes()
+    )
     sparse = RandK(k=4)
     digest.update(repr(sparse.decompress(sparse.compress(rng.random(64), rng)).tolist()).encode())
     return digest.hexdigest()[:12]

@@ -255,23 +255,18 @@ class Reader:
         return cast(Control, getattr(frame, kind))
 
     def _feed_envelope(self, envelope: pb.Envelope, frame_bytes: int) -> Parcel | None:
-        content = envelope.content
-        try:
-            if frame_bytes + content.body_bytes > self.max_bytes:
-                raise WireError(
-                    f"oversize: a message of {frame_bytes + content.body_bytes} bytes: at most {self.max_bytes}"
-                )
-            described = _described_bytes(content)
-            body_bytes = content.body_bytes or len(content.body)
-            if described != body_bytes or (content.body_bytes and content.body):
-                raise WireError(f"undecodable: a body of {body_bytes} bytes for records that take {described}")
-        except WireError:
+        body_bytes = envelope.content.body_bytes
+        if frame_bytes + body_bytes > self.max_bytes:
             self._drop()
-            raise
-        if content.body_bytes:
-            self._open, self._missing = envelope, content.body_bytes
-            return None
-        return _parcel(envelope, _Body([memoryview(content.body)]))
+            raise WireError(f"oversize: a message of {frame_bytes + body_bytes} bytes: at most {self.max_bytes}")
+        if not body_bytes:
+            return _parcel(envelope, _Body([envelope.content.body]))
+        described = _described_bytes(envelope.content)
+        if described != body_bytes or envelope.content.body:
+            self._drop()
+            raise WireError(f"undecodable: a body of {body_bytes} bytes for records that take {described}")
+        self._open, self._missing = envelope, body_bytes
+        return None
 
     def _feed_chunk(self, chunk: memoryview) -> Parcel | None:
         if self._dropping:
@@ -296,24 +291,37 @@ class Reader:
 
 
 class _Body:
-    """Hands out the bytes of a body from its start, each copied once."""
+    """Hands out the bytes of a body from its start, each copied once at most."""
 
-    def __init__(self, chunks: list[memoryview]) -> None:
-        self._chunks = chunks
-        self._at = 0  # the chunk that comes next
+    def __init__(self, pieces: Sequence[bytes | memoryview]) -> None:
+        self._pieces = pieces
+        self._piece = 0  # the piece that comes next, and how far it is taken
+        self._at = 0
 
     def take(self, n: int) -> bytes:
-        """Return the next n bytes; the caller has made sure that there are so many."""
-        pieces = []
-        while n:
-            chunk = self._chunks[self._at]
-            pieces.append(chunk[:n])
-            if len(chunk) > n:
-                self._chunks[self._at] = chunk[n:]
-            else:
-                self._at += 1
-            n -= len(pieces[-1])
-        return b"".join(pieces)
+        """Return the next n bytes.
+
+        Raises:
+            WireError: there are not so many.
+        """
+        taken: list[bytes | memoryview] = []
+        missing = n
+        while missing:
+            if self._piece == len(self._pieces):
+                raise WireError(f"undecodable: a body that is {missing} bytes shorter than its records say")
+            part = self._pieces[self._piece][self._at : self._at + missing]
+            taken.append(part)
+            missing -= len(part)
+            self._at += len(part)
+            if self._at == len(self._pieces[self._piece]):
+                self._piece, self._at = self._piece + 1, 0
+        return b"".join(taken)
+
+    def check_empty(self) -> None:
+        """Raise WireError if something is left."""
+        left = sum(map(len, self._pieces[self._piece :])) - self._at
+        if left:
+            raise WireError(f"undecodable: a body that is {left} bytes longer than its records say")
 
 
 def _parcel(envelope: pb.Envelope, body: _Body) -> Parcel:
@@ -325,6 +333,7 @@ def _parcel(envelope: pb.Envelope, body: _Body) -> Parcel:
         answer = _records(envelope.content, body)
     else:
         raise WireError("undecodable: an envelope without content and without error")
+    body.check_empty()
     return Parcel(envelope.id, envelope.message_type, envelope.group_id, envelope.ttl_s, answer)
 
 

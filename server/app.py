@@ -1,7 +1,7 @@
 """The ServerApp: one experiment, from waiting for clients to the run folder.
 
-The same app runs over the link (``breakwater server`` calls it) and as part of a Flower App Bundle. Its run config names
-the experiment (``config``: TOML text or the path of a file), the data folder (``data``) and the run folder (``out``).
+The same app runs over the link (``breakwater server`` calls it) and as part of a Flower App Bundle. Its run config
+names the experiment (``config``: TOML text or the path of a file), the data folder (``data``) and the run folder (``out``).
 """
 
 import logging
@@ -15,15 +15,15 @@ from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
 from link import codec
-from link.experiment import OUT, code_fingerprint, from_run_config
 from link.config import Config
+from link.experiment import OUT, code_fingerprint, from_run_config
 from link.grid import StreamGrid
 from link.ledger import Ledger
 from server.curve import draw
 from server.folder import CURVE, RunFolder, read_rounds
 from server.progress import RunProgress, measures, size
 from server.roster import LinkRoster, QueriedRoster
-from strategies.strategy import NobodyThere, RobustStrategy, Roster, RoundRecord
+from strategies.strategy import NoClientsError, RobustStrategy, Roster, RoundRecord
 
 log = logging.getLogger("breakwater.server")
 
@@ -49,7 +49,7 @@ def main(grid: Grid, context: Context) -> None:
     wanted = federation.start_with or federation.clients
     ready = roster.wait(wanted, federation.join_timeout_s)
     if ready < wanted:
-        raise NobodyThere(
+        raise NoClientsError(
             f"{ready} of {wanted} clients joined within {federation.join_timeout_s:g} s (federation.join_timeout_s); "
             "start the others, or lower federation.start_with"
         )

@@ -28,7 +28,7 @@ def draw(runs: Mapping[str, tuple[Mapping[str, Any], list[dict[str, Any]]]], pat
         _line(right, points, measure, 1.0, label, colour)
     left.set(xlabel="round", ylabel="accuracy (%)", ylim=(0, 102))
     right.set(xlabel="round", ylabel="f(x) \N{MINUS SIGN} f*" if measure == "gap" else "loss")
-    if any(line.get_ydata().size and (line.get_ydata() > 0).any() for line in right.lines):  # type: ignore[union-attr]
+    if any(line.get_ydata().size and (line.get_ydata() > 0).any() for line in right.lines):
         right.set_yscale("log", nonpositive="mask")
     for axes in (left, right):
         axes.grid(visible=True, alpha=0.3)

@@ -20,7 +20,13 @@ from link.errors import ConfigError
 from strategies.algorithm import Evaluation, Vector
 from strategies.strategy import RoundRecord
 
-METRICS, SUMMARY, MODEL, CURVE, CONFIG = "metrics.jsonl", "summary.json", "model.safetensors", "curve.png", "config.toml"
+METRICS, SUMMARY, MODEL, CURVE, CONFIG = (
+    "metrics.jsonl",
+    "summary.json",
+    "model.safetensors",
+    "curve.png",
+    "config.toml",
+)
 
 
 class RunFolder:

@@ -45,7 +45,7 @@ def serve(options: ServerOptions, on_listening: Callable[[str], None] | None = N
 
     Raises:
         BreakwaterError: the config does not fit the task, or the address cannot be bound; one line.
-        NobodyThere: clients did not come, or all stayed away.
+        NoClientsError: clients did not come, or all stayed away.
     """
     text = options.config.to_toml()
     experiment = open_experiment(text, options.data, options.config_dir)

@@ -150,10 +150,10 @@ class TrimmedMean(Rule):
 class GeometricMedian(Rule):
     """The point z of least sum_i ||x_i - z||, by smoothed Weiszfeld steps from the coordinate-wise median.
 
-    Lengths are in units of ``typical``, the median distance of the rows from the start, which f < n'/2 rows cannot
-    inflate. A step is z <- sum_i w_i x_i / sum_i w_i with w_i = 1 / max(||x_i - z||, nu * typical). It ends when the
-    gradient of the sum, each row's part of which has length at most 1, is below tol * n'. A float64 row more than 1e100
-    times as large as the typical row is first drawn in to there.
+    Lengths are in units of ``typical``, the (upper) median distance of the rows from the start, which f < n'/2 rows
+    cannot inflate. A step is z <- sum_i w_i x_i / sum_i w_i with w_i = 1 / max(||x_i - z||, nu * typical). It ends when
+    the gradient of the sum, each row's part of which has length at most 1, is below tol * n'. A float64 row more than
+    1e100 times as large as the typical row is first drawn in to there.
 
     Args:
         nu: smoothing, in units of ``typical``; above 0.
@@ -186,8 +186,8 @@ class GeometricMedian(Rule):
         rows, unit = _tame(rows)
         z = coordinate_median(rows).astype(np.float64)
         distances, _ = _weiszfeld(rows, z, None)
-        typical = float(np.sort(distances)[(len(rows) - 1) // 2])
-        if typical > 0.0:  # else half of the rows, or more, are z itself, which then is the geometric median
+        typical = float(np.sort(distances)[len(rows) // 2])
+        if typical > 0.0:  # else more than half of the rows are z itself, which then is the geometric median
             for _ in range(self.max_steps):
                 weights = 1.0 / np.maximum(distances, self.nu * typical)
                 distances, moved = _weiszfeld(rows, z, weights / weights.sum())
@@ -199,7 +199,7 @@ class GeometricMedian(Rule):
 def _tame(rows: Rows) -> tuple[Rows, float]:
     """Bring rows whose squares would leave float64 to the unit of the typical row; return them and that unit."""
     peaks = np.max(np.abs(rows), axis=1).astype(np.float64)
-    typical = float(np.sort(peaks)[(len(peaks) - 1) // 2])
+    typical = float(np.sort(peaks)[len(rows) // 2])
     if peaks.max() < 1e100 and (typical > 1e-100 or typical == 0.0):
         return rows, 1.0
     unit = float(2.0 ** np.floor(np.log2(typical))) if typical > 0.0 else 1.0

@@ -7,7 +7,7 @@ One round, as ``RobustStrategy`` drives it::
 
     ask    = method.ask(state, stream(seed, COIN, round_=k))                      # server
     packet = method.reply(worker_state, ask, oracle, stream(seed, WORKER, i, k))  # each sampled worker i
-    row_i  = method.form(ask).decompress(packet)                                  # server, once packet i passed screening
+    row_i  = method.form(ask).decompress(packet)                                  # server, once screened
     state  = method.update(state, ask, {i: row_i}, stream(seed, AGGREGATE, round_=k))
 """
 

@@ -9,7 +9,7 @@ gives the first estimate at the starting point.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 
 import numpy as np
@@ -53,7 +53,7 @@ class MarinaState:
     x_prev: Vector | None = None
     g: Vector | None = None
     full_due: bool = True
-    report: Report = Report()
+    report: Report = field(default_factory=Report)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,13 @@ import numpy as np
 class Role(IntEnum):
     """What a stream is drawn for. The numbers are part of the reproducibility promise: never renumber."""
 
-    COIN = 0  # the server's c_k ~ Bernoulli(p)
-    COHORT = 1  # which clients are sampled
-    WORKER = 2  # a worker's minibatch, then its compression
-    AGGREGATE = 3  # random pre-steps of a rule (bucketing)
-    INITIAL = 4  # the starting point x^0
-    PARTITION = 5  # who holds which data
-    ATTACK = 6  # a Byzantine client's own choices
+    COIN = 1  # the server's c_k ~ Bernoulli(p)
+    COHORT = 2  # which clients are sampled
+    WORKER = 3  # a worker's minibatch, then its compression
+    AGGREGATE = 4  # random pre-steps of a rule (bucketing)
+    INITIAL = 5  # the starting point x^0
+    PARTITION = 6  # who holds which data
+    ATTACK = 7  # a Byzantine client's own choices
 
 
 def stream(seed: int, role: Role, worker: int = 0, round_: int = 0) -> np.random.Generator:

@@ -8,7 +8,7 @@ Descent", NeurIPS 2017; Yin, Chen, Ramchandran, Bartlett, ICML 2018.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class SGDState:
     round: int
     x: Vector
     step_norm: float = 0.0
-    report: Report = Report()
+    report: Report = field(default_factory=Report)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ It does what every method needs and no method should see: samples clients, write
 each reply, hands the survivors to ``method.update``, and keeps the books. A reply that is late, missing, malformed or
 hostile costs its sender's voice in this round and nothing else: the round goes on with the others.
 
-The model's trajectory depends on config and seed alone. It is the same over the gRPC link, on a SuperLink and in a plain
-loop, because every draw has its own stream and replies are ordered by worker and not by arrival.
+The model's trajectory depends on config and seed alone. It is the same over the gRPC link, on a SuperLink and in a
+plain loop, because every draw has its own stream and replies are ordered by worker and not by arrival.
 """
 
 import logging
@@ -55,7 +55,7 @@ class Roster(Protocol):
         """Wait until ``count`` workers can be reached, at most ``timeout`` seconds; return how many can."""
 
 
-class NobodyThere(Exception):
+class NoClientsError(Exception):
     """No client could be reached within the time that the config allows."""
 
 
@@ -113,7 +113,7 @@ class RobustStrategy(Strategy):
         clients: n.
         seed: the run's seed.
         deadline_s: seconds that a round waits for replies.
-        idle_timeout_s: seconds to wait when nobody is connected before ``NobodyThere`` is raised.
+        idle_timeout_s: seconds to wait when nobody is connected before ``NoClientsError`` is raised.
         reveal_cohort: tell the sampled workers who else was sampled.
         traffic: returns (bytes up, bytes down) since the start, as measured by the transport; None if it cannot tell.
         evaluate: measures a model; None to measure nothing.
@@ -277,7 +277,7 @@ class RobustStrategy(Strategy):
             evaluate_fn: called as Flower does, in rounds that are evaluated, in addition to ``evaluate``.
 
         Raises:
-            NobodyThere: no client was connected for ``idle_timeout_s``.
+            NoClientsError: no client was connected for ``idle_timeout_s``.
         """
         result = Result()
         deadline_s = min(self.deadline_s, timeout)
@@ -321,11 +321,10 @@ class RobustStrategy(Strategy):
             return
         log.warning("nobody is connected: waiting up to %g s for a client", self.idle_timeout_s)
         if self.roster.wait(1, self.idle_timeout_s) < 1:
-            raise NobodyThere(
+            raise NoClientsError(
                 f"no client connected for {self.idle_timeout_s:g} s (federation.join_timeout_s): start clients, "
                 "or check that they can reach this address"
             )
 
     def _traffic(self) -> tuple[int, int]:
         return self.traffic() if self.traffic else (0, 0)
-

@@ -7,6 +7,7 @@ goes out by one. On the CPU, with one thread, so that every process computes the
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -172,7 +173,7 @@ class TorchProblem:
 
     def __init__(self, task: TorchTask, model: FlatModule, parts: Sequence[Indices], honest: int) -> None:
         self.task, self.model, self.parts, self._honest = task, model, parts, honest
-        self._flipped: Tensor | None = None
+        self._local = cache(self._oracle_of)
 
     @property
     def dim(self) -> int:
@@ -190,12 +191,17 @@ class TorchProblem:
 
     def oracle(self, worker: int, *, flipped: bool = False) -> "TorchOracle":
         """Return the gradients of one worker's loss; ``flipped`` by the task's own ``flip``."""
+        replicated = self.parts[worker] is self.parts[0]
+        return self._local(0 if replicated else worker, flipped)
+
+    def _oracle_of(self, worker: int, flipped: bool) -> "TorchOracle":
         inputs, targets = self.task.train
-        if flipped:
-            if self._flipped is None:
-                self._flipped = self.task.flip(targets)
-            targets = self._flipped
-        return TorchOracle(self, (inputs, targets), self.parts[worker])
+        return TorchOracle(self, (inputs, self._flipped if flipped else targets), self.parts[worker])
+
+    @cached_property
+    def _flipped(self) -> Tensor:
+        """All training targets, flipped."""
+        return self.task.flip(self.task.train[1])
 
     def evaluate(self, x: Vector) -> Evaluation:
         """Measure the model: mean of the honest workers' losses, accuracy on the test samples."""
@@ -220,7 +226,6 @@ class TorchProblem:
             yield self.task.prepare(inputs[at]), targets[at]
 
 
-@dataclass(frozen=True, eq=False)
 class TorchOracle:
     """A worker's loss f_i: the mean loss of its samples + (l2/2) ||x||^2.
 
@@ -230,28 +235,35 @@ class TorchOracle:
         rows: which of them are this worker's.
     """
 
-    problem: TorchProblem
-    data: tuple[Tensor, Tensor]
-    rows: Indices
+    def __init__(self, problem: TorchProblem, data: tuple[Tensor, Tensor], rows: Indices) -> None:
+        self._problem, self._data, self._rows = problem, data, rows
+        self._last: tuple[Vector, Vector] | None = None
 
     @property
     def dim(self) -> int:
         """The number of parameters, d."""
-        return self.problem.dim
+        return self._problem.dim
 
     def full_gradient(self, x: Vector) -> Vector:
-        """Return grad f_i(x) over all local samples."""
-        return self._gradient(x, self.rows)
+        """Return grad f_i(x) over all local samples.
+
+        The last one is kept: an omniscient attacker asks for many workers' gradients at one point, and they are equal
+        where the data are replicated.
+        """
+        last = self._last
+        if last is None or not np.array_equal(last[0], x):
+            last = self._last = (x.copy(), self._gradient(x, self._rows))
+        return last[1].copy()
 
     def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: np.random.Generator) -> list[Vector]:
         """Draw one minibatch of min(b, m_i) samples without replacement; return its mean gradient at each point."""
-        rows = self.rows[draw(len(self.rows), batch, rng)]
+        rows = self._rows[draw(len(self._rows), batch, rng)]
         return [self._gradient(x, rows) for x in points]
 
     @np.errstate(over="ignore", invalid="ignore")
     def _gradient(self, x: Vector, rows: Indices) -> Vector:
-        task, blocks = self.problem.task, self.problem.blocks(self.data, rows)
-        gradient = self.problem.model.gradient(x, blocks, task.loss, len(rows))
+        task, blocks = self._problem.task, self._problem.blocks(self._data, rows)
+        gradient = self._problem.model.gradient(x, blocks, task.loss, len(rows))
         if task.l2 > 0:
             gradient += task.l2 * x
         return gradient

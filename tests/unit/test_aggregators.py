@@ -51,7 +51,7 @@ def test_geometric_median_of_a_triangle_is_its_fermat_point() -> None:
 
 def test_geometric_median_is_a_row_that_holds_half_of_all() -> None:
     rows = np.array([[1.0, 1.0], [1.0, 1.0], [5.0, 0.0], [0.0, 9.0]])
-    np.testing.assert_array_equal(GeometricMedian()(rows, 1, rng()), [1.0, 1.0])
+    np.testing.assert_allclose(GeometricMedian()(rows, 1, rng()), [1.0, 1.0], rtol=1e-5)
 
 
 def test_geometric_median_leaves_a_start_that_is_a_row_but_not_the_median() -> None:
@@ -60,9 +60,8 @@ def test_geometric_median_leaves_a_start_that_is_a_row_but_not_the_median() -> N
     down = -10.0 * np.eye(4) - 0.01
     rows = np.concatenate([np.zeros((1, 4)), up, down])
     np.testing.assert_array_equal(CoordinateMedian()(rows, 2, rng()), 0.0)
-    z = GeometricMedian()(rows, 2, rng())
-    units = (rows - z) / np.linalg.norm(rows - z, axis=1)[:, None]
-    assert np.linalg.norm(units.sum(axis=0)) < 2e-5
+    # The unit vectors from (1, 1, 1, 1) to the others sum to -0.26 per coordinate, 0.52 < 1 in all: it is the median.
+    np.testing.assert_allclose(GeometricMedian()(rows, 2, rng()), 1.0, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1e3, 1e30])
