@@ -49,8 +49,9 @@ def pack(x: np.ndarray[Any, np.dtype[np.float32]]) -> ArrayRecord:
     return record
 
 
-def unpack(record: ArrayRecord) -> np.ndarray[Any, np.dtype[np.float32]]:
+def unpack(record: object) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Return the vector that ``pack`` packed."""
+    assert isinstance(record, ArrayRecord)
     return np.frombuffer(record["x"].data, "<f4")
 
 
@@ -75,7 +76,7 @@ class MeanStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average what came."""
-        rows = [unpack(reply.content.array_records["model"]) for reply in replies]
+        rows = [unpack(reply.content["model"]) for reply in replies]
         mean = rows[0].copy()
         for row in rows[1:]:
             mean += row
@@ -124,7 +125,7 @@ def our_client(name: str, address: str) -> None:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        x = unpack(message.content.array_records["model"])
+        x = unpack(message.content["model"])
         return Message(RecordDict({"model": pack(x + np.float32(1))}), reply_to=message)
 
     def prepare(welcome: Welcome) -> Context:

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from attacks.attack import Attack
+from attacks.attack import Attack, Repack
 from attacks.view import View
 from link.errors import ConfigError
 from link.experiment import Experiment
@@ -36,6 +36,7 @@ class Coalition:
         self._lock = threading.Lock()  # the seats of one process answer from threads of their own
         self._round = 0
         self._packets: dict[tuple[int, bool], Packet] = {}
+        self._common: Packet | None = None
 
     def enlist(self, worker: int) -> None:
         """Take a seat into the coalition."""
@@ -47,11 +48,16 @@ class Coalition:
         seed = self.experiment.config.federation.seed
         with self._lock:
             if ask.round != self._round:
-                self._round, self._packets = ask.round, {}
+                self._round, self._packets, self._common = ask.round, {}, None
+            if self._common is not None:
+                return self._common
             # An equal generator for every member: they forge packets for the same coordinates.
             rng = stream(seed, Role.ATTACK, round_=ask.round)
             form = self.experiment.method.form(ask)
-            return self._attack.packet(self._view(worker, ask), form, rng, partial(self._packet, worker, ask))
+            packet = self._attack.packet(self._view(worker, ask), form, rng, partial(self._packet, worker, ask))
+            if not isinstance(self._attack, Repack) and len(self._peers(worker, ask)) and self._attack.view != "own":
+                self._common = packet  # all members know the same and draw the same, so all would say the same
+            return packet
 
     def _view(self, worker: int, ask: Ask) -> View:
         federation = self.experiment.config.federation

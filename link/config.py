@@ -77,7 +77,7 @@ _OVER_L = re.compile(r"\s*(?P<c>[0-9.eE+-]+)\s*/\s*L\s*")
 _TIMES_L = re.compile(r"\s*(?P<c>[0-9.eE+-]+)?\s*\*?\s*L\s*")
 
 
-def _number(text: str, pattern: re.Pattern[str], form: str) -> float:
+def _number(key: str, text: str, pattern: re.Pattern[str], form: str) -> float:
     """Return c of ``"c/L"`` or ``"cL"``."""
     match = pattern.fullmatch(text)
     try:
@@ -85,7 +85,8 @@ def _number(text: str, pattern: re.Pattern[str], form: str) -> float:
     except ValueError:
         value = math.nan
     if not (0 < value < math.inf):
-        raise ValueError(f'"{text}": must be a positive number or "{form}" with a positive c, for example {form!r}')
+        example = form.replace("c", "0.5")
+        raise ValueError(f'{key} = "{text}": must be a positive number or "{form}", for example "{example}"')
     return value
 
 
@@ -93,7 +94,7 @@ def _scale(value: Scaled, pattern: re.Pattern[str], form: str, smoothness: float
     """Turn ``"c/L"`` or ``"cL"`` into a number with the task's L."""
     if not isinstance(value, str):
         return float(value)
-    c = _number(value, pattern, form)
+    c = _number(key, value, pattern, form)
     if smoothness is None:
         raise ConfigError(f'[strategy] {key} = "{value}": this task does not know its L; give a number')
     return c / smoothness if pattern is _OVER_L else c * smoothness
@@ -110,7 +111,7 @@ class MethodSection(Section):
     @model_validator(mode="after")
     def _check_gamma(self) -> Self:
         if isinstance(self.gamma, str):
-            _number(self.gamma, _OVER_L, "c/L")
+            _number("gamma", self.gamma, _OVER_L, "c/L")
         elif not 0 < self.gamma < math.inf:
             raise ValueError(f"gamma = {self.gamma}: must be a positive number")
         return self
@@ -148,7 +149,7 @@ class ByzVRMarinaPPSection(MethodSection):
     @model_validator(mode="after")
     def _check_alpha(self) -> Self:
         if isinstance(self.alpha, str):
-            _number(self.alpha, _TIMES_L, "cL")
+            _number("alpha", self.alpha, _TIMES_L, "cL")
         elif not 0 < self.alpha < math.inf:
             raise ValueError(f"alpha = {self.alpha}: must be a positive number; clip = false switches clipping off")
         return self
@@ -252,7 +253,7 @@ class Config(Section):
             try:
                 steps.append(adapter.validate_python({"kind": item} if isinstance(item, str) else item))
             except ValidationError as error:
-                raise ValueError(_explain_one(error.errors()[0], PreStepUnion, "pre")) from None
+                raise ValueError("pre: " + _explain_one(error.errors()[0], PreStepUnion, "")) from None
         return {**section, "pre": tuple(steps)}
 
     @model_validator(mode="after")
@@ -450,21 +451,22 @@ def _explain_one(item: Any, annotation: Any, section: str) -> str:
     message = item["msg"].removeprefix("Value error, ")
     key = ".".join(where)
     place = f"[{section}] {key}".strip() if section else key
+    head = f"[{section}] kind" if section else "kind"
     match item["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
             noun = "key" if section else "section"
             return f"{place}: unknown {noun}{_suggest(where[-1], _keys(member))}"
         case "union_tag_invalid":
             tag = item["ctx"]["tag"]
-            return f'[{section}] kind = "{tag}": unknown{_suggest(tag, list(kinds))}'
+            return f'{head} = "{tag}": unknown{_suggest(tag, list(kinds))}'
         case "union_tag_not_found":
-            return f"[{section}] kind: missing; one of {', '.join(kinds)}"
+            return f"{head}: missing; one of {', '.join(kinds)}"
         case "missing" | "missing_argument":
             return f"{place}: missing" if section else f"[{place}]: section missing"
         case "value_error":
             return f"{place}: {message}" if key else f"{place} {message}".strip()
         case _:
-            return f"{place} = {item['input']!r}: {message[0].lower()}{message[1:]}"
+            return f"{place} = {item['input']!r}: {message.replace('Input should be', 'must be')}"
 
 
 def _kinds(annotation: Any) -> dict[str, Any]:
@@ -472,6 +474,8 @@ def _kinds(annotation: Any) -> dict[str, Any]:
     found, queue = {}, [annotation]
     while queue:
         item = queue.pop(0)
+        if item is type(None):
+            continue
         if isinstance(item, type):
             for kind in getattr(item.__annotations__.get("kind"), "__args__", ()):
                 found[kind] = item

@@ -31,10 +31,12 @@ from link.wire import (
     MAX_FRAME_BYTES,
     METHOD,
     PROTOCOL,
+    TRANSPORT,
     Parcel,
     Payload,
     Reader,
     control_frame,
+    heartbeat,
     instruction_head,
 )
 
@@ -242,20 +244,7 @@ class StreamGrid(Grid):
     # --- on the loop's thread -----------------------------------------------------------------------------------------
 
     async def _serve(self, address: str) -> int:
-        ping_ms = int(self._heartbeat_s * 1000)
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
-                ("grpc.max_send_message_length", MAX_FRAME_BYTES),
-                ("grpc.keepalive_time_ms", ping_ms),
-                ("grpc.keepalive_timeout_ms", ping_ms),
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.max_pings_without_data", 0),
-                # Clients ping too, as often as they like: no GOAWAY too_many_pings.
-                ("grpc.http2.max_ping_strikes", 0),
-            ]
-        )
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *TRANSPORT, *heartbeat(self._heartbeat_s)])
         service, method = METHOD.strip("/").split("/")
         handler = grpc.stream_stream_rpc_method_handler(self._session)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))

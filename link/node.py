@@ -21,15 +21,16 @@ from link import link_pb2 as pb
 from link.errors import Refused, ServerGone, Silent, WireError
 from link.wire import (
     MAX_BODY_BYTES,
-    MAX_FRAME_BYTES,
     METHOD,
     PROTOCOL,
+    TRANSPORT,
     Parcel,
     Payload,
     Reader,
     Welcome,
     control_frame,
     error_frame,
+    heartbeat,
     reply_head,
 )
 
@@ -235,15 +236,7 @@ def _told(outcome: pb.Goodbye | str) -> str:
 @contextmanager
 def _channel(address: str, credentials: grpc.ChannelCredentials | None, heartbeat_s: float) -> Iterator[grpc.Channel]:
     """Open a channel with a TCP connection of its own, also beside others of this process; close it in the end."""
-    ping_ms = int(heartbeat_s * 1000)
-    options = [
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
-        ("grpc.max_send_message_length", MAX_FRAME_BYTES),
-        ("grpc.keepalive_time_ms", ping_ms),
-        ("grpc.keepalive_timeout_ms", ping_ms),
-        ("grpc.http2.max_pings_without_data", 0),
-    ]
+    options = [("grpc.use_local_subchannel_pool", 1), *TRANSPORT, *heartbeat(heartbeat_s)]
     if credentials is None:
         channel = grpc.insecure_channel(address, options)
     else:

@@ -27,6 +27,16 @@ INLINE_BYTES = 64 << 10
 """The longest body that stands in the envelope, and the longest byte string that stays in its record."""
 MAX_FRAME_BYTES = CHUNK_BYTES + (64 << 10)
 """The longest frame, so the limit given to gRPC at both ends: a chunk, or an envelope with as many descriptions."""
+TRANSPORT = (
+    ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
+    ("grpc.max_send_message_length", MAX_FRAME_BYTES),
+    # Read from the socket into large buffers. With the small default ones, long bodies fill the kernel's receive window
+    # (every round of 8 clients x 4 MB shut it several times), and reopening it can take TCP 200 ms.
+    ("grpc.experimental.tcp_read_chunk_size", 1 << 20),
+    ("grpc.experimental.tcp_min_read_chunk_size", 256 << 10),
+    ("grpc.experimental.tcp_max_read_chunk_size", 4 << 20),
+)
+"""Options of gRPC that both ends use."""
 MAX_BODY_BYTES = 1 << 40
 """Where no smaller bound is given: what a client takes from the server it trusts."""
 
@@ -200,6 +210,25 @@ def reply_head(id_: int) -> bytes:
 def error_frame(id_: int, error: Error) -> bytes:
     """Return the frame of a reply that is an error."""
     return control_frame(pb.Envelope(id=id_, error=pb.Error(code=error.code, reason=error.reason)))
+
+
+def heartbeat(interval_s: float) -> list[tuple[str, int]]:
+    """Return the options of gRPC that make an end ping its peer, and give it up if it does not answer in time.
+
+    HTTP/2 pings are answered by gRPC's own threads, also while Python computes; a stopped or vanished peer misses them.
+
+    Args:
+        interval_s: seconds between pings, and the time that the peer has to answer one.
+    """
+    interval_ms = int(interval_s * 1000)
+    return [
+        ("grpc.keepalive_time_ms", interval_ms),
+        ("grpc.keepalive_timeout_ms", interval_ms),
+        ("grpc.http2.ping_timeout_ms", interval_ms),  # else 60 s, whatever the keepalive timeout
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.max_ping_strikes", 0),  # the other end may ping as often as it likes: no GOAWAY too_many_pings
+    ]
 
 
 def control_frame(message: Control | pb.Envelope) -> bytes:

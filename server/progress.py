@@ -9,6 +9,10 @@ from strategies.algorithm import Evaluation
 from strategies.strategy import RoundRecord
 
 
+LINES = 12
+"""About so many lines a run where the output is no terminal: a log is not a screen."""
+
+
 class RunProgress:
     """Shows rounds, the last evaluation, seconds a round and bytes; use it as a context manager.
 
@@ -24,6 +28,7 @@ class RunProgress:
         self._label = label
         self._measured = ""
         self._up = self._down = 0
+        self._next_line = 0
         self._seconds = 0.0
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -62,7 +67,9 @@ class RunProgress:
             f"{size(self._up)} up  {size(self._down)} down"
         )
         self._bar.update(self._task, completed=record.round, shown=shown)
-        if record.evaluation is not None and not self._console.is_terminal:
+        due = record.round >= self._next_line or record.round == self._rounds
+        if record.evaluation is not None and due and not self._console.is_terminal:
+            self._next_line = record.round + self._rounds // LINES
             self._console.print(f"{self._label}  round {record.round}/{self._rounds}  {shown}", highlight=False)
 
 

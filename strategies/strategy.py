@@ -9,6 +9,7 @@ plain loop, because every draw has its own stream and replies are ordered by wor
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -152,6 +153,7 @@ class RobustStrategy(Strategy):
         self.state: Any = None
         self.last: RoundRecord | None = None
         self._open: _Open | None = None
+        self._warned: set[tuple[str, str]] = set()
 
     # --- one round: ask, screen, update ---------------------------------------------------------------------------
 
@@ -211,12 +213,12 @@ class RobustStrategy(Strategy):
             else:
                 name = self.roster.name(worker)
                 rejected.append((name, verdict.reason))
-                log.warning("round %d: %s rejected: %s", ask.round, name, verdict.reason)
+                self._tell(ask.round, name, verdict)
         with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is seen in its model, see `start`
             self.state = self.method.update(before, ask, rows, stream(self.seed, Role.AGGREGATE, round_=ask.round))
         report = self.state.report
         if report.note:
-            log.warning("round %d: %s", ask.round, report.note)
+            log.info("round %d: %s", ask.round, report.note)
         self.last = RoundRecord(
             round=ask.round,
             kind=ask.kind,
@@ -232,6 +234,19 @@ class RobustStrategy(Strategy):
             note=report.note,
         )
         return self.last
+
+    def _tell(self, round_: int, name: str, verdict: Rejected) -> None:
+        """Log a rejection: loudly the first time that this client is rejected for this reason, quietly from then on."""
+        first = (name, verdict.slug) not in self._warned
+        self._warned.add((name, verdict.slug))
+        log.log(
+            logging.WARNING if first else logging.INFO,
+            "round %d: %s rejected: %s%s",
+            round_,
+            name,
+            verdict.reason,
+            " (repetitions are only in the log file and the metrics)" if first else "",
+        )
 
     # --- what Flower's Strategy also asks for -----------------------------------------------------------------------
 
@@ -295,10 +310,11 @@ class RobustStrategy(Strategy):
             evaluation = None
             if round_ % self.every == 0 or round_ == num_rounds or diverged:
                 evaluation = self.evaluate(x) if self.evaluate else None
+                diverged = diverged or (evaluation is not None and not math.isfinite(evaluation.loss))
                 metrics = evaluate_fn(round_, self.codec.to_arrays(x)) if evaluate_fn else None
                 if metrics is not None:
                     result.evaluate_metrics_serverapp[round_] = metrics
-            note = f"diverged: the model is not finite after round {round_}" if diverged else record.note
+            note = f"diverged: model or loss is not finite after round {round_}" if diverged else record.note
             record = replace(
                 record,
                 round_s=round_s,

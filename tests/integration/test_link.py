@@ -1,9 +1,8 @@
 """The link between real ends: Flower's FedAvg on it unchanged, every way to join, to misbehave and to be lost.
 
-The grid runs in the test's process; nodes are threads of it, processes of their own, or, to misbehave, bare gRPC streams.
+The grid runs in the test's process; nodes are threads of it, processes of their own or, to misbehave, bare streams.
 """
 
-import os
 import queue
 import re
 import signal
@@ -14,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def echo_app() -> ClientApp:
         if do == "silent":
             raise Silent
         if do == "hold the GIL":
-            3**3_000_000  # noqa: B018  # one call into C that keeps every Python thread waiting
+            3**8_000_000  # noqa: B018  # one call into C that keeps every Python thread waiting
         return Message(message.content, reply_to=message)
 
     return app
@@ -77,7 +77,7 @@ def add_one_app() -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        arrays = [array + 1 for array in message.content["arrays"].to_numpy_ndarrays()]
+        arrays = [array + 1 for array in message.content.array_records["arrays"].to_numpy_ndarrays()]
         metrics = MetricRecord({"num-examples": 1})
         return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
 
@@ -92,9 +92,8 @@ class Node(threading.Thread):
         self.stop = threading.Event()
         self.outcome: str | BaseException | None = None
         self.prepared: list[Welcome] = []
-        self._job = lambda: join(
-            address, name, app or echo_app(), self._prepare, **{"fingerprint": "code", "stop": self.stop, **options}
-        )
+        self._join = partial(join, address, name, app or echo_app(), self._prepare)
+        self._options: dict[str, Any] = {"fingerprint": "code", "stop": self.stop, **options}
         self.start()
 
     def _prepare(self, welcome: Welcome) -> Context:
@@ -103,8 +102,8 @@ class Node(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.outcome = self._job()
-        except BaseException as error:  # noqa: BLE001  # the test looks at it
+            self.outcome = self._join(**self._options)
+        except BaseException as error:  # the test looks at it
             self.outcome = error
 
     def result(self) -> "str | BaseException | None":
@@ -160,8 +159,11 @@ class Federation:
 
     def grid(self, clients: int, address: str = "127.0.0.1:0", **options: Any) -> tuple[StreamGrid, str]:
         defaults: dict[str, Any] = {
-            "run_id": 5, "welcome": lambda name, worker: {"to": name}, "fingerprint": "code", "max_reply_bytes": 1 << 20,
-        }  # fmt: skip
+            "run_id": 5,
+            "welcome": lambda name, worker: {"to": name},
+            "fingerprint": "code",
+            "max_reply_bytes": 1 << 20,
+        }
         grid = StreamGrid(**{"clients": clients, **defaults, **options})
         self.grids.append(grid)
         return grid, grid.listen(address)
@@ -189,7 +191,9 @@ class Federation:
             raw.close()
         for process in self.processes:
             process.kill()
-            process.communicate()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
         for node in self.nodes:
             node.join(SOON_S)
         assert [node.name for node in self.nodes if node.is_alive()] == []
@@ -219,6 +223,17 @@ def ask(grid: StreamGrid, nodes: list[int], timeout: float | None = SOON_S, **co
     return list(grid.send_and_receive([Message(content, node, "train") for node in nodes], timeout=timeout))
 
 
+def arrays(size: int) -> ArrayRecord:
+    record = ArrayRecord()
+    record["a"] = Array("uint8", (size,), "raw", bytes(size))
+    return record
+
+
+def reasons(replies: list[Message]) -> list[str]:
+    """Return the reason of each error reply, and ``ok`` for the others."""
+    return [str(reply.error.reason) if reply.has_error() else "ok" for reply in replies]
+
+
 def until(condition: Callable[[], bool]) -> None:
     """Wait for what no event tells of."""
     end, tick = time.monotonic() + SOON_S, threading.Event()
@@ -227,7 +242,7 @@ def until(condition: Callable[[], bool]) -> None:
         tick.wait(0.01)
 
 
-# --- rounds -------------------------------------------------------------------------------------------------------------
+# --- rounds -----------------------------------------------------------------------------------------------------------
 
 
 def test_flowers_own_fedavg_runs_unchanged(federation: Federation) -> None:
@@ -251,13 +266,12 @@ def test_replies_come_in_the_order_of_the_instructions_and_a_broadcast_is_serial
             super().__init__(content)
 
     monkeypatch.setattr(grid_module, "Payload", Counting)
-    grid, address = federation.grid(4)
+    grid, address = federation.grid(4, max_reply_bytes=4 << 20)
     for name in "abcd":
         federation.node(address, name)
     assert grid.wait_for(4, SOON_S) == 4
     nodes = list(reversed(list(grid.get_node_ids())))
     content = RecordDict({"big": arrays(3 << 20)})
-    grid._max_reply_bytes = 4 << 20
     messages = [Message(content, node, "train", group_id="7") for node in nodes]
     replies = list(grid.send_and_receive(messages, timeout=SOON_S))
     assert len(serialised) == 1
@@ -266,3 +280,451 @@ def test_replies_come_in_the_order_of_the_instructions_and_a_broadcast_is_serial
     assert {(reply.metadata.group_id, reply.metadata.run_id, reply.metadata.dst_node_id) for reply in replies} == {
         ("7", 5, 1)
     }
+    assert all(reply.content == content for reply in replies)
+
+
+def test_an_exception_is_the_answer_and_the_node_lives_on(
+    federation: Federation, caplog: pytest.LogCaptureFixture
+) -> None:
+    grid, address = federation.grid(1)
+    federation.node(address, "a")
+    assert grid.wait_for(1, SOON_S) == 1
+    (reply,) = ask(grid, [grid.nodes()[0]], what="raise")
+    assert (reply.error.code, reply.error.reason) == (2, "ValueError: boom")
+    assert "the ClientApp raised" in caplog.text
+    assert reasons(ask(grid, [grid.nodes()[0]])) == ["ok"]
+
+
+def test_silence_costs_the_deadline_and_only_that_round(federation: Federation) -> None:
+    grid, address = federation.grid(2)
+    for name in "ab":
+        federation.node(address, name)
+    assert grid.wait_for(2, SOON_S) == 2
+    nodes = list(grid.get_node_ids())
+    messages = [
+        Message(RecordDict({"do": ConfigRecord({"what": what})}), node, "train")
+        for what, node in zip(["silent", "answer"], nodes, strict=True)
+    ]
+    replies = list(grid.send_and_receive(messages, timeout=0.5))
+    assert [reply.metadata.src_node_id for reply in replies] == nodes[1:]
+    assert reasons(ask(grid, nodes)) == ["ok", "ok"]
+
+
+def test_a_late_reply_is_dropped_and_what_expired_meanwhile_is_skipped(federation: Federation) -> None:
+    grid, address = federation.grid(1)
+    seen: list[int] = []
+    release = threading.Event()
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        number = message.content.config_records["do"]["n"]
+        assert isinstance(number, int)
+        seen.append(number)
+        if number == 1:
+            release.wait(SOON_S)
+        return Message(message.content, reply_to=message)
+
+    federation.node(address, "a", app)
+    assert grid.wait_for(1, SOON_S) == 1
+    node = grid.nodes()[0]
+    for number in (1, 2, 3):
+        assert ask(grid, [node], timeout=0.2, n=number) == []
+    late = threading.Timer(0.2, release.set)
+    late.start()
+    (reply,) = ask(grid, [node], n=4)
+    late.join()
+    assert reply.content.config_records["do"]["n"] == 4
+    assert seen == [1, 4]
+
+
+def test_an_absent_node_is_an_error_at_once(federation: Federation) -> None:
+    grid, _ = federation.grid(1)
+    assert reasons(ask(grid, [12345], timeout=None)) == ["not connected: node 12345"]
+    assert ask(grid, [], timeout=None) == []
+
+
+def test_push_and_pull(federation: Federation) -> None:
+    grid, address = federation.grid(1)
+    federation.node(address, "a")
+    assert grid.wait_for(1, SOON_S) == 1
+    (message_id,) = grid.push_messages([grid.create_message(RecordDict(), "train", grid.nodes()[0], "1")])
+    replies: list[Message] = []
+
+    def pulled() -> bool:
+        replies.extend(grid.pull_messages([message_id]))
+        return bool(replies)
+
+    until(pulled)
+    assert replies[0].metadata.reply_to_message_id == message_id
+    assert list(grid.pull_messages([message_id, "unknown"])) == []
+
+
+# --- joining ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_may_come_before_the_server_and_a_second_server_after_the_first(federation: Federation) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    lines: list[str] = []
+    node = federation.node(address, "late", worker=None, log=lines.append)
+    until(lambda: any("trying again" in line for line in lines))
+    first, _ = federation.grid(3, address)
+    assert first.wait_for(1, SOON_S) == 1
+    other = federation.node(address, "other")
+    assert first.wait_for(2, SOON_S) == 2
+    first.close("back in a moment", final=False)
+    second, _ = federation.grid(3, address)
+    assert second.wait_for(2, SOON_S) == 2
+    # Both have the seats that they had, whoever came first, and prepared for this run once.
+    assert {worker: seat.name for worker, seat in second.seats().items()} == {0: "late", 1: "other"}
+    assert reasons(ask(second, list(second.get_node_ids()))) == ["ok", "ok"]
+    assert (len(node.prepared), len(other.prepared)) == (1, 1)
+    second.close("all done")
+    assert (node.result(), other.result()) == ("all done", "all done")
+
+
+def test_another_run_is_prepared_for_again(federation: Federation) -> None:
+    first, address = federation.grid(1, run_id=1)
+    node = federation.node(address, "a")
+    assert first.wait_for(1, SOON_S) == 1
+    first.close("next", final=False)
+    second, _ = federation.grid(1, address, run_id=2)
+    assert second.wait_for(1, SOON_S) == 1
+    assert [welcome.run_id for welcome in node.prepared] == [1, 2]
+    welcome = node.prepared[1]
+    assert (welcome.worker, welcome.clients, dict(welcome.settings)) == (0, 1, {"to": "a"})
+    assert welcome.node_id == second.nodes()[0] == second.seats()[0].node_id
+
+
+def test_a_client_without_a_server_loses_its_patience(federation: Federation) -> None:
+    node = federation.node("127.0.0.1:1", "a", patience_s=0.3)
+    outcome = node.result()
+    assert isinstance(outcome, ServerGone)
+    assert "patience is 0.3 s" in str(outcome)
+
+
+def test_a_client_can_be_stopped(federation: Federation) -> None:
+    grid, address = federation.grid(1)
+    node = federation.node(address, "a")
+    assert grid.wait_for(1, SOON_S) == 1
+    node.stop.set()
+    assert node.result() == "stopped"
+    until(lambda: grid.nodes() == {})
+    assert not grid.seats()[0].connected
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"fingerprint": "other"}, "code fingerprint 'other': this server runs 'code'"),
+        ({"name": "no spaces"}, "name 'no spaces': must be 1 to 64 characters"),
+        ({"name": "x" * 65}, "must be 1 to 64 characters"),
+        ({"worker": 2}, "seat 2: must be from 0 to 1"),
+        ({"worker": 0}, "seat 0: taken by 'first'"),
+        ({"name": "forbidden"}, "not you"),
+    ],
+)
+def test_who_cannot_join_is_told_why_in_one_line(federation: Federation, options: dict[str, Any], reason: str) -> None:
+    def welcome(name: str, worker: int) -> dict[str, str]:
+        if name == "forbidden":
+            raise Refused("not you")
+        return {}
+
+    grid, address = federation.grid(2, welcome=welcome)
+    federation.node(address, "first", worker=0)
+    assert grid.wait_for(1, SOON_S) == 1
+    outcome = federation.node(address, **{"name": "second", **options}).result()
+    assert isinstance(outcome, Refused)
+    assert reason in str(outcome)
+    assert "\n" not in str(outcome)
+
+
+def test_another_protocol_version_is_refused(federation: Federation) -> None:
+    _, address = federation.grid(1)
+    refusal = federation.raw(address).hello("a", protocol=PROTOCOL + 1).receive()
+    assert refusal == pb.Refusal(reason=f"protocol version {PROTOCOL + 1}: this server speaks version {PROTOCOL}")
+
+
+def test_seats_are_kept_and_run_out(federation: Federation) -> None:
+    grid, address = federation.grid(2)
+    first = federation.node(address, "first", worker=1)
+    assert grid.wait_for(1, SOON_S) == 1
+    federation.node(address, "second")
+    assert grid.wait_for(2, SOON_S) == 2
+    assert {worker: seat.name for worker, seat in grid.seats().items()} == {0: "second", 1: "first"}
+    first.stop.set()
+    first.result()
+    until(lambda: list(grid.nodes()) == [0])
+    assert "all 2 seats are taken" in str(federation.node(address, "third").result())
+    federation.node(address, "first")
+    assert grid.wait_for(2, SOON_S) == 2
+    assert grid.seats()[1].name == "first"
+
+
+def test_a_name_on_two_live_streams_is_refused_until_the_older_is_gone(federation: Federation) -> None:
+    grid, address = federation.grid(2)
+    older = federation.node(address, "a")
+    assert grid.wait_for(1, SOON_S) == 1
+    lines: list[str] = []
+    federation.node(address, "a", log=lines.append)
+    until(lambda: any("one name, one live stream" in line for line in lines))
+    assert list(grid.nodes()) == [0]
+    older.stop.set()
+    until(lambda: any("joined as worker 0" in line for line in lines))
+
+
+def test_what_prepare_raises_ends_join(federation: Federation) -> None:
+    grid, address = federation.grid(1)
+
+    def prepare(welcome: Welcome) -> Context:
+        raise Refused("another config")
+
+    with pytest.raises(Refused, match="another config"):
+        join(address, "a", echo_app(), prepare, fingerprint="code")
+    assert grid.nodes() == {}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:x", ":5", "127.0.0.1:70000", "no.such.host.invalid:5"])
+def test_an_address_that_cannot_be_bound_is_one_clear_line(address: str) -> None:
+    grid = StreamGrid(run_id=1, clients=1, welcome=lambda *_: {}, fingerprint="", max_reply_bytes=100)
+    with pytest.raises(LinkError, match=f"cannot listen on '{re.escape(address)}': .+"):
+        grid.listen(address)
+
+
+def test_a_port_in_use_is_one_clear_line(federation: Federation) -> None:
+    _, address = federation.grid(1)
+    with pytest.raises(LinkError, match="Address already in use"):
+        federation.grid(1, address)
+
+
+# --- peers that fail or misbehave -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda id_: [b"garbage"], "undecodable: a frame of 7 bytes"),
+        (lambda id_: [b""], "undecodable: "),
+        (lambda id_: [Payload(RecordDict({"a": arrays(2 << 20)})).envelope(reply_head(id_))], "oversize: a message of"),
+        (lambda id_: [pb.Frame(chunk=b"x").SerializeToString()], "oversize: a chunk of 1 bytes"),
+        (lambda id_: [control_frame(pb.Goodbye())], "out of order: a Goodbye from a client"),
+    ],
+)
+def test_a_flawed_reply_is_an_error_reply_and_disturbs_nobody(
+    federation: Federation, answer: Callable[[int], list[bytes]], reason: str
+) -> None:
+    grid, address = federation.grid(2)
+    federation.node(address, "honest")
+    raw = federation.raw(address).ready("bad")
+    assert grid.wait_for(2, SOON_S) == 2
+    by_name = {seat.name: seat.node_id for seat in grid.seats().values()}
+    nodes = [by_name["honest"], by_name["bad"]]
+    thread = threading.Thread(target=lambda: raw.send(*answer(raw.receive().id)))
+    thread.start()
+    replies = ask(grid, nodes)
+    thread.join()
+    assert reasons(replies)[0] == "ok"
+    assert reasons(replies)[1].startswith(reason)
+    # The stream lives on: the next good answer is taken.
+    thread = threading.Thread(target=lambda: raw.send(good_reply(raw.receive().id)))
+    thread.start()
+    assert reasons(ask(grid, nodes)) == ["ok", "ok"]
+    thread.join()
+
+
+def good_reply(id_: int) -> bytes:
+    return Payload(RecordDict()).envelope(reply_head(id_))
+
+
+def test_nobody_answers_for_another_nor_twice(federation: Federation) -> None:
+    grid, address = federation.grid(2)
+    liar, victim = federation.raw(address).ready("liar"), federation.raw(address).ready("victim")
+    assert grid.wait_for(2, SOON_S) == 2
+    nodes = [seat.node_id for seat in sorted(grid.seats().values(), key=lambda seat: seat.name)]  # liar, victim
+
+    def answer(content: str, id_: int) -> bytes:
+        return Payload(RecordDict({"r": ConfigRecord({"from": content})})).envelope(reply_head(id_))
+
+    def play() -> None:
+        first, second = liar.receive().id, victim.receive().id
+        liar.send(answer("forged", second), answer("liar", first), answer("again", first), answer("never", 10**6))
+        until(lambda: grid.ledger.peer("liar").frames_up == 6)
+        victim.send(answer("victim", second))
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    replies = ask(grid, nodes)
+    thread.join()
+    assert [reply.content.config_records["r"]["from"] for reply in replies] == ["liar", "victim"]
+
+
+def test_who_never_stops_sending_nonsense_is_cut_off(federation: Federation) -> None:
+    grid, address = federation.grid(1)
+    raw = federation.raw(address).ready("flood")
+    assert grid.wait_for(1, SOON_S) == 1
+    raw.send(*[b"garbage"] * 150)
+    until(lambda: grid.nodes() == {})
+    assert grid.ledger.peer("flood").frames_up == 2 + 100
+
+
+def test_strangers_that_do_not_speak_the_protocol_disturb_nobody(federation: Federation) -> None:
+    grid, address = federation.grid(1)
+    federation.node(address, "a")
+    assert grid.wait_for(1, SOON_S) == 1
+    with socket.create_connection(address.split(":")) as stranger:  # type: ignore[arg-type]  # a str port is fine
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(1000))
+    for first in (b"garbage", control_frame(pb.Ready()), control_frame(pb.Goodbye())):
+        raw = federation.raw(address)
+        raw.send(first)
+        assert raw.receive() is None
+    assert reasons(ask(grid, list(grid.get_node_ids()))) == ["ok"]
+
+
+def test_processes_killed_stopped_and_ended(federation: Federation) -> None:
+    grid, address = federation.grid(3, heartbeat_s=0.5)
+    processes = {name: federation.process(address, name, heartbeat_s=0.5) for name in ("killed", "stopped", "ended")}
+    assert grid.wait_for(3, SOON_S) == 3
+    by_name = {seat.name: seat.node_id for seat in grid.seats().values()}
+    # A client that keeps its interpreter busy for several heartbeats is not taken for dead.
+    assert reasons(ask(grid, [by_name["ended"]], timeout=None, what="hold the GIL")) == ["ok"]
+    for name, signal_ in (("killed", signal.SIGKILL), ("stopped", signal.SIGSTOP)):
+        processes[name].send_signal(signal_)
+        replies = ask(grid, [by_name[name], by_name["ended"]], timeout=None)
+        assert re.fullmatch(r"(dis|not )connected: .*", reasons(replies)[0]), reasons(replies)
+        assert reasons(replies)[1] == "ok"
+    processes["stopped"].send_signal(signal.SIGCONT)
+    assert grid.wait_for(2, SOON_S) == 2  # it is back, in its seat
+    assert len(grid.seats()) == 3
+    grid.close("that is all")
+    for name in ("ended", "stopped"):
+        assert processes[name].wait(SOON_S) == 0
+        assert processes[name].communicate()[0].startswith("that is all ")
+
+
+def test_two_hundred_megabytes_pass(federation: Federation) -> None:
+    size = 200_000_000
+    grid, address = federation.grid(1, max_reply_bytes=size + 1000)
+    process = federation.process(address, "a")
+    assert grid.wait_for(1, SOON_S) == 1
+    messages = [Message(RecordDict({"a": arrays(size)}), grid.nodes()[0], "train")]
+    (reply,) = grid.send_and_receive(messages, timeout=None)
+    assert reply.content.array_records["a"]["a"].data == messages[0].content.array_records["a"]["a"].data
+    assert size < grid.ledger.peer("a").bytes_up < 1.001 * size
+    grid.close("done")
+    _, peak_mb = process.communicate(timeout=SOON_S)[0].split()
+    assert int(peak_mb) < 100 + 3 * size // 10**6  # what came, what it is joined to, and gRPC's buffers
+
+
+def test_children_of_a_process_that_imported_the_link_can_use_it() -> None:
+    code = """
+import os, link.grid, link.node
+from tests.integration.test_link import echo_app, context
+from link.grid import StreamGrid
+from link.node import join
+import socket
+with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    address = "127.0.0.1:%d" % probe.getsockname()[1]
+children = []
+for name in "ab":
+    children.append(os.fork())
+    if not children[-1]:
+        os._exit(join(address, name, echo_app(), context, fingerprint="code") != "done")
+grid = StreamGrid(run_id=1, clients=2, welcome=lambda *_: {}, fingerprint="code", max_reply_bytes=1000)
+grid.listen(address)
+assert grid.wait_for(2, 60) == 2
+grid.close("done")
+assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+
+
+# --- closing and counting ---------------------------------------------------------------------------------------------
+
+
+def test_close_ends_everything_and_may_be_called_again(federation: Federation) -> None:
+    grid, address = federation.grid(2)
+    nodes = [federation.node(address, name) for name in "ab"]
+    assert grid.wait_for(2, SOON_S) == 2
+    node = grid.nodes()[0]
+    grid.close("first")
+    grid.close("second")
+    assert [node.result() for node in nodes] == ["first", "first"]
+    assert grid.nodes() == {}
+    assert reasons(ask(grid, [node])) == [f"not connected: node {node}"]
+
+
+def test_close_fails_what_is_still_asked(federation: Federation) -> None:
+    grid, address = federation.grid(1)
+    raw = federation.raw(address).ready("mute")
+    assert grid.wait_for(1, SOON_S) == 1
+    node = grid.nodes()[0]
+    replies: list[Message] = []
+    thread = threading.Thread(target=lambda: replies.extend(ask(grid, [node], timeout=None)))
+    thread.start()
+    assert isinstance(raw.receive(), Parcel)
+    grid.close("enough")
+    thread.join(SOON_S)
+    assert reasons(replies) == ["disconnected: worker 0 (mute)"]
+    assert raw.receive() == pb.Goodbye(reason="enough", final=True)
+
+
+class Proxy:
+    """A TCP proxy that counts what it passes on."""
+
+    def __init__(self, target: str) -> None:
+        self.up = self.down = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._target = target
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with self._listener:
+            client, _ = self._listener.accept()
+        host, port = self._target.split(":")
+        server = socket.create_connection((host, int(port)))
+        threading.Thread(target=self._pump, args=(client, server, "up"), daemon=True).start()
+        threading.Thread(target=self._pump, args=(server, client, "down"), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, way: str) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                setattr(self, way, getattr(self, way) + len(data))
+                sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        source.close()
+
+
+@pytest.mark.parametrize("k", [12, 2500])
+def test_a_reply_costs_on_the_socket_what_the_ledger_says_and_at_most_4k_plus_200(
+    federation: Federation, k: int
+) -> None:
+    app = ClientApp()
+    rounds = 20
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        packet = ConfigRecord({"kind": "rand-k", "round": 10**5, "seed": 2**64 - 1, "values": bytes(4 * k)})
+        return Message(RecordDict({"packet": packet}), reply_to=message)
+
+    grid, address = federation.grid(1)
+    proxy = Proxy(address)
+    federation.node(proxy.address, "a", app)
+    assert grid.wait_for(1, SOON_S) == 1
+    assert reasons(ask(grid, [grid.nodes()[0]], n=0)) == ["ok"]
+    before, up, down = grid.ledger.peer("a"), proxy.up, proxy.down
+    for n in range(rounds):
+        assert reasons(ask(grid, [grid.nodes()[0]], n=n)) == ["ok"]
+    counted = grid.ledger.peer("a") - before
+    assert counted.frames_up == counted.frames_down == rounds
+    until(lambda: proxy.up - up >= counted.bytes_up and proxy.down - down >= counted.bytes_down)
+    up, down = proxy.up - up, proxy.down - down
+    assert up <= (4 * k + 200) * rounds
+    # HTTP/2 puts 9 bytes before the data of a message, and now and then a window update or a ping beside it.
+    assert counted.bytes_up <= up <= 1.02 * counted.bytes_up + 80 * rounds
+    assert counted.bytes_down <= down <= 1.02 * counted.bytes_down + 80 * rounds

@@ -73,8 +73,8 @@ def test_generated_module_is_a_member_of_the_package() -> None:
 
 def test_a_reply_of_k_floats_costs_k_floats_and_little_more() -> None:
     values = bytes(4 * 500)
-    packet = {"kind": "rand-k", "round": 10**6, "seed": 2**64 - 1, "values": values}
-    frames = frames_of(RecordDict({"packet": ConfigRecord(packet)}), id_=10**7)
+    packet = ConfigRecord({"kind": "rand-k", "round": 10**6, "seed": 2**64 - 1, "values": values})
+    frames = frames_of(RecordDict({"packet": packet}), id_=10**7)
     assert len(frames) == 1
     assert len(frames[0]) == len(values) + 87
 
@@ -92,8 +92,8 @@ def test_frames_are_those_that_protobuf_writes() -> None:
 def test_values_of_every_type_come_back_as_they_were() -> None:
     config = ConfigRecord(
         {
-            "int": -(2**63), "uint": 2**64 - 1, "zero": 0, "float": float("inf"), "true": True, "str": "ä", "bytes": b"\0",
-            "ints": [-1, 2**63, 0, 2**64 - 1, -(2**63)], "floats": [0.1, -0.0], "bools": [True, False],
+            "int": -(2**63), "uint": 2**64 - 1, "zero": 0, "float": float("inf"), "true": True, "str": "ä",
+            "bytes": b"\0", "ints": [-1, 2**63, 0, 2**64 - 1, -(2**63)], "floats": [0.1, -0.0], "bools": [True, False],
             "strs": ["", "b"], "byte strings": [b"", b"\xff"], "empty": [], "long": bytes(INLINE_BYTES + 1),
         }
     )  # fmt: skip
@@ -215,7 +215,7 @@ def test_more_than_was_declared_is_refused() -> None:
     reader = Reader(1 << 40)
     assert reader.feed(frames[0]) is None
     assert isinstance(reader.feed(frames[1]), Parcel)
-    with pytest.raises(WireError, match="oversize: a chunk .* belongs to no envelope"):
+    with pytest.raises(WireError, match=r"oversize: a chunk .* belongs to no envelope"):
         reader.feed(frames[1])
 
 
@@ -301,7 +301,7 @@ RECORD = pb.Record(name="r", config=pb.ConfigRecord(items=[ITEM]))
 )
 def test_a_flawed_frame_is_refused_with_its_reason(frame: bytes, reason: str) -> None:
     reader = Reader(1 << 40)
-    with pytest.raises(WireError, match="^undecodable: ") as caught:
+    with pytest.raises(WireError, match=r"^undecodable: ") as caught:
         reader.feed(frame)
     assert reason in caught.value.reason
     assert isinstance(reader.feed(control_frame(pb.Ready())), pb.Ready)

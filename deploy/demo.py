@@ -1,0 +1,82 @@
+"""``breakwater demo``: the same federation under the same attack, once with plain averaging, once with ours."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from deploy.local import LocalOptions, run_local
+from link.config import load
+from server.folder import SUMMARY, read_rounds
+from server.progress import size
+
+CONFIG = Path(__file__).parent / "configs" / "demo.toml"
+AVERAGING, OURS = "averaging", "byz-vr-marina-pp"
+
+RUNS = {
+    AVERAGING: ("strategy.kind=robust-sgd", "aggregator.kind=mean"),
+    OURS: (),
+}
+"""Run folder -> what is changed in the config."""
+
+
+def demo(out: Path) -> int:
+    """Run both federations, print the table, draw the picture; return the exit status.
+
+    Args:
+        out: folder that gets the two run folders and ``demo.png``.
+    """
+    console = Console(soft_wrap=True)
+    began = time.monotonic()
+    config = load(CONFIG)
+    federation, attack = config.federation, config.attack
+    console.print(
+        f"{federation.clients} clients train one small neural network on handwritten digits. "
+        f"{federation.byzantine} of them are one coalition that attacks ({attack.kind if attack else 'no attack'}).\n"
+        f"Server and clients are processes of their own and talk over gRPC: {federation.clients - federation.byzantine} "
+        "honest clients, one process for the coalition, one server.\n"
+    )
+    for name, changes in RUNS.items():
+        console.print(f"[bold]{name}[/bold]")
+        options = LocalOptions(config=load(CONFIG, changes), out=out / name, config_dir=CONFIG.parent)
+        status = run_local(options, console.print)
+        if status != 0:
+            return status
+        console.print()
+    runs = {name: _read(out / name) for name in RUNS}
+    console.print(_table(runs))
+    picture = out / "demo.png"
+    _draw(runs, picture)
+    console.print(f"\npicture: {picture}\nthe whole demo took {time.monotonic() - began:.0f} s", highlight=False)
+    return 0
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    return json.loads((folder / SUMMARY).read_text(encoding="utf-8")), read_rounds(folder)
+
+
+def _table(runs: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]) -> Table:
+    table = Table(title="Under attack", title_justify="left")
+    table.add_column("method")
+    for heading in ("accuracy", "rounds", "bytes up", "bytes down", "seconds"):
+        table.add_column(heading, justify="right")
+    for name, (summary, _) in runs.items():
+        accuracy = summary["accuracy"]
+        table.add_row(
+            name,
+            "none" if accuracy is None else f"{100 * accuracy:.1f} %",
+            str(summary["rounds"]),
+            size(summary["bytes_up"]),
+            size(summary["bytes_down"]),
+            f"{summary['wall_s']:.1f}",
+        )
+    return table
+
+
+def _draw(runs: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]], path: Path) -> None:
+    from server.curve import draw  # matplotlib takes a second to import, which --help need not wait for
+
+    draw(runs, path, title="The same attack on plain averaging and on Byz-VR-MARINA-PP")
