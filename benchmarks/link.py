@@ -217,7 +217,7 @@ class Side:
 
     def end(self) -> None:
         """End all processes; what has been measured is here, so none of them is asked politely."""
-        for process in self._processes:
+        for process in reversed(self._processes):  # clients first: theirs complain when their server vanishes
             process.kill()
             process.join()
 

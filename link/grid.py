@@ -25,6 +25,7 @@ from link import flwr_compat, loop
 from link import link_pb2 as pb
 from link.errors import LinkError, Refused, WireError
 from link.ledger import Ledger
+from link.memory import keep_buffers
 from link.seats import NoSeat, Seat, Seats
 from link.wire import (
     CHUNK_BYTES,
@@ -116,6 +117,7 @@ class StreamGrid(Grid):
         if self._loop is not None:
             raise LinkError(f"cannot listen on {address!r}: this grid has a port already")
         host = _probe(address)
+        keep_buffers()
         self._loop = loop.acquire()
         try:
             port = asyncio.run_coroutine_threadsafe(self._serve(address), self._loop).result()

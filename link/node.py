@@ -19,6 +19,7 @@ from flwr.clientapp import ClientApp
 from link import flwr_compat
 from link import link_pb2 as pb
 from link.errors import Refused, ServerGone, Silent, WireError
+from link.memory import keep_buffers
 from link.wire import (
     MAX_BODY_BYTES,
     METHOD,
@@ -83,6 +84,7 @@ def join(
         Refused: by the server, for good.
         ServerGone: the server was away for longer than ``patience_s``.
     """
+    keep_buffers()
     stop = stop or threading.Event()
     node = _Node(name, app, prepare, worker, fingerprint, log)
     delay, last_contact = _FIRST_DELAY_S, time.monotonic()

@@ -23,14 +23,6 @@ D = 12
 POINT = np.random.default_rng(5).normal(size=D)
 
 
-@pytest.fixture
-def data_dir() -> Path:
-    folder = os.environ.get("BREAKWATER_DATA")
-    if folder is None:
-        pytest.skip("needs real data: set BREAKWATER_DATA to the folder that holds them")
-    return Path(folder)
-
-
 def rows_and_labels(density: float, samples: int = 40) -> tuple[Vector, Vector]:
     rng = np.random.default_rng(1)
     rows = rng.normal(size=(samples, D)) * (rng.random((samples, D)) < density)

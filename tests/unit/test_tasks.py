@@ -2,7 +2,6 @@
 
 import gzip
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,14 +21,6 @@ from tasks.mnist import FILES, MnistTask
 from tasks.network import Network
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
-
-
-@pytest.fixture
-def data_dir() -> Path:
-    folder = os.environ.get("BREAKWATER_DATA")
-    if folder is None:
-        pytest.skip("needs real data: set BREAKWATER_DATA to the folder that holds them")
-    return Path(folder)
 
 
 def file_of(folder: Path, text: str, name: str = "set") -> Path:

@@ -1,0 +1,63 @@
+# Everything a user or a developer types. Each target sets up what it needs; nothing else must be typed before.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.breakwater-setup
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast check format bench constraints proto clean
+
+help:
+	@echo "make demo       see it work (about a minute after set-up)"
+	@echo "make test       the whole test suite; make test-fast leaves out real processes and long runs"
+	@echo "make check      lint, formatting, types, import layers"
+	@echo "make bench      the benchmarks"
+	@echo "make setup      only build .venv"
+
+setup: $(STAMP)
+
+# uv sets up in seconds what takes pip minutes; without it, and if it cannot be had, pip does.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make $(MAKECMDGOALS) PYTHON=python3.12"; rm -rf $(VENV); exit 1; }
+	if $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; then \
+	  $(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[torch,dev]'; \
+	else \
+	  $(BIN)/python -m pip install --constraint constraints.txt --editable '.[torch,dev]'; \
+	fi
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/breakwater demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.link
+	$(BIN)/python -m benchmarks.startup
+
+# After a change of a bound in pyproject.toml, or to move to newer versions.
+constraints: $(STAMP)
+	$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --all-extras --upgrade \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml --output-file constraints.txt
+
+proto: $(STAMP)
+	$(BIN)/python -m grpc_tools.protoc --proto_path=link --python_out=link --pyi_out=link link.proto
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,117 @@
+"""A Flower Grid without a network: every instruction is answered by a function of this process.
+
+It is its own roster too, so ``RobustStrategy`` can be driven with nothing else; worker i sits at node 100 + i.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.serverapp import Grid
+
+from client import worker as workers
+from client.app import app, make_worker
+from link import codec, flwr_compat
+from link.errors import Silent
+from link.experiment import Experiment
+from strategies.strategy import RobustStrategy
+
+Answer = Callable[[int, Message], Iterable[Message]]
+"""(worker, instruction) -> its replies: none, one or more."""
+
+FIRST_NODE = 100
+_run_ids = itertools.count(1)
+
+
+class LocalGrid(Grid):
+    """The grid and its roster.
+
+    Args:
+        clients: n.
+        answer: gives the replies of a worker to an instruction.
+    """
+
+    def __init__(self, clients: int, answer: Answer) -> None:
+        self.run_id = next(_run_ids)
+        self.online = set(range(clients))
+        self.pushed: list[list[Message]] = []
+        """The instructions of every call."""
+        self.timeouts: list[float | None] = []
+        """The timeout of every call."""
+        self._answer = answer
+        flwr_compat.set_identity(self.run_id)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        batch = list(messages)
+        self.pushed.append(batch)
+        self.timeouts.append(timeout)
+        for number, message in enumerate(batch):
+            flwr_compat.stamp(message, message_id=f"{len(self.pushed)}-{number}", run_id=self.run_id)
+        return [
+            reply for message in batch for reply in self._answer(message.metadata.dst_node_id - FIRST_NODE, message)
+        ]
+
+    def nodes(self) -> Mapping[int, int]:
+        return {worker: FIRST_NODE + worker for worker in sorted(self.online)}
+
+    def name(self, worker: int) -> str:
+        return f"client-{worker}"
+
+    def wait(self, count: int, timeout: float) -> int:
+        return len(self.online)
+
+    def get_node_ids(self) -> list[int]:
+        return list(self.nodes().values())
+
+    @property
+    def run(self) -> flwr_compat.Run:
+        return flwr_compat.empty_run(self.run_id)
+
+    def set_run(self, run: flwr_compat.Run) -> None:
+        raise AssertionError("a strategy sets no run")
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        raise AssertionError("a strategy builds its messages itself")
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        raise AssertionError("a strategy sends and receives in one call")
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        raise AssertionError("a strategy sends and receives in one call")
+
+
+def federation(experiment: Experiment) -> tuple[LocalGrid, RobustStrategy]:
+    """Return the clients of an experiment behind a grid, the last f of them attacking, and the server's strategy."""
+    config = experiment.config
+    n, f = config.federation.clients, config.federation.byzantine
+    contexts: dict[int, Context] = {}
+
+    def answer(worker: int, message: Message) -> Iterator[Message]:
+        try:
+            yield app(message, contexts[worker])
+        except Silent:
+            return
+        except Exception as error:  # as Flower reports it
+            yield Message(Error(flwr_compat.APP_RAISED, str(error)), reply_to=message)
+
+    grid = LocalGrid(n, answer)
+    for worker, node in grid.nodes().items():
+        node_config: dict[str, str | float | bool] = {"partition-id": worker}
+        if config.attack is not None and worker >= n - f:
+            node_config["attack"] = config.attack.kind
+        context = Context(run_id=grid.run_id, node_id=node, node_config=node_config, state=RecordDict(), run_config={})
+        contexts[worker] = context
+        workers.keep(grid.run_id, node, make_worker(experiment, context))
+    strategy = RobustStrategy(
+        experiment.method,
+        codec=codec,
+        roster=grid,
+        clients=n,
+        seed=config.federation.seed,
+        reveal_cohort=config.reveals_cohort,
+        evaluate=experiment.problem.evaluate,
+        every=config.evaluation.every,
+    )
+    return grid, strategy
