@@ -31,14 +31,13 @@ class Result:
     ratio: float
 
 
-def arguments(description: str, *, rounds: int) -> ArgumentParser:
-    """Return a parser with the options that all benchmarks have: --json, --rounds, --quick."""
+def arguments(description: str, *, rounds: int | None = None) -> ArgumentParser:
+    """Return a parser with the options that benchmarks share: --json, --quick, and --rounds where there is a default."""
     parser = ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE as well")
-    parser.add_argument(
-        "--rounds", type=int, default=rounds, help="rounds measured at each point (default: %(default)s)"
-    )
-    parser.add_argument("--quick", action="store_true", help="a fifth of the rounds")
+    parser.add_argument("--quick", action="store_true", help="measure less, in a fraction of the time")
+    if rounds is not None:
+        parser.add_argument("--rounds", type=int, default=rounds, help="rounds measured (default: %(default)s)")
     return parser
 
 

@@ -23,7 +23,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -38,21 +38,29 @@ POINTS = ((8, 1_000), (20, 1_000), (8, 1_000_000))
 BLOCKS = 6
 """Turns that each side takes at a point."""
 PEER = "Flower start_server"
+Vector = np.ndarray[Any, np.dtype[np.float32]]
 
 _fork = get_context("fork")  # clients start from this process, which has imported Flower once
 
 
-def pack(x: np.ndarray[Any, np.dtype[np.float32]]) -> ArrayRecord:
-    """Return a vector as one array of plain little-endian bytes."""
+def model_of(x: Vector) -> RecordDict:
+    """Return what the server sends: the vector as one array of plain little-endian bytes."""
     record = ArrayRecord()
     record["x"] = Array("float32", x.shape, "raw", x.astype("<f4", copy=False).tobytes())
-    return record
+    return RecordDict({"model": record})
 
 
-def unpack(record: object) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return the vector that ``pack`` packed."""
-    assert isinstance(record, ArrayRecord)
-    return np.frombuffer(record["x"].data, "<f4")
+def packet_of(x: Vector) -> RecordDict:
+    """Return what a client sends: the vector's values as bytes of a config record."""
+    return RecordDict({"packet": ConfigRecord({"values": x.astype("<f4", copy=False).tobytes()})})
+
+
+def values_of(content: RecordDict) -> Vector:
+    """Return the vector of either."""
+    record = content["model"] if "model" in content else content["packet"]
+    data = record["x"].data if isinstance(record, ArrayRecord) else record["values"]
+    assert isinstance(data, bytes)
+    return np.frombuffer(data, "<f4")
 
 
 class MeanStrategy(Strategy):
@@ -76,12 +84,12 @@ class MeanStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average what came."""
-        rows = [unpack(reply.content["model"]) for reply in replies]
+        rows = [values_of(reply.content) for reply in replies]
         mean = rows[0].copy()
         for row in rows[1:]:
             mean += row
         mean /= len(rows)
-        return pack(mean), None
+        return model_of(mean).array_records["model"], None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: object, grid: Grid
@@ -110,7 +118,7 @@ def our_server(clients: int, floats: int, address: str, control: Connection) -> 
     assert grid.wait_for(clients, 60) == clients
     starts: list[float] = []
     strategy = MeanStrategy(lambda: starts.append(time.perf_counter()))
-    x = pack(np.zeros(floats, np.float32))
+    x = model_of(np.zeros(floats, np.float32)).array_records["model"]
     control.send("ready")
     while True:
         rounds = control.recv()
@@ -125,8 +133,7 @@ def our_client(name: str, address: str) -> None:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        x = unpack(message.content["model"])
-        return Message(RecordDict({"model": pack(x + np.float32(1))}), reply_to=message)
+        return Message(packet_of(values_of(message.content) + np.float32(1)), reply_to=message)
 
     def prepare(welcome: Welcome) -> Context:
         return Context(

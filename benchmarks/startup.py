@@ -43,7 +43,7 @@ def _until(process: subprocess.Popen[str], words: str) -> str:
     for line in process.stdout:
         if words in line:
             return line
-    raise RuntimeError(f"{process.args}: ended without saying {words!r}")
+    raise RuntimeError(f"{process.args!r} ended without saying {words!r}")
 
 
 def forked(config: Path, out: Path) -> float:

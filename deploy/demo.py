@@ -32,12 +32,12 @@ def demo(out: Path) -> int:
     console = Console(soft_wrap=True)
     began = time.monotonic()
     config = load(CONFIG)
-    federation, attack = config.federation, config.attack
+    n, f = config.federation.clients, config.federation.byzantine
+    attack = "no attack" if config.attack is None else config.attack.kind
     console.print(
-        f"{federation.clients} clients train one small neural network on handwritten digits. "
-        f"{federation.byzantine} of them are one coalition that attacks ({attack.kind if attack else 'no attack'}).\n"
-        f"Server and clients are processes of their own and talk over gRPC: {federation.clients - federation.byzantine} "
-        "honest clients, one process for the coalition, one server.\n"
+        f"{n} clients train one small neural network on handwritten digits; {f} of them are one coalition and attack "
+        f"({attack}).\nServer, honest clients and the coalition are {n - f + 2} processes that talk over gRPC.\n",
+        highlight=False,
     )
     for name, changes in RUNS.items():
         console.print(f"[bold]{name}[/bold]")

@@ -89,7 +89,7 @@ class LocalFederation:
             self._spawn(context, "byzantine", n - f, seats=f)
 
     def wait(self) -> int:
-        """Wait for the server to end, telling of clients that die before it; return its exit status."""
+        """Wait for the server to end, telling of clients that die before it; return the exit status of the run."""
         if self.server is None:
             raise RuntimeError("wait before start")
         living = dict(self.clients)
@@ -104,15 +104,19 @@ class LocalFederation:
                 if process.exitcode != 0 and self.server.is_alive():
                     self.say(f"{name} {_how_it_ended(process)}; the run goes on without it (log: {self._log_of(name)})")
         self.server.join()
+        if (self.server.exitcode or 0) < 0:
+            self.say(f"the server {_how_it_ended(self.server)}; the run ends here (log: {self._log_of('server')})")
+            return 1
         return self.server.exitcode or 0
 
     def stop(self) -> None:
         """Leave no process behind: ask, wait, kill. Safe to call at any time, and again."""
-        processes = [p for p in (self.server, *self.clients.values()) if p is not None]
-        if self.server is not None and self.server.is_alive():
+        # One whose start was interrupted has no pid that we know; it ends by itself when it finds the launcher gone.
+        processes = [p for p in (self.server, *self.clients.values()) if p is not None and p.pid is not None]
+        if self.server in processes and self.server.is_alive():
             self.server.terminate()  # it writes its summary and tells the clients goodbye
             self.server.join(GRACE_S)
-        end = time.monotonic() + (GRACE_S if self.server is not None and self.server.exitcode == 0 else 1.0)
+        end = time.monotonic() + (GRACE_S if self.server in processes and self.server.exitcode == 0 else 1.0)
         for process in processes:
             process.join(max(0.0, end - time.monotonic()))
         for ask in (ForkServerProcess.terminate, ForkServerProcess.kill):
@@ -221,6 +225,7 @@ def _serve(options: LocalOptions, pipe: Connection) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (BreakwaterError, NoClientsError) as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are ending; the launcher's word to end is no news
         if listening:
             log.error("%s", error)
             sys.exit(1)

@@ -418,6 +418,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text
     section, name = path
+    if name == "kind" and not isinstance(value, str):
+        value = text.strip()  # TOML reads the nan of attack.kind=nan as a number
     if not isinstance(tree.setdefault(section, {}), dict):
         raise ConfigError(f"--set {override}: {section} is not a section")
     if name == "kind" and tree[section].get("kind") != value:
@@ -454,7 +456,7 @@ def _explain_one(item: Any, annotation: Any, section: str) -> str:
     head = f"[{section}] kind" if section else "kind"
     match item["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
-            noun = "key" if section else "section"
+            noun = "section" if annotation is Config else "key"
             return f"{place}: unknown {noun}{_suggest(where[-1], _keys(member))}"
         case "union_tag_invalid":
             tag = item["ctx"]["tag"]
@@ -462,7 +464,7 @@ def _explain_one(item: Any, annotation: Any, section: str) -> str:
         case "union_tag_not_found":
             return f"{head}: missing; one of {', '.join(kinds)}"
         case "missing" | "missing_argument":
-            return f"{place}: missing" if section else f"[{place}]: section missing"
+            return f"{place}: missing" if key else f"{place}: section missing"
         case "value_error":
             return f"{place}: {message}" if key else f"{place} {message}".strip()
         case _:

@@ -13,12 +13,12 @@ import itertools
 import logging
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from link import flwr_compat, loop
@@ -27,6 +27,7 @@ from link.errors import LinkError, Refused, WireError
 from link.ledger import Ledger
 from link.memory import keep_buffers
 from link.seats import NoSeat, Seat, Seats
+from link.streams import Batch, Call, Stream
 from link.wire import (
     CHUNK_BYTES,
     MAX_FRAME_BYTES,
@@ -38,7 +39,6 @@ from link.wire import (
     Reader,
     control_frame,
     heartbeat,
-    instruction_head,
 )
 
 __all__ = ["Seat", "StreamGrid"]
@@ -92,10 +92,10 @@ class StreamGrid(Grid):
         self._credentials = credentials
         self._changed = threading.Condition()  # guards what follows, and tells of ready clients
         self._seats = Seats(clients)
-        self._ready: dict[int, _Stream] = {}  # by node id
-        self._pushed: dict[str, _Call] = {}  # what pull_messages may ask for, by message id
+        self._ready: dict[int, Stream] = {}  # by node id
+        self._pushed: dict[str, Call] = {}  # what pull_messages may ask for, by message id
         self._ids = itertools.count(1)
-        self._streams: set[_Stream] = set()  # the loop's own
+        self._streams: set[Stream] = set()  # the loop's own
         self._server: grpc.aio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         flwr_compat.set_identity(run_id)
@@ -221,18 +221,18 @@ class StreamGrid(Grid):
                 call.expire()
         return [call.reply for call in batch.calls if call.reply is not None]
 
-    def _push(self, messages: list[Message]) -> "_Batch":
+    def _push(self, messages: list[Message]) -> Batch:
         payloads: dict[int, Payload] = {}
         for message in messages:
             if id(message.content) not in payloads:
                 payloads[id(message.content)] = Payload(message.content)
-        batch = _Batch(len(messages))
+        batch = Batch(len(messages))
         with self._changed:
             running = self._loop
             for message in messages:
                 number = next(self._ids)
                 stream = self._ready.get(message.metadata.dst_node_id)
-                call = _Call(number, message, payloads[id(message.content)], batch, stream)
+                call = Call(number, message, payloads[id(message.content)], batch, stream)
                 flwr_compat.stamp(message, message_id=call.message_id, run_id=self._run.run_id)
                 batch.calls.append(call)
                 if stream is None:
@@ -271,7 +271,7 @@ class StreamGrid(Grid):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _greet(self, context: Any) -> "_Stream | None":
+    async def _greet(self, context: Any) -> Stream | None:
         """Answer the first frame of a stream; return the stream if its client is taken."""
         reader = Reader(MAX_FRAME_BYTES)
         try:
@@ -288,7 +288,7 @@ class StreamGrid(Grid):
             _log.warning("%s: refused: %s", context.peer(), refusal)
             await context.write(control_frame(pb.Refusal(reason=str(refusal), retry=refusal.retry)))
             return None
-        stream = _Stream(seat, context, self.ledger, Reader(self._max_reply_bytes))
+        stream = Stream(seat, context, self.ledger, Reader(self._max_reply_bytes))
         self.ledger.up(seat.name, len(raw))
         try:
             await stream.send(
@@ -334,7 +334,7 @@ class StreamGrid(Grid):
                 raise NoSeat(str(error)) from error
             raise
 
-    async def _read(self, stream: "_Stream") -> None:
+    async def _read(self, stream: Stream) -> None:
         """Take what a client sends, until it ends the stream or has misbehaved too often."""
         while stream.strikes < _MAX_STRIKES:
             raw = await stream.context.read()
@@ -359,12 +359,12 @@ class StreamGrid(Grid):
                 self._answer(stream, stream.busy, f"out of order: a {type(frame).__name__} from a client")
         _log.warning("%s: cut off after %d frames that nobody asked for", stream.seat.name, stream.strikes)
 
-    def _answer(self, stream: "_Stream", call: "_Call | None", answer: Parcel | str) -> None:
+    def _answer(self, stream: Stream, call: Call | None, answer: Parcel | str) -> None:
         """Take a client's reply, or the flaw of what it sent, as the answer to the instruction that it has."""
         if isinstance(answer, str):
             stream.strike(answer)
-        elif call is None or call.settled:
-            stream.strike(f"a late or unasked reply, number {answer.id}")
+        elif call is None:
+            stream.strike(f"a reply that nobody waits for, number {answer.id}")
         else:
             stream.strikes = 0
         if call is None:
@@ -376,7 +376,7 @@ class StreamGrid(Grid):
             elif not call.settled:
                 call.settle(answer.answer)
 
-    async def _write(self, stream: "_Stream") -> None:
+    async def _write(self, stream: Stream) -> None:
         """Send a client its instructions one at a time, and goodbye in the end."""
         while stream.goodbye is None:
             await stream.wake.wait()
@@ -391,7 +391,7 @@ class StreamGrid(Grid):
                     await stream.send(chunk)
         await stream.send(stream.goodbye)
 
-    def _detach(self, stream: "_Stream") -> None:
+    def _detach(self, stream: Stream) -> None:
         """Forget a stream that has ended; what it had not answered fails."""
         self._streams.discard(stream)
         seat = stream.seat
@@ -409,106 +409,14 @@ class StreamGrid(Grid):
         for stream in streams:
             stream.goodbye = control_frame(pb.Goodbye(reason=reason, final=final))
             stream.wake.set()
-        if streams:
-            await asyncio.wait([asyncio.ensure_future(stream.gone.wait()) for stream in streams], timeout=_GOODBYE_S)
+        gone = asyncio.gather(*(stream.gone.wait() for stream in streams))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(gone, _GOODBYE_S)
         if self._server is not None:
             await self._server.stop(_GOODBYE_S)
 
 
-class _Batch:
-    """The instructions of one push, and the event that all of them are settled."""
-
-    def __init__(self, size: int) -> None:
-        self.calls: list[_Call] = []
-        self.missing = size
-        self.complete = threading.Event()
-        if not size:
-            self.complete.set()
-
-
-class _Call:
-    """One instruction on its way, settled once: by a reply, by an error or by expiring. The grid's lock guards it."""
-
-    def __init__(self, id_: int, message: Message, payload: Payload, batch: _Batch, stream: "_Stream | None") -> None:
-        self.id = id_
-        self.message = message
-        self.message_id = str(id_)
-        self.payload = payload
-        self.batch = batch
-        self.stream = stream
-        self.settled = False
-        self.reply: Message | None = None
-
-    def head(self) -> bytes:
-        """Return the envelope's fields before the content."""
-        metadata = self.message.metadata
-        return instruction_head(
-            id_=self.id, message_type=metadata.message_type, group_id=metadata.group_id, ttl_s=metadata.ttl
-        )
-
-    def settle(self, answer: RecordDict | Error) -> None:
-        """Take the answer as Flower's reply."""
-        if isinstance(answer, RecordDict):
-            self.reply = Message(answer, reply_to=self.message)
-        else:
-            self.reply = Message(answer, reply_to=self.message)
-        flwr_compat.name_reply(self.reply, f"{self.message_id}-reply")
-        self.expire()
-
-    def fail(self, code: int, reason: str) -> None:
-        """Give an error as the answer, unless there is one."""
-        if not self.settled:
-            self.settle(Error(code, reason))
-
-    def expire(self) -> None:
-        """Take no more answers."""
-        if self.settled:
-            return
-        self.settled = True
-        if self.stream is not None:
-            self.stream.calls.discard(self)
-        self.batch.missing -= 1
-        if not self.batch.missing:
-            self.batch.complete.set()
-
-
-class _Stream:
-    """One client's live stream. Touched on the loop's thread only, but for ``calls``, which the grid's lock guards."""
-
-    def __init__(self, seat: Seat, context: Any, ledger: Ledger, reader: Reader) -> None:
-        self.seat = seat
-        self.context = context
-        self.reader = reader
-        self.queue: deque[_Call] = deque()  # instructions to send
-        self.busy: _Call | None = None  # the one that the client has
-        self.calls: set[_Call] = set()  # all that are not settled
-        self.wake = asyncio.Event()  # something to send
-        self.gone = asyncio.Event()
-        self.goodbye: bytes | None = None
-        self.strikes = 0
-        self._ledger = ledger
-        self._complained = False
-
-    async def send(self, frame: bytes) -> None:
-        """Count and send one frame."""
-        self._ledger.down(self.seat.name, len(frame))
-        await self.context.write(frame)
-
-    def free(self) -> None:
-        """Note that the client has answered what it had, so that it gets the next instruction."""
-        self.busy = None
-        if self.queue:
-            self.wake.set()
-
-    def strike(self, flaw: str) -> None:
-        """Count a frame that should not have come; the log hears of the first of each stream only."""
-        self.strikes += 1
-        if not self._complained:
-            self._complained = True
-            _log.warning("%s: %s (further ones of this stream are not logged)", self.seat.name, flaw)
-
-
-def _dispatch(calls: list[_Call]) -> None:
+def _dispatch(calls: list[Call]) -> None:
     """Hand instructions to their streams; on the loop's thread."""
     for call in calls:
         if call.stream is not None and not call.settled:

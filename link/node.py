@@ -85,13 +85,13 @@ def join(
         ServerGone: the server was away for longer than ``patience_s``.
     """
     keep_buffers()
-    stop = stop or threading.Event()
+    stopped = stop or threading.Event()
     node = _Node(name, app, prepare, worker, fingerprint, log)
     delay, last_contact = _FIRST_DELAY_S, time.monotonic()
-    while not stop.is_set():
+    while not stopped.is_set():
         with _channel(address, credentials, heartbeat_s) as channel:
             outcome = node.serve(channel, stop)
-        if stop.is_set():
+        if stopped.is_set():
             break
         if isinstance(outcome, pb.Goodbye) and outcome.final:
             return outcome.reason
@@ -101,7 +101,7 @@ def join(
         if patience_s is not None and away_s >= patience_s:
             raise ServerGone(f"no server at {address} for {away_s:.1f} s: {_told(outcome)}; patience is {patience_s} s")
         log(f"{name}: no stream to {address}: {_told(outcome)}; trying again")
-        stop.wait(delay * random.uniform(0.5, 1.0))
+        stopped.wait(delay * random.uniform(0.5, 1.0))
         delay = min(2 * delay, _LAST_DELAY_S)
     return "stopped"
 
@@ -127,7 +127,7 @@ class _Node:
         self._log = log
         self._prepared: tuple[Welcome, Context] | None = None
 
-    def serve(self, channel: grpc.Channel, stop: threading.Event) -> pb.Goodbye | str:
+    def serve(self, channel: grpc.Channel, stop: threading.Event | None) -> pb.Goodbye | str:
         """Serve one stream to its end.
 
         Returns:
@@ -153,7 +153,7 @@ class _Node:
                         if not frame.retry:
                             raise Refused(f"{self._name}: refused by the server: {frame.reason}")
                         return frame.reason
-                    if stop.is_set():
+                    if stop is not None and stop.is_set():
                         break
         except WireError as error:
             return f"the server sent nonsense: {error.reason}"
@@ -250,8 +250,11 @@ def _channel(address: str, credentials: grpc.ChannelCredentials | None, heartbea
 
 
 @contextmanager
-def _cancelling(call: grpc.Call, stop: threading.Event) -> Iterator[None]:
+def _cancelling(call: grpc.Call, stop: threading.Event | None) -> Iterator[None]:
     """Cancel the call once ``stop`` is set, as long as the block runs."""
+    if stop is None:
+        yield
+        return
     done = threading.Event()
 
     def watch() -> None:

@@ -1,21 +1,22 @@
-"""What travels on a stream: Flower's RecordDicts and the link's own frames to bytes and back.
+"""What travels on a stream: the link's frames to bytes and back.
 
-The data of arrays never pass through protobuf: an envelope describes the records, and the data follow it as a body,
-inline while short, else in chunks. A frame is written by hand where that saves a copy; it is always a valid ``Frame``
+An envelope describes the records of a message (records.py); the bytes of its arrays follow as a body, in the envelope
+while short, else in chunks. A frame is written by hand where that saves a copy; it is always a valid ``Frame``
 of link.proto. Whatever bytes a peer sends, ``Reader.feed`` returns a value or raises WireError, and never holds more
 than the bound it was given. docs/wire.md describes the bytes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
+from flwr.app import Error, RecordDict
 from google.protobuf.message import DecodeError
 
 from link import link_pb2 as pb
 from link.errors import WireError
+from link.records import INLINE_BYTES, Body, described_bytes, pack, unpack
 
 PROTOCOL = 1
 """Version of the protocol; both ends must have the same."""
@@ -23,8 +24,6 @@ METHOD = "/breakwater.link.v1.Link/Session"
 """The gRPC method of the stream."""
 CHUNK_BYTES = 1 << 20
 """Length of every chunk but the last of a body."""
-INLINE_BYTES = 64 << 10
-"""The longest body that stands in the envelope, and the longest byte string that stays in its record."""
 MAX_FRAME_BYTES = CHUNK_BYTES + (64 << 10)
 """The longest frame, so the limit given to gRPC at both ends: a chunk, or an envelope with as many descriptions."""
 TRANSPORT = (
@@ -39,8 +38,6 @@ TRANSPORT = (
 """Options of gRPC that both ends use."""
 MAX_BODY_BYTES = 1 << 40
 """Where no smaller bound is given: what a client takes from the server it trusts."""
-
-Value = int | float | str | bytes | bool | list[int] | list[float] | list[str] | list[bytes] | list[bool]
 
 _ENVELOPE, _CHUNK = b"\x2a", b"\x32"  # tags of Frame.envelope and Frame.chunk
 _CONTENT = b"\x32"  # tag of Envelope.content
@@ -98,11 +95,7 @@ class Payload:
     """
 
     def __init__(self, content: RecordDict) -> None:
-        self._parts: list[bytes] = []
-        try:
-            records = pb.Content(records=[self._record(*named) for named in content.items()]).SerializeToString()
-        except (ValueError, TypeError) as error:
-            raise WireError(f"undecodable: a record cannot be sent: {error}") from error
+        records, self._parts = pack(content)
         if len(records) > CHUNK_BYTES:
             raise WireError(
                 f"oversize: records of {len(records)} bytes besides array data and long byte strings: at most "
@@ -145,56 +138,6 @@ class Payload:
     def shared_chunks(self) -> list[bytes]:
         """The chunk frames, made once and kept: for a broadcast."""
         return list(self.chunks())
-
-    def _record(self, name: str, record: ArrayRecord | ConfigRecord | MetricRecord) -> pb.Record:
-        if isinstance(record, ArrayRecord):
-            return pb.Record(name=name, arrays=pb.ArrayRecord(items=[self._array(*item) for item in record.items()]))
-        items = [self._item(key, value) for key, value in record.items()]
-        if isinstance(record, ConfigRecord):
-            return pb.Record(name=name, config=pb.ConfigRecord(items=items))
-        return pb.Record(name=name, metrics=pb.MetricRecord(items=items))
-
-    def _array(self, key: str, array: Array) -> pb.Array:
-        self._parts.append(array.data)
-        return pb.Array(key=key, dtype=array.dtype, shape=array.shape, stype=array.stype, data_bytes=len(array.data))
-
-    def _item(self, key: str, value: Value) -> pb.Item:
-        if isinstance(value, list):
-            return _list_item(key, value)
-        if isinstance(value, bool):  # before int, whose subclass it is
-            return pb.Item(key=key, flag=value)
-        if isinstance(value, int):
-            return pb.Item(key=key, integer=value) if value < 1 << 63 else pb.Item(key=key, unsigned=value)
-        if isinstance(value, float):
-            return pb.Item(key=key, real=value)
-        if isinstance(value, str):
-            return pb.Item(key=key, text=value)
-        if len(value) <= INLINE_BYTES:
-            return pb.Item(key=key, blob=value)
-        self._parts.append(value)
-        return pb.Item(key=key, body_bytes=len(value))
-
-
-def _list_item(key: str, values: Sequence[int | float | str | bytes | bool]) -> pb.Item:
-    """Return the item of a list, whose elements Flower has checked to be of the type of the first."""
-    if not values:
-        return pb.Item(key=key, empty=pb.Empty())
-    first = values[0]
-    if isinstance(first, bool):
-        return pb.Item(key=key, flags=pb.Flags(values=cast(list[bool], values)))
-    if isinstance(first, int):
-        ints = cast(list[int], values)
-        wrapped = [i for i, v in enumerate(ints) if v >= 1 << 63]
-        if wrapped:
-            if max(ints) >= 1 << 64:
-                raise ValueError(f"Value out of range: {max(ints)}")
-            ints = [v - (1 << 64) if v >= 1 << 63 else v for v in ints]
-        return pb.Item(key=key, integers=pb.Integers(values=ints, wrapped=wrapped))
-    if isinstance(first, float):
-        return pb.Item(key=key, reals=pb.Reals(values=cast(list[float], values)))
-    if isinstance(first, str):
-        return pb.Item(key=key, texts=pb.Texts(values=cast(list[str], values)))
-    return pb.Item(key=key, blobs=pb.Blobs(values=cast(list[bytes], values)))
 
 
 def instruction_head(*, id_: int, message_type: str, group_id: str, ttl_s: float) -> bytes:
@@ -289,8 +232,8 @@ class Reader:
             self._drop()
             raise WireError(f"oversize: a message of {frame_bytes + body_bytes} bytes: at most {self.max_bytes}")
         if not body_bytes:
-            return _parcel(envelope, _Body([envelope.content.body]))
-        described = _described_bytes(envelope.content)
+            return _parcel(envelope, Body([envelope.content.body]))
+        described = described_bytes(envelope.content)
         if described != body_bytes or envelope.content.body:
             self._drop()
             raise WireError(f"undecodable: a body of {body_bytes} bytes for records that take {described}")
@@ -313,132 +256,23 @@ class Reader:
             return None
         envelope, chunks = self._open, self._chunks
         self._open, self._chunks = None, []
-        return _parcel(envelope, _Body(chunks))
+        return _parcel(envelope, Body(chunks))
 
     def _drop(self) -> None:
         self._open, self._chunks, self._missing, self._dropping = None, [], 0, True
 
 
-class _Body:
-    """Hands out the bytes of a body from its start, each copied once at most."""
-
-    def __init__(self, pieces: Sequence[bytes | memoryview]) -> None:
-        self._pieces = pieces
-        self._piece = 0  # the piece that comes next, and how far it is taken
-        self._at = 0
-
-    def take(self, n: int) -> bytes:
-        """Return the next n bytes.
-
-        Raises:
-            WireError: there are not so many.
-        """
-        taken: list[bytes | memoryview] = []
-        missing = n
-        while missing:
-            if self._piece == len(self._pieces):
-                raise WireError(f"undecodable: a body that is {missing} bytes shorter than its records say")
-            part = self._pieces[self._piece][self._at : self._at + missing]
-            taken.append(part)
-            missing -= len(part)
-            self._at += len(part)
-            if self._at == len(self._pieces[self._piece]):
-                self._piece, self._at = self._piece + 1, 0
-        return b"".join(taken)
-
-    def check_empty(self) -> None:
-        """Raise WireError if something is left."""
-        left = sum(map(len, self._pieces[self._piece :])) - self._at
-        if left:
-            raise WireError(f"undecodable: a body that is {left} bytes longer than its records say")
-
-
-def _parcel(envelope: pb.Envelope, body: _Body) -> Parcel:
+def _parcel(envelope: pb.Envelope, body: Body) -> Parcel:
     answer: RecordDict | Error
     if envelope.HasField("error"):
         reason = envelope.error.reason if envelope.error.HasField("reason") else None
         answer = Error(envelope.error.code, reason)
     elif envelope.HasField("content"):
-        answer = _records(envelope.content, body)
+        answer = unpack(envelope.content, body)
     else:
         raise WireError("undecodable: an envelope without content and without error")
     body.check_empty()
     return Parcel(envelope.id, envelope.message_type, envelope.group_id, envelope.ttl_s, answer)
-
-
-def _described_bytes(content: pb.Content) -> int:
-    """Return the length of the body that the records ask for."""
-    total = 0
-    for record in content.records:
-        kind = record.WhichOneof("kind")
-        if kind == "arrays":
-            total += sum(array.data_bytes for array in record.arrays.items)
-        elif kind == "config":
-            total += sum(item.body_bytes for item in record.config.items)
-    return total
-
-
-def _records(content: pb.Content, body: _Body) -> RecordDict:
-    records = RecordDict()
-    for record in content.records:
-        name, kind = record.name, record.WhichOneof("kind")
-        if name in records:
-            raise WireError(f"undecodable: two records named {name[:64]!r}")
-        try:
-            if kind == "arrays":
-                records[name] = _arrays(record.arrays, body)
-            elif kind == "config":
-                records[name] = ConfigRecord(_values(record.config.items, body))
-            elif kind == "metrics":
-                records[name] = MetricRecord(_values(record.metrics.items, body))  # type: ignore[arg-type]  # it checks
-            else:
-                raise WireError(f"undecodable: record {name[:64]!r} is of no kind that is known")
-        except TypeError as error:
-            raise WireError(f"undecodable: record {name[:64]!r}: {error}") from error
-    return records
-
-
-def _arrays(message: pb.ArrayRecord, body: _Body) -> ArrayRecord:
-    record = ArrayRecord()
-    for array in message.items:
-        if array.key in record:
-            raise WireError(f"undecodable: two arrays named {array.key[:64]!r}")
-        record[array.key] = Array(array.dtype, tuple(array.shape), array.stype, body.take(array.data_bytes))
-    return record
-
-
-def _values(items: Sequence[pb.Item], body: _Body) -> dict[str, Value]:
-    values: dict[str, Value] = {}
-    for item in items:
-        if item.key in values:
-            raise WireError(f"undecodable: two values named {item.key[:64]!r}")
-        values[item.key] = _value(item, body)
-    return values
-
-
-def _value(item: pb.Item, body: _Body) -> Value:
-    kind = item.WhichOneof("value")
-    if kind is None:
-        raise WireError(f"undecodable: value {item.key[:64]!r} is of no kind that is known")
-    if kind == "body_bytes":
-        return body.take(item.body_bytes)
-    if kind == "empty":
-        return []
-    value = getattr(item, kind)
-    if kind == "integers":
-        return _integers(value)
-    return list(value.values) if kind in ("reals", "flags", "texts", "blobs") else cast(Value, value)
-
-
-def _integers(message: pb.Integers) -> list[int]:
-    values = list(message.values)
-    before = -1
-    for place in message.wrapped:
-        if not before < place < len(values) or values[place] >= 0:
-            raise WireError(f"undecodable: no value of a list of {len(values)} integers is wrapped at place {place}")
-        values[place] += 1 << 64
-        before = place
-    return values
 
 
 def _field(tag: bytes, *parts: bytes | memoryview) -> bytes:

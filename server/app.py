@@ -1,7 +1,8 @@
 """The ServerApp: one experiment, from waiting for clients to the run folder.
 
 The same app runs over the link (``breakwater server`` calls it) and as part of a Flower App Bundle. Its run config
-names the experiment (``config``: TOML text or the path of a file), the data folder (``data``) and the run folder (``out``).
+names the experiment (``config``: TOML text or the path of a file), the data folder (``data``) and the run folder
+(``out``).
 """
 
 import logging

@@ -8,7 +8,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from strategies.algorithm import Evaluation
 from strategies.strategy import RoundRecord
 
-
 LINES = 12
 """About so many lines a run where the output is no terminal: a log is not a screen."""
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from link import link_pb2 as pb
 from link import wire
 from link.errors import WireError
-from link.wire import INLINE_BYTES, Parcel, Payload, Reader, reply_head
+from link.records import INLINE_BYTES
+from link.wire import Parcel, Payload, Reader, reply_head
 
 integers = st.integers(-(2**63), 2**64 - 1)
 floats = st.floats(allow_nan=False)

@@ -1,7 +1,7 @@
 """Byz-VR-MARINA-PP as one plain loop, written from the paper and not from our classes: the reference for whole runs.
 
-It shares with the product what defines a run (the config, the random streams, the problem, the rule, the compressor)
-and nothing of how a run is carried out: no Ask, no Flower, no processes.
+It shares with the product what defines a run to the last bit (the config, the random streams, the problem, the rule,
+the compressor, the norm) and nothing of how a run is carried out: no Ask, no Flower, no processes.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,13 +13,10 @@ from link.experiment import Experiment
 from strategies.algorithm import Ask, Vector
 from strategies.compressors import Identity
 from strategies.randomness import Role, stream
+from strategies.vectors import norm
 
 Attacker = Callable[[int, int, Vector, Vector | None, list[int]], Vector | None]
 """(round, worker, x, x_prev, cohort) -> the vector that the server reads, or None for silence."""
-
-
-def norm(v: Vector) -> float:
-    return float(np.sqrt(sum(float(c) ** 2 for c in v)))
 
 
 def attackers(experiment: Experiment) -> Attacker | None:
@@ -76,7 +73,8 @@ def trajectory(experiment: Experiment) -> Iterator[Vector]:
                 assert x_prev is not None
                 lam = alpha * norm(x - x_prev) if np.isfinite(alpha) else np.inf
                 length = norm(row)
-                row = row * (lam / length) if length > lam else row
+                if length > lam:  # min(1, lam / ||row||) row, scaled in double precision
+                    row = (row.astype(np.float64) / length * lam).astype(row.dtype)
             rows.append(row)
         if rows:
             share = int(np.ceil(f * len(rows) / n))

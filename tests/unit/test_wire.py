@@ -10,9 +10,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, Reco
 
 from link import link_pb2 as pb
 from link.errors import WireError
+from link.records import INLINE_BYTES
 from link.wire import (
     CHUNK_BYTES,
-    INLINE_BYTES,
     MAX_FRAME_BYTES,
     Control,
     Parcel,

@@ -1,0 +1,46 @@
+"""`breakwater demo`, as a newcomer runs it."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.processes import Processes, rounds_of, summary_of
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    with Processes() as started:
+        yield started
+
+
+def test_the_demo_shows_the_difference(processes: Processes, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    demo = processes.breakwater("demo", "--out", out)
+    demo.ends(0, 240)
+    averaging, ours = summary_of(out / "averaging"), summary_of(out / "byz-vr-marina-pp")
+    assert averaging["accuracy"] < 0.30
+    assert ours["accuracy"] >= 0.93
+    for name, summary in (("averaging", averaging), ("byz-vr-marina-pp", ours)):
+        folder = out / name
+        assert len(rounds_of(folder)) == summary["rounds"]
+        assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / "model.safetensors").stat().st_size > 4 * 2410
+        row = next(line for line in demo.out if re.search(rf"{name}\s+│", line))
+        cells = [cell.strip() for cell in re.split("[│┃|]", row) if cell.strip()]
+        accuracy, rounds, seconds = (
+            f"{100 * summary['accuracy']:.1f} %",
+            str(summary["rounds"]),
+            f"{summary['wall_s']:.1f}",
+        )
+        assert cells[:3] == [name, accuracy, rounds]
+        assert len(cells) == 6
+        assert cells[5] == seconds
+    picture = out / "demo.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert f"picture: {picture}" in demo.out
+    took_s = float(demo.line(r"the whole demo took (\d+) s")[1])
+    print(f"the demo took {took_s:.0f} s")

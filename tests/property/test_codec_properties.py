@@ -1,0 +1,128 @@
+"""Every packet survives the way through Flower records, and no record at all makes the reader of replies raise."""
+
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from link import codec, flwr_compat
+from strategies.algorithm import Ask, Compressor, Packet, Rejected, Vector
+from strategies.compressors import Identity, RandK
+
+DTYPES = st.sampled_from([np.dtype("f4"), np.dtype("f8")])
+VECTORS = DTYPES.flatmap(
+    lambda dtype: arrays(
+        dtype,
+        st.integers(1, 40),
+        elements=st.floats(-(2.0**99), 2.0**99, width=8 * dtype.itemsize),  # type: ignore[arg-type]  # 32 or 64
+    )
+)
+FORMS: st.SearchStrategy[Compressor] = st.one_of(
+    st.just(Identity()), st.floats(0.01, 1.0).map(lambda ratio: RandK(ratio=ratio))
+)
+
+
+def carried(content: RecordDict | Error) -> Message:
+    flwr_compat.set_identity(1)
+    instruction = Message(RecordDict(), 5, "train")
+    flwr_compat.stamp(instruction, message_id="1", run_id=1)
+    return Message(content, reply_to=instruction)
+
+
+@given(VECTORS, FORMS, st.integers(0, 2**63 - 1), st.integers(1, 2**31))
+def test_a_packet_survives_the_way(v: Vector, form: Compressor, seed: int, round_: int) -> None:
+    ask = Ask(round_, "difference", {"x": v})
+    packet = form.compress(v, np.random.default_rng(seed))
+    got = codec.read_reply(carried(codec.write_packet(packet, ask)), ask, form, v)
+    assert isinstance(got, Packet)
+    assert (got.kind, got.dim, got.seed, got.values.dtype) == (packet.kind, packet.dim, packet.seed, v.dtype)
+    assert got.values.tobytes() == packet.values.tobytes()
+    assert form.decompress(got).tobytes() == form.decompress(packet).tobytes()
+
+
+@given(
+    st.dictionaries(st.text(max_size=8), VECTORS, max_size=3),
+    st.integers(1, 2**62),
+    st.text(max_size=12),
+    st.none() | st.lists(st.integers(0, 10**5), max_size=5),
+)
+def test_an_ask_survives_the_way(vectors: dict[str, Vector], round_: int, kind: str, cohort: list[int] | None) -> None:
+    ask = Ask(round_, kind, vectors, cohort=None if cohort is None else tuple(cohort))
+    got = codec.read_ask(codec.write_ask(ask))
+    assert (got.round, got.kind, got.cohort) == (ask.round, ask.kind, ask.cohort)
+    assert {name: (v.dtype, v.tobytes()) for name, v in got.vectors.items()} == {
+        name: (v.dtype, v.tobytes()) for name, v in vectors.items()
+    }
+
+
+# --- hostile records: half of them random, half of them a good reply with something replaced ---
+
+X = np.array([1.0, -2.0, 3.0, 0.5])
+ASK = Ask(7, "difference", {"x": X})
+SIZES = st.integers(-(2**63), 2**63 - 1)
+VALUES: st.SearchStrategy[Any] = st.one_of(
+    st.booleans(),
+    SIZES,
+    st.integers(0, 2**64 - 1),
+    st.floats(),
+    st.text(max_size=20),
+    st.binary(max_size=40),
+    st.lists(SIZES, max_size=3),
+    st.lists(st.floats(), max_size=3),
+    st.lists(st.text(max_size=5), max_size=3),
+    st.lists(st.binary(max_size=5), max_size=3),
+    st.just(X.tobytes()),
+    st.sampled_from([7, 7.0, "identity", "rand-k"]),
+)
+NAMES = st.sampled_from(["packet", "vectors", "ask", "round", "kind", "seed", "values"]) | st.text(max_size=8)
+ARRAYS = st.builds(
+    Array,
+    st.sampled_from(["float64", "float32", "object", ">f8", ""]) | st.text(max_size=30),
+    st.lists(SIZES, max_size=3).map(tuple) | st.just((4,)),
+    st.sampled_from(["raw.le", "numpy.ndarray", ""]) | st.text(max_size=30),
+    st.binary(max_size=40) | st.just(X.tobytes()),
+)
+RECORDS: st.SearchStrategy[Any] = st.one_of(
+    st.dictionaries(NAMES, VALUES, max_size=5).map(ConfigRecord),
+    st.dictionaries(NAMES, st.floats() | SIZES, max_size=3).map(MetricRecord),
+    st.dictionaries(NAMES, ARRAYS, max_size=3).map(ArrayRecord),
+)
+GOOD = {"round": 7, "kind": "identity", "values": X.tobytes()}
+CONTENTS = st.one_of(
+    st.dictionaries(NAMES, RECORDS, max_size=3).map(RecordDict),
+    st.dictionaries(NAMES, VALUES, max_size=2).map(lambda other: RecordDict({"packet": ConfigRecord(GOOD | other)})),
+    st.builds(
+        lambda array: RecordDict(
+            {"packet": ConfigRecord({"round": 7, "kind": "identity"}), "vectors": ArrayRecord({"values": array})}
+        ),
+        ARRAYS,
+    ),
+)
+
+
+@given(CONTENTS, FORMS)
+def test_no_record_makes_the_reader_raise(content: RecordDict, form: Compressor) -> None:
+    got = codec.read_reply(carried(content), ASK, form, X)
+    if isinstance(got, Rejected):
+        assert got.reason.isprintable()
+        assert len(got.reason) <= 200
+        assert got.slug in {
+            "undecodable", "wrong round", "wrong shape", "wrong dtype", "wrong kind", "bad seed", "not finite"
+        }  # fmt: skip
+    else:
+        row = form.decompress(got)
+        assert row.shape == X.shape
+        assert row.dtype == X.dtype
+        assert np.isfinite(row).all()
+
+
+@given(st.integers(-(2**31), 2**31 - 1), st.none() | st.text())
+def test_no_error_makes_the_reader_raise(code: int, reason: str | None) -> None:
+    got = codec.read_reply(carried(Error(code, reason)), ASK, Identity(), X)
+    assert isinstance(got, Rejected)
+    assert got.reason
+    assert got.reason.isprintable()
+    assert len(got.reason) <= 200
