@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -178,6 +179,15 @@ def _fork_server(config: Config) -> ForkServerContext:
     os.environ.update(SINGLE_THREADED)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["deploy.local", "client.process", "server.process", *config.task.modules()])
+    # Ctrl-C reaches every process of a terminal, but is for the launcher alone, which ends the others in order. They
+    # inherit the mask, so that it cannot hit one that has only just started. The tracker, a helper of the standard
+    # library that the fork server would start, first: it lifts the mask.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     return context
 
 

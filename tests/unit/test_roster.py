@@ -1,0 +1,107 @@
+"""The ServerApp on a Grid that is not ours: who is who is asked of the nodes, and what they claim is checked."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from safetensors.numpy import load_file
+
+from link.experiment import CONFIG, OUT, code_fingerprint, open_experiment
+from server.app import app
+from server.roster import QueriedRoster
+from tests.local_grid import FIRST_NODE, LocalGrid, federation
+from tests.reference.plain_loop import trajectory
+
+TEXT = """
+[federation]
+clients = 4
+byzantine = 1
+[task]
+kind = "digits"
+model = "softmax"
+[strategy]
+kind = "byz-vr-marina-pp"
+rounds = 6
+gamma = 0.2
+p = 0.3
+cohort = 2
+batch = 8
+alpha = 2.0
+[attack]
+kind = "ipm"
+"""
+
+
+def answers(*claims: tuple[object, str] | None) -> LocalGrid:
+    """A grid whose nodes answer the roster's question with these (index, fingerprint), or with an error."""
+
+    def answer(worker: int, message: Message) -> Iterator[Message]:
+        claim = claims[worker]
+        if claim is None:
+            yield Message(Error(2, "no data here"), reply_to=message)
+        else:
+            record = ConfigRecord({"index": claim[0], "fingerprint": claim[1]})  # type: ignore[dict-item]
+            yield Message(RecordDict({"worker": record}), reply_to=message)
+
+    return LocalGrid(len(claims), answer)
+
+
+def test_the_server_app_runs_on_a_foreign_grid_to_the_same_model(tmp_path: Path) -> None:
+    experiment = open_experiment(TEXT, None, None)
+    grid, _ = federation(experiment)
+    out = tmp_path / "run"
+    run_config: dict[str, str | float | bool] = {CONFIG: TEXT, OUT: str(out)}
+    app(grid, Context(run_id=grid.run_id, node_id=1, node_config={}, state=RecordDict(), run_config=run_config))
+    *_, x = trajectory(experiment)
+    assert np.array_equal(load_file(out / "model.safetensors")["x"], x)
+    assert json.loads((out / "summary.json").read_text())["status"] == "finished"
+
+
+def test_nodes_sit_where_they_say() -> None:
+    mine = code_fingerprint()
+    roster = QueriedRoster(answers((1, mine), (0, mine)), 2, mine, timeout_s=1.0)
+    assert roster.nodes() == {0: FIRST_NODE + 1, 1: FIRST_NODE}
+    assert roster.wait(2, timeout=0.0) == 2
+
+
+def test_each_node_is_asked_once() -> None:
+    grid = answers((0, "same"))
+    roster = QueriedRoster(grid, 1, "same", timeout_s=1.0)
+    roster.nodes()
+    roster.nodes()
+    assert len(grid.pushed) == 1
+
+
+def test_a_node_that_left_is_not_listed() -> None:
+    grid = answers((0, "same"), (1, "same"))
+    roster = QueriedRoster(grid, 2, "same", timeout_s=1.0)
+    roster.nodes()
+    grid.online.remove(0)
+    assert roster.nodes() == {1: FIRST_NODE + 1}
+
+
+@pytest.mark.parametrize(
+    ("claim", "words"),
+    [
+        ((0, "same"), "claims seat 0, which node 100 holds"),
+        ((2, "same"), "claims seat 2: must be 0 .. 1"),
+        (("x", "same"), "claims seat x: must be 0 .. 1"),
+        ((1, "other"), "runs other code (fingerprint other, this server same)"),
+        (None, "cannot take part: no data here"),
+    ],
+)
+def test_a_false_claim_is_logged_and_left_out(
+    claim: tuple[object, str] | None, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    roster = QueriedRoster(answers((0, "same"), claim), 2, "same", timeout_s=1.0)
+    logger = logging.getLogger("breakwater.server")
+    logger.addHandler(caplog.handler)
+    try:
+        assert roster.nodes() == {0: FIRST_NODE}
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert words in caplog.text
