@@ -32,7 +32,7 @@ class Result:
 
 
 def arguments(description: str, *, rounds: int | None = None) -> ArgumentParser:
-    """Return a parser with the options that benchmarks share: --json, --quick, and --rounds where there is a default."""
+    """Return a parser with what benchmarks share: --json, --quick, and --rounds where there is a default."""
     parser = ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE as well")
     parser.add_argument("--quick", action="store_true", help="measure less, in a fraction of the time")

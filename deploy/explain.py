@@ -35,17 +35,18 @@ def explain(config: Config, data_dir: Path | None, config_dir: Path | None) -> I
         ConfigError: the config does not fit its task.
     """
     n, f = config.federation.clients, config.federation.byzantine
-    yield f"clients      {n}, of which up to {f} Byzantine ({100 * f / n:.0f} %); seed {config.federation.seed}"
     problem = None
     try:
         problem = config.task.load(config.setting(data_dir, config_dir))
     except TaskError as error:
         if config.task.kind == "custom":
             raise ConfigError(f"[task] {error}") from None
-        yield f"task         {config.task.kind}; not loaded: {error}"
+        task = f"{config.task.kind}; not loaded: {error}"
     else:
         config = resolve(config, problem)
-        yield _task(config, problem)
+        task = _task(config, problem)
+    yield f"clients      {n}, of which up to {f} Byzantine ({100 * f / n:.0f} %); seed {config.federation.seed}"
+    yield f"task         {task}"
     strategy = config.strategy
     yield f"method       {strategy.kind}, {strategy.rounds} rounds: {_hyper_parameters(strategy)}"
     yield from _cohorts(config)
@@ -62,7 +63,7 @@ def _task(config: Config, problem: Problem) -> str:
         parts.append(f"L = {problem.smoothness:.6g}")
     if problem.optimum is not None:
         parts.append(f"f* = {problem.optimum:.10g}")
-    return f"task         {', '.join(parts)}"
+    return ", ".join(parts)
 
 
 def _hyper_parameters(strategy: MethodSection) -> str:

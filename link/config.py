@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from attacks.attack import Attack
-from attacks.kinds import ALIE, FOE, IPM, Big, BitFlip, Gaussian, LabelFlip, NaN, ShiftBack, Silence, Zero, default_z
+from attacks.kinds import ALIE, FOE, IPM, Big, BitFlip, Gaussian, LabelFlip, NaN, ShiftBack, Silence, Zero
 from link.errors import ConfigError
 from strategies.aggregators import CoordinateMedian, GeometricMedian, Krum, Mean, TrimmedMean
 from strategies.algorithm import Aggregator, Compressor, Method
@@ -247,6 +247,7 @@ class Config(Section):
         """Let a pre-step be written by its name alone, ``pre = ["nnm"]``, and read it by its kind."""
         if not isinstance(section, dict) or not isinstance(section.get("pre", []), list):
             return section
+        section = {"kind": "cm", **section}  # the default rule, where only its pre-steps are named
         adapter: TypeAdapter[Any] = TypeAdapter(PreStepUnion)
         steps = []
         for item in section.get("pre", []):
@@ -285,11 +286,6 @@ class Config(Section):
                 f'aggregator.kind = "{self.aggregator.kind}"{_after(self.aggregator)} tolerates {tolerated} of {most} '
                 f"rows, but {share} of them may be Byzantine (federation.byzantine = {f} of clients = {n})"
             )
-        if isinstance(self.attack, ALIE) and self.attack.z is None and f > 0:
-            try:
-                default_z(n, f)
-            except ValueError as error:
-                yield f"attack.z: {error}"
         if self.attack is not None and f == 0:
             yield f'attack.kind = "{self.attack.kind}" with federation.byzantine = 0: nobody attacks; set byzantine'
 

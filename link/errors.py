@@ -6,7 +6,6 @@
     ├── ConfigError               a config that cannot be run: which value, which bound, how to mend it
     ├── LinkError                 the link between server and client
     │   ├── Refused               the server does not take this client: final, another attempt would end the same
-    │   │   └── FingerprintMismatch   the two ends run different code or another config
     │   ├── ServerGone            the server has not answered for longer than the client's patience
     │   └── WireError             a peer sent bytes that are no message, or too many of them
     └── Silent                    raised by a ClientApp that sends no reply at all (a Byzantine fault)
@@ -29,10 +28,6 @@ class LinkError(BreakwaterError):
 
 class Refused(LinkError):  # noqa: N818  # the name says what happened
     """The server does not take this client, and would not at another attempt."""
-
-
-class FingerprintMismatch(Refused):
-    """Server and client do not run the same code, or not the same config."""
 
 
 class ServerGone(LinkError):  # noqa: N818  # the name says what happened

@@ -23,6 +23,7 @@ from link import flwr_compat, loop
 from link import link_pb2 as pb
 from link.errors import Refused, ServerGone, Silent, WireError
 from link.memory import keep_buffers
+from link.seats import flaw_of_name
 from link.wire import (
     MAX_BODY_BYTES,
     METHOD,
@@ -84,13 +85,19 @@ def join(
         The reason that the server gave for its goodbye, or ``"stopped"``.
 
     Raises:
-        Refused: by the server, for good.
+        Refused: by the server, for good; or no server can be asked, because name or address is none.
         ServerGone: the server was away for longer than ``patience_s``.
     """
+    flaw = flaw_of_name(name)
+    if flaw is not None:
+        raise Refused(flaw)
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) <= 65535:
+        raise Refused(f"cannot connect to {address!r}: must be HOST:PORT with a port from 1 to 65535")
     keep_buffers()
     stop = stop or threading.Event()
     node = _Node(name, app, prepare, worker, fingerprint, log)
-    delay, last_contact = _FIRST_DELAY_S, time.monotonic()
+    delay, last_contact, complaint = _FIRST_DELAY_S, time.monotonic(), ""
     with asyncio.Runner(loop_factory=loop.new) as runner:
         while not stop.is_set():
             outcome = runner.run(node.serve(address, credentials, heartbeat_s, stop))
@@ -99,13 +106,15 @@ def join(
             if isinstance(outcome, pb.Goodbye) and outcome.final:
                 return outcome.reason
             if node.welcomed:
-                delay, last_contact = _FIRST_DELAY_S, time.monotonic()
+                delay, last_contact, complaint = _FIRST_DELAY_S, time.monotonic(), ""
             away_s = time.monotonic() - last_contact
             if patience_s is not None and away_s >= patience_s:
                 raise ServerGone(
                     f"no server at {address} for {away_s:.1f} s: {_told(outcome)}; patience is {patience_s} s"
                 )
-            log(f"{name}: no stream to {address}: {_told(outcome)}; trying again")
+            if _told(outcome) != complaint:  # the same news once, however often we try
+                complaint = _told(outcome)
+                log(f"{name}: no stream to {address}: {complaint}; trying again until there is")
             stop.wait(delay * random.uniform(0.5, 1.0))
             delay = min(2 * delay, _LAST_DELAY_S)
     return "stopped"

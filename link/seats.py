@@ -60,8 +60,9 @@ class Seats:
         Raises:
             NoSeat: it cannot sit there, is here already, or there is no free seat.
         """
-        if not _NAME.fullmatch(name):
-            raise NoSeat(f"name {name[:80]!r}: must be 1 to 64 characters of A-Z a-z 0-9 . _ -")
+        flaw = flaw_of_name(name)
+        if flaw is not None:
+            raise NoSeat(flaw)
         held = self._by_name.get(name)
         if held is not None and held.connected:
             raise NoSeat(f"{name!r} is connected already: one name, one live stream", retry=True)
@@ -93,6 +94,11 @@ class Seats:
             if worker not in self._taken:
                 return worker
         raise NoSeat(f"all {self._clients} seats are taken")
+
+
+def flaw_of_name(name: str) -> str | None:
+    """Say in one line why this cannot be a client's name, or None if it can."""
+    return None if _NAME.fullmatch(name) else f"name {name[:80]!r}: must be 1 to 64 characters of A-Z a-z 0-9 . _ -"
 
 
 def node_id(name: str) -> int:

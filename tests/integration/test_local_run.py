@@ -96,13 +96,13 @@ def test_twenty_clients_are_soon_up_and_share_their_memory(
     until(lambda: len(rounds_of(out)) >= 20, "twenty rounds")
     memory_mb, count = processes.memory_mb(), len(processes.living())
     load_average = os.getloadavg()[0]
-    run.ctrl_c()
-    run.ends(130)
     figures = (
         f"20 clients joined {up_s:.1f} s after the command was typed, {joined_s:.1f} s after the server listened; "
         f"{count} processes use {memory_mb:.0f} MB (load average {load_average:.1f} on {os.cpu_count()} cores)"
     )
     print(figures)
+    run.ctrl_c()
+    run.ends(130)
     # The promise is 10 s on two quiet cores, which benchmarks/ measures; the suite may share them with others.
     assert up_s < 30, figures
     assert memory_mb < 1500, figures
