@@ -128,7 +128,7 @@ def test_any_tolerated_share_is_accepted() -> None:
         ("[federation]\nbyzantine=0", "[federation] clients: missing"),
         ("[agregator]\nkind='cm'", "agregator: unknown section; did you mean aggregator?"),
         ("[aggregator]\nkind='median'", '[aggregator] kind = "median": unknown; did you mean mean?'),
-        ("[aggregator]\npre=[]", "[aggregator] kind: missing; one of mean, cm, cwtm, rfa, krum"),
+        ("[compressor]\nk=3", "[compressor] kind: missing; one of identity, rand-k"),
         ("[aggregator]\nkind='cm'\nf=2", "[aggregator] f: unknown key; known are kind, pre"),
         ("[aggregator]\nkind='rfa'\nnu=0.0", "[aggregator] nu = 0.0: must be above 0 and finite"),
         ("[compressor]\nkind='rand-k'", "k = None, ratio = None: exactly one of them must be given"),
@@ -448,3 +448,9 @@ def test_the_config_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.federation = None
     assert isinstance(config, Config)
+
+
+def test_a_rule_without_a_name_is_the_default_one() -> None:
+    config = parse(SGD, ['aggregator.pre=["nnm"]'])
+    assert config.aggregator.kind == "cm"
+    assert [step.kind for step in config.aggregator.pre] == ["nnm"]
