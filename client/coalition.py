@@ -6,7 +6,6 @@ an omniscient coalition listens to nobody, so it needs no side channel and its a
 the run. For the same reason members may also run as separate processes (as Flower nodes do) and still act as one.
 """
 
-import threading
 from functools import partial
 
 import numpy as np
@@ -33,31 +32,28 @@ class Coalition:
         self._attack = attack
         self._members: set[int] = set()
         self._x0 = experiment.problem.initial()
-        self._lock = threading.Lock()  # the seats of one process answer from threads of their own
         self._round = 0
         self._packets: dict[tuple[int, bool], Packet] = {}
         self._common: Packet | None = None
 
     def enlist(self, worker: int) -> None:
         """Take a seat into the coalition."""
-        with self._lock:
-            self._members.add(worker)
+        self._members.add(worker)
 
     def answer(self, worker: int, ask: Ask) -> Packet | None:
         """Return what the member ``worker`` sends in this round; None for silence."""
         seed = self.experiment.config.federation.seed
-        with self._lock:
-            if ask.round != self._round:
-                self._round, self._packets, self._common = ask.round, {}, None
-            if self._common is not None:
-                return self._common
-            # An equal generator for every member: they forge packets for the same coordinates.
-            rng = stream(seed, Role.ATTACK, round_=ask.round)
-            form = self.experiment.method.form(ask)
-            packet = self._attack.packet(self._view(worker, ask), form, rng, partial(self._packet, worker, ask))
-            if not isinstance(self._attack, Repack) and len(self._peers(worker, ask)) and self._attack.view != "own":
-                self._common = packet  # all members know the same and draw the same, so all would say the same
-            return packet
+        if ask.round != self._round:
+            self._round, self._packets, self._common = ask.round, {}, None
+        if self._common is not None:
+            return self._common
+        # An equal generator for every member: they forge packets for the same coordinates.
+        rng = stream(seed, Role.ATTACK, round_=ask.round)
+        form = self.experiment.method.form(ask)
+        packet = self._attack.packet(self._view(worker, ask), form, rng, partial(self._packet, worker, ask))
+        if not isinstance(self._attack, Repack) and len(self._peers(worker, ask)) and self._attack.view != "own":
+            self._common = packet  # all members know the same and draw the same, so all would say the same
+        return packet
 
     def _view(self, worker: int, ask: Ask) -> View:
         federation = self.experiment.config.federation

@@ -4,7 +4,6 @@ An honest client is one seat. An attacker may hold several: one process, N names
 """
 
 import logging
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ from client import worker as workers
 from client.app import app
 from client.coalition import Coalition, CoalitionMember
 from link import config as configs
-from link.errors import BreakwaterError, ConfigError, Refused
+from link.errors import ConfigError, Refused
 from link.experiment import CONFIG, CONFIG_DIR, DATA, Experiment, code_fingerprint, open_experiment
-from link.node import join
+from link.node import join_as_many
 from link.wire import Welcome
 
 log = logging.getLogger("breakwater.client")
@@ -58,7 +57,6 @@ class Preparation:
     def __init__(self, options: ClientOptions) -> None:
         self._options = options
         self._own = None if options.config is None else configs.load(options.config)
-        self._lock = threading.Lock()
         self._coalition: Coalition | None = None
 
     def __call__(self, welcome: Welcome) -> Context:
@@ -69,11 +67,10 @@ class Preparation:
         """
         options = self._options
         config_dir = options.config_dir
-        with self._lock:  # the seats of a coalition share one experiment and one brain
-            if self._own is not None:
-                _agree(self._own, configs.parse(welcome.settings[CONFIG], name="the server's config"))
-            experiment = open_experiment(welcome.settings[CONFIG], options.data, config_dir)
-            worker = self._worker(experiment, welcome.worker)
+        if self._own is not None:
+            _agree(self._own, configs.parse(welcome.settings[CONFIG], name="the server's config"))
+        experiment = open_experiment(welcome.settings[CONFIG], options.data, config_dir)
+        worker = self._worker(experiment, welcome.worker)
         workers.keep(welcome.run_id, welcome.node_id, worker)
         return Context(
             run_id=welcome.run_id,
@@ -96,49 +93,22 @@ class Preparation:
         return CoalitionMember(self._coalition, index)
 
 
-def run_client(options: ClientOptions, stop: threading.Event | None = None) -> str:
+def run_client(options: ClientOptions) -> str:
     """Take part until the server says goodbye; return the reason it gave.
 
     Raises:
         BreakwaterError: the server refuses this client, or its experiment cannot be run here.
     """
-    if options.seats < 1 or (options.seats > 1 and options.attack is None):
-        raise ConfigError(f"--seats {options.seats}: only a coalition (--attack KIND) holds more than one seat")
-    prepare = Preparation(options)
-    halt = stop or threading.Event()
-    if options.seats == 1:
-        return _join(options, options.name, options.worker, prepare, halt)
-
-    ends: list[str | BreakwaterError] = []
-
-    def seat(i: int) -> None:
-        worker = None if options.worker is None else options.worker + i
-        try:
-            ends.append(_join(options, f"{options.name}-{i}", worker, prepare, halt))
-        except BreakwaterError as error:
-            ends.append(error)
-            halt.set()  # one seat refused: the coalition is not what it was told to be
-
-    threads = [threading.Thread(target=seat, args=(i,), name=f"seat-{i}") for i in range(options.seats)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for end in ends:
-        if isinstance(end, BreakwaterError):
-            raise end
-    return str(ends[0])
-
-
-def _join(options: ClientOptions, name: str, worker: int | None, prepare: Preparation, stop: threading.Event) -> str:
-    return join(
+    n, first = options.seats, options.worker
+    if n < 1 or (n > 1 and options.attack is None):
+        raise ConfigError(f"--seats {n}: only a coalition (--attack KIND) holds more than one seat")
+    names = [options.name] if n == 1 else [f"{options.name}-{i}" for i in range(n)]
+    return join_as_many(
         options.connect,
-        name,
+        {name: None if first is None else first + i for i, name in enumerate(names)},
         app,
-        prepare,
-        worker=worker,
+        Preparation(options),
         fingerprint=code_fingerprint(),
-        stop=stop,
         patience_s=options.patience_s,
     )
 

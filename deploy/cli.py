@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from link.errors import BreakwaterError, ConfigError
+from link.errors import BreakwaterError, ConfigError, ServerGone
 
 EPILOG = "Configs for each thing to try lie in deploy/configs/; README.md tells how to go on."
 
@@ -26,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("breakwater: interrupted", file=sys.stderr)
         return 130
+    except ServerGone as error:
+        print(f"breakwater: error: {error}", file=sys.stderr)
+        return 1
     except BreakwaterError as error:
         for line in str(error).splitlines():
             print(f"breakwater: error: {line}", file=sys.stderr)

@@ -350,6 +350,7 @@ class StreamGrid(Grid):
                 self._answer(stream, stream.busy if stream.busy and stream.busy.id == frame.id else None, frame)
             elif isinstance(frame, pb.Ready):
                 with self._changed:
+                    self._seats.confirm(stream.seat.name)
                     self._ready[stream.seat.node_id] = stream
                     self._changed.notify_all()
             elif isinstance(frame, pb.Pass):

@@ -11,8 +11,9 @@ import logging
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
@@ -43,6 +44,8 @@ _FIRST_DELAY_S, _LAST_DELAY_S = 0.1, 5.0
 """The delay before another attempt to join doubles from the first to the last of these."""
 _STOP_CHECK_S = 0.2
 """How long a set ``stop`` may go unnoticed."""
+_HEARTBEAT_S = 5.0
+"""Seconds between pings to the server where nothing else is said."""
 _MAX_REASON = 500
 """The longest text, in characters, of an exception that goes to the server."""
 
@@ -60,7 +63,7 @@ def join(
     credentials: grpc.ChannelCredentials | None = None,
     stop: threading.Event | None = None,
     patience_s: float | None = None,
-    heartbeat_s: float = 5.0,
+    heartbeat_s: float = _HEARTBEAT_S,
     log: Callable[[str], None] = _log.info,
 ) -> str:
     """Stay in the federation at ``address`` as ``name`` until the server says goodbye.
@@ -88,69 +91,126 @@ def join(
         Refused: by the server, for good; or no server can be asked, because name or address is none.
         ServerGone: the server was away for longer than ``patience_s``.
     """
-    flaw = flaw_of_name(name)
-    if flaw is not None:
-        raise Refused(flaw)
-    host, _, port = address.rpartition(":")
+    terms = _Terms(address, fingerprint, credentials, stop or threading.Event(), patience_s, heartbeat_s, log)
+    return _hold({name: worker}, app, prepare, terms)
+
+
+def join_as_many(
+    address: str,
+    seats: Mapping[str, int | None],
+    app: ClientApp,
+    prepare: Callable[[Welcome], Context],
+    *,
+    fingerprint: str,
+    patience_s: float | None = None,
+    log: Callable[[str], None] = _log.info,
+) -> str:
+    """Hold several seats from this one thread, each on a connection of its own; what ends one by force ends all.
+
+    Args:
+        address: see ``join``, as for all that is not named here.
+        seats: the wished seat, or None, by name; at least one.
+        app: called for all of them, one instruction at a time.
+        prepare: called for each of them.
+        fingerprint: of the code.
+        patience_s: how long the server may be away.
+        log: takes a line.
+
+    Returns:
+        The reason that the server gave the first of them for its goodbye.
+
+    Raises:
+        Refused, ServerGone: see ``join``.
+    """
+    terms = _Terms(address, fingerprint, None, threading.Event(), patience_s, _HEARTBEAT_S, log)
+    return _hold(seats, app, prepare, terms)
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What all seats of one call have in common; see ``join``."""
+
+    address: str
+    fingerprint: str
+    credentials: grpc.ChannelCredentials | None
+    stop: threading.Event
+    patience_s: float | None
+    heartbeat_s: float
+    log: Callable[[str], None]
+
+
+def _hold(seats: Mapping[str, int | None], app: ClientApp, prepare: Callable[[Welcome], Context], terms: _Terms) -> str:
+    for name in seats:
+        flaw = flaw_of_name(name)
+        if flaw is not None:
+            raise Refused(flaw)
+    host, _, port = terms.address.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) <= 65535:
-        raise Refused(f"cannot connect to {address!r}: must be HOST:PORT with a port from 1 to 65535")
+        raise Refused(f"cannot connect to {terms.address!r}: must be HOST:PORT with a port from 1 to 65535")
     keep_buffers()
-    stop = stop or threading.Event()
-    node = _Node(name, app, prepare, worker, fingerprint, log)
-    delay, last_contact, complaint = _FIRST_DELAY_S, time.monotonic(), ""
+    nodes = [_Node(name, app, prepare, worker, terms) for name, worker in seats.items()]
+
+    async def together() -> str:
+        tasks = [asyncio.ensure_future(node.stay()) for node in nodes]
+        try:
+            return (await asyncio.gather(*tasks))[0]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
     with asyncio.Runner(loop_factory=loop.new) as runner:
-        while not stop.is_set():
-            outcome = runner.run(node.serve(address, credentials, heartbeat_s, stop))
-            if stop.is_set():
-                break
-            if isinstance(outcome, pb.Goodbye) and outcome.final:
-                return outcome.reason
-            if node.welcomed:
-                delay, last_contact, complaint = _FIRST_DELAY_S, time.monotonic(), ""
-            away_s = time.monotonic() - last_contact
-            if patience_s is not None and away_s >= patience_s:
-                raise ServerGone(
-                    f"no server at {address} for {away_s:.1f} s: {_told(outcome)}; patience is {patience_s} s"
-                )
-            if _told(outcome) != complaint:  # the same news once, however often we try
-                complaint = _told(outcome)
-                log(f"{name}: no stream to {address}: {complaint}; trying again until there is")
-            stop.wait(delay * random.uniform(0.5, 1.0))
-            delay = min(2 * delay, _LAST_DELAY_S)
-    return "stopped"
+        return runner.run(together())
 
 
 class _Node:
     """What outlives one stream: who we are, and the context of the run that we prepared for."""
 
     def __init__(
-        self,
-        name: str,
-        app: ClientApp,
-        prepare: Callable[[Welcome], Context],
-        worker: int | None,
-        fingerprint: str,
-        log: Callable[[str], None],
+        self, name: str, app: ClientApp, prepare: Callable[[Welcome], Context], worker: int | None, terms: _Terms
     ) -> None:
-        self.welcomed = False
         self._name = name
         self._app = app
         self._prepare = prepare
         self._worker = worker
-        self._fingerprint = fingerprint
-        self._log = log
+        self._terms = terms
+        self._welcomed = False
         self._prepared: tuple[Welcome, Context] | None = None
 
-    async def serve(
-        self, address: str, credentials: grpc.ChannelCredentials | None, heartbeat_s: float, stop: threading.Event
-    ) -> pb.Goodbye | str:
+    async def stay(self) -> str:
+        """Serve stream after stream until the server says that it was the last."""
+        terms, stop = self._terms, self._terms.stop
+        delay, last_contact, complaint = _FIRST_DELAY_S, time.monotonic(), ""
+        while not stop.is_set():
+            outcome = await self._serve()
+            if stop.is_set():
+                break
+            if isinstance(outcome, pb.Goodbye) and outcome.final:
+                return outcome.reason
+            if self._welcomed:
+                delay, last_contact, complaint = _FIRST_DELAY_S, time.monotonic(), ""
+            told = outcome.reason if isinstance(outcome, pb.Goodbye) else outcome
+            away_s = time.monotonic() - last_contact
+            if terms.patience_s is not None and away_s >= terms.patience_s:
+                raise ServerGone(
+                    f"no server at {terms.address} for {away_s:.1f} s: {told}; patience is {terms.patience_s} s"
+                )
+            if told != complaint:  # the same news once, however often we try
+                complaint = told
+                terms.log(f"{self._name}: no stream to {terms.address}: {told}; trying again until there is")
+            await _pause(delay * random.uniform(0.5, 1.0), stop)
+            delay = min(2 * delay, _LAST_DELAY_S)
+        return "stopped"
+
+    async def _serve(self) -> pb.Goodbye | str:
         """Serve one stream to its end.
 
         Returns:
             The server's goodbye, or what ended the stream, in words.
         """
-        self.welcomed = False
-        async with _channel(address, credentials, heartbeat_s) as channel:
+        terms, stop = self._terms, self._terms.stop
+        self._welcomed = False
+        async with _channel(terms.address, terms.credentials, terms.heartbeat_s) as channel:
             call = channel.stream_stream(METHOD)()
             watcher = asyncio.ensure_future(_cancel_once(stop, call))
             try:
@@ -201,7 +261,7 @@ class _Node:
     def _hello(self) -> pb.Hello:
         former = self._prepared[0].worker if self._prepared and self._worker is None else None
         return pb.Hello(
-            protocol=PROTOCOL, name=self._name, fingerprint=self._fingerprint, worker=self._worker, former=former
+            protocol=PROTOCOL, name=self._name, fingerprint=self._terms.fingerprint, worker=self._worker, former=former
         )
 
     def _settle_in(self, message: pb.Welcome) -> None:
@@ -216,8 +276,8 @@ class _Node:
             heartbeat_s=message.heartbeat_s,
             max_reply_bytes=message.max_reply_bytes,
         )
-        self.welcomed = True
-        self._log(f"{self._name}: joined as worker {welcome.worker} of {welcome.clients}")
+        self._welcomed = True
+        self._terms.log(f"{self._name}: joined as worker {welcome.worker} of {welcome.clients}")
         if self._prepared is None or _seat(self._prepared[0]) != _seat(welcome):
             self._prepared = None  # the old context's memory first
             self._prepared = welcome, self._prepare(welcome)
@@ -259,10 +319,6 @@ def _seat(welcome: Welcome) -> tuple[int, int, int]:
     return welcome.run_id, welcome.worker, welcome.clients
 
 
-def _told(outcome: pb.Goodbye | str) -> str:
-    return outcome.reason if isinstance(outcome, pb.Goodbye) else outcome
-
-
 @asynccontextmanager
 async def _channel(
     address: str, credentials: grpc.ChannelCredentials | None, heartbeat_s: float
@@ -284,3 +340,10 @@ async def _cancel_once(stop: threading.Event, call: Any) -> None:
     while not stop.is_set():
         await asyncio.sleep(_STOP_CHECK_S)
     call.cancel()
+
+
+async def _pause(seconds: float, stop: threading.Event) -> None:
+    """Wait, but not much longer than until ``stop`` is set."""
+    end = time.monotonic() + seconds
+    while not stop.is_set() and (left := end - time.monotonic()) > 0:
+        await asyncio.sleep(min(left, _STOP_CHECK_S))

@@ -1,4 +1,4 @@
-"""Who may sit where: one seat, 0 .. n-1, for each name, kept for it while it is away."""
+"""Who may sit where: one seat, 0 .. n-1, for each name, kept for it while it is away once it was ready."""
 
 import hashlib
 import re
@@ -48,6 +48,7 @@ class Seats:
         self._clients = clients
         self._by_name: dict[str, Seat] = {}
         self._taken: dict[int, str] = {}
+        self._confirmed: set[str] = set()
 
     def take(self, name: str, *, worker: int | None = None, former: int | None = None) -> Seat:
         """Seat a client that has come.
@@ -79,9 +80,16 @@ class Seats:
         self._taken[worker] = name
         return seat
 
+    def confirm(self, name: str) -> None:
+        """Note that a client is ready, so that its seat stays its own from now on."""
+        self._confirmed.add(name)
+
     def leave(self, name: str) -> None:
-        """Note that a client is away; its seat stays its own."""
-        self._by_name[name] = replace(self._by_name[name], connected=False)
+        """Note that a client is away; one that was never ready gives its seat back."""
+        if name in self._confirmed:
+            self._by_name[name] = replace(self._by_name[name], connected=False)
+        else:
+            del self._taken[self._by_name.pop(name).worker]
 
     def all(self) -> dict[int, Seat]:
         """Return every seat ever taken by worker index, ascending."""

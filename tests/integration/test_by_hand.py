@@ -121,8 +121,8 @@ def test_clients_come_before_the_server_and_late_and_are_told_goodbye(
     until(
         lambda: any(late_seat in line["accepted"] for line in rounds_of(out)[-50:]), "a round with the late client", 120
     )
-    for process in (taken, unseated, crowded):
-        process.ends(2)
+    for process, status in ((taken, 1), (unseated, 2), (crowded, 1)):
+        process.ends(status)
         assert len(errors(process)) == 1
     assert "'early-0' is connected already: one name, one live stream" in errors(taken)[0]
     assert "seat 0: taken by " in errors(unseated)[0]
@@ -151,7 +151,7 @@ def test_a_client_outlives_its_server_as_long_as_its_patience(
     until(lambda: rounds_of(out), "the first round")
     server.send(signal.SIGKILL)
     server.wait()
-    impatient.ends(2)
+    impatient.ends(1)
     assert len(errors(impatient)) == 1
     assert f"no server at {address} for " in errors(impatient)[0]
     patient.line("no stream to .*; trying again")

@@ -22,6 +22,7 @@ def test_the_former_seat_is_preferred_if_it_is_free() -> None:
 def test_a_seat_is_kept_while_its_owner_is_away() -> None:
     seats = Seats(2)
     seats.take("a", worker=1)
+    seats.confirm("a")
     seats.leave("a")
     assert not seats.all()[1].connected
     with pytest.raises(NoSeat, match="seat 1: taken by 'a'") as refusal:
@@ -58,3 +59,11 @@ def test_seats_out_of_range_and_run_out() -> None:
 def test_a_node_id_is_the_names_own_for_ever() -> None:
     assert node_id("a") == 2 + 0xCA978112CA1BBDCA % (2**63 - 2)  # SHA-256 of "a" begins ca978112ca1bbdca
     assert len({node_id(f"client-{i}") for i in range(1000)}) == 1000
+
+
+def test_who_was_never_ready_gives_the_seat_back() -> None:
+    seats = Seats(1)
+    seats.take("a")
+    seats.leave("a")
+    assert seats.all() == {}
+    assert seats.take("b").worker == 0
