@@ -50,6 +50,7 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.link
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.a9a
 
 # After a change of a bound in pyproject.toml, or to move to newer versions.
 constraints: $(STAMP)

@@ -10,6 +10,7 @@ import difflib
 import math
 import re
 import tomllib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def _scale(value: Scaled, pattern: re.Pattern[str], form: str, smoothness: float
     return c / smoothness if pattern is _OVER_L else c * smoothness
 
 
-class MethodSection(Section):
+class MethodSection(Section, ABC):
     """What every method's section has."""
 
     rounds: int = Field(ge=1)
@@ -116,17 +117,17 @@ class MethodSection(Section):
             raise ValueError(f"gamma = {self.gamma}: must be a positive number")
         return self
 
+    @abstractmethod
     def cohorts(self, federation: Federation) -> dict[str, int]:
         """Return the cohort sizes by key, defaults filled in."""
-        raise NotImplementedError
 
+    @abstractmethod
     def resolve(self, federation: Federation, smoothness: float | None) -> Self:
         """Return the section with plain numbers and no defaults left open."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build(self, federation: Federation, aggregator: Aggregator, compressor: Compressor) -> Method:
         """Return the method of a resolved section."""
-        raise NotImplementedError
 
 
 class ByzVRMarinaPPSection(MethodSection):
