@@ -26,6 +26,9 @@ RAW = "raw.le"
 INLINE_BYTES = 64 * 1024
 """Up to this size values travel inside the ConfigRecord: fewer objects on a SuperLink, fewer bytes on the link."""
 
+_LINK_ERRORS = frozenset({"disconnected", "not connected", "undecodable", "oversize", "out of order"})
+"""What the link's error replies begin with, see ``link.grid.StreamGrid``."""
+
 _DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
 
 
@@ -110,7 +113,7 @@ def read_reply(message: Message, ask: Ask, form: Compressor, like: Vector) -> Pa
     """
     try:
         if message.has_error():
-            return Rejected(_clean(message.error.reason or "error: no reason given"))
+            return Rejected(_clean(_told(message.error.reason)))
         return _read_packet(message.content, ask, form, like)
     except WireError as error:
         return Rejected(_clean(str(error)))
@@ -145,6 +148,15 @@ def _read_packet(content: RecordDict, ask: Ask, form: Compressor, like: Vector) 
 def max_reply_bytes(dim: int, dtype: np.dtype[Any]) -> int:
     """Return a bound on the size of any honest reply: a dense vector and its envelope."""
     return dim * dtype.itemsize + 4096
+
+
+def _told(reason: str | None) -> str:
+    """Return the reason of an error reply as "slug: detail".
+
+    Reasons are counted by slug, so what a client's own error says must not be one: it could be another every time.
+    """
+    text = reason or "no reason given"
+    return text if text.partition(":")[0] in _LINK_ERRORS else f"error: {text}"
 
 
 def _raw(v: Vector) -> bytes:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from math import inf
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -40,6 +41,9 @@ class QueriedRoster:
     """
 
     POLL_S = 1.0
+    """Seconds between looks at a Grid that offers nothing to wait on."""
+    AGAIN_S = 60.0
+    """Seconds until a node that did not answer is asked again: each time may cost the whole timeout."""
 
     def __init__(self, grid: Grid, clients: int, fingerprint: str, timeout_s: float) -> None:
         self._grid = grid
@@ -47,12 +51,13 @@ class QueriedRoster:
         self._fingerprint = fingerprint
         self._timeout_s = timeout_s
         self._node_of: dict[int, int] = {}
-        self._asked: set[int] = set()
+        self._ask_at: dict[int, float] = {}  # node -> when to ask it; infinity once it has answered
 
     def nodes(self) -> Mapping[int, int]:
         """Return node id by worker, of the nodes that are online; new ones are asked first."""
         online = set(self._grid.get_node_ids())
-        new = sorted(online - self._asked)
+        now = time.monotonic()
+        new = sorted(node for node in online if self._ask_at.get(node, 0.0) <= now)
         if new:
             self._ask(new)
         return {worker: node for worker, node in self._node_of.items() if node in online}
@@ -71,13 +76,14 @@ class QueriedRoster:
     def _ask(self, nodes: list[int]) -> None:
         question = RecordDict()
         messages = [Message(question, node, "query", ttl=self._timeout_s) for node in nodes]
+        self._ask_at |= dict.fromkeys(nodes, time.monotonic() + self.AGAIN_S)
         replies = list(self._grid.send_and_receive(messages, timeout=self._timeout_s))
         node_of = {m.metadata.message_id: node for m, node in zip(messages, nodes, strict=True)}
         for reply in replies:
             node = node_of.get(reply.metadata.reply_to_message_id)
             if node is None:
                 continue
-            self._asked.add(node)
+            self._ask_at[node] = inf
             self._seat(node, reply)
 
     def _seat(self, node: int, reply: Message) -> None:

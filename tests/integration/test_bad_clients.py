@@ -81,7 +81,7 @@ FAULTS: dict[str, tuple[Misbehave, str]] = {
     "greedy": (lambda i, r: [packet(i, r, NAN), *[packet(i, r, ones(DIM))] * 5], "not finite: "),
     "forger": (lambda i, r: [packet(i + 1, r, ones(DIM)), packet(i, r, NAN)], "not finite: "),
     "server": (lambda *_: [control_frame(pb.Goodbye(reason="away with you", final=True))], "out of order: a Goodbye"),
-    "error": (lambda i, _: [error_frame(i, Error(1, "no\n\x1b[31mthanks"))], "no??[31mthanks"),
+    "error": (lambda i, _: [error_frame(i, Error(1, "no\n\x1b[31mthanks"))], "error: no??[31mthanks"),
     "hangs": (lambda i, r: [packet(i, r, NAN)] if r < HANGS_FROM else [], "not finite: "),
 }
 """For each bad client what it sends, and how the reason begins that it is rejected for."""

@@ -201,6 +201,7 @@ def test_an_error_in_place_of_a_reply() -> None:
     assert refused(Error(5, "disconnected: client-3 went away")) == Rejected("disconnected: client-3 went away")
     assert refused(Error(2, "")) == Rejected("error: no reason given")
     assert refused(Error(2)) == Rejected("error: no reason given")
+    assert refused(Error(2, "mine: all mine")) == Rejected("error: mine: all mine")  # counted with all other errors
 
 
 def test_what_a_peer_wrote_becomes_one_short_printable_line() -> None:
@@ -211,7 +212,7 @@ def test_what_a_peer_wrote_becomes_one_short_printable_line() -> None:
         assert len(refused.reason) <= 200
     error = codec.read_reply(Message(Error(2, "a\nb\x1b[2J" + "z" * 900), reply_to=instruction()), ASK, Identity(), X)
     assert isinstance(error, Rejected)
-    assert error.reason.startswith("a?b?[2Jzzz")
+    assert error.reason.startswith("error: a?b?[2Jzzz")
     assert len(error.reason) == 200
 
 

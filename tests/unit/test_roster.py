@@ -76,6 +76,19 @@ def test_each_node_is_asked_once() -> None:
     assert len(grid.pushed) == 1
 
 
+def test_a_node_that_does_not_answer_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = LocalGrid(1, lambda worker, message: ())
+    roster = QueriedRoster(grid, 1, "same", timeout_s=1.0)
+    assert roster.nodes() == {}
+    roster.nodes()
+    assert len(grid.pushed) == 1
+    monkeypatch.setattr(QueriedRoster, "AGAIN_S", 0.0)
+    late = QueriedRoster(grid, 1, "same", timeout_s=1.0)
+    late.nodes()
+    late.nodes()
+    assert len(grid.pushed) == 3
+
+
 def test_a_node_that_left_is_not_listed() -> None:
     grid = answers((0, "same"), (1, "same"))
     roster = QueriedRoster(grid, 2, "same", timeout_s=1.0)

@@ -167,7 +167,7 @@ def nothing(worker: int, message: Message) -> Iterator[Message]:
 BAD = {
     "silent": (silent, "silent: no reply within 30 s"),
     "twice": (twice, "duplicate: more than one reply"),
-    "failing": (failing, "ValueError: no?data"),
+    "failing": (failing, "error: ValueError: no?data"),
     "nothing": (nothing, "undecodable: no packet in the reply"),
     "nan": (changed(values=np.array([1.0, np.nan]).tobytes()), "not finite: NaN or infinite values"),
     "short": (changed(values=b"12345678"), "wrong shape: 1 values, expected 2"),
