@@ -10,7 +10,7 @@ _FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s: %(message)s"
 
 def to_terminal(level: int = logging.WARNING) -> None:
     """Write our log from ``level`` on to standard error, one plain line each."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Terminal()
     handler.setFormatter(logging.Formatter("%(message)s" if level >= logging.WARNING else "%(levelname)s %(message)s"))
     _add(handler, level)
 
@@ -23,6 +23,14 @@ def to_file(path: Path) -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     _add(handler, logging.INFO)
+
+
+class _Terminal(logging.Handler):
+    """Writes to what standard error is at the moment: a progress bar puts itself in its place while it moves."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        print(self.format(record), file=sys.stderr, flush=True)
 
 
 def _add(handler: logging.Handler, level: int) -> None:
