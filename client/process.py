@@ -3,7 +3,6 @@
 An honest client is one seat. An attacker may hold several: one process, N names, one brain.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,6 @@ from link.errors import ConfigError, Refused
 from link.experiment import CONFIG, CONFIG_DIR, DATA, Experiment, code_fingerprint, open_experiment
 from link.node import join_as_many
 from link.wire import Welcome
-
-log = logging.getLogger("breakwater.client")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 from link.errors import BreakwaterError, ConfigError, ServerGone
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line."""
 
-    def error(self, message: str) -> None:  # type: ignore[override]  # argparse declares NoReturn; exit() is one
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 

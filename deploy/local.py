@@ -160,14 +160,15 @@ def run_local(options: LocalOptions, say: Callable[[str], None] = print) -> int:
             federation.stop()
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 @contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
     """Within: SIGTERM raises KeyboardInterrupt, so that `kill` and Ctrl-C clean up alike."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     finally:
@@ -206,10 +207,7 @@ def _serve(options: LocalOptions, pipe: Connection) -> None:
     from server.process import ServerOptions, serve
     from strategies.strategy import NoClientsError
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which ends us in order
     _end_with_launcher()
     logs.to_terminal()

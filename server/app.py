@@ -5,7 +5,6 @@ names the experiment (``config``: TOML text or the path of a file), the data fol
 (``out``).
 """
 
-import logging
 import sys
 import time
 from functools import partial
@@ -25,8 +24,6 @@ from server.folder import CURVE, RunFolder, read_rounds
 from server.progress import RunProgress, measures, size
 from server.roster import LinkRoster, QueriedRoster
 from strategies.strategy import NoClientsError, RobustStrategy, Roster, RoundRecord
-
-log = logging.getLogger("breakwater.server")
 
 app = ServerApp()
 
@@ -85,7 +82,7 @@ def main(grid: Grid, context: Context) -> None:
         training = time.monotonic()
         try:
             strategy.start(grid, codec.to_arrays(x0), num_rounds=rounds)
-            status = "diverged" if strategy.last and strategy.last.note.startswith("diverged") else "finished"
+            status = "diverged" if strategy.last and strategy.last.diverged else "finished"
         finally:
             summary = folder.finish(
                 status=status,

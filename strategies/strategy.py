@@ -78,6 +78,7 @@ class RoundRecord:
         round_s: seconds that the round took.
         evaluation: the model x^r measured, where it was.
         note: what a reader should know.
+        diverged: model or loss is not finite; this is the last round.
     """
 
     round: int
@@ -93,6 +94,7 @@ class RoundRecord:
     round_s: float
     evaluation: Evaluation | None = None
     note: str = ""
+    diverged: bool = False
 
 
 @dataclass(frozen=True)
@@ -322,6 +324,7 @@ class RobustStrategy(Strategy):
                 bytes_down=down_now - down,
                 evaluation=evaluation,
                 note=note,
+                diverged=diverged,
             )
             self.last = record
             if self.on_round:

@@ -75,7 +75,7 @@ class CustomTask:
             _try(problem, f'path = "{self.path}"')
         except TaskError:
             raise
-        except Exception as error:
+        except Exception as error:  # the user's own code: whatever it raises is told with its line
             raise TaskError(f'path = "{self.path}": {_where(error, file)}') from error
         return problem
 

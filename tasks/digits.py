@@ -3,7 +3,6 @@
 Softmax regression or a small perceptron, in NumPy (``network.py`` says why). The task of ``breakwater demo``.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +12,7 @@ import numpy as np
 
 from strategies.algorithm import Evaluation, Vector
 from strategies.randomness import Role, stream
-from tasks.contract import Setting
+from tasks.contract import Setting, check_l2_and_dtype
 from tasks.network import Labels, Matrix, Network, NetworkOracle
 from tasks.partition import Indices, check_partition, split
 from tasks.threads import one_thread
@@ -49,10 +48,7 @@ class DigitsTask:
             raise ValueError(f'model = "{self.model}": must be "softmax" or "mlp"')
         if self.hidden < 1:
             raise ValueError(f"hidden = {self.hidden}: must be at least 1")
-        if not (self.l2 >= 0 and math.isfinite(self.l2)):
-            raise ValueError(f"l2 = {self.l2}: must be a finite number from 0 up")
-        if self.dtype not in ("float32", "float64"):
-            raise ValueError(f'dtype = "{self.dtype}": must be "float32" or "float64"')
+        check_l2_and_dtype(self.l2, self.dtype)
         if not 0.01 <= self.test_share <= 0.9:
             raise ValueError(f"test_share = {self.test_share}: must be from 0.01 to 0.9")
         check_partition(self.partition)

@@ -6,7 +6,6 @@
 The only task here that knows its smoothness L and, for small d, its optimum f*, so a run can be held against theory.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -15,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from strategies.algorithm import Evaluation, Vector
-from tasks.contract import Setting, TaskError
+from tasks.contract import Setting, TaskError, check_l2_and_dtype
 from tasks.files import locate
 from tasks.libsvm import read_libsvm
 from tasks.matrix import Linear, Matrix, build
@@ -50,10 +49,7 @@ class LogisticTask:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
-        if not (self.l2 >= 0 and math.isfinite(self.l2)):
-            raise ValueError(f"l2 = {self.l2}: must be a finite number from 0 up")
-        if self.dtype not in ("float32", "float64"):
-            raise ValueError(f'dtype = "{self.dtype}": must be "float32" or "float64"')
+        check_l2_and_dtype(self.l2, self.dtype)
         if self.features is not None and self.features < 1:
             raise ValueError(f"features = {self.features}: must be at least 1")
         check_partition(self.partition)

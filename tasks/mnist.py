@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.contract import Problem, Setting, TaskError
+from tasks.contract import Problem, Setting, TaskError, check_l2_and_dtype
 from tasks.files import MEND, read
 from tasks.partition import check_partition
 
@@ -58,10 +58,7 @@ class MnistTask:
             raise ValueError(f'model = "{self.model}": must be "mlp" or "cnn"')
         if self.hidden < 1:
             raise ValueError(f"hidden = {self.hidden}: must be at least 1")
-        if not (self.l2 >= 0 and math.isfinite(self.l2)):
-            raise ValueError(f"l2 = {self.l2}: must be a finite number from 0 up")
-        if self.dtype not in ("float32", "float64"):
-            raise ValueError(f'dtype = "{self.dtype}": must be "float32" or "float64"')
+        check_l2_and_dtype(self.l2, self.dtype)
         if self.train_limit is not None and self.train_limit < 1:
             raise ValueError(f"train_limit = {self.train_limit}: must be at least 1")
         check_partition(self.partition)

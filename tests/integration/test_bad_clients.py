@@ -10,7 +10,7 @@ import queue
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -142,12 +142,6 @@ def dying_client(address: str, worker: int) -> None:
         return Context(welcome.run_id, welcome.node_id, {}, RecordDict(), {})
 
     sys.exit(join(address, "dies", app, prepare, worker=worker, fingerprint=code_fingerprint()))
-
-
-@pytest.fixture
-def processes() -> Iterator[Processes]:
-    with Processes() as started:
-        yield started
 
 
 def honest_model(config_text: str) -> np.ndarray:

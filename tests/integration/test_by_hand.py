@@ -3,7 +3,6 @@
 import shutil
 import signal
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from link.config import load
 from link.experiment import open_experiment
 from tests.integration.processes import (
     ATTACKED,
-    DIGITS,
     ROOT,
     Process,
     Processes,
@@ -42,20 +40,6 @@ gamma = 0.5
 [evaluation]
 every = 10
 """
-
-
-@pytest.fixture
-def processes() -> Iterator[Processes]:
-    with Processes() as started:
-        yield started
-
-
-@pytest.fixture
-def digits(tmp_path: Path) -> Path:
-    """The config file of a small federation."""
-    path = tmp_path / "digits.toml"
-    path.write_text(DIGITS, encoding="utf-8")
-    return path
 
 
 def serve(processes: Processes, config: Path, out: Path, *changes: str) -> tuple[Process, str]:

@@ -1,7 +1,6 @@
 """`breakwater demo`, as a newcomer runs it."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,12 +8,6 @@ import pytest
 from tests.integration.processes import Processes, rounds_of, summary_of
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def processes() -> Iterator[Processes]:
-    with Processes() as started:
-        yield started
 
 
 def test_the_demo_shows_the_difference(processes: Processes, tmp_path: Path) -> None:

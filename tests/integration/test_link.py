@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from link.wire import (
     control_frame,
     reply_head,
 )
+from tests.integration.processes import Proxy
 
 pytestmark = pytest.mark.slow
 
@@ -692,35 +692,6 @@ def test_close_fails_what_is_still_asked(federation: Federation) -> None:
     assert raw.receive() == pb.Goodbye(reason="enough", final=True)
 
 
-class Proxy:
-    """A TCP proxy that counts what it passes on."""
-
-    def __init__(self, target: str) -> None:
-        self.up = self.down = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self._target = target
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with self._listener:
-            client, _ = self._listener.accept()
-        host, port = self._target.split(":")
-        server = socket.create_connection((host, int(port)))
-        threading.Thread(target=self._pump, args=(client, server, "up"), daemon=True).start()
-        threading.Thread(target=self._pump, args=(server, client, "down"), daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket, way: str) -> None:
-        with suppress(OSError):
-            while data := source.recv(1 << 16):
-                setattr(self, way, getattr(self, way) + len(data))
-                sink.sendall(data)
-        for end in (source, sink):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-        source.close()
-
-
 @pytest.mark.parametrize("k", [12, 2500])
 def test_a_reply_costs_on_the_socket_what_the_ledger_says_and_at_most_4k_plus_200(
     federation: Federation, k: int
@@ -749,3 +720,5 @@ def test_a_reply_costs_on_the_socket_what_the_ledger_says_and_at_most_4k_plus_20
     # HTTP/2 puts 9 bytes before the data of a message, and now and then a window update or a ping beside it.
     assert counted.bytes_up <= up <= 1.02 * counted.bytes_up + 80 * rounds
     assert counted.bytes_down <= down <= 1.02 * counted.bytes_down + 80 * rounds
+    grid.close("counted")
+    proxy.close()

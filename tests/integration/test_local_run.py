@@ -5,7 +5,6 @@ import signal
 import time
 import tomllib
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,20 +31,6 @@ from tests.reference.plain_loop import trajectory
 pytestmark = pytest.mark.slow
 
 A9A = ROOT / "deploy" / "configs" / "a9a.toml"
-
-
-@pytest.fixture
-def processes() -> Iterator[Processes]:
-    with Processes() as started:
-        yield started
-
-
-@pytest.fixture
-def digits(tmp_path: Path) -> Path:
-    """The config file of a small federation."""
-    path = tmp_path / "digits.toml"
-    path.write_text(DIGITS, encoding="utf-8")
-    return path
 
 
 def model_of(out: Path) -> np.ndarray:
