@@ -60,6 +60,10 @@ class NoClientsError(Exception):
     """No client could be reached within the time that the config allows."""
 
 
+class NoReplyCountsError(Exception):
+    """More workers than may be Byzantine were refused before any reply counted: their ClientApp is another one."""
+
+
 @dataclass(frozen=True)
 class RoundRecord:
     """One round as it is written to ``metrics.jsonl``.
@@ -117,6 +121,8 @@ class RobustStrategy(Strategy):
         codec: how asks and packets become Flower records.
         roster: which worker is at which node.
         clients: n.
+        byzantine: f, where the nodes may run any app: ``NoReplyCountsError`` then ends a run in which more workers than
+            that, and more than one, were refused before any reply has counted. None never to.
         seed: the run's seed.
         deadline_s: seconds that a round waits for replies.
         idle_timeout_s: seconds to wait when nobody is connected before ``NoClientsError`` is raised.
@@ -134,6 +140,7 @@ class RobustStrategy(Strategy):
         codec: Codec,
         roster: Roster,
         clients: int,
+        byzantine: int | None = None,
         seed: int = 0,
         deadline_s: float = 30.0,
         idle_timeout_s: float = 120.0,
@@ -147,6 +154,7 @@ class RobustStrategy(Strategy):
         self.codec = codec
         self.roster = roster
         self.clients = clients
+        self.byzantine = byzantine
         self.seed = seed
         self.deadline_s = deadline_s
         self.idle_timeout_s = idle_timeout_s
@@ -155,10 +163,21 @@ class RobustStrategy(Strategy):
         self.evaluate = evaluate
         self.every = every
         self.on_round = on_round
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget every round, so that the next one is the first."""
         self.state: Any = None
         self.last: RoundRecord | None = None
         self._open: _Open | None = None
         self._warned: set[tuple[str, str]] = set()
+        self._counted = False
+        self._refused: set[int] = set()  # workers that were, while no reply has counted
+
+    @property
+    def asked(self) -> list[int]:
+        """The workers of the round that is open, in the order of its messages."""
+        return [] if self._open is None else self._open.cohort
 
     # --- one round: ask, screen, update ---------------------------------------------------------------------------
 
@@ -203,9 +222,13 @@ class RobustStrategy(Strategy):
         ask, before = opened.ask, self.state
         # By instruction and not by sender: a SuperLink reports a lost node's error in its own name.
         worker_of = {m.metadata.message_id: worker for m, worker in zip(opened.messages, opened.cohort, strict=True)}
+        node_of = {worker: m.metadata.dst_node_id for m, worker in zip(opened.messages, opened.cohort, strict=True)}
         verdicts: dict[int, Packet | Rejected] = {}
+        spoke: set[int] = set()  # they said something; of a node that is lost the SuperLink says so
         for message in replies:
             worker = worker_of.get(message.metadata.reply_to_message_id)
+            if worker is not None and message.metadata.src_node_id == node_of[worker]:
+                spoke.add(worker)
             if worker is None:
                 log.warning("round %d: node %d answers no instruction of it", ask.round, message.metadata.src_node_id)
             elif worker in verdicts:
@@ -222,6 +245,8 @@ class RobustStrategy(Strategy):
                 name = self.roster.name(worker)
                 rejected.append((name, verdict.reason))
                 self._tell(ask.round, name, verdict)
+        refusals = {i: verdict.reason for i in sorted(spoke) if isinstance(verdict := verdicts[i], Rejected)}
+        self._check_app(ask.round, refusals, bool(rows))
         with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is seen in its model, see `start`
             self.state = self.method.update(before, ask, rows, stream(self.seed, Role.AGGREGATE, round_=ask.round))
         report = self.state.report
@@ -249,6 +274,19 @@ class RobustStrategy(Strategy):
         if isinstance(verdict, Packet) and not self.method.knows(state, worker, verdict.version):
             return Rejected(f"stale state: the reply builds on version {verdict.version}, which is not this round's")
         return verdict
+
+    def _check_app(self, round_: int, refusals: Mapping[int, str], counted: bool) -> None:
+        """End the run where the nodes run another ClientApp: no attack is mistaken for one, it is at most f workers."""
+        self._counted = self._counted or counted
+        if self._counted or self.byzantine is None:
+            return
+        self._refused |= refusals.keys()
+        if len(self._refused) >= min(self.clients, max(self.byzantine, 1) + 1):
+            worker, reason = next(iter(refusals.items()))
+            raise NoReplyCountsError(
+                f"round {round_}: no reply has counted yet, and {len(self._refused)} clients replied, of which "
+                f"{self.byzantine} may be Byzantine: it is their ClientApp. {self.roster.name(worker)}: {reason}"
+            )
 
     def _tell(self, round_: int, name: str, verdict: Rejected) -> None:
         """Log a rejection: loudly the first time that this client is rejected for this reason, quietly from then on."""

@@ -1,0 +1,242 @@
+"""RobustStrategy inside a Flower app of somebody else's: their arrays, their nodes, their log.
+
+``RobustStrategy`` knows vectors, workers and a roster. A Flower app has an ``ArrayRecord`` of named arrays, nodes that
+come and go, and a Grid that must be polled. ``AppStrategy`` stands between them, for any method; the ClientApp answers
+with ``adapters.answers.answer``. ``adapters.federated_averaging`` builds on it for ClientApps written for FedAvg.
+
+What an instruction holds beside that of ``link.codec``::
+
+    ConfigRecord "ask":    + {"worker": its seat, "draw": the seed of what it draws at random}
+    ConfigRecord "config": the app's train_config and "server-round", as from Flower's strategies
+"""
+
+import logging
+import math
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result
+
+from adapters.named_arrays import Layout
+from adapters.node_roster import NodeRoster
+from link import codec
+from link.errors import ConfigError
+from link.polled import PolledGrid
+from strategies.algorithm import Ask, Compressor, Method, Packet, Rejected, Vector
+from strategies.randomness import Role, stream
+from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord
+
+log = logging.getLogger("flwr.breakwater")
+
+OWN_RECORDS = frozenset({"ask", "vectors", "packet"})
+"""Names of our records in an instruction."""
+
+
+@dataclass(frozen=True)
+class AppCodec:
+    """``link.codec`` for a model of named arrays.
+
+    Args:
+        layout: of the model.
+        hint: what to look at where a reply is not in our format.
+    """
+
+    layout: Layout
+    hint: str
+
+    def write_ask(self, ask: Ask, extra: Mapping[str, Vector] = {}) -> RecordDict:  # never written to
+        """Return the content of an instruction."""
+        return codec.write_ask(ask, extra)
+
+    def read_reply(self, message: Message, ask: Ask, form: Compressor, like: Vector) -> Packet | Rejected:
+        """Return the packet of a reply, or why there is none."""
+        if message.has_content() and "p" not in message.content:
+            return Rejected(f"undecodable: no packet in the reply; {self.hint}")
+        return codec.read_reply(message, ask, form, like)
+
+    def to_arrays(self, v: Vector) -> ArrayRecord:
+        """Return the model as the app knows it."""
+        return self.layout.record(v)
+
+    def from_arrays(self, arrays: ArrayRecord) -> Vector:
+        """Return the app's model as a vector."""
+        return self.layout.flat(arrays)
+
+
+class AppStrategy(RobustStrategy):
+    """Drives one method for the nodes of any Flower app.
+
+    Args:
+        method: both halves; its n and f are ``clients`` and ``byzantine``.
+        clients: n, how many nodes take part. More that show up are left out; of fewer, those that are there are asked.
+        byzantine: f, how many of them may be Byzantine.
+        seed: fixes everything random. Whoever knows it knows who will be sampled, so that it is drawn if not given.
+        deadline_s: seconds that a round waits for replies; ``timeout`` of ``start`` where that is less.
+        join_timeout_s: seconds to wait for all clients before round 1, and for anybody later on.
+        min_available_nodes: how many must have come by then; default: the n - f honest ones.
+        every: rounds between calls of ``evaluate_fn``; the last round is always evaluated.
+        configrecord_key: name of the record with the app's own ``train_config``.
+        on_round: called with the record of every finished round; default: one line in Flower's log.
+
+    Raises:
+        ConfigError: a number is out of bounds.
+    """
+
+    byzantine: int
+    hint = "does its ClientApp reply with adapters.answers.answer?"
+    """What to look at where a reply is not in our format."""
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        clients: int,
+        byzantine: int,
+        seed: int | None = None,
+        deadline_s: float = 600.0,
+        join_timeout_s: float = 120.0,
+        min_available_nodes: int | None = None,
+        every: int = 1,
+        configrecord_key: str = "config",
+        on_round: Callable[[RoundRecord], None] | None = None,
+    ) -> None:
+        check_share(clients, byzantine)
+        for name, value in (("deadline_s", deadline_s), ("join_timeout_s", join_timeout_s), ("every", every)):
+            if not 0 < value < math.inf:
+                raise ConfigError(f"{name} = {value}: must be a positive number")
+        if configrecord_key in OWN_RECORDS:
+            raise ConfigError(f"configrecord_key = {configrecord_key!r}: that record is ours; choose another name")
+        least = clients - byzantine if min_available_nodes is None else min_available_nodes
+        if not 1 <= least <= clients:
+            raise ConfigError(f"min_available_nodes = {least}: must be 1 .. clients = {clients}")
+        self.seats = NodeRoster(clients)
+        super().__init__(
+            method,
+            codec=codec,
+            roster=self.seats,
+            clients=clients,
+            byzantine=byzantine,
+            seed=secrets.randbits(63) if seed is None else seed,
+            deadline_s=deadline_s,
+            idle_timeout_s=join_timeout_s,
+            every=every,
+            on_round=on_round or self._log_round,
+        )
+        self.min_available_nodes = least
+        self.configrecord_key = configrecord_key
+        self._num_rounds = 0
+
+    def make_codec(self, layout: Layout) -> AppCodec:
+        """Return how this model travels.
+
+        Raises:
+            ConfigError: the method cannot work on it.
+        """
+        return AppCodec(layout, self.hint)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Open a round: one instruction each, which share what they can."""
+        if self.state is None:
+            self.codec = self.make_codec(Layout.of(arrays))
+            self.seats.watch(grid)
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        config["server-round"] = server_round
+        told = ConfigRecord(dict(config))  # the app may go on changing its own
+        for message, worker in zip(messages, self.asked, strict=True):
+            draw = int(stream(self.seed, Role.WORKER, worker, server_round).bit_generator.random_raw())
+            ask = ConfigRecord({**message.content.config_records["ask"], "worker": worker, "draw": draw})
+            message.content = RecordDict({**message.content, "ask": ask, self.configrecord_key: told})
+        return messages
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run rounds 1 .. num_rounds from ``initial_arrays``; return the last model under the same names.
+
+        Args:
+            grid: the one that Flower gave the ServerApp.
+            initial_arrays: the app's model.
+            num_rounds: rounds to run.
+            timeout: seconds that a round waits for replies, where that is less than ``deadline_s``.
+            train_config: reaches the ClientApp as ``configrecord_key``, with "server-round".
+            evaluate_config: not used: what clients claim about a model is no evidence, so they are not asked.
+            evaluate_fn: measures the model, before round 1 (as round 0) and then as ``every`` says.
+
+        Raises:
+            ConfigError: the model cannot be trained, or ``num_rounds`` is below 1.
+            NoClientsError: too few nodes came.
+            NoReplyCountsError: nobody's ClientApp answers in our format.
+        """
+        if num_rounds < 1:
+            raise ConfigError(f"num_rounds = {num_rounds}: must be at least 1")
+        if evaluate_config is not None:
+            log.warning("evaluate_config is not used: clients are not asked to evaluate; give evaluate_fn")
+        self.make_codec(Layout.of(initial_arrays)).from_arrays(initial_arrays)  # what is wrong is wrong before waiting
+        self.forget()
+        self._num_rounds = num_rounds
+        self.deadline_s = min(self.deadline_s, timeout)
+        polled = PolledGrid(grid)
+        self.traffic = polled.traffic
+        self.seats.watch(polled)
+        self._gather()
+        self.summary()
+        first = None if evaluate_fn is None else evaluate_fn(0, initial_arrays)
+        result = super().start(polled, initial_arrays, num_rounds, timeout, train_config, None, evaluate_fn)
+        if first is not None:
+            result.evaluate_metrics_serverapp = {0: first, **result.evaluate_metrics_serverapp}
+        return result
+
+    def summary(self) -> None:
+        """Log the method and its hyper-parameters."""
+        log.info(
+            "%s of %d clients, %d of them Byzantine: %s", type(self).__name__, self.clients, self.byzantine, self.method
+        )
+
+    def _gather(self) -> None:
+        ready = self.seats.wait(self.clients, self.idle_timeout_s)
+        if ready < self.min_available_nodes:
+            raise NoClientsError(
+                f"{ready} of {self.clients} clients came within {self.idle_timeout_s:g} s, and "
+                f"{self.min_available_nodes} are needed (min_available_nodes): start the others, or change `clients`"
+            )
+        if ready < self.clients:
+            log.warning("%d of %d clients are there after %g s: starting", ready, self.clients, self.idle_timeout_s)
+
+    def _log_round(self, record: RoundRecord) -> None:
+        log.info(
+            "round %d/%d: %d of %d replies counted, %d clipped, step %.3g, %.1f s%s",
+            record.round,
+            self._num_rounds,
+            len(record.accepted),
+            len(record.cohort),
+            len(record.clipped),
+            record.step_norm,
+            record.round_s,
+            f"; {record.note}" if record.note else "",
+        )
+
+
+def check_share(clients: int, byzantine: int) -> None:
+    """Refuse numbers of clients that no rule can work with.
+
+    Raises:
+        ConfigError: there are none, or half of them may be Byzantine.
+    """
+    if clients < 1:
+        raise ConfigError(f"clients = {clients}: must be at least 1")
+    if not 0 <= 2 * byzantine < clients:
+        raise ConfigError(
+            f"byzantine = {byzantine} of clients = {clients}: no rule withstands half; at most {(clients - 1) // 2}"
+        )

@@ -1,0 +1,122 @@
+"""A model as Flower apps have it, arrays by name, and as methods have it, one vector x.
+
+The vector is the concatenation of all floating arrays in the order of their names, in float64 if one of them is, else
+in float32. Each goes back to its own shape and type. Integers and booleans (the step counter of a batch normalisation)
+have no mean that a rule could defend: they stay what they were at the start.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from numpy.typing import NDArray
+
+from link.errors import ConfigError
+from strategies.algorithm import Vector
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Which array lies where in the vector.
+
+    Args:
+        shapes: of every floating array, by name, in the order of the user's record.
+        dtypes: its own type, by name.
+        places: where it lies in the vector, by name.
+        kept: the arrays that are not part of the vector, by name.
+        names: all, in the order of the user's record.
+        dim: d.
+        dtype: of the vector.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, np.dtype[Any]]
+    places: Mapping[str, slice]
+    kept: Mapping[str, Array]
+    names: tuple[str, ...]
+    dim: int
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def of(cls, arrays: ArrayRecord) -> Self:
+        """Return the layout of a model.
+
+        Raises:
+            ConfigError: an array of another kind of type, or not one of floating point.
+        """
+        shapes: dict[str, tuple[int, ...]] = {}
+        dtypes: dict[str, np.dtype[Any]] = {}
+        kept: dict[str, Array] = {}
+        for name, array in arrays.items():
+            dtype = _dtype(name, array)
+            if dtype.kind == "f":
+                shapes[name], dtypes[name] = tuple(array.shape), dtype
+            else:
+                kept[name] = array
+        places, at = {}, 0
+        for name in sorted(shapes):  # the order in a record is not part of what it says
+            places[name] = slice(at, at := at + int(np.prod(shapes[name], dtype=np.int64)))
+        if at == 0:
+            raise ConfigError(f"the model has no floating point numbers, in {len(arrays)} arrays: nothing to train")
+        wide = np.dtype(np.float64) in dtypes.values()
+        return cls(shapes, dtypes, places, kept, tuple(arrays), at, np.dtype(np.float64 if wide else np.float32))
+
+    def flat(self, arrays: ArrayRecord) -> Vector:
+        """Return a model of this layout as a vector, shape (d,).
+
+        Raises:
+            ConfigError: arrays are missing, unknown, of another shape, or not finite.
+        """
+        for what, names in (
+            ("lacks", self.shapes.keys() - arrays),
+            ("has unknown", set(arrays).difference(self.names)),
+        ):
+            if names:
+                raise ConfigError(f"the model {what} {_listed(names)}")
+        x = np.empty(self.dim, self.dtype)
+        for name, place in self.places.items():
+            values = _values(name, arrays[name])
+            if values.shape != self.shapes[name]:
+                raise ConfigError(f"array {name[:64]!r} has shape {values.shape}, expected {self.shapes[name]}")
+            with np.errstate(over="ignore"):
+                x[place] = values.reshape(-1)
+            if not np.isfinite(x[place]).all():
+                raise ConfigError(f"array {name[:64]!r} is not finite: it holds NaN, or numbers beyond {self.dtype}")
+        return x
+
+    def record(self, x: Vector) -> ArrayRecord:
+        """Return a vector as the model that the app knows, in NumPy's format, which all of Flower reads."""
+        with np.errstate(over="ignore"):
+            named = {name: x[self.places[name]].astype(self.dtypes[name]) for name in self.shapes}
+        arrays = {name: Array(v.reshape(self.shapes[name])) for name, v in named.items()}
+        return ArrayRecord({name: self.kept[name] if name in self.kept else arrays[name] for name in self.names})
+
+
+def _dtype(name: str, array: Array) -> np.dtype[Any]:
+    try:
+        dtype = np.dtype(array.dtype)
+    except TypeError:
+        dtype = np.dtype(object)
+    if dtype.kind in "iub" or (dtype.kind == "f" and dtype.itemsize <= 8):
+        return dtype
+    raise ConfigError(
+        f"array {name[:64]!r} holds {array.dtype[:20]}: must be float16, float32 or float64, or integers, which stay "
+        "as they are"
+    )
+
+
+def _values(name: str, array: Array) -> NDArray[Any]:
+    try:
+        values: NDArray[Any] = array.numpy()
+    except (TypeError, ValueError, OSError, EOFError) as error:
+        raise ConfigError(f"array {name[:64]!r} cannot be read: {error}") from None
+    if values.dtype.kind != "f":
+        raise ConfigError(f"array {name[:64]!r} holds {values.dtype}: expected floating point numbers")
+    return values
+
+
+def _listed(names: set[str]) -> str:
+    shown = ", ".join(repr(name[:64]) for name in sorted(names)[:3])
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,69 @@
+"""Seats for the nodes of any Flower Grid: the first node that appears is worker 0, the next worker 1, ...
+
+A node keeps its seat while it is away, unless another node needs it: a node that comes back under a new id, as a
+SuperNode without keys of its own does, then takes the seat of one that is offline. Who may claim a seat is decided by
+who may connect: SuperNode authentication makes the number of node ids that a party can hold a certainty.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+
+from flwr.serverapp import Grid
+
+log = logging.getLogger("flwr.breakwater")
+
+
+class NodeRoster:
+    """Which worker sits at which node.
+
+    Args:
+        clients: n, how many seats there are.
+        grid: where the nodes are; ``watch`` tells it later.
+    """
+
+    POLL_S = 0.25
+    """Seconds between looks at a Grid that offers nothing to wait on."""
+
+    def __init__(self, clients: int, grid: Grid | None = None) -> None:
+        self._clients = clients
+        self._grid = grid
+        self._node_of: dict[int, int] = {}  # seat -> the node that holds it, online or not
+        self._left_out: set[int] = set()
+
+    def watch(self, grid: Grid) -> None:
+        """Look at this grid from now on."""
+        self._grid = grid
+
+    def nodes(self) -> Mapping[int, int]:
+        """Return node id by worker, of the nodes that are online and have a seat."""
+        online = set() if self._grid is None else set(self._grid.get_node_ids())
+        for node in sorted(online.difference(self._node_of.values())):
+            self._seat(node, online)
+        return {worker: node for worker, node in sorted(self._node_of.items()) if node in online}
+
+    def name(self, worker: int) -> str:
+        """Return a name for logs."""
+        return f"worker {worker} (node {self._node_of.get(worker, 0)})"
+
+    def wait(self, count: int, timeout: float) -> int:
+        """Look until ``count`` workers are online, at most ``timeout`` seconds; return how many are."""
+        end = time.monotonic() + timeout
+        while (ready := len(self.nodes())) < count and (left := end - time.monotonic()) > 0:
+            time.sleep(min(self.POLL_S, left))
+        return ready
+
+    def _seat(self, node: int, online: set[int]) -> None:
+        free = [seat for seat in range(self._clients) if seat not in self._node_of]
+        gone = [seat for seat, holder in sorted(self._node_of.items()) if holder not in online]
+        if free or gone:
+            seat = (free or gone)[0]
+            self._node_of[seat] = node
+            log.info("node %d is worker %d", node, seat)
+        elif node not in self._left_out:
+            self._left_out.add(node)
+            log.warning(
+                "node %d is left out: all %d seats are held by nodes that are online; `clients` is too small",
+                node,
+                self._clients,
+            )

@@ -1,0 +1,103 @@
+"""What ``RobustFedAvg`` tells ``robust_deltas_mod`` beside the model, in the record "ask" of an instruction.
+
+Plain numbers and texts. The compressor is written as its kind and parameters; a mod knows those of this project by
+their kind and no others, so that an instruction cannot name code to run. Light to import: a SuperNode starts a process
+for every message.
+"""
+
+import json
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any, TypeGuard
+
+from flwr.app import ConfigRecord
+
+from link.errors import ConfigError, WireError
+from strategies.algorithm import Ask, Compressor
+from strategies.compressors import QSGD, Identity, Masked, Natural, PermK, RandK, ScaledSign, TopK
+
+ORDER = "ask"
+"""Name of the record."""
+_KIND = "deltas"
+"""The kind of these instructions; others under the same name are not for the mod."""
+
+COMPRESSORS: dict[str, type[Any]] = {
+    kind.kind: kind for kind in (QSGD, Identity, Masked, Natural, PermK, RandK, ScaledSign, TopK)
+}
+"""By kind; those of the union in ``link.config``."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the mod reads.
+
+    Args:
+        round: k.
+        worker: the seat of this node.
+        draw: seed of what the compressor draws.
+        seed: the round's common seed; None where the compressor needs none.
+        compressor: Q.
+        arrays: name of the record that is the model.
+    """
+
+    round: int
+    worker: int
+    draw: int
+    seed: int | None
+    compressor: Compressor
+    arrays: str
+
+
+def write_order(ask: Ask, compressor: Compressor, arrays: str) -> ConfigRecord:
+    """Return the record, but for worker and draw, which ``AppStrategy`` adds for each."""
+    order = ConfigRecord({"round": ask.round, "kind": _KIND, "arrays": arrays, "compressor": write(compressor)})
+    if ask.seed is not None:
+        order["seed"] = ask.seed
+    return order
+
+
+def is_order(record: ConfigRecord | None) -> TypeGuard[ConfigRecord]:
+    """Return whether this is a record for the mod."""
+    return record is not None and record.get("kind") == _KIND
+
+
+def read_order(order: ConfigRecord) -> Order:
+    """Return the order that a record holds.
+
+    Raises:
+        WireError: it cannot be read.
+    """
+    numbers = [order.get(name) for name in ("round", "worker", "draw")] + [order.get("seed", 0)]
+    if not all(type(number) is int and 0 <= number < 2**64 for number in numbers):
+        raise WireError("undecodable: round, worker, draw or seed of the instruction is no integer from 0 to 2^64 - 1")
+    round_, worker, draw, seed = (int(number) for number in numbers)  # type: ignore[arg-type]  # checked above
+    text, arrays = order.get("compressor"), order.get("arrays")
+    if not isinstance(text, str) or not isinstance(arrays, str):
+        raise WireError("undecodable: the instruction names no compressor, or not which record is the model")
+    return Order(round_, worker, draw, seed if "seed" in order else None, read(text), arrays)
+
+
+def write(compressor: Compressor) -> str:
+    """Return kind and parameters as JSON.
+
+    Raises:
+        ConfigError: it is not one that a mod knows.
+    """
+    if COMPRESSORS.get(compressor.kind) is not type(compressor) or not is_dataclass(compressor):
+        raise ConfigError(
+            f"compressor = {type(compressor).__name__}: must be one of strategies.compressors: {', '.join(COMPRESSORS)}"
+        )
+    return json.dumps({name: value for name, value in asdict(compressor).items() if value is not None})
+
+
+def read(text: str) -> Compressor:
+    """Return the compressor that ``write`` gave this text for.
+
+    Raises:
+        WireError: there is none.
+    """
+    try:
+        parameters = json.loads(text)
+        compressor: Compressor = COMPRESSORS[parameters["kind"]](**parameters)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise WireError(f"undecodable: no compressor: {type(error).__name__}: {error}") from None
+    return compressor

@@ -1,0 +1,1 @@
+"""An ordinary Flower app: softmax regression on handwritten digits."""
