@@ -4,9 +4,11 @@ The same app stays resident in a ``breakwater client`` process, and runs on a Fl
 There the node config says which worker it is (``partition-id``) and, for an attacker, what it does (``attack="alie"``).
 """
 
+import logging
+import shlex
 import time
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
@@ -15,11 +17,17 @@ from flwr.clientapp import ClientApp
 from attacks.wire import Fault, Faulty
 from client import worker as workers
 from client.coalition import Coalition, CoalitionMember
-from link import codec, flwr_compat
-from link.config import parse_attack
-from link.errors import RESIDENT, Breakage, Broken, ConfigError, Silent
-from link.experiment import Experiment, code_fingerprint, from_run_config
+from link import codec, flwr_compat, invitation, pages
+from link.config import Config, parse_attack, suggest
+from link.errors import RESIDENT, Breakage, BreakwaterError, Broken, ConfigError, Silent
+from link.experiment import ATTACKERS, DATA, LAST, SET, Experiment, code_fingerprint, from_run_config
 from strategies.algorithm import Ask, StateLostError
+
+PARTITION, PARTITIONS, ATTACK = "partition-id", "num-partitions", "attack"
+"""Keys of a node config, with DATA and SET: which worker the node is; of how many (Flower's simulation says so); the
+kind of the attack, if it is Byzantine; the folder of its data; ``attack.key=value`` for the attack's parameters."""
+
+log = logging.getLogger("breakwater.client")
 
 app = ClientApp()
 
@@ -37,24 +45,59 @@ def train(message: Message, context: Context) -> Message:
     """Answer one round."""
     ask = codec.read_ask(message.content)
     try:
-        answer = worker_of(context).answer(ask)
+        worker = worker_of(context)
+        content = _resident(worker, ask) if RESIDENT in context.node_config else _visiting(worker, ask, context)
     except StateLostError as lost:
         return Message(Error(flwr_compat.APP_RAISED, f"stale state: {lost}"), reply_to=message)
-    if answer is None:
-        raise Silent(f"round {ask.round}: the attack says nothing")
-    content = _write_faulty(answer, ask, context) if isinstance(answer, Faulty) else codec.write_packet(answer, ask)
+    except ConfigError as error:
+        return _refusal(error, message)
     return Message(content, reply_to=message)
 
 
-def _write_faulty(faulty: Faulty, ask: Ask, context: Context) -> RecordDict:
-    """Write a reply that is wrong in its records, or let it go wrong on its way.
+def _resident(worker: workers.Worker, ask: Ask) -> RecordDict:
+    """Answer where worker and link stay."""
+    answer = worker.answer(ask)
+    if answer is None:
+        raise Silent(f"round {ask.round}: the attack says nothing")
+    if not isinstance(answer, Faulty):
+        return codec.write_packet(answer, ask)
+    content = _faulty_content(answer, answer.fault, ask)
+    if answer.fault in _BREAKAGES:
+        raise Broken(_BREAKAGES[answer.fault], content, answer.delay_s, last=answer.last)
+    return content
+
+
+def _visiting(worker: workers.Worker, ask: Ask, context: Context) -> RecordDict:
+    """Answer where the process may be a new one for every message, and Flower keeps what the worker knows."""
+    state = context.state
+    kept = pages.read_reply(state, ask.round)
+    if kept is not None:
+        return kept
+    worker.recall(pages.read(state))
+    answer = worker.answer(ask)
+    known = worker.remember()
+    if known:
+        pages.write(state, known)
+    if answer is None:
+        raise Silent(f"round {ask.round}: the attack says nothing")
+    if isinstance(answer, Faulty):
+        fault = answer.fault.nearest
+        content = _faulty_content(answer, fault, ask)
+        if fault is Fault.LATE:
+            time.sleep(answer.delay_s)
+        return content
+    content = codec.write_packet(answer, ask)
+    if known:
+        pages.write_reply(state, ask.round, content)
+    return content
+
+
+def _faulty_content(faulty: Faulty, fault: Fault, ask: Ask) -> RecordDict:
+    """Return the records of a reply in which something is wrong.
 
     Raises:
-        Broken: the link's client end is to break it.
-        Silent: it is to be lost, and the link is not there to lose a part of it.
+        Silent: it is to be lost.
     """
-    resident = bool(context.node_config.get(RESIDENT))
-    fault = faulty.fault if resident else faulty.fault.nearest
     packet = faulty.packet
     if fault is Fault.SILENCE:
         raise Silent(f"round {ask.round}: the reply is lost")
@@ -63,26 +106,48 @@ def _write_faulty(faulty: Faulty, ask: Ask, context: Context) -> RecordDict:
     elif fault is Fault.OVERSIZE:
         too_many = codec.max_reply_bytes(packet.dim, np.dtype(np.float64)) // packet.values.itemsize + 1
         packet = replace(packet, values=np.resize(packet.values, too_many))
-    content = codec.write_packet(packet, replace(ask, round=faulty.round))
-    if resident and fault in _BREAKAGES:
-        raise Broken(_BREAKAGES[fault], content, faulty.delay_s, last=faulty.last)
-    if fault is Fault.LATE:
-        time.sleep(faulty.delay_s)  # Flower's nodes run one message at a time, each in a process of its own
-    return content
+    return codec.write_packet(packet, replace(ask, round=faulty.round))
 
 
-@app.query()
-def query(message: Message, context: Context) -> Message:
+@app.query(invitation.WHO)
+def who(message: Message, context: Context) -> Message:
     """Say which worker this is and which code it runs, for servers that have no link to read it from."""
-    answer = ConfigRecord({"index": worker_of(context).index, "fingerprint": code_fingerprint()})
-    return Message(RecordDict({"worker": answer}), reply_to=message)
+    try:
+        index = worker_of(context).index
+    except ConfigError as error:
+        return _refusal(error, message)
+    answer = ConfigRecord({"index": index, "fingerprint": code_fingerprint()})
+    return Message(RecordDict({invitation.WHO: answer}), reply_to=message)
+
+
+@app.query(invitation.JOIN)
+def join(message: Message, context: Context) -> Message:
+    """Join the server over the link and stay, in the process of this one message, until the run is over."""
+    from client.invited import take_part  # it calls this app, so it imports it
+
+    try:
+        reason = take_part(message.content, context)
+    except BreakwaterError as error:
+        return _refusal(error, message)
+    return Message(RecordDict({invitation.JOIN: ConfigRecord({"reason": reason})}), reply_to=message)
+
+
+def _refusal(error: Exception, message: Message) -> Message:
+    """Tell both ends in one line why this node cannot answer."""
+    log.error("%s", error)
+    return Message(Error(flwr_compat.APP_RAISED, str(error)), reply_to=message)
 
 
 def worker_of(context: Context) -> workers.Worker:
-    """Return the worker of this node, made at its first message."""
+    """Return the worker of this node, made at its first message.
+
+    Raises:
+        ConfigError: see ``make_worker``; or the run config is at fault.
+    """
     found = workers.find(context.run_id, context.node_id)
     if found is None:
-        found = make_worker(from_run_config(context.run_config), context)
+        check_node_config(context.node_config)
+        found = make_worker(from_run_config(context.run_config, context.node_config), context)
         workers.keep(context.run_id, context.node_id, found)
     return found
 
@@ -91,25 +156,76 @@ def make_worker(experiment: Experiment, context: Context) -> workers.Worker:
     """Make the worker that the node config describes.
 
     Raises:
-        ConfigError: the node config names no seat of this federation.
+        ConfigError: the node config names no seat of this federation, or an attack that cannot be.
     """
-    clients = experiment.config.federation.clients
-    index = context.node_config.get("partition-id")
-    if not isinstance(index, int) or not 0 <= index < clients:
-        raise ConfigError(f"node config: partition-id = {index!r}: must be 0 .. {clients - 1}")
-    if "attack" not in context.node_config:
+    federation, given = experiment.config.federation, context.node_config
+    index = seat_of(given, federation.clients)
+    kind = attack_of(context, experiment.config)
+    if kind is None:
         return workers.HonestWorker(experiment, index)
-    return CoalitionMember(_brain(experiment, str(context.node_config["attack"])), index)
-
-
-@lru_cache(maxsize=1)
-def _brain(experiment: Experiment, kind: str) -> Coalition:
-    """Return the brain of this process's attackers.
-
-    Their fellows may sit in other processes, so the coalition is taken to be the last f workers, as in a local run.
-    """
-    coalition = Coalition(experiment, parse_attack(kind, (), experiment.config))
-    federation = experiment.config.federation
+    attack = parse_attack(kind, settings_of(given), experiment.config)
+    # Every seat has a brain of its own, whose fellows are taken to be the last f workers, as in a local run.
+    brain = Coalition(experiment, attack, None if RESIDENT in given else federation.flower_deadline_s)
     for worker in range(federation.clients - federation.byzantine, federation.clients):
-        coalition.enlist(worker)
-    return coalition
+        brain.enlist(worker)
+    return CoalitionMember(brain, index)
+
+
+def check_node_config(given: Mapping[str, object]) -> None:
+    """Refuse a node config with keys that mean nothing here.
+
+    Raises:
+        ConfigError: it has one.
+    """
+    known = (PARTITION, PARTITIONS, ATTACK, SET, DATA)
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"node config: {key}: unknown key{suggest(key, known)}")
+
+
+def seat_of(given: Mapping[str, object], clients: int) -> int:
+    """Return the seat that a node config names.
+
+    Raises:
+        ConfigError: it names none of this federation.
+    """
+    seats = f"0 .. {clients - 1}"
+    if PARTITION not in given:
+        raise ConfigError(f'node config: {PARTITION} is missing; give --node-config "{PARTITION}=I", I from {seats}')
+    index, partitions = given[PARTITION], given.get(PARTITIONS, clients)
+    if not isinstance(index, int) or not 0 <= index < clients:
+        raise ConfigError(f"node config: {PARTITION} = {index!r}: must be {seats}, as federation.clients = {clients}")
+    if partitions != clients:
+        raise ConfigError(f"node config: {PARTITIONS} = {partitions!r}: must be federation.clients = {clients}")
+    return index
+
+
+def attack_of(context: Context, config: Config) -> str | None:
+    """Return the kind of the attack that a node runs; None for an honest one.
+
+    Raises:
+        ConfigError: the run config says neither of what it may about it.
+    """
+    given, federation = context.node_config, config.federation
+    attackers = context.run_config.get(ATTACKERS, "")
+    if attackers not in ("", LAST):
+        raise ConfigError(
+            f'run config: {ATTACKERS} = {attackers!r}: must be "{LAST}", or "" for node configs to say it'
+        )
+    if ATTACK in given:
+        return str(given[ATTACK])
+    last = seat_of(given, federation.clients) >= federation.clients - federation.byzantine
+    return config.attack.kind if attackers and last and config.attack is not None else None
+
+
+def settings_of(given: Mapping[str, object]) -> list[str]:
+    """Return the attack's parameters that a node config gives.
+
+    Raises:
+        ConfigError: they cannot be read.
+    """
+    text = str(given.get(SET, ""))
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f'node config: {SET} = "{text}": {error}') from None

@@ -17,6 +17,7 @@ states.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from attacks.wire import Fault, Faulty, WireFault
 from client.shadows import Shadows
 from link.errors import ConfigError
 from link.experiment import Experiment
+from link.pages import Page, Pages, under
 from strategies.algorithm import HELD, Ask, Compressor, Packet, Plain, Rows, StateLostError, Vector
 from strategies.randomness import Role, stream
 
@@ -80,10 +82,12 @@ class Coalition:
     Args:
         experiment: the opened experiment; its config names the method that is under attack.
         attack: what to do.
+        deadline_s: of a round, for replies that are to miss it; None for the one of rounds over the link.
     """
 
-    def __init__(self, experiment: Experiment, attack: Attack) -> None:
+    def __init__(self, experiment: Experiment, attack: Attack, deadline_s: float | None = None) -> None:
         self.experiment = experiment
+        self._deadline_s = deadline_s or experiment.config.federation.deadline_s
         self._attack = attack
         self._method = experiment.method
         self._config = experiment.config
@@ -98,6 +102,32 @@ class Coalition:
     def enlist(self, worker: int) -> None:
         """Take a seat into the coalition."""
         self._members.add(worker)
+
+    def remember(self) -> Pages:
+        """Return what the brain carries from round to round, as pages."""
+        memory = self._memory
+        pages: dict[str, Page] = {"round": memory.round, **self._shadows.remember()}
+        if memory.x is not None:
+            pages["x"] = memory.x
+        pages |= {f"held/{worker}": v for worker, v in memory.held.items()}
+        for worker, (round_, packet) in memory.first.items():
+            pages[f"first/{worker}/"] = round_
+            for name, value in vars(packet).items():
+                if value is not None:
+                    pages[f"first/{worker}/{name}"] = value
+        return pages
+
+    def recall(self, pages: Pages) -> None:
+        """Carry on from what was remembered."""
+        known: Any = pages
+        self._memory = _Memory(known.get("round", 0), known.get("x"))
+        for worker, page in under(known, "held").items():
+            self._memory.held[int(worker)] = page[""]  # type: ignore[assignment]  # pages of this name are vectors
+        for worker, page in under(known, "first").items():
+            round_: Any = page.pop("")
+            self._memory.first[int(worker)] = round_, Packet(**page)  # type: ignore[arg-type]  # its own fields
+        self._round = None
+        self._shadows.recall(known)
 
     def answer(self, worker: int, ask: Ask) -> Packet | Faulty | None:
         """Return what the member ``worker`` sends in this round; None for silence.
@@ -220,14 +250,13 @@ class Coalition:
         """Return the member's honest packet with what is to go wrong with it."""
         if fault is Fault.SILENCE:
             return None
-        federation, strategy = self._config.federation, self._config.strategy
         round_, packet = ask.round, own
         if fault is Fault.WRONG_ROUND:
             round_ += 1
         elif fault is Fault.REPLAY:
             round_, packet = self._memory.first.setdefault(worker, (ask.round, own))
-        delay_s = _LATE * federation.deadline_s if fault is Fault.LATE else 0.0
-        return Faulty(fault, packet, round_, delay_s, last=ask.round >= strategy.rounds)
+        delay_s = _LATE * self._deadline_s if fault is Fault.LATE else 0.0
+        return Faulty(fault, packet, round_, delay_s, last=ask.round >= self._config.strategy.rounds)
 
     # --- what is known of others ----------------------------------------------------------------------------------
 
@@ -313,3 +342,11 @@ class CoalitionMember:
     def answer(self, ask: Ask) -> Packet | Faulty | None:
         """Return what the brain decides."""
         return self._coalition.answer(self.index, ask)
+
+    def remember(self) -> Pages:
+        """Return what the brain must know when this seat is asked again."""
+        return self._coalition.remember()
+
+    def recall(self, pages: Pages) -> None:
+        """Give the brain this seat's memory, and nothing else."""
+        self._coalition.recall(pages)

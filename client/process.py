@@ -17,6 +17,7 @@ from link.compiled import prepare
 from link.errors import ConfigError, Refused
 from link.experiment import CONFIG, CONFIG_DIR, DATA, Experiment, code_fingerprint, open_experiment
 from link.node import join_as_many
+from link.tls import Identity
 from link.wire import Welcome
 
 
@@ -35,6 +36,8 @@ class ClientOptions:
         config_dir: folder that a custom task is looked up in; None refuses custom tasks.
         data: folder of data files.
         patience_s: seconds to keep trying to reach a server; None for ever.
+        tls: folder of the certificate of this name, see ``link.tls.Identity``; a coalition's holds a folder for each of
+            its names. None for an open port.
     """
 
     connect: str
@@ -47,6 +50,7 @@ class ClientOptions:
     config_dir: Path | None = None
     data: Path | None = None
     patience_s: float | None = None
+    tls: Path | None = None
 
 
 class Preparation:
@@ -96,7 +100,8 @@ def run_client(options: ClientOptions) -> str:
     """Take part until the server says goodbye; return the reason it gave.
 
     Raises:
-        BreakwaterError: the server refuses this client, or its experiment cannot be run here.
+        BreakwaterError: the server refuses this client, its experiment cannot be run here, or the certificate cannot be
+            used.
     """
     n, first = options.seats, options.worker
     if n < 1 or (n > 1 and options.attack is None):
@@ -108,8 +113,17 @@ def run_client(options: ClientOptions) -> str:
         app,
         Preparation(options),
         fingerprint=code_fingerprint(),
+        identities=None if options.tls is None else {name: _identity(options.tls, name, n) for name in names},
         patience_s=options.patience_s,
     )
+
+
+def _identity(folder: Path, name: str, seats: int) -> Identity:
+    """Return the certificate of a name: the folder that was given, or one in it for each seat of a coalition."""
+    identity = Identity.load(folder if seats == 1 else folder / name)
+    if identity.name != name:
+        raise ConfigError(f"--tls {identity.origin}: is the certificate of {identity.name!r}, and not of {name!r}")
+    return identity
 
 
 def _agree(own: configs.Config, servers: configs.Config) -> None:

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from typing import Any
 
 from link.experiment import Experiment
+from link.pages import Page, Pages, page_state, state_pages, under
 from strategies.algorithm import HELD, STATELESS, Ask, Packet, StateLostError, Vector, WorkerState
 from strategies.randomness import Role, stream
 
@@ -52,6 +54,25 @@ class Shadows:
     def forget(self) -> None:
         """Let go of everything."""
         self.known.clear()
+
+    def remember(self) -> dict[str, Page]:
+        """Return the shadows as pages, without the packets; nothing where workers keep no state."""
+        pages: dict[str, Page] = {}
+        for (worker, flipped), shadow in self.known.items() if self._method.stateful else ():
+            page = f"shadow/{worker}{'-' if flipped else ''}"
+            pages |= {f"{page}/{name}": value for name, value in state_pages(shadow.state).items()}
+            pages[f"{page}/round"] = shadow.round
+            if shadow.row is not None:
+                pages[f"{page}/row"] = shadow.row
+        return pages
+
+    def recall(self, pages: Pages) -> None:
+        """Know the shadows that the pages hold, and no others."""
+        self.known.clear()
+        for name, page in under(pages, "shadow").items():
+            round_: Any = page["round"]
+            row: Any = page.get("row")
+            self.known[int(name.rstrip("-")), name.endswith("-")] = Shadow(round_, page_state(page), row)
 
     def keep_packets(self, workers: Container[int]) -> None:
         """Let go of the packets of all others: it has turned out that they are not sent."""

@@ -1,13 +1,15 @@
 """The worker behind a client: an honest one, or a member of a Byzantine coalition.
 
 Workers live as long as their process and are found by (run, node), because Flower enters a ClientApp anew for every
-message, and one process may hold several nodes.
+message, and one process may hold several nodes. Where the process itself does not outlive the message, what a worker
+knows lives in the node's state: ``link.pages``.
 """
 
 from typing import Protocol
 
 from attacks.wire import Faulty
 from link.experiment import Experiment
+from link.pages import Pages, page_state, state_pages
 from strategies.algorithm import STATELESS, Ask, Packet
 from strategies.randomness import Role, stream
 
@@ -19,6 +21,12 @@ class Worker(Protocol):
 
     def answer(self, ask: Ask) -> Packet | Faulty | None:
         """Return the reply to an instruction; None to say nothing at all, Faulty if it is to go wrong on the way."""
+
+    def remember(self) -> Pages:
+        """Return what the worker must know when it is asked again; nothing where it keeps nothing."""
+
+    def recall(self, pages: Pages) -> None:
+        """Know exactly what ``remember`` returned; nothing at all where there are no pages."""
 
 
 class HonestWorker:
@@ -45,6 +53,14 @@ class HonestWorker:
         rng = stream(self._seed, Role.WORKER, self.index, ask.round)
         self._state, packet = self._method.reply(self.index, self._state, ask, self._oracle, rng)
         return packet
+
+    def remember(self) -> Pages:
+        """Return the worker's state; nothing where the method keeps none."""
+        return state_pages(self._state) if self._method.stateful else {}
+
+    def recall(self, pages: Pages) -> None:
+        """Take up a state that was remembered."""
+        self._state = page_state(pages)
 
 
 _workers: dict[tuple[int, int], Worker] = {}

@@ -47,7 +47,7 @@ _SEED, _SCALE = struct.Struct("<Q"), struct.Struct("<d")
 
 
 def to_array(v: NDArray[Any]) -> Array:
-    """Return a vector as a Flower Array of raw little-endian bytes."""
+    """Return a one-dimensional array as a Flower Array of raw little-endian bytes."""
     return Array(v.dtype.name, v.shape, RAW, _raw(v))
 
 
@@ -59,6 +59,11 @@ def from_array(array: Array) -> Vector:
     """
     vector: Vector = _from_array(array, _DTYPES)
     return vector
+
+
+def any_array(array: Array) -> NDArray[Any]:
+    """Return the array of a raw Array of any type that a packet may hold; else as ``from_array``."""
+    return _from_array(array, _CODES)
 
 
 def to_arrays(v: Vector) -> ArrayRecord:

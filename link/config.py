@@ -384,10 +384,10 @@ def _explain_one(item: Any, annotation: Any, section: str) -> str:
     match item["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
             noun = "section" if annotation is Config else "key"
-            return f"{place}: unknown {noun}{_suggest(where[-1], _keys(member))}"
+            return f"{place}: unknown {noun}{suggest(where[-1], _keys(member))}"
         case "union_tag_invalid":
             tag = item["ctx"]["tag"]
-            return f'{head} = "{tag}": unknown{_suggest(tag, list(kinds))}'
+            return f'{head} = "{tag}": unknown{suggest(tag, list(kinds))}'
         case "union_tag_not_found":
             return f"{head}: missing; one of {', '.join(kinds)}"
         case "missing" | "missing_argument":
@@ -420,6 +420,7 @@ def _keys(member: Any) -> list[str]:
     return list(getattr(member, "model_fields", ()))
 
 
-def _suggest(unknown: str, known: Sequence[str]) -> str:
+def suggest(unknown: str, known: Sequence[str]) -> str:
+    """Return the end of a sentence about an unknown word: the known one that was meant, or all of them."""
     close = difflib.get_close_matches(unknown, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"

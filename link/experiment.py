@@ -5,6 +5,8 @@ the same object again.
 """
 
 import hashlib
+import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,9 +22,12 @@ from tasks.contract import Problem, TaskError
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout, or the folder that a Flower App Bundle was unpacked to."""
 
-CONFIG, CONFIG_DIR, DATA, OUT = "config", "config-dir", "data", "out"
-"""Keys of a Flower run config: TOML text or the path of a TOML file; the folder that a custom task in TOML text is
-relative to; data folder; run folder."""
+CONFIG, CONFIG_DIR, SET, DATA, OUT = "config", "config-dir", "set", "data", "out"
+"""Keys of a Flower run config: TOML text, or the path of a TOML file in the bundle; the folder that a custom task in
+TOML text is relative to; ``section.key=value`` on top of a file, separated by spaces; data folder; run folder."""
+LINK, LISTEN, ATTACKERS, LAST = "link", "link-listen", "attackers", "last"
+"""More of them: HOST:PORT where SuperNodes find the live link; where to bind it; ``"last"`` for nodes in the last f
+seats to run the config's ``[attack]``, as in a local run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,21 +72,41 @@ def open_experiment(text: str, data_dir: Path | None, config_dir: Path | None) -
     return Experiment(config, problem, config.method)
 
 
-def from_run_config(run_config: Mapping[str, object]) -> Experiment:
+def from_run_config(run_config: Mapping[str, object], node_config: Mapping[str, object] = {}) -> Experiment:
     """Open the experiment that a Flower run config names.
 
+    Args:
+        run_config: of the run: ``config`` and what goes with it, see the keys above.
+        node_config: of the node, whose ``data`` folder is its own.
+
     Raises:
-        ConfigError: as ``open_experiment``, and where the run config names no experiment.
+        ConfigError: as ``open_experiment``, and where the run config names no experiment that is there.
     """
-    named = str(run_config.get(CONFIG, ""))
-    if not named:
+    return open_experiment(*named(run_config, node_config))
+
+
+def named(
+    run_config: Mapping[str, object],
+    node_config: Mapping[str, object] = {},  # never written to
+) -> tuple[str, Path | None, Path | None]:
+    """Return what ``open_experiment`` takes for the experiment that a run config names; see ``from_run_config``."""
+    name = str(run_config.get(CONFIG, ""))
+    if not name:
         raise ConfigError(f'run config: "{CONFIG}" is missing; name an experiment TOML')
-    data, folder = str(run_config.get(DATA, "")), str(run_config.get(CONFIG_DIR, ""))
+    data = str(node_config.get(DATA) or run_config.get(DATA) or os.environ.get("BREAKWATER_DATA", ""))
     data_dir = Path(data) if data else None
-    if "\n" in named:
-        return open_experiment(named, data_dir, Path(folder) if folder else None)
-    path = Path(named) if Path(named).is_absolute() else ROOT / named
-    return open_experiment(configs.load(path).to_toml(), data_dir, path.parent)
+    try:
+        changes = shlex.split(str(run_config.get(SET, "")))
+    except ValueError as error:
+        raise ConfigError(f'run config: {SET} = "{run_config[SET]}": {error}') from None
+    if "\n" in name:
+        folder = str(run_config.get(CONFIG_DIR, ""))
+        return name, data_dir, Path(folder) if folder else None
+    path = ROOT / name  # an absolute one stays as it is
+    if not path.is_file():
+        there = sorted(found.relative_to(ROOT).as_posix() for found in ROOT.glob("deploy/configs/*.toml"))
+        raise ConfigError(f'run config: {CONFIG} = "{name}": no such file in the bundle{configs.suggest(name, there)}')
+    return configs.load(path, changes).to_toml(), data_dir, path.parent
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ import time
 from flwr.app import DEFAULT_TTL, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.proto.node_pb2 import NodeInfo as NodeInfo
 from flwr.supercore.run import Run as Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -69,3 +70,8 @@ def instruction(
 def empty_run(run_id: int) -> Run:
     """Return Flower's description of a run, with nothing in it but the run's id."""
     return Run.create_empty(run_id)
+
+
+def is_simulated(grid: object) -> bool:
+    """Return whether this is the Grid of Flower's simulation, whose nodes share a few processes."""
+    return type(grid).__name__ == "InMemoryGrid"

@@ -91,6 +91,13 @@ class Seats:
         else:
             del self._taken[self._by_name.pop(name).worker]
 
+    def vacate(self, name: str) -> None:
+        """Give the seat of a client away that is not here."""
+        seat = self._by_name.get(name)
+        if seat is not None and not seat.connected:
+            del self._by_name[name], self._taken[seat.worker]
+            self._confirmed.discard(name)
+
     def all(self) -> dict[int, Seat]:
         """Return every seat ever taken by worker index, ascending."""
         return {worker: self._by_name[name] for worker, name in sorted(self._taken.items())}

@@ -1,14 +1,19 @@
 """The ServerApp: one experiment, from waiting for clients to the run folder.
 
 The same app runs over the link (``breakwater server`` calls it) and as part of a Flower App Bundle. Its run config
-names the experiment (``config``: TOML text or the path of a file), the data folder (``data``) and the run folder
-(``out``).
+names the experiment (``config``: TOML text or the path of a file), changes to it (``set``), the data folder (``data``)
+and the run folder (``out``); on a Flower deployment ``link`` names the address of a live link to open there.
 """
 
+import logging
+import signal
 import sys
+import threading
 import time
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -17,14 +22,17 @@ from rich.console import Console
 from link import codec
 from link.compiled import LONG_S, prepare
 from link.config import Config
-from link.experiment import OUT, Experiment, code_fingerprint, from_run_config
+from link.errors import BreakwaterError
+from link.experiment import LINK, LISTEN, OUT, Experiment, code_fingerprint, from_run_config
 from link.grid import StreamGrid
-from link.ledger import Ledger
+from link.polled import PolledGrid
 from server.curve import draw
 from server.folder import CURVE, RunFolder, read_rounds
 from server.progress import RunProgress, measures, size
 from server.roster import LinkRoster, QueriedRoster
-from strategies.strategy import NoClientsError, RobustStrategy, Roster, RoundRecord
+from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord
+
+log = logging.getLogger("breakwater.server")
 
 app = ServerApp()
 
@@ -41,26 +49,58 @@ def load_loops(experiment: Experiment, console: Console) -> None:
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment that the run config names."""
+    console = Console(file=sys.stdout, soft_wrap=True)
+    if isinstance(grid, StreamGrid):
+        _run(grid, context, console)
+        return
+    with _ended_in_order():
+        try:
+            _run(grid, context, console)
+        except (BreakwaterError, NoClientsError) as error:
+            log.error("%s", error)  # Flower prints the stack above it, and says it again with the status of the run
+            raise
+
+
+def _run(grid: Grid, context: Context, console: Console) -> None:
+    """Run it over the link where that is to be had."""
     experiment = from_run_config(context.run_config)
+    out = str(context.run_config.get(OUT) or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
+    federation, address = experiment.config.federation, str(context.run_config.get(LINK, ""))
+    with RunFolder(Path(out).absolute()) as folder:
+        load_loops(experiment, console)
+        if isinstance(grid, StreamGrid):
+            _train(grid, LinkRoster(grid), federation.deadline_s, experiment, folder, console)
+        elif address:
+            from server.bridge import live_link
+
+            with live_link(grid, experiment, context.run_id, address, str(context.run_config.get(LISTEN, ""))) as link:
+                _train(link, LinkRoster(link), federation.deadline_s, experiment, folder, console)
+        else:
+            deadline_s = federation.flower_deadline_s
+            polled = PolledGrid(grid)
+            roster = QueriedRoster(polled, federation.clients, code_fingerprint(), deadline_s)
+            _train(polled, roster, deadline_s, experiment, folder, console)
+
+
+def _train(
+    grid: StreamGrid | PolledGrid,
+    roster: LinkRoster | QueriedRoster,
+    deadline_s: float,
+    experiment: Experiment,
+    folder: RunFolder,
+    console: Console,
+) -> None:
+    """Wait for clients, run all rounds, leave the results in the folder."""
     config, problem = experiment.config, experiment.problem
     federation, rounds = config.federation, config.strategy.rounds
-    console = Console(file=sys.stdout, soft_wrap=True)
-    folder = RunFolder(Path(str(context.run_config.get(OUT) or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")))
-
-    load_loops(experiment, console)
     began = time.monotonic()
-    if isinstance(grid, StreamGrid):
-        roster: Roster = LinkRoster(grid)
-        traffic = partial(_traffic, grid.ledger)
-    else:
-        roster = QueriedRoster(grid, federation.clients, code_fingerprint(), federation.deadline_s)
-        traffic = None
     wanted = federation.start_with or federation.clients
     ready = roster.wait(wanted, federation.join_timeout_s)
     if ready < wanted:
         raise NoClientsError(
-            f"{ready} of {wanted} clients joined within {federation.join_timeout_s:g} s (federation.join_timeout_s); "
-            "start the others, or lower federation.start_with"
+            f"{ready} of {wanted} clients joined within {time.monotonic() - began:.0f} s (federation.join_timeout_s = "
+            f"{federation.join_timeout_s:g}); "
+            + (roster.complaints() or "start the others, or lower federation.start_with")
         )
     joined_s = time.monotonic() - began
     console.print(f"{ready} of {federation.clients} clients joined in {joined_s:.1f} s", highlight=False)
@@ -73,6 +113,8 @@ def main(grid: Grid, context: Context) -> None:
 
         def on_round(record: RoundRecord) -> None:
             folder.add(record)
+            if record.evaluation is not None and strategy.state is not None:
+                folder.save(strategy.state.x)
             progress.add(record)
 
         strategy = RobustStrategy(
@@ -81,10 +123,10 @@ def main(grid: Grid, context: Context) -> None:
             roster=roster,
             clients=federation.clients,
             seed=federation.seed,
-            deadline_s=federation.deadline_s,
+            deadline_s=deadline_s,
             idle_timeout_s=federation.join_timeout_s,
             reveal_cohort=config.reveals_cohort,
-            traffic=traffic,
+            traffic=grid.traffic,
             evaluate=problem.evaluate,
             every=config.evaluation.every,
             on_round=on_round,
@@ -112,9 +154,35 @@ def main(grid: Grid, context: Context) -> None:
     )
 
 
-def _traffic(ledger: Ledger) -> tuple[int, int]:
-    total = ledger.total()
-    return total.bytes_up, total.bytes_down
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Within: a signal that ends the process lets what is under way finish its books, and takes effect after that.
+
+    Flower's own handler ends the process on the spot. In simulation the ServerApp is a thread, which gets no signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    class Ended(BaseException):
+        """Raised in place of the signal's effect."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in before:  # Flower may send more than one
+            signal.signal(each, signal.SIG_IGN)
+        raise Ended(number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    ended = None
+    try:
+        yield
+    except Ended as error:
+        ended = error.args[0]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if ended is not None:
+        signal.raise_signal(ended)
 
 
 def _title(config: Config) -> str:

@@ -1,7 +1,8 @@
 """The run folder: everything that a run leaves behind.
 
-``config.toml`` as resolved, ``metrics.jsonl`` with one object a round, ``summary.json``, ``model.safetensors`` and
-``curve.png``. JSON has no NaN or infinity: such numbers are written as null, and a run that diverged says so.
+``config.toml`` as resolved, ``metrics.jsonl`` with one object a round, ``summary.json``, ``model.safetensors`` (from
+the first evaluation on) and ``curve.png``. JSON has no NaN or infinity: such numbers are written as null, and a run
+that diverged says so.
 """
 
 import importlib.metadata
@@ -10,7 +11,7 @@ import math
 import platform
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -55,6 +56,14 @@ class RunFolder:
         self._start: Evaluation | None = None
         self._last: Evaluation | None = None
 
+    def __enter__(self) -> Self:
+        """Nothing to do yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close what is open."""
+        self._metrics.close()
+
     def begin(self, config: Config, start: Evaluation) -> None:
         """Write the resolved config and keep the measure of x^0."""
         (self.path / CONFIG).write_text(config.to_toml(), encoding="utf-8")
@@ -88,6 +97,12 @@ class RunFolder:
             line |= _measures(record.evaluation)
         self._metrics.write(json.dumps(line) + "\n")
 
+    def save(self, model: Vector) -> None:
+        """Write the model, in one step: whoever reads it, or finds it after a crash, finds a whole one."""
+        written = self.path / f".{MODEL}"
+        save_file({"x": np.ascontiguousarray(model)}, written)
+        written.replace(self.path / MODEL)
+
     def finish(self, *, status: str, seed: int, wall_s: float, joined_s: float, model: Vector | None) -> dict[str, Any]:
         """Write summary and model, and return the summary.
 
@@ -114,7 +129,7 @@ class RunFolder:
             "versions": versions(),
         }
         if model is not None:
-            save_file({"x": np.ascontiguousarray(model)}, self.path / MODEL)
+            self.save(model)
         (self.path / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         return summary
 

@@ -2,13 +2,16 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import inf
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from link.grid import StreamGrid
+from link.invitation import WHO
 
 log = logging.getLogger("breakwater.server")
 
@@ -32,12 +35,36 @@ class LinkRoster:
         """Wait until ``count`` workers are ready; return how many are."""
         return self._grid.wait_for(count, timeout)
 
+    def complaints(self) -> str:
+        """Say nothing: who is refused by the link is told so itself."""
+        return ""
+
+
+@dataclass(frozen=True)
+class _Unfit:
+    """A node that answered and cannot take part.
+
+    Args:
+        reason: why, one line.
+        foreign: it runs other code than this server, which nothing at the node can mend.
+    """
+
+    reason: str
+    foreign: bool = False
+
 
 class QueriedRoster:
     """On any other Grid each new node is asked once which worker it is, and whether it runs the same code.
 
-    The answer is a claim: the first node that claims a seat keeps it, and a second claim is logged and ignored. On a
-    Flower deployment with SuperNode authentication the node ids are certain, their seats are still their own word.
+    The answer is a claim: of several nodes that claim a seat the first one has it while it is online, and the next one
+    after that, as when a node comes back under a new id. On a Flower deployment with SuperNode authentication the node
+    ids are certain, their seats are still their own word.
+
+    Args:
+        grid: where the nodes are.
+        clients: n, the number of seats.
+        fingerprint: of this server's code.
+        timeout_s: seconds that a node has to answer.
     """
 
     POLL_S = 1.0
@@ -50,7 +77,9 @@ class QueriedRoster:
         self._clients = clients
         self._fingerprint = fingerprint
         self._timeout_s = timeout_s
-        self._node_of: dict[int, int] = {}
+        self._claims: dict[int, list[int]] = {}  # worker -> the nodes that say they are it, in order of their word
+        self._seated: dict[int, int] = {}  # worker -> node, as last told
+        self._unfit: dict[int, _Unfit] = {}
         self._ask_at: dict[int, float] = {}  # node -> when to ask it; infinity once it has answered
 
     def nodes(self) -> Mapping[int, int]:
@@ -60,48 +89,86 @@ class QueriedRoster:
         new = sorted(node for node in online if self._ask_at.get(node, 0.0) <= now)
         if new:
             self._ask(new)
-        return {worker: node for worker, node in self._node_of.items() if node in online}
+        held = {worker: [node for node in nodes if node in online] for worker, nodes in self._claims.items()}
+        seated = {worker: nodes[0] for worker, nodes in sorted(held.items()) if nodes}
+        for worker, node in seated.items():
+            before = self._seated.get(worker, node)
+            if before != node:
+                log.warning("worker %d is at node %d now, its node %d has gone", worker, node, before)
+        self._seated |= seated
+        return seated
 
     def name(self, worker: int) -> str:
         """Return a name for logs."""
-        return f"worker {worker} (node {self._node_of.get(worker, 0)})"
+        return f"worker {worker} (node {self._seated.get(worker, 0)})"
 
     def wait(self, count: int, timeout: float) -> int:
-        """Poll until ``count`` workers are known; return how many are."""
+        """Poll until ``count`` workers are known, or none can be any more; return how many are."""
         end = time.monotonic() + timeout
-        while (known := len(self.nodes())) < count and time.monotonic() < end:
+        while (known := len(self.nodes())) < count and time.monotonic() < end and not self._hopeless():
             time.sleep(self.POLL_S)  # a foreign Grid offers nothing to wait on
         return known
 
+    def complaints(self) -> str:
+        """Say in one line why nodes that are online do not take part; "" where none is."""
+        online = set(self._grid.get_node_ids())
+        unfit = Counter(flaw.reason for node, flaw in self._unfit.items() if node in online)
+        silent = len([node for node in online if self._ask_at.get(node, inf) < inf])
+        told = [f"{n} of {len(online)} nodes: {reason}" for reason, n in unfit.most_common(3)]
+        return "; ".join(told + [f"{silent} of {len(online)} nodes did not answer"] * (silent > 0))
+
+    def _hopeless(self) -> bool:
+        """Return whether every node is there to stay, and runs other code."""
+        online = set(self._grid.get_node_ids())
+        return bool(online) and all(node in self._unfit and self._unfit[node].foreign for node in online)
+
     def _ask(self, nodes: list[int]) -> None:
         question = RecordDict()
-        messages = [Message(question, node, "query", ttl=self._timeout_s) for node in nodes]
+        messages = [Message(question, node, f"query.{WHO}", ttl=self._timeout_s) for node in nodes]
         self._ask_at |= dict.fromkeys(nodes, time.monotonic() + self.AGAIN_S)
         replies = list(self._grid.send_and_receive(messages, timeout=self._timeout_s))
         node_of = {m.metadata.message_id: node for m, node in zip(messages, nodes, strict=True)}
+        flaws: dict[int, _Unfit] = {}
         for reply in replies:
             node = node_of.get(reply.metadata.reply_to_message_id)
             if node is None:
                 continue
             self._ask_at[node] = inf
-            self._seat(node, reply)
+            flaw = self._seat(node, reply)
+            if flaw is not None:
+                flaws[node] = flaw
+        self._unfit |= flaws
+        for flaw, n in Counter(flaws.values()).items():  # a hundred nodes with one flaw are one line
+            who = ", ".join(str(node) for node, other in flaws.items() if other == flaw)
+            log.error("%s: %s", f"node {who}" if n == 1 else f"{n} nodes ({who[:60]} ...)", flaw.reason)
 
-    def _seat(self, node: int, reply: Message) -> None:
+    def _seat(self, node: int, reply: Message) -> _Unfit | None:
+        """Take a node's word, or say why not."""
         if reply.has_error():
-            log.warning("node %d cannot take part: %s", node, reply.error.reason)
-            return
-        answer = reply.content.config_records.get("worker", ConfigRecord())
+            reason = _line(reply.error.reason)
+            if WHO in reason:  # Flower: no query function registered with that name
+                return self._foreign("does not know what Breakwater asks")
+            return _Unfit(f"cannot take part: {reason}")
+        answer = reply.content.config_records.get(WHO, ConfigRecord())
         worker, fingerprint = answer.get("index"), answer.get("fingerprint")
         if fingerprint != self._fingerprint:
-            log.error(
-                "node %d runs other code (fingerprint %s, this server %s): it is left out; give both the same bundle",
-                node,
-                str(fingerprint)[:20],
-                self._fingerprint,
-            )
-        elif not isinstance(worker, int) or not 0 <= worker < self._clients:
-            log.error("node %d claims seat %s: must be 0 .. %d", node, str(worker)[:20], self._clients - 1)
-        elif worker in self._node_of and self._node_of[worker] in set(self._grid.get_node_ids()):
-            log.error("node %d claims seat %d, which node %d holds: ignored", node, worker, self._node_of[worker])
-        else:
-            self._node_of[worker] = node
+            return self._foreign(f"runs other code (fingerprint {_line(fingerprint)}, this server {self._fingerprint})")
+        if not isinstance(worker, int) or not 0 <= worker < self._clients:
+            return _Unfit(f"claims seat {_line(worker)}: must be 0 .. {self._clients - 1}")
+        claims = self._claims.setdefault(worker, [])
+        claims.append(node)
+        if len(claims) > 1:
+            return _Unfit(f"claims seat {worker}, which node {claims[0]} holds: it has to wait until that one has gone")
+        return None
+
+    def _foreign(self, what: str) -> _Unfit:
+        return _Unfit(
+            f"{what}: left out; where several apps share a simulation SuperLink, it may have loaded the client "
+            "package of another one: restart it, or give every app a SuperLink of its own",
+            foreign=True,
+        )
+
+
+def _line(said: object) -> str:
+    """Return what a node said as one short printable line."""
+    return "".join(c if c.isprintable() else "?" for c in str(said)[:300])

@@ -37,19 +37,16 @@ class LocalGrid(Grid):
         self.pushed: list[list[Message]] = []
         """The instructions of every call."""
         self.timeouts: list[float | None] = []
-        """The timeout of every call."""
+        """The timeout of every call of send_and_receive."""
         self._answer = answer
+        self._replies: list[Message] = []
         flwr_compat.set_identity(self.run_id)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        batch = list(messages)
-        self.pushed.append(batch)
         self.timeouts.append(timeout)
-        for number, message in enumerate(batch):
-            flwr_compat.stamp(message, message_id=f"{len(self.pushed)}-{number}", run_id=self.run_id)
-        return [
-            reply for message in batch for reply in self._answer(message.metadata.dst_node_id - FIRST_NODE, message)
-        ]
+        self.push_messages(messages)
+        replies, self._replies = self._replies, []
+        return replies
 
     def nodes(self) -> Mapping[int, int]:
         return {worker: FIRST_NODE + worker for worker in sorted(self.online)}
@@ -76,10 +73,19 @@ class LocalGrid(Grid):
         raise AssertionError("a strategy builds its messages itself")
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        raise AssertionError("a strategy sends and receives in one call")
+        batch = list(messages)
+        self.pushed.append(batch)
+        for number, message in enumerate(batch):
+            flwr_compat.stamp(message, message_id=f"{len(self.pushed)}-{number}", run_id=self.run_id)
+        for message in batch:
+            self._replies += self._answer(message.metadata.dst_node_id - FIRST_NODE, message)
+        return [message.metadata.message_id for message in batch]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        raise AssertionError("a strategy sends and receives in one call")
+        wanted = set(message_ids)
+        found = [reply for reply in self._replies if reply.metadata.reply_to_message_id in wanted]
+        self._replies = [reply for reply in self._replies if reply not in found]
+        return found
 
 
 def federation(experiment: Experiment) -> tuple[LocalGrid, RobustStrategy]:

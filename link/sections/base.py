@@ -33,6 +33,8 @@ class Federation(Section):
     """Fixes everything random: the same config and seed give the same trajectory, bit for bit."""
     deadline_s: float = Field(default=30.0, gt=0)
     """Seconds that a round waits for its replies; who has not answered by then is silent in this round."""
+    flower_deadline_s: float = Field(default=120.0, gt=0)
+    """The same where messages go through Flower's SuperLink and SuperNodes, which poll and start a process for each."""
     join_timeout_s: float = Field(default=120.0, gt=0)
     """Seconds to wait for clients, at the start and whenever nobody is connected."""
     start_with: int | None = Field(default=None, ge=1)

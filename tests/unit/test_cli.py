@@ -44,7 +44,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert status(*arguments) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert re.match(r"breakwater( \w+)?: error: ", said.err)
+    assert re.match(r"breakwater( \w+)*: error: ", said.err)
     assert said.err.count("\n") == 1
     assert said.err.endswith("\n")
     return said.err.strip()
@@ -64,10 +64,13 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["run", DEMO, "--set"], "--set: expected one argument"),
         (["server", DEMO], "required: --listen"),
         (["client", "--name", "a"], "required: --connect"),
-        (["client", "--connect", "h:1"], "required: --name"),
+        (["client", "--connect", "h:1"], "required: --name, or --tls"),
         (["client", "--connect", "h:1", "--name", "a", "--worker", "x"], "--worker: invalid int value: 'x'"),
         (["client", "--connect", "h:1", "--name", "a", "--patience", "x"], "--patience: invalid float value: 'x'"),
         (["check"], "required: CONFIG.toml"),
+        (["certs"], "required: COMMAND"),
+        (["certs", "init", "d"], "required: --host"),
+        (["certs", "issue", "d"], "required: NAME"),
     ],
 )
 def test_arguments_that_are_none(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -365,7 +365,7 @@ def test_the_node_config_says_who_a_node_is() -> None:
 def test_a_seat_that_there_is_not(index: str | float) -> None:
     with pytest.raises(ConfigError, match=r"partition-id = .*: must be 0 \.\. 5"):
         made(experiment(), partition_id=index)
-    with pytest.raises(ConfigError, match="partition-id = None"):
+    with pytest.raises(ConfigError, match=r"partition-id is missing; give --node-config .*, I from 0 \.\. 5"):
         made(experiment())
 
 

@@ -126,7 +126,7 @@ def test_a_run_config_that_names_no_experiment(run_config: dict[str, object]) ->
 
 
 def test_a_path_that_there_is_not() -> None:
-    with pytest.raises(ConfigError, match=r"no/such\.toml: no such file"):
+    with pytest.raises(ConfigError, match=r'^run config: config = "no/such\.toml": no such file in the bundle; known'):
         from_run_config({"config": "no/such.toml"})
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.superlink.grid.http_grid import HttpGrid
+from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from link import flwr_compat
 
 ROOT = Path(__file__).parents[2]
-OURS = ["strategies", "attacks", "tasks", "link", "server", "client", "deploy", "benchmarks"]
+OURS = ["strategies", "attacks", "tasks", "link", "adapters", "server", "client", "deploy", "benchmarks"]
 PUBLIC = {
     "flwr.app", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.clientapp",
     "flwr.server", "flwr.client", "flwr.common", "flwr.server.strategy",  # the old API, that a benchmark compares with
@@ -85,3 +87,16 @@ def test_nothing_else_touches_private_names_of_flwr() -> None:
                     names = [node.module or ""]
                 private = [name for name in names if name.split(".")[0] == "flwr" and name not in PUBLIC]
                 assert not private, f"{file}: {private}"
+
+
+@pytest.mark.parametrize("version", ["1.38.0", "0.9", "2.0.0", "2.1.0rc1"])
+def test_a_flower_out_of_range_is_named_with_the_mend(version: str) -> None:
+    code = f"import importlib.metadata as m; m.version = lambda name: {version!r}; import client.app"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    told = f"ImportError: Breakwater needs flwr >= 1.39 and < 2, here is {version}: pip install 'flwr>=1.39,<2'"
+    assert done.stderr.splitlines()[-1] == told
+
+
+@pytest.mark.parametrize(("kind", "simulated"), [(InMemoryGrid, True), (HttpGrid, False)])
+def test_flowers_simulation_is_told_by_its_grid(kind: type, simulated: bool) -> None:
+    assert flwr_compat.is_simulated(object.__new__(kind)) is simulated

@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from safetensors.numpy import load_file
 
 from link.experiment import CONFIG, OUT, code_fingerprint, open_experiment
+from link.invitation import WHO
 from server.app import app
 from server.roster import QueriedRoster
 from tests.local_grid import FIRST_NODE, LocalGrid, federation
@@ -45,7 +46,7 @@ def answers(*claims: tuple[object, str] | None) -> LocalGrid:
             yield Message(Error(2, "no data here"), reply_to=message)
         else:
             record = ConfigRecord({"index": claim[0], "fingerprint": claim[1]})  # type: ignore[dict-item]
-            yield Message(RecordDict({"worker": record}), reply_to=message)
+            yield Message(RecordDict({WHO: record}), reply_to=message)
 
     return LocalGrid(len(claims), answer)
 
@@ -100,11 +101,11 @@ def test_a_node_that_left_is_not_listed() -> None:
 @pytest.mark.parametrize(
     ("claim", "words"),
     [
-        ((0, "same"), "claims seat 0, which node 100 holds"),
+        ((0, "same"), "claims seat 0, which node 100 holds: it has to wait"),
         ((2, "same"), "claims seat 2: must be 0 .. 1"),
         (("x", "same"), "claims seat x: must be 0 .. 1"),
         ((1, "other"), "runs other code (fingerprint other, this server same)"),
-        (None, "cannot take part: no data here"),
+        (None, "node 101: cannot take part: no data here"),
     ],
 )
 def test_a_false_claim_is_logged_and_left_out(

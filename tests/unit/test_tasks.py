@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tasks.contract import Problem, Setting, TaskError, TaskSpec, mean_samples
 from tasks.custom import CustomTask
-from tasks.digits import DigitsTask
+from tasks.digits import DigitsTask, read_digits
 from tasks.files import locate
 from tasks.libsvm import read_libsvm
 from tasks.logistic import LogisticTask
@@ -210,6 +210,16 @@ def test_features_widens_the_model_and_rows_are_scaled(tmp_path: Path) -> None:
 
 
 # --- digits ---
+
+
+def test_the_digits_are_scikit_learns_read_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, labels = read_digits()
+    monkeypatch.setattr("tasks.digits.find_spec", lambda name: None)
+    slow_pixels, slow_labels = read_digits()
+    assert np.array_equal(pixels, slow_pixels)
+    assert np.array_equal(labels, slow_labels)
+    code = "import sys; from tasks.digits import read_digits; read_digits(); sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(("model", "dim"), [("softmax", 650), ("mlp", 2410)])
