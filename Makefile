@@ -4,12 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.breakwater-setup
 
+ON_ALL_CORES := --numprocesses auto --maxprocesses 8 --dist loadfile
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format bench constraints proto clean
+.PHONY: help setup demo test test-fast test-flower check format bench constraints proto clean
 
 help:
 	@echo "make demo       see it work (about a minute after set-up)"
-	@echo "make test       the whole test suite; make test-fast leaves out real processes and long runs"
+	@echo "make test       the whole test suite; make test-fast leaves out real processes and long runs,"
+	@echo "                make test-flower is Flower deployments and simulations alone"
 	@echo "make check      lint, formatting, types, import layers"
 	@echo "make bench      the benchmarks"
 	@echo "make setup      only build .venv"
@@ -32,10 +35,13 @@ demo: $(STAMP)
 	$(BIN)/breakwater demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ON_ALL_CORES)
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(ON_ALL_CORES) -m "not slow"
+
+test-flower: $(STAMP)
+	$(BIN)/python -m pytest -m flower
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -19,11 +19,11 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
-from link import codec
+from link import codec, flwr_compat
 from link.compiled import LONG_S, prepare
 from link.config import Config
 from link.errors import BreakwaterError
-from link.experiment import LINK, LISTEN, OUT, Experiment, code_fingerprint, from_run_config
+from link.experiment import ATTACKERS, LINK, LISTEN, OUT, Experiment, code_fingerprint, from_run_config
 from link.grid import StreamGrid
 from link.polled import PolledGrid
 from server.curve import draw
@@ -76,6 +76,10 @@ def _run(grid: Grid, context: Context, console: Console) -> None:
             with live_link(grid, experiment, context.run_id, address, str(context.run_config.get(LISTEN, ""))) as link:
                 _train(link, LinkRoster(link), federation.deadline_s, experiment, folder, console)
         else:
+            if experiment.config.attack and flwr_compat.is_simulated(grid) and not context.run_config.get(ATTACKERS):
+                log.warning(
+                    "[attack] is not used: a simulation's nodes attack if the run config has attackers = 'last'"
+                )
             deadline_s = federation.flower_deadline_s
             polled = PolledGrid(grid)
             roster = QueriedRoster(polled, federation.clients, code_fingerprint(), deadline_s)

@@ -14,6 +14,7 @@ from link import codec
 from link.config import Config
 from link.experiment import CONFIG, CONFIG_DIR, DATA, OUT, code_fingerprint, open_experiment
 from link.grid import StreamGrid
+from link.tls import Identity, server_credentials
 from server.app import app, load_loops
 
 log = logging.getLogger("breakwater.server")
@@ -29,6 +30,7 @@ class ServerOptions:
         out: the run folder.
         data: folder of data files.
         config_dir: folder of the config file, where a custom task is looked up.
+        tls: folder of the server's certificate, see ``link.tls.Identity``; None for an open port.
     """
 
     config: Config
@@ -36,6 +38,7 @@ class ServerOptions:
     out: Path
     data: Path | None = None
     config_dir: Path | None = None
+    tls: Path | None = None
 
 
 def serve(options: ServerOptions, on_listening: Callable[[str], None] | None = None) -> None:
@@ -46,9 +49,11 @@ def serve(options: ServerOptions, on_listening: Callable[[str], None] | None = N
         on_listening: called with the bound address once clients can join.
 
     Raises:
-        BreakwaterError: the config does not fit the task, or the address cannot be bound; one line.
+        BreakwaterError: the config does not fit the task, the certificate cannot be used, or the address cannot be
+            bound; one line.
         NoClientsError: clients did not come, or all stayed away.
     """
+    credentials = None if options.tls is None else server_credentials(Identity.load(options.tls))
     text = options.config.to_toml()
     experiment = open_experiment(text, options.data, options.config_dir)
     problem, federation = experiment.problem, experiment.config.federation
@@ -63,9 +68,11 @@ def serve(options: ServerOptions, on_listening: Callable[[str], None] | None = N
         fingerprint=code_fingerprint(),
         max_reply_bytes=codec.max_reply_bytes(problem.dim, problem.dtype),
         heartbeat_s=federation.heartbeat_s,
+        credentials=credentials,
     )
     address = grid.listen(options.listen)
-    _warn_insecure(address)
+    if credentials is None:
+        _warn_insecure(address)
     if on_listening:
         on_listening(address)
     context = Context(
@@ -93,6 +100,7 @@ def _warn_insecure(address: str) -> None:
     if host not in {"127.0.0.1", "::1", "localhost"}:
         log.warning(
             "%s is open to the network without TLS: anyone who reaches it can read the models, and can claim any name "
-            "and as many seats as are free, so federation.byzantine bounds nothing; use it in a network you trust",
+            "and as many seats as are free, so federation.byzantine bounds nothing; give it a "
+            "certificate (--tls), or use it in a network you trust",
             address,
         )
