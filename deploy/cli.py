@@ -1,4 +1,4 @@
-"""The command line: ``breakwater run | server | client | check | demo``.
+"""The command line: ``breakwater run | server | client | certs | check | demo``.
 
 Exit status: 0 the run finished; 1 it started and could not go on; 2 something that the user gave cannot be used (one
 clear line says what); 130 interrupted.
@@ -22,6 +22,9 @@ EPILOG = "Configs for each thing to try lie in deploy/configs/; README.md tells 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
     options = _parser().parse_args(arguments)
+    # gRPC has a line of its own on standard error for every handshake that fails, and any stranger can make it fail. It
+    # reads this when it is imported, which is later.
+    os.environ.setdefault("GRPC_VERBOSITY", "none")
     try:
         return int(options.command(options))
     except KeyboardInterrupt:
@@ -71,11 +74,22 @@ def _parser() -> argparse.ArgumentParser:
     _data(server)
     server.add_argument("--listen", required=True, metavar="HOST:PORT", help="address for clients, e.g. 0.0.0.0:9090")
     server.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME-TIME)")
+    server.add_argument(
+        "--tls", type=Path, metavar="DIR", help="folder of the server's certificate: DIR/server of certs"
+    )
     server.set_defaults(command=_server)
 
     client = commands.add_parser("client", help="take part in a federation, honestly or not")
     client.add_argument("--connect", required=True, metavar="HOST:PORT", help="address of the server")
-    client.add_argument("--name", required=True, metavar="NAME", help="this client's name; unique in the federation")
+    client.add_argument(
+        "--name", metavar="NAME", help="this client's name; unique in the federation (default: that of the certificate)"
+    )
+    client.add_argument(
+        "--tls",
+        type=Path,
+        metavar="DIR",
+        help="folder of this client's certificate; with --seats, one that holds the folders NAME-0, NAME-1, ...",
+    )
     client.add_argument(
         "--worker",
         type=int,
@@ -90,7 +104,28 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="attack.KEY=VALUE", help="set a parameter of the attack"
     )
     client.add_argument("--patience", type=float, metavar="S", help="give up after S seconds without a server")
-    client.set_defaults(command=_client)
+    client.set_defaults(command=_client, complain=client.error)
+
+    certs = commands.add_parser("certs", help="make certificates, so that server and clients know each other (TLS)")
+    actions = certs.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    init = actions.add_parser("init", help="make an authority in a folder, and the server's certificate")
+    issue = actions.add_parser("issue", help="make a certificate for each of some clients")
+    for action in (init, issue):
+        action.add_argument("folder", type=Path, metavar="DIR", help="folder of the authority; its ca.key stays here")
+        action.add_argument("--days", type=int, metavar="N", default=365, help="how long they are valid (default: 365)")
+        action.add_argument("--renew", action="store_true", help="replace certificates, not the authority")
+    init.add_argument(
+        "--host",
+        action="append",
+        required=True,
+        metavar="NAME_OR_IP",
+        help="what clients reach the server by; give it for each name and address that they use",
+    )
+    init.set_defaults(command=_certs_init)
+    issue.add_argument(
+        "names", nargs="+", metavar="NAME", help="a client's name; DIR/NAME is all that its machine needs"
+    )
+    issue.set_defaults(command=_certs_issue)
 
     check = commands.add_parser("check", help="check and explain a config without running it")
     _config(check)
@@ -166,6 +201,7 @@ def _server(options: argparse.Namespace) -> int:
                     out=out,
                     data=_data_dir(options),
                     config_dir=options.config.resolve().parent,
+                    tls=options.tls,
                 ),
                 lambda address: print(f"listening on {address}", flush=True),
             )
@@ -180,10 +216,11 @@ def _client(options: argparse.Namespace) -> int:
     from deploy import logs
 
     logs.to_terminal(logging.INFO)
+    name = _name(options)
     reason = run_client(
         ClientOptions(
             connect=options.connect,
-            name=options.name,
+            name=name,
             worker=options.worker,
             seats=options.seats,
             attack=options.attack,
@@ -192,9 +229,39 @@ def _client(options: argparse.Namespace) -> int:
             config_dir=None if options.config is None else options.config.resolve().parent,
             data=_data_dir(options),
             patience_s=options.patience,
+            tls=options.tls,
         )
     )
-    print(f"{options.name}: {reason}")
+    print(f"{name}: {reason}")
+    return 0
+
+
+def _name(options: argparse.Namespace) -> str:
+    """Return the client's name: what is typed, or what is certified."""
+    from link.tls import Identity
+
+    if options.name is not None:
+        return str(options.name)
+    if options.tls is None:
+        options.complain("the following arguments are required: --name, or --tls with a certificate")
+    if options.seats != 1:
+        raise ConfigError(f"--seats {options.seats}: needs --name NAME; --tls holds the folders NAME-0, NAME-1, ...")
+    return Identity.load(options.tls).name
+
+
+def _certs_init(options: argparse.Namespace) -> int:
+    from deploy.certs import init
+
+    for line in init(options.folder, options.host, days=options.days, renew=options.renew):
+        print(line)
+    return 0
+
+
+def _certs_issue(options: argparse.Namespace) -> int:
+    from deploy.certs import issue
+
+    for line in issue(options.folder, options.names, days=options.days, renew=options.renew):
+        print(line)
     return 0
 
 

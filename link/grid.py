@@ -28,6 +28,7 @@ from link.ledger import Ledger
 from link.memory import keep_buffers
 from link.seats import NoSeat, Seat, Seats
 from link.streams import Batch, Call, Stream
+from link.tls import peer_name
 from link.wire import (
     CHUNK_BYTES,
     MAX_FRAME_BYTES,
@@ -68,7 +69,8 @@ class StreamGrid(Grid):
         fingerprint: of the code; a client with another one is refused.
         max_reply_bytes: a reply whose envelope and body are longer together is not read.
         heartbeat_s: seconds between pings to a client; without an answer for as long again it is gone.
-        credentials: for TLS; None for an open port.
+        credentials: for TLS, see ``link.tls``: a client then has the name of its certificate, and can claim no other.
+            None for an open port.
     """
 
     def __init__(
@@ -151,6 +153,16 @@ class StreamGrid(Grid):
         with self._changed:
             streams = sorted(self._ready.values(), key=lambda stream: stream.seat.worker)
         return {stream.seat.worker: stream.seat.node_id for stream in streams}
+
+    def traffic(self) -> tuple[int, int]:
+        """Return (bytes up, bytes down) so far, frames and all."""
+        total = self.ledger.total()
+        return total.bytes_up, total.bytes_down
+
+    def vacate(self, name: str) -> None:
+        """Give up the seat of a client that is away for good; one that is connected, or unknown, keeps what it has."""
+        with self._changed:
+            self._seats.vacate(name)
 
     def wait_for(self, count: int, timeout: float) -> int:
         """Wait until so many clients are ready, at most ``timeout`` seconds; return how many are."""
@@ -283,11 +295,13 @@ class StreamGrid(Grid):
         if not isinstance(hello, pb.Hello):
             return None
         try:
-            seat, settings = self._admit(hello)
+            seat, settings = self._admit(hello, context)
         except NoSeat as refusal:
             _log.warning("%s: refused: %s", context.peer(), refusal)
             await context.write(control_frame(pb.Refusal(reason=str(refusal), retry=refusal.retry)))
             return None
+        how = "by its word alone" if self._credentials is None else "by its certificate"
+        _log.info("%s: seat %d is taken by %s, %s", context.peer(), seat.worker, seat.name, how)
         stream = Stream(seat, context, self.ledger, Reader(self._max_reply_bytes))
         self.ledger.up(seat.name, len(raw))
         try:
@@ -311,9 +325,11 @@ class StreamGrid(Grid):
         self._streams.add(stream)
         return stream
 
-    def _admit(self, hello: pb.Hello) -> tuple[Seat, Mapping[str, str]]:
+    def _admit(self, hello: pb.Hello, context: Any) -> tuple[Seat, Mapping[str, str]]:
         if hello.protocol != PROTOCOL:
             raise NoSeat(f"protocol version {hello.protocol}: this server speaks version {PROTOCOL}")
+        if self._credentials is not None and (certified := peer_name(context)) != hello.name:
+            raise NoSeat(f"name {hello.name[:80]!r}: this client's certificate is for {certified!r}")
         if hello.fingerprint != self._fingerprint:
             raise NoSeat(
                 f"code fingerprint {hello.fingerprint[:64]!r}: this server runs {self._fingerprint!r}; "

@@ -22,10 +22,12 @@ from flwr.clientapp import ClientApp
 
 from link import flwr_compat, loop, replies
 from link import link_pb2 as pb
+from link.certificates import Role
 from link.errors import RESIDENT, Broken, Refused, ServerGone, Silent, WireError
 from link.memory import keep_buffers
 from link.replies import Reply
 from link.seats import flaw_of_name
+from link.tls import Identity, channel_credentials, what_is_wrong
 from link.wire import (
     MAX_BODY_BYTES,
     METHOD,
@@ -60,7 +62,7 @@ def join(
     *,
     worker: int | None = None,
     fingerprint: str,
-    credentials: grpc.ChannelCredentials | None = None,
+    identity: Identity | None = None,
     stop: threading.Event | None = None,
     patience_s: float | None = None,
     heartbeat_s: float = _HEARTBEAT_S,
@@ -79,7 +81,7 @@ def join(
             ends ``join``.
         worker: the seat that this client must have; None for any.
         fingerprint: of the code; must be the server's.
-        credentials: for TLS; None for an open port.
+        identity: the certificate of this name, for TLS; None for an open port.
         stop: once set, ``join`` returns, after the instruction in hand.
         patience_s: how long the server may be away; None for ever.
         heartbeat_s: seconds between pings to the server; without an answer for as long again it is gone.
@@ -90,10 +92,12 @@ def join(
 
     Raises:
         Refused: by the server, for good; or no server can be asked, because name or address is none.
+        ConfigError: the identity cannot be used, or not any more. What is wrong with the server's certificate is told
+            and tried again: a stranger in between must not be able to end a client.
         ServerGone: the server was away for longer than ``patience_s``.
     """
-    terms = _Terms(address, fingerprint, credentials, stop or threading.Event(), patience_s, heartbeat_s, log)
-    return _hold({name: worker}, app, prepare, terms)
+    terms = _Terms(address, fingerprint, stop or threading.Event(), patience_s, heartbeat_s, log)
+    return _hold({name: worker}, app, prepare, terms, None if identity is None else {name: identity})
 
 
 def join_as_many(
@@ -103,6 +107,7 @@ def join_as_many(
     prepare: Callable[[Welcome], Context],
     *,
     fingerprint: str,
+    identities: Mapping[str, Identity] | None = None,
     patience_s: float | None = None,
     log: Callable[[str], None] = _log.info,
 ) -> str:
@@ -114,6 +119,7 @@ def join_as_many(
         app: called for all of them, one instruction at a time.
         prepare: called for each of them.
         fingerprint: of the code.
+        identities: the certificate of each name, for TLS; None for an open port.
         patience_s: how long the server may be away.
         log: takes a line.
 
@@ -121,10 +127,10 @@ def join_as_many(
         The reason that the server gave the first of them for its goodbye.
 
     Raises:
-        Refused, ServerGone: see ``join``.
+        Refused, ConfigError, ServerGone: see ``join``.
     """
-    terms = _Terms(address, fingerprint, None, threading.Event(), patience_s, _HEARTBEAT_S, log)
-    return _hold(seats, app, prepare, terms)
+    terms = _Terms(address, fingerprint, threading.Event(), patience_s, _HEARTBEAT_S, log)
+    return _hold(seats, app, prepare, terms, identities)
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,6 @@ class _Terms:
 
     address: str
     fingerprint: str
-    credentials: grpc.ChannelCredentials | None
     stop: threading.Event
     patience_s: float | None
     heartbeat_s: float
@@ -142,7 +147,13 @@ class _Terms:
     """One of the seats has heard its last goodbye: another one that is without a stream then need not come back."""
 
 
-def _hold(seats: Mapping[str, int | None], app: ClientApp, prepare: Callable[[Welcome], Context], terms: _Terms) -> str:
+def _hold(
+    seats: Mapping[str, int | None],
+    app: ClientApp,
+    prepare: Callable[[Welcome], Context],
+    terms: _Terms,
+    identities: Mapping[str, Identity] | None,
+) -> str:
     for name in seats:
         flaw = flaw_of_name(name)
         if flaw is not None:
@@ -151,7 +162,10 @@ def _hold(seats: Mapping[str, int | None], app: ClientApp, prepare: Callable[[We
     if not host or not port.isdigit() or not 0 < int(port) <= 65535:
         raise Refused(f"cannot connect to {terms.address!r}: must be HOST:PORT with a port from 1 to 65535")
     keep_buffers()
-    nodes = [_Node(name, app, prepare, worker, terms) for name, worker in seats.items()]
+    nodes = [
+        _Node(name, app, prepare, worker, terms, None if identities is None else identities[name])
+        for name, worker in seats.items()
+    ]
 
     async def together() -> str:
         tasks = [asyncio.ensure_future(node.stay()) for node in nodes]
@@ -170,9 +184,17 @@ class _Node:
     """What outlives one stream: who we are, and the context of the run that we prepared for."""
 
     def __init__(
-        self, name: str, app: ClientApp, prepare: Callable[[Welcome], Context], worker: int | None, terms: _Terms
+        self,
+        name: str,
+        app: ClientApp,
+        prepare: Callable[[Welcome], Context],
+        worker: int | None,
+        terms: _Terms,
+        identity: Identity | None,
     ) -> None:
         self._name = name
+        self._identity = identity
+        self._credentials = None if identity is None else channel_credentials(identity)
         self._app = app
         self._prepare = prepare
         self._worker = worker
@@ -180,6 +202,7 @@ class _Node:
         self._welcomed = False
         self._prepared: tuple[Welcome, Context] | None = None
         self._late: asyncio.Future[None] | None = None  # a reply that is not sent yet
+        self._failure = "", ""  # why there was no stream: gRPC's word, and what a look has shown
 
     async def stay(self) -> str:
         """Serve stream after stream until the server says that it was the last."""
@@ -217,7 +240,7 @@ class _Node:
         """
         terms, stop = self._terms, self._terms.stop
         self._welcomed = False
-        async with _channel(terms.address, terms.credentials, terms.heartbeat_s) as channel:
+        async with _channel(terms.address, self._credentials, terms.heartbeat_s) as channel:
             call = channel.stream_stream(METHOD)()
             watcher = asyncio.ensure_future(_cancel_once(stop, call))
             try:
@@ -226,7 +249,7 @@ class _Node:
             except WireError as error:
                 return f"the server sent nonsense: {error.reason}"
             except grpc.aio.AioRpcError as error:
-                return str(error.details())
+                return str(error.details()) if self._welcomed else await self._explain(str(error.details()))
             except asyncio.CancelledError:
                 if not stop.is_set():
                     raise
@@ -236,6 +259,21 @@ class _Node:
                 if self._late is not None:
                     self._late.cancel()
                 call.cancel()
+
+    async def _explain(self, details: str) -> str:
+        """Say why there is no stream, with a look at the server unless gRPC's word for it is explained already.
+
+        Raises:
+            ConfigError: our own certificate has expired.
+        """
+        if self._identity is not None:
+            self._identity.check(Role.CLIENT)
+        if details != self._failure[0]:
+            finding = await what_is_wrong(self._terms.address, self._identity)
+            if finding is None:
+                return details
+            self._failure = details, finding
+        return self._failure[1]
 
     async def _converse(self, call: Any, stop: threading.Event) -> pb.Goodbye | str:
         """Do what the server says until it says no more."""
