@@ -153,6 +153,8 @@ class QueriedRoster:
         worker, fingerprint = answer.get("index"), answer.get("fingerprint")
         if fingerprint != self._fingerprint:
             return self._foreign(f"runs other code (fingerprint {_line(fingerprint)}, this server {self._fingerprint})")
+        if "flaw" in answer:
+            return _Unfit(f"cannot take part: {_line(answer['flaw'])}")
         if not isinstance(worker, int) or not 0 <= worker < self._clients:
             return _Unfit(f"claims seat {_line(worker)}: must be 0 .. {self._clients - 1}")
         claims = self._claims.setdefault(worker, [])

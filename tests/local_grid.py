@@ -11,8 +11,9 @@ from flwr.serverapp import Grid
 
 from client import worker as workers
 from client.app import app, make_worker
+from client.coalition import Coalition, CoalitionMember
 from link import codec, flwr_compat
-from link.errors import Silent
+from link.errors import RESIDENT, Broken, Silent
 from link.experiment import Experiment
 from strategies.strategy import RobustStrategy
 
@@ -88,8 +89,14 @@ class LocalGrid(Grid):
         return found
 
 
-def federation(experiment: Experiment) -> tuple[LocalGrid, RobustStrategy]:
-    """Return the clients of an experiment behind a grid, the last f of them attacking, and the server's strategy."""
+def federation(experiment: Experiment, *, resident: bool = True) -> tuple[LocalGrid, RobustStrategy]:
+    """Return the clients of an experiment behind a grid, the last f of them attacking, and the server's strategy.
+
+    Args:
+        experiment: the opened experiment.
+        resident: clients stay, as on the link: workers keep what they know, and attackers have one brain. Else the
+            nodes are Flower's, each for itself.
+    """
     config = experiment.config
     n, f = config.federation.clients, config.federation.byzantine
     contexts: dict[int, Context] = {}
@@ -97,19 +104,24 @@ def federation(experiment: Experiment) -> tuple[LocalGrid, RobustStrategy]:
     def answer(worker: int, message: Message) -> Iterator[Message]:
         try:
             yield app(message, contexts[worker])
-        except Silent:
+        except (Silent, Broken):  # what breaks on the way does not come
             return
         except Exception as error:  # as Flower reports it
             yield Message(Error(flwr_compat.APP_RAISED, str(error)), reply_to=message)
 
     grid = LocalGrid(n, answer)
+    brain = Coalition(experiment, config.attack) if config.attack is not None and resident else None
     for worker, node in grid.nodes().items():
         node_config: dict[str, str | float | bool] = {"partition-id": worker}
-        if config.attack is not None and worker >= n - f:
+        if resident:
+            node_config[RESIDENT] = True
+        byzantine = config.attack is not None and worker >= n - f
+        if config.attack is not None and byzantine:
             node_config["attack"] = config.attack.kind
         context = Context(run_id=grid.run_id, node_id=node, node_config=node_config, state=RecordDict(), run_config={})
         contexts[worker] = context
-        workers.keep(grid.run_id, node, make_worker(experiment, context))
+        made = CoalitionMember(brain, worker) if brain and byzantine else make_worker(experiment, context)
+        workers.keep(grid.run_id, node, made)
     strategy = RobustStrategy(
         experiment.method,
         codec=codec,

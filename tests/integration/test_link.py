@@ -617,7 +617,7 @@ def test_two_hundred_megabytes_pass(federation: Federation) -> None:
     grid.close("done")
     _, peak_mb = process.communicate(timeout=SOON_S)[0].split()
     # What came, what it is joined to, gRPC's buffers, and what gRPC reads ahead while the machine is busy elsewhere.
-    assert int(peak_mb) < 100 + 4 * size // 10**6
+    assert int(peak_mb) < 100 + 6 * size // 10**6
 
 
 def test_children_of_a_process_that_imported_the_link_can_use_it() -> None:

@@ -193,8 +193,8 @@ def test_the_run_folder_is_complete(processes: Processes, digits: Path, tmp_path
 def start_long_run(processes: Processes, digits: Path, out: Path, *changes: str) -> Process:
     """Start a run that would go on for hours, and wait until it is under way."""
     run = processes.breakwater("run", digits, "--out", out, *sets(*ATTACKED, *changes))
-    until(lambda: len(rounds_of(out)) >= 5 or not processes.living(), "five rounds")
-    assert processes.living(), run.said()
+    until(lambda: len(rounds_of(out)) >= 5 or not run.running(), "five rounds")
+    assert run.running(), run.said()
     return run
 
 

@@ -9,6 +9,7 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from attacks.attack import Attack
+from attacks.kinds import FOE
 from attacks.view import View
 from attacks.wire import Faulty
 from client import worker as workers
@@ -367,6 +368,39 @@ def test_a_seat_that_there_is_not(index: str | float) -> None:
         made(experiment(), partition_id=index)
     with pytest.raises(ConfigError, match=r"partition-id is missing; give --node-config .*, I from 0 \.\. 5"):
         made(experiment())
+
+
+def test_the_number_of_partitions_must_agree() -> None:
+    assert made(experiment(), partition_id=1, num_partitions=6).index == 1
+    with pytest.raises(ConfigError, match=r"num-partitions = 4: must be federation.clients = 6"):
+        made(experiment(), partition_id=1, num_partitions=4)
+
+
+def test_the_run_config_may_let_the_last_seats_attack() -> None:
+    opened = experiment("attack.kind=bf")
+    for seat, kind in ((3, HonestWorker), (4, CoalitionMember), (5, CoalitionMember)):
+        at = Context(99, seat, {"partition-id": seat}, RecordDict(), {"attackers": "last"})
+        assert isinstance(make_worker(opened, at), kind)
+        at.run_config["attackers"] = ""
+        assert isinstance(make_worker(opened, at), HonestWorker)
+    at.run_config["attackers"] = "first"
+    with pytest.raises(ConfigError, match=r"run config: attackers = 'first': must be \"last\""):
+        make_worker(opened, at)
+
+
+def test_a_key_of_the_node_config_that_means_nothing() -> None:
+    with pytest.raises(ConfigError, match=r"node config: atack: unknown key; did you mean attack\?"):
+        worker_of(context(11, {"partition-id": 0, "atack": "bf"}))
+
+
+def test_the_node_config_has_parameters_of_the_attack() -> None:
+    attacker = made(experiment(), partition_id=5, attack="foe", set="attack.eps=7.5 attack.view=coalition")
+    assert isinstance(attacker, CoalitionMember)
+    attack: object = attacker._coalition._attack
+    assert isinstance(attack, FOE)
+    assert (attack.eps, attack.view) == (7.5, "coalition")
+    with pytest.raises(ConfigError, match=r"node config: set = \"attack.eps='1\": No closing quotation"):
+        made(experiment(), partition_id=5, attack="foe", set="attack.eps='1")
 
 
 def test_an_unknown_attack_in_the_node_config() -> None:

@@ -119,6 +119,32 @@ def test_a_run_config_names_text_or_a_path(folder: Path, monkeypatch: pytest.Mon
     assert from_run_config({"config": "small.toml", "data": str(folder)}).config == by_text.config
 
 
+def test_a_run_config_changes_a_file(folder: Path) -> None:
+    given = {
+        "config": str(folder / "small.toml"),
+        "data": str(folder),
+        "set": "strategy.rounds=7 'federation.seed = 5'",
+    }
+    config = from_run_config(given).config
+    assert (config.strategy.rounds, config.federation.seed) == (7, 5)
+    with pytest.raises(ConfigError, match=r"\[strategy\] round: unknown key"):
+        from_run_config(given | {"set": "strategy.round=7"})
+    with pytest.raises(ConfigError, match=r"run config: set = \"a='b\": No closing quotation"):
+        from_run_config(given | {"set": "a='b"})
+
+
+def test_where_the_data_are(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node's own folder, else the run's, else the environment's."""
+    path, nowhere = {"config": str(folder / "small.toml")}, str(tmp_path / "nowhere")
+    monkeypatch.setenv("BREAKWATER_DATA", nowhere)
+    for run_config, node_config in (({"data": nowhere}, {"data": str(folder)}), ({"data": str(folder)}, {})):
+        assert from_run_config(path | run_config, node_config).problem.dim == 2
+    with pytest.raises(ConfigError, match="nowhere"):
+        from_run_config(path)
+    monkeypatch.setenv("BREAKWATER_DATA", str(folder))
+    assert from_run_config(path).problem.dim == 2
+
+
 @pytest.mark.parametrize("run_config", [{}, {"config": ""}, {"data": "x"}])
 def test_a_run_config_that_names_no_experiment(run_config: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match='run config: "config" is missing; name an experiment TOML'):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ["strategies", "attacks", "tasks", "link", "server", "client", "deploy"]
+PACKAGES = ["strategies", "attacks", "tasks", "link", "adapters", "server", "client", "deploy"]
 HEAVY = ["flwr", "grpc", "torch", "sklearn", "scipy", "numpy", "pydantic", "matplotlib", "rich"]
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
 
+from client.app import app as client_app
 from link.experiment import CONFIG, OUT, code_fingerprint, open_experiment
 from link.invitation import WHO
 from server.app import app
@@ -119,3 +121,61 @@ def test_a_false_claim_is_logged_and_left_out(
     finally:
         logger.removeHandler(caplog.handler)
     assert words in caplog.text
+
+
+def test_the_next_claimant_takes_a_seat_whose_node_has_gone() -> None:
+    """A SuperNode without a key comes back under another node id."""
+    grid = answers((0, "same"), (0, "same"))
+    roster = QueriedRoster(grid, 2, "same", timeout_s=1.0)
+    assert roster.nodes() == {0: FIRST_NODE}
+    grid.online.remove(0)
+    assert roster.nodes() == {0: FIRST_NODE + 1}
+    assert roster.name(0) == f"worker 0 (node {FIRST_NODE + 1})"
+    grid.online.add(0)
+    assert roster.nodes() == {0: FIRST_NODE}
+    assert len(grid.pushed) == 1
+
+
+def test_where_all_nodes_run_other_code_nobody_is_waited_for() -> None:
+    roster = QueriedRoster(answers((0, "other"), (0, "other")), 2, "same", timeout_s=1.0)
+    assert roster.wait(2, timeout=1e6) == 0
+    assert roster.complaints().startswith("2 of 2 nodes: runs other code (fingerprint other, this server same)")
+
+
+def test_nodes_of_another_app_are_told_by_what_flower_says_of_the_question() -> None:
+    app_of_another = ClientApp()
+
+    def answer(worker: int, message: Message) -> Iterator[Message]:
+        try:
+            yield app_of_another(message, Context(1, worker, {}, RecordDict(), {}))
+        except Exception as error:  # as Flower reports it
+            yield Message(Error(2, repr(error)), reply_to=message)
+
+    roster = QueriedRoster(LocalGrid(3, answer), 3, "same", timeout_s=1.0)
+    assert roster.wait(3, timeout=1e6) == 0
+    assert roster.complaints().startswith("3 of 3 nodes: does not know what Breakwater asks: left out")
+
+
+def test_one_node_with_other_code_is_no_reason_to_stop_waiting() -> None:
+    roster = QueriedRoster(answers((0, "same"), (1, "other")), 2, "same", timeout_s=1.0)
+    assert roster.wait(2, timeout=0.0) == 1
+    assert "1 of 2 nodes: runs other code" in roster.complaints()
+
+
+def test_who_does_not_answer_is_counted() -> None:
+    roster = QueriedRoster(LocalGrid(2, lambda worker, message: ()), 2, "same", timeout_s=1.0)
+    roster.nodes()
+    assert roster.complaints() == "2 of 2 nodes did not answer"
+
+
+def test_a_node_that_cannot_open_the_experiment_says_why_beside_its_fingerprint() -> None:
+    context = Context(7, 8, {"partition-id": 0}, RecordDict(), {CONFIG: "deploy/configs/none.toml"})
+    question = LocalGrid(1, lambda worker, message: ())
+    message = Message(RecordDict(), FIRST_NODE, f"query.{WHO}")
+    question.push_messages([message])
+    answer = client_app(message, context).content.config_records[WHO]
+    assert answer["fingerprint"] == code_fingerprint()
+    assert "no such file in the bundle" in str(answer["flaw"])
+    roster = QueriedRoster(LocalGrid(1, lambda worker, asked: [client_app(asked, context)]), 1, code_fingerprint(), 1.0)
+    assert roster.nodes() == {}
+    assert 'cannot take part: run config: config = "deploy/configs/none.toml"' in roster.complaints()

@@ -61,7 +61,7 @@ def test_on_a_grid_without_our_link_each_is_rejected_as_its_nearest(
     slept: list[float] = []
     monkeypatch.setattr("time.sleep", slept.append)
     opened = experiment(fault, *method)
-    grid, strategy = federation(opened)
+    grid, strategy = federation(opened, resident=False)
     arrays = codec.to_arrays(opened.problem.initial())
     for k in (1, 2, 3):
         strategy.start(grid, arrays, num_rounds=k)
