@@ -21,6 +21,7 @@ from link.experiment import CONFIG, Experiment, code_fingerprint
 from link.grid import StreamGrid
 from link.invitation import JOIN, Invitation
 from link.tls import server_credentials
+from server.roster import one_line
 
 log = logging.getLogger("breakwater.server")
 
@@ -130,7 +131,7 @@ class _Host:
             node = self._waiting.pop(reply.metadata.reply_to_message_id, None)
             if node is None or not reply.has_error():
                 continue
-            reason = str(reply.error.reason)[:300]
+            reason = one_line(reply.error.reason)
             if self._told.get(node) != reason:
                 self._told[node] = reason
                 log.error("node %d cannot take part: %s", node, reason)

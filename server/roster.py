@@ -145,18 +145,19 @@ class QueriedRoster:
     def _seat(self, node: int, reply: Message) -> _Unfit | None:
         """Take a node's word, or say why not."""
         if reply.has_error():
-            reason = _line(reply.error.reason)
+            reason = one_line(reply.error.reason)
             if WHO in reason:  # Flower: no query function registered with that name
                 return self._foreign("does not know what Breakwater asks")
             return _Unfit(f"cannot take part: {reason}")
         answer = reply.content.config_records.get(WHO, ConfigRecord())
         worker, fingerprint = answer.get("index"), answer.get("fingerprint")
         if fingerprint != self._fingerprint:
-            return self._foreign(f"runs other code (fingerprint {_line(fingerprint)}, this server {self._fingerprint})")
+            claimed = one_line(fingerprint)
+            return self._foreign(f"runs other code (fingerprint {claimed}, this server {self._fingerprint})")
         if "flaw" in answer:
-            return _Unfit(f"cannot take part: {_line(answer['flaw'])}")
+            return _Unfit(f"cannot take part: {one_line(answer['flaw'])}")
         if not isinstance(worker, int) or not 0 <= worker < self._clients:
-            return _Unfit(f"claims seat {_line(worker)}: must be 0 .. {self._clients - 1}")
+            return _Unfit(f"claims seat {one_line(worker)}: must be 0 .. {self._clients - 1}")
         claims = self._claims.setdefault(worker, [])
         claims.append(node)
         if len(claims) > 1:
@@ -171,6 +172,6 @@ class QueriedRoster:
         )
 
 
-def _line(said: object) -> str:
+def one_line(said: object) -> str:
     """Return what a node said as one short printable line."""
     return "".join(c if c.isprintable() else "?" for c in str(said)[:300])
