@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.breakwater-setup
 
-ON_ALL_CORES := --numprocesses auto --maxprocesses 8 --dist loadfile
+# One more than cores: tests of real processes wait a good deal.
+ON_ALL_CORES := --numprocesses $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() + 1))') --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-flower check format bench constraints proto clean
@@ -58,6 +59,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.codec
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.a9a
+	$(BIN)/python -m benchmarks.flower
 
 # After a change of a bound in pyproject.toml, or to move to newer versions.
 constraints: $(STAMP)

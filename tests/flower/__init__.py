@@ -1,0 +1,1 @@
+"""Tests on Flower's own machinery: SuperLink, SuperNodes, the simulation, and the `flwr` commands that users type."""

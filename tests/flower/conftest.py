@@ -1,0 +1,57 @@
+"""What the tests on Flower share: the app, Flower's environments, and what the live link makes of the same config."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.flower.environments import UnavailableError, environment
+from tests.flower.harness import copy_checkout
+from tests.integration.processes import ROOT, Processes, sets
+
+CONFIG = "deploy/configs/flower.toml"
+"""The experiment that the bundle runs if it is told nothing else."""
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout that commands of Flower may write into."""
+    return copy_checkout(tmp_path_factory.mktemp("app"))
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Processes]:
+    with Processes() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def installed() -> Callable[[str], str]:
+    """Make sure of a Flower version; where it cannot be had, skip the test, and fail it where CI runs."""
+
+    def ensure(version: str) -> str:
+        try:
+            environment(version)
+        except UnavailableError as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(f"Flower {version} cannot be installed here: {error}")
+        return version
+
+    return ensure
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Run the bundle's experiment over the live link, with changes; return the run folder. Each is made once."""
+    made: dict[tuple[str, ...], Path] = {}
+
+    def run(*changes: str) -> Path:
+        if changes not in made:
+            made[changes] = tmp_path_factory.mktemp("live") / "run"
+            with Processes() as processes:
+                processes.breakwater("run", ROOT / CONFIG, "--out", made[changes], *sets(*changes)).ends(0)
+        return made[changes]
+
+    return run
