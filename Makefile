@@ -12,8 +12,8 @@ ON_ALL_CORES := --numprocesses $(shell $(PYTHON) -c 'import os; print(min(8, os.
 
 help:
 	@echo "make demo       see it work (about a minute after set-up)"
-	@echo "make test       the whole test suite; make test-fast leaves out real processes and long runs,"
-	@echo "                make test-flower is Flower deployments and simulations alone"
+	@echo "make test       the test suite; make test-fast leaves out real processes and long runs"
+	@echo "make test-flower  Flower deployments and simulations, each version in an environment of its own"
 	@echo "make check      lint, formatting, types, import layers"
 	@echo "make bench      the benchmarks"
 	@echo "make setup      only build .venv"
@@ -36,13 +36,13 @@ demo: $(STAMP)
 	$(BIN)/breakwater demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ON_ALL_CORES)
+	$(BIN)/python -m pytest $(ON_ALL_CORES) -m "not flower"
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest $(ON_ALL_CORES) -m "not slow"
+	$(BIN)/python -m pytest $(ON_ALL_CORES) -m "not slow and not flower"
 
 test-flower: $(STAMP)
-	$(BIN)/python -m pytest -m flower
+	$(BIN)/python -m pytest $(ON_ALL_CORES) tests/flower
 
 check: $(STAMP)
 	$(BIN)/ruff check .
