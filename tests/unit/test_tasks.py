@@ -124,7 +124,9 @@ def test_a_name_may_wander_inside_the_data_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["set.gz", "set.bz2"])
-@pytest.mark.parametrize("content", [b"+1 1:1\n", gzip.compress(b"+1 1:1\n" * 1000)[:-9], b""])
+@pytest.mark.parametrize(
+    "content", [b"+1 1:1\n", gzip.compress(b"+1 1:1\n" * 1000)[:-9], b""], ids=["text", "cut off", "empty"]
+)
 def test_a_broken_archive_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(TaskError, match=r"cannot be read|no samples"):
