@@ -4,6 +4,8 @@ On each of the three ways that SuperNodes speak with a SuperLink, the run ends a
 The ways share what costs most, their processes: the tests of one follow one another, and the last breaks something.
 """
 
+import re
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -111,6 +113,57 @@ def test_the_run_through_superlink_and_supernodes_is_that_of_the_live_link(
     run = flower.run(app, tmp_path / "run", config=CONFIG, set=" ".join(changes))
     assert run.wait(MINUTES_S) == "finished:completed", run.log()
     is_the_run(run, live(*changes, "attack.kind=alie", "attack.view=omniscient"))
+
+
+OWN_TASK = """
+import numpy as np
+
+from strategies.algorithm import Evaluation
+
+
+class Center:
+    \"\"\"f_i(x) = ||x - i||^2 / 2: the mean of all is best.\"\"\"
+
+    dim, dtype, smoothness, optimum, samples = 3, np.dtype("f8"), 1.0, None, 1
+
+    def __init__(self, worker=0):
+        self.worker = worker
+
+    def load(self, setting):
+        return self
+
+    def initial(self):
+        return np.zeros(3)
+
+    def oracle(self, worker, *, flipped=False):
+        return Center(worker)
+
+    def full_gradient(self, x):
+        return x - self.worker
+
+    def minibatch_gradients(self, points, batch, rng):
+        return [self.full_gradient(x) for x in points]
+
+    def evaluate(self, x):
+        return Evaluation(loss=float(np.sum((x - 1.5) ** 2)), accuracy=1.0)
+"""
+
+
+@pytest.mark.parametrize("way", [WAYS["newest, HTTP, TLS and SuperNode authentication"]], indirect=True, ids=["TLS"])
+def test_a_task_of_ones_own_is_a_file_of_the_bundle(flower: Flower, app: Path, tmp_path: Path) -> None:
+    """Its fourth node attacks all the same: alie with an omniscient view."""
+    own = shutil.copytree(app, tmp_path / "own" / app.name)
+    (own / "examples" / "center.py").write_text(OWN_TASK, encoding="utf-8")
+    text = (own / CONFIG).read_text(encoding="utf-8")
+    text, count = re.subn(
+        r"\[task\]\n(.+\n)+", '[task]\nkind = "custom"\npath = "../../examples/center.py:Center"\n', text
+    )
+    assert count == 1
+    (own / "deploy" / "configs" / "center.toml").write_text(text, encoding="utf-8")
+    changes = "strategy.rounds=60 strategy.batch=1 compressor.kind=identity"
+    run = flower.run(own, tmp_path / "run", config="deploy/configs/center.toml", set=changes, link=free_address())
+    assert run.wait() == "finished:completed", run.log()
+    assert all(0 < x < 3 for x in load_file(run.out / "model.safetensors")["x"])
 
 
 @pytest.mark.parametrize("way", [WAYS["oldest, gRPC"]], indirect=True, ids=["oldest"])

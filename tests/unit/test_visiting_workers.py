@@ -6,18 +6,21 @@ Every message below is answered by workers that were made anew, as on a SuperNod
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 from flwr.app import Context, Error, Message, RecordDict
 
 from client import worker as workers
 from client.app import app
 from link import codec, flwr_compat, pages
-from link.config import parse
+from link.config import AttackUnion, CompressorUnion, StrategyUnion, kinds_of, load, parse
 from link.errors import Silent
 from link.experiment import CONFIG, Experiment, open_experiment
 from strategies.strategy import RobustStrategy
+from tests.integration.processes import ROOT
 from tests.local_grid import FIRST_NODE, LocalGrid, federation
 
 TEXT = """
@@ -136,6 +139,44 @@ def test_the_trajectory_is_that_of_workers_that_stay(method: str, attack: str) -
     assert visited.last is not None
     assert replace(visited.last, rejected=()) == replace(
         strategy.last, round_s=visited.last.round_s, rejected=(), evaluation=None
+    )
+
+
+def same_as_staying(experiment: Experiment) -> None:
+    """Check that a few rounds of workers that are made anew give the bits of workers that stay."""
+    arrays = codec.to_arrays(experiment.problem.initial())
+    _, staying = started = federation(experiment)
+    staying.start(started[0], arrays, num_rounds=4)
+    grid = VisitedGrid(experiment)
+    visited = strategy_on(grid, experiment)
+    visited.start(grid, arrays, num_rounds=4)
+    assert visited.state.x.tobytes() == staying.state.x.tobytes()
+
+
+@pytest.mark.parametrize("kind", sorted(set(kinds_of(AttackUnion)) - {"wire"}))
+def test_every_attack_works_where_nothing_stays(kind: str) -> None:
+    view = {"alie", "ipm", "foe", "mimic", "rop", "min-max", "min-sum", "optimal-alie", "optimal-ipm"}
+    same_as_staying(opened(f"attack.kind={kind}", *(["attack.view=omniscient"] if kind in view else [])))
+
+
+CONFIGS: dict[str, Path] = {load(path).strategy.kind: path for path in (ROOT / "deploy" / "configs").glob("*.toml")}
+
+
+@pytest.mark.parametrize("kind", kinds_of(StrategyUnion))
+def test_every_method_works_where_nothing_stays(kind: str) -> None:
+    ours, theirs = (config.model_dump(mode="json", exclude_none=True) for config in (parse(TEXT), load(CONFIGS[kind])))
+    small, method = {"gamma": 0.05, "cohort": 5, "full_cohort": 5}, theirs["strategy"]
+    ours["strategy"] = method | {key: value for key, value in small.items() if key in method}
+    ours["compressor"] = theirs["compressor"]
+    same_as_staying(open_experiment(tomli_w.dumps(ours), None, None))
+
+
+@pytest.mark.parametrize("kind", sorted(kinds_of(CompressorUnion)))
+def test_every_compressor_works_where_nothing_stays(kind: str) -> None:
+    method = ("strategy.kind=byz-ef21",) if kind in {"top-k", "scaled-sign"} else METHODS["dasha"][:3]
+    needs = {"qsgd": "levels=4", "rand-k": "ratio=0.2", "masked": "ratio=0.2", "top-k": "ratio=0.2"}
+    same_as_staying(
+        opened(*method, f"compressor.kind={kind}", *[f"compressor.{needs[k]}" for k in [kind] if k in needs])
     )
 
 
