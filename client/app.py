@@ -165,11 +165,15 @@ def make_worker(experiment: Experiment, context: Context) -> workers.Worker:
     if kind is None:
         return workers.HonestWorker(experiment, index)
     attack = parse_attack(kind, settings_of(given), experiment.config)
-    # Every seat has a brain of its own, whose fellows are taken to be the last f workers, as in a local run.
     brain = Coalition(experiment, attack, None if RESIDENT in given else federation.flower_deadline_s)
-    for worker in range(federation.clients - federation.byzantine, federation.clients):
+    for worker in fellows_of(experiment.config):
         brain.enlist(worker)
     return CoalitionMember(brain, index)
+
+
+def fellows_of(config: Config) -> range:
+    """Return whom an attacker on Flower takes for its fellows, as each has a brain of its own: as in a local run."""
+    return range(config.federation.clients - config.federation.byzantine, config.federation.clients)
 
 
 def check_node_config(given: Mapping[str, object]) -> None:

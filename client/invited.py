@@ -35,6 +35,7 @@ def take_part(content: RecordDict, context: Context) -> str:
         connect=invitation.address,
         name=identity.name,
         attack=apps.attack_of(context, config),
+        fellows=apps.fellows_of(config),
         settings=apps.settings_of(given),
         config_dir=config_dir,
         data=data,

@@ -36,6 +36,7 @@ class ClientOptions:
         config_dir: folder that a custom task is looked up in; None refuses custom tasks.
         data: folder of data files.
         patience_s: seconds to keep trying to reach a server; None for ever.
+        fellows: workers that an attacker takes for its fellows, beside the seats of its own process.
         tls: folder of the certificate of this name, see ``link.tls.Identity``; a coalition's holds a folder for each of
             its names. None for an open port.
     """
@@ -51,6 +52,7 @@ class ClientOptions:
     data: Path | None = None
     patience_s: float | None = None
     tls: Path | None = None
+    fellows: Sequence[int] = ()
 
 
 class Preparation:
@@ -93,6 +95,8 @@ class Preparation:
         if self._coalition is None or self._coalition.experiment is not experiment:
             attack = configs.parse_attack(self._options.attack, self._options.settings, experiment.config)
             self._coalition = Coalition(experiment, attack)
+            for fellow in self._options.fellows:
+                self._coalition.enlist(fellow)
         return CoalitionMember(self._coalition, index)
 
 

@@ -63,12 +63,15 @@ class Nodes(LocalGrid):
     def __init__(self, clients: int, **given: str | int) -> None:
         super().__init__(clients, lambda worker, message: ())
         self.given = given
+        self.attackers = 1
+        self.text = TEXT
         self.joined: list[int] = []
         self.threads: list[threading.Thread] = []
         self._answers: list[Message] = []
 
     def node_config(self, worker: int) -> dict[str, str | float | bool]:
-        byzantine: dict[str, str | float | bool] = {"attack": "alie"} if worker == len(self.online) - 1 else {}
+        attacks = worker >= len(self.online) - self.attackers
+        byzantine: dict[str, str | float | bool] = {"attack": "alie"} if attacks else {}
         return {"partition-id": worker, **byzantine, **self.given}
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -89,7 +92,7 @@ class Nodes(LocalGrid):
     def _run(self, message: Message) -> None:
         node = message.metadata.dst_node_id
         worker = next(worker for worker, at in self.nodes().items() if at == node)
-        run_config: dict[str, str | float | bool] = {CONFIG: TEXT}
+        run_config: dict[str, str | float | bool] = {CONFIG: self.text}
         context = Context(self.run_id, node, self.node_config(worker), RecordDict(), run_config)
         self.joined.append(worker)
         try:
@@ -163,6 +166,17 @@ def test_a_seat_is_given_up_when_flower_says_that_its_node_has_gone() -> None:
     grid.online = {0}
     bridge._Host(grid, link, Authority.create(), "a:1")._look()  # type: ignore[arg-type]  # enough of a link
     assert link.connected == {"node-100": False, "node-102": True}
+
+
+def test_attackers_on_several_nodes_act_as_one_coalition(tmp_path: Path) -> None:
+    grid = Nodes(7)
+    grid.attackers = 3
+    grid.text = TEXT.replace("clients = 4\nbyzantine = 1", "clients = 7\nbyzantine = 3").replace(
+        "cohort = 3", "cohort = 5"
+    )
+    serve(grid, tmp_path / "run", free_address(), grid.text)
+    *_, x = trajectory(open_experiment(grid.text, None, None))
+    assert np.array_equal(load_file(tmp_path / "run" / "model.safetensors")["x"], x)
 
 
 @pytest.mark.parametrize(
