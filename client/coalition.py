@@ -25,10 +25,11 @@ from attacks.attack import Attack, Copy, Repack
 from attacks.view import View
 from attacks.wire import Fault, Faulty, WireFault
 from client.shadows import Shadows
+from client.trail import Trail
 from link.errors import ConfigError
 from link.experiment import Experiment
 from link.pages import Page, Pages, under
-from strategies.algorithm import HELD, Ask, Compressor, Packet, Plain, Rows, StateLostError, Vector
+from strategies.algorithm import HELD, Ask, Compressor, Mark, Packet, Plain, Rows, StateLostError, Vector
 from strategies.randomness import Role, stream
 
 _LATE = 1.25
@@ -87,7 +88,7 @@ class Coalition:
 
     def __init__(self, experiment: Experiment, attack: Attack, deadline_s: float | None = None) -> None:
         self.experiment = experiment
-        self._deadline_s = deadline_s or experiment.config.federation.deadline_s
+        self._deadline_s = deadline_s or experiment.config.federation.longest_deadline_s
         self._attack = attack
         self._method = experiment.method
         self._config = experiment.config
@@ -98,6 +99,7 @@ class Coalition:
         self._shadows = Shadows(experiment, lambda i: i in self._members or isinstance(attack, Copy))
         self._memory = _Memory()
         self._round: _Round | None = None
+        self._trail = Trail(experiment.config.checkpoint.keep)
 
     def enlist(self, worker: int) -> None:
         """Take a seat into the coalition."""
@@ -128,6 +130,10 @@ class Coalition:
             self._memory.first[int(worker)] = round_, Packet(**page)  # type: ignore[arg-type]  # its own fields
         self._round = None
         self._shadows.recall(known)
+
+    def follow(self, mark: Mark | None) -> None:
+        """Go back to the server's checkpoint, if the server has; the members share one trail as they share one brain."""
+        self._trail.follow(mark, self)
 
     def answer(self, worker: int, ask: Ask) -> Packet | Faulty | None:
         """Return what the member ``worker`` sends in this round; None for silence.
@@ -338,6 +344,10 @@ class CoalitionMember:
         self.index = index
         self._coalition = coalition
         coalition.enlist(index)
+
+    def follow(self, mark: Mark | None) -> None:
+        """Let the brain go back to the server's checkpoint, if the server has."""
+        self._coalition.follow(mark)
 
     def answer(self, ask: Ask) -> Packet | Faulty | None:
         """Return what the brain decides."""

@@ -8,9 +8,10 @@ knows lives in the node's state: ``link.pages``.
 from typing import Protocol
 
 from attacks.wire import Faulty
+from client.trail import Trail
 from link.experiment import Experiment
 from link.pages import Pages, page_state, state_pages
-from strategies.algorithm import STATELESS, Ask, Packet
+from strategies.algorithm import STATELESS, Ask, Mark, Packet
 from strategies.randomness import Role, stream
 
 
@@ -18,6 +19,10 @@ class Worker(Protocol):
     """Whoever answers the server's instructions for one seat."""
 
     index: int
+
+    def follow(self, mark: Mark | None) -> None:
+        """Go back to the server's checkpoint, if the server has; see ``client.trail``. Before every ``answer`` of a worker
+        that stays in its process."""
 
     def answer(self, ask: Ask) -> Packet | Faulty | None:
         """Return the reply to an instruction; None to say nothing at all, Faulty if it is to go wrong on the way."""
@@ -43,6 +48,12 @@ class HonestWorker:
         self._seed = experiment.config.federation.seed
         self._oracle = experiment.problem.oracle(index)
         self._state = STATELESS
+        self._trail = Trail(experiment.config.checkpoint.keep)
+
+    def follow(self, mark: Mark | None) -> None:
+        """Go back to the server's checkpoint, if the server has."""
+        if self._method.stateful:
+            self._trail.follow(mark, self)
 
     def answer(self, ask: Ask) -> Packet:
         """Return the honest reply.

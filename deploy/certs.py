@@ -3,16 +3,22 @@
 ::
 
     DIR/ca.crt  DIR/ca.key                   the authority; its key stays here
-    DIR/server/{ca.crt,tls.crt,tls.key}      all that goes to the server's machine
+    DIR/issued.txt  DIR/ca.crl               what it has issued; what it has taken back, for the server
+    DIR/server/{ca.crt,tls.crt,tls.key}      all that goes to the server's machine, with ca.crl once there is one
     DIR/NAME/{ca.crt,tls.crt,tls.key}        all that goes to the machine of the client NAME
 """
 
+import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from deploy.register import REGISTER_FILE, Entry, Register
+from link import certificates
 from link.authority import AUTHORITY_KEY_FILE, LEAF_DAYS, Authority
 from link.errors import ConfigError
+from link.guests import REVOKED_FILE, Revoked, read_revoked
 from link.seats import flaw_of_name
 from link.tls import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Identity
 
@@ -35,19 +41,29 @@ def init(folder: Path, hosts: Sequence[str], *, days: int = LEAF_DAYS, renew: bo
     Raises:
         ConfigError: there is an authority already, or with ``renew`` none; a host is none; nothing can be written.
     """
+    with _locked(folder):
+        return _init(folder, hosts, days, renew)
+
+
+def _init(folder: Path, hosts: Sequence[str], days: int, renew: bool) -> list[str]:
     lines = []
     if renew:
         authority = _authority(folder)
         server = authority.issue_server(hosts, days=days)
     else:
-        for path in (folder / AUTHORITY_FILE, folder / AUTHORITY_KEY_FILE, folder / SERVER):
+        for path in (
+            folder / name for name in (AUTHORITY_FILE, AUTHORITY_KEY_FILE, SERVER, REGISTER_FILE, REVOKED_FILE)
+        ):
             if path.exists():
                 raise ConfigError(f"{path}: exists; --renew keeps the authority and replaces the server's certificate")
         authority = Authority.create()
         server = authority.issue_server(hosts, days=days)
         _write(folder, {AUTHORITY_KEY_FILE: authority.key, AUTHORITY_FILE: authority.certificate})
         lines += [f"{folder}: a new authority; whoever has {folder / AUTHORITY_KEY_FILE} can be anybody: keep it here"]
+    _write(folder, {REGISTER_FILE: bytes(Register.load(folder, authority.opened).plus(Entry.about(server)))})
     _write_identity(folder / SERVER, server)
+    if (folder / REVOKED_FILE).exists():
+        _write(folder / SERVER, {REVOKED_FILE: _read(folder, REVOKED_FILE)})
     return [*lines, f"{folder / SERVER}: the server's certificate for {', '.join(hosts)}, {_until(server)}"]
 
 
@@ -58,7 +74,7 @@ def issue(folder: Path, names: Sequence[str], *, days: int = LEAF_DAYS, renew: b
         folder: of the authority.
         names: of the clients.
         days: how long the certificates are valid.
-        renew: replace those that are there; the replaced ones stay valid until they expire.
+        renew: replace those that are there; the replaced ones stay valid until they expire, unless they are revoked.
 
     Returns:
         A line for the user about each thing that was made.
@@ -66,20 +82,108 @@ def issue(folder: Path, names: Sequence[str], *, days: int = LEAF_DAYS, renew: b
     Raises:
         ConfigError: a name is none, has a certificate already, or with ``renew`` none; there is no authority.
     """
+    with _locked(folder):
+        return _issue(folder, names, days, renew)
+
+
+def _issue(folder: Path, names: Sequence[str], days: int, renew: bool) -> list[str]:
     authority = _authority(folder)
     for name in names:
-        flaw = flaw_of_name(name)
-        if flaw is not None or name in (SERVER, ".", ".."):
-            raise ConfigError(flaw or f"name {name!r}: cannot be the folder of a client; choose another")
+        _check_name(name)
         exists = (folder / name).exists()
         if exists and not renew:
             raise ConfigError(f"{folder / name}: exists; --renew replaces the certificate of {name!r}")
         if renew and not exists:
             raise ConfigError(f"{folder / name}: there is nothing to renew; leave --renew out to issue a first one")
     issued = {name: authority.issue_client(name, days=days) for name in names}
+    lines = [Entry.about(identity) for identity in issued.values()]
+    _write(folder, {REGISTER_FILE: bytes(Register.load(folder, authority.opened).plus(*lines))})
     for name, identity in issued.items():
         _write_identity(folder / name, identity)
     return [f"{folder / name}: the certificate of client {name!r}, {_until(one)}" for name, one in issued.items()]
+
+
+def revoke(folder: Path, names: Sequence[str]) -> list[str]:
+    """Take back every certificate that was ever issued to some clients, of all of them or of none.
+
+    Args:
+        folder: of the authority.
+        names: of the clients. To revoke one again changes nothing, unless it has got a new certificate since.
+
+    Returns:
+        A line for the user about each name, and about what the server has to be given.
+
+    Raises:
+        ConfigError: a name is none or was never issued to; there is no authority; the list or the register of this
+            folder cannot be read; nothing can be written.
+    """
+    with _locked(folder):
+        return _revoke(folder, names)
+
+
+def _revoke(folder: Path, names: Sequence[str]) -> list[str]:
+    authority = _authority(folder)
+    register = Register.load(folder, authority.opened)
+    path = folder / REVOKED_FILE
+    before = read_revoked(path, [authority.opened], Revoked()) if path.exists() else Revoked()
+    revoked = {serial: when for (_, serial), when in before.when.items()} | register.revoked()
+    when = certificates.now().replace(microsecond=0)
+    lines, entries = [], []
+    for name in dict.fromkeys(names):
+        if name == SERVER:
+            raise ConfigError("the server's certificate cannot be revoked: clients read no list; make a new authority")
+        _check_name(name)
+        issued = register.of(name)
+        if not issued:
+            raise ConfigError(f"{name!r}: {folder / REGISTER_FILE} knows of no certificate of this name")
+        new = [Entry("revoked", serial, name, when) for serial in issued if serial not in revoked]
+        entries += new
+        lines += [f"{name!r}: {_counted(len(new))} revoked" if new else f"{name!r}: was revoked already"]
+        if any(entry.what == "found" for entry in issued.values()):
+            lines += [
+                f"{name!r}: had a certificate before {folder / REGISTER_FILE} was begun; one that had been replaced by "
+                "then is not known, and still good: if there was one, make a new authority"
+            ]
+    revoked |= {entry.serial: entry.time for entry in entries}
+    number = max(int(when.timestamp()), *(before_number + 1 for before_number in before.numbers.values()), 1)
+    signed = authority.revocation_list(revoked, number)
+    _write(folder, {REGISTER_FILE: bytes(register.plus(*entries)), REVOKED_FILE: signed})
+    lines += [f"{path}: the list of all that are revoked, {_counted(len(revoked))}"]
+    if (folder / SERVER).is_dir():
+        _write(folder / SERVER, {REVOKED_FILE: signed})
+        lines += [
+            f"{folder / SERVER / REVOKED_FILE}: the same; a server that runs with this folder takes it within seconds"
+        ]
+    return [
+        *lines,
+        f"where the server has its folder elsewhere, copy {path} into it, beside tls.crt; nothing need be restarted",
+        "`certs issue --renew` makes a new certificate, which is taken",
+    ]
+
+
+def _counted(certificates: int) -> str:
+    return f"{certificates} certificate{'' if certificates == 1 else 's'}"
+
+
+def _check_name(name: str) -> None:
+    flaw = flaw_of_name(name)
+    if flaw is not None or name in (SERVER, REGISTER_FILE, REVOKED_FILE, ".", ".."):
+        raise ConfigError(flaw or f"name {name!r}: cannot be the folder of a client; choose another")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Within: no other command changes this folder, so that the register loses no line."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        yield  # there is none yet; or it cannot be used, which the command will find and say
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _authority(folder: Path) -> Authority:

@@ -12,9 +12,12 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from link.errors import BreakwaterError, ConfigError, ServerGone
+from link.errors import BreakwaterError, ConfigError, ServerGone, Unwritten
+
+if TYPE_CHECKING:
+    from server.process import ServerOptions
 
 EPILOG = "Configs for each thing to try lie in deploy/configs/; README.md tells how to go on."
 
@@ -30,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("breakwater: interrupted", file=sys.stderr)
         return 130
-    except ServerGone as error:
+    except (ServerGone, Unwritten) as error:
         print(f"breakwater: error: {error}", file=sys.stderr)
         return 1
     except BreakwaterError as error:
@@ -70,14 +73,20 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
 
     server = commands.add_parser("server", help="run the server of a federation")
-    _config(server)
+    _config(server, optional=True)
     _data(server)
-    server.add_argument("--listen", required=True, metavar="HOST:PORT", help="address for clients, e.g. 0.0.0.0:9090")
+    server.add_argument("--listen", metavar="HOST:PORT", help="address for clients, e.g. 0.0.0.0:9090")
+    server.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="go on with the run in this folder, as it was started; takes no CONFIG.toml and no --out",
+    )
     server.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME-TIME)")
     server.add_argument(
         "--tls", type=Path, metavar="DIR", help="folder of the server's certificate: DIR/server of certs"
     )
-    server.set_defaults(command=_server)
+    server.set_defaults(command=_server, complain=server.error)
 
     client = commands.add_parser("client", help="take part in a federation, honestly or not")
     client.add_argument("--connect", required=True, metavar="HOST:PORT", help="address of the server")
@@ -126,6 +135,10 @@ def _parser() -> argparse.ArgumentParser:
         "names", nargs="+", metavar="NAME", help="a client's name; DIR/NAME is all that its machine needs"
     )
     issue.set_defaults(command=_certs_issue)
+    revoke = actions.add_parser("revoke", help="take all certificates of some clients back; the server cuts them off")
+    revoke.add_argument("folder", type=Path, metavar="DIR", help="folder of the authority")
+    revoke.add_argument("names", nargs="+", metavar="NAME", help="a client's name; a renewed one is taken again")
+    revoke.set_defaults(command=_certs_revoke)
 
     check = commands.add_parser("check", help="check and explain a config without running it")
     _config(check)
@@ -134,8 +147,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, metavar="CONFIG.toml", help="the experiment")
+def _config(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    parser.add_argument(
+        "config", type=Path, nargs="?" if optional else None, metavar="CONFIG.toml", help="the experiment"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value of the config"
     )
@@ -183,32 +198,48 @@ def _run(options: argparse.Namespace) -> int:
 
 def _server(options: argparse.Namespace) -> int:
     from deploy import logs
-    from deploy.local import terminated_like_interrupted
-    from link.config import load
-    from server.process import ServerOptions, serve
+    from deploy.local import raising
+    from server.process import ServerOptions, Terminated, serve
     from strategies.strategy import NoClientsError
 
-    config = load(options.config, options.set)
-    out = _out(options, options.config.stem)
+    if options.resume is None:
+        settings = _new_run(options)
+    else:
+        if options.config is not None or options.out is not None:
+            options.complain("--resume DIR goes on with the config and in the folder of the run: leave out the other")
+        settings = ServerOptions.of_run(
+            options.resume, overrides=options.set, listen=options.listen, data=_data_dir(options), tls=options.tls
+        )
     logs.to_terminal()
-    logs.to_file(out / "logs" / "server.log")
+    logs.to_file(settings.out / "logs" / "server.log")
     try:
-        with terminated_like_interrupted():
-            serve(
-                ServerOptions(
-                    config=config,
-                    listen=options.listen,
-                    out=out,
-                    data=_data_dir(options),
-                    config_dir=options.config.resolve().parent,
-                    tls=options.tls,
-                ),
-                lambda address: print(f"listening on {address}", flush=True),
-            )
+        with raising(Terminated):
+            serve(settings, lambda address: print(f"listening on {address}", flush=True))
+    except KeyboardInterrupt:
+        print(f"breakwater: interrupted; `breakwater server --resume {settings.out}` goes on", file=sys.stderr)
+        return 130
     except NoClientsError as error:
-        print(f"breakwater: {error}", file=sys.stderr)
+        print(f"breakwater: {error}; `breakwater server --resume {settings.out}` goes on", file=sys.stderr)
         return 1
     return 0
+
+
+def _new_run(options: argparse.Namespace) -> "ServerOptions":
+    from link.config import load
+    from server.process import ServerOptions
+
+    needed = {"CONFIG.toml": options.config, "--listen": options.listen}
+    missing = [name for name, given in needed.items() if given is None]
+    if missing:
+        options.complain(f"the following arguments are required: {', '.join(missing)}; or --resume DIR alone")
+    return ServerOptions(
+        config=load(options.config, options.set),
+        listen=options.listen,
+        out=_out(options, options.config.stem),
+        data=_data_dir(options),
+        config_dir=options.config.resolve().parent,
+        tls=options.tls,
+    )
 
 
 def _client(options: argparse.Namespace) -> int:
@@ -261,6 +292,14 @@ def _certs_issue(options: argparse.Namespace) -> int:
     from deploy.certs import issue
 
     for line in issue(options.folder, options.names, days=options.days, renew=options.renew):
+        print(line)
+    return 0
+
+
+def _certs_revoke(options: argparse.Namespace) -> int:
+    from deploy.certs import revoke
+
+    for line in revoke(options.folder, options.names):
         print(line)
     return 0
 

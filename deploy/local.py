@@ -152,7 +152,7 @@ class LocalFederation:
 def run_local(options: LocalOptions, say: Callable[[str], None] = print) -> int:
     """Run a federation to its end and return the exit status; nothing is left behind, whatever happens."""
     federation = LocalFederation(options, say)
-    with terminated_like_interrupted():
+    with raising():
         try:
             federation.start()
             return federation.wait()
@@ -165,10 +165,13 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def terminated_like_interrupted() -> Iterator[None]:
-    """Within: SIGTERM raises KeyboardInterrupt, so that `kill` and Ctrl-C clean up alike."""
+def raising(kind: type[KeyboardInterrupt] = KeyboardInterrupt) -> Iterator[None]:
+    """Within: SIGTERM raises this, so that `kill` and Ctrl-C clean up alike."""
 
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise kind
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
@@ -224,6 +227,7 @@ def _serve(options: LocalOptions, pipe: Connection) -> None:
             ServerOptions(
                 config=options.config,
                 listen="127.0.0.1:0",
+                own=True,
                 out=options.out,
                 data=options.data,
                 config_dir=options.config_dir,

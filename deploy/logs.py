@@ -18,11 +18,20 @@ def to_terminal(level: int = logging.WARNING) -> None:
 def to_file(path: Path) -> None:
     """Append everything from INFO on to a file; times are UTC."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler = _File(path, encoding="utf-8", delay=True)
     formatter = logging.Formatter(_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     _add(handler, logging.INFO)
+
+
+class _File(logging.FileHandler):
+    """Writes to a file as long as there is room: a full disk must not bury the terminal under tracebacks."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name is logging's
+        """Let the line go where the system refuses to write it; what writes the run folder tells the user."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 class _Terminal(logging.Handler):

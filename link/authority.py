@@ -7,7 +7,7 @@ P-256, which every TLS library takes.
 import ipaddress
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -92,6 +92,34 @@ class Authority:
         names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"urn:breakwater:client:{name}")])
         return self._issue(name, names, Role.CLIENT, days)
 
+    def revocation_list(self, revoked: Mapping[int, datetime], number: int) -> bytes:
+        """Return the signed list of the certificates that this authority has taken back (X.509 CRL, as PEM).
+
+        It names no time by which the next list is due but the authority's own end: what it takes back stays so, and a
+        list that is old locks nobody out.
+
+        Args:
+            revoked: when, by serial number.
+            number: of the list; a later one has a higher number.
+
+        Raises:
+            ConfigError: the authority cannot sign.
+        """
+        authority, signing_key = self._opened
+        signer = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(authority.subject)
+            .last_update(certificates.now() - _SKEW)
+            .next_update(authority.not_valid_after_utc)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(signer), critical=False)
+            .add_extension(x509.CRLNumber(number), critical=False)
+        )
+        for serial, when in sorted(revoked.items()):
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(when).build()
+            builder = builder.add_revoked_certificate(entry)
+        return builder.sign(signing_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
     def _issue(self, name: str, names: x509.SubjectAlternativeName, role: Role, days: int) -> Identity:
         if not 1 <= days <= AUTHORITY_DAYS:
             raise ConfigError(f"a certificate for {days} days: must be 1 to {AUTHORITY_DAYS}")
@@ -106,6 +134,15 @@ class Authority:
             .add_extension(names, critical=False)
         )
         return Identity(self.certificate, _pem(builder.sign(signing_key, hashes.SHA256())), _key_pem(key))
+
+    @property
+    def opened(self) -> x509.Certificate:
+        """The certificate, once it is clear that it can issue.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        return self._opened[0]
 
     @cached_property
     def _opened(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

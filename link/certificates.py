@@ -76,7 +76,7 @@ def flaw_of(certificate: x509.Certificate, authorities: Sequence[x509.Certificat
         authorities: those that are trusted; one of them must have issued it itself.
         role: what the party wants to be.
     """
-    if not any(_issued(certificate, authority) for authority in authorities):
+    if not any(was_issued_by(certificate, authority) for authority in authorities):
         trusted = " or ".join(sorted({_shown(authority.subject) for authority in authorities}))
         return f"was issued by {_shown(certificate.issuer)}, but ca.crt is of {trusted}"
     try:
@@ -86,6 +86,15 @@ def flaw_of(certificate: x509.Certificate, authorities: Sequence[x509.Certificat
     if role.value not in usages:
         return f"is not a {role.name.lower()}'s certificate"
     return _flaw_of_time(certificate)
+
+
+def was_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Say whether an authority itself has signed a certificate."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 def common_name(certificate: x509.Certificate) -> str | None:
@@ -126,11 +135,3 @@ def _flaw_of_time(certificate: x509.Certificate) -> str | None:
 def _shown(name: x509.Name) -> str:
     """Return a name on one line; it may be a stranger's, so it is cut and quoted."""
     return repr(name.rfc4514_string().removeprefix("CN=")[:80])
-
-
-def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return True

@@ -5,7 +5,7 @@ message at all gives a packet that fits the round, or ``Rejected`` with the reas
 
 Layout (docs/wire.md has the sizes)::
 
-    ask    ConfigRecord "ask":     {"round", "kind", "seed"?, "cohort"?, "packet"?, "packet seed"?, "packet scale"?}
+    ask    ConfigRecord "ask":     {"round", "kind", "seed"?, "cohort"?, "mark"?, "packet"?, "packet seed"?, "packet scale"?}
            ArrayRecord  "vectors": {name: raw little-endian array of shape (d,)}
            ArrayRecord  "packet":  {"values", "marks"?}                       where a packet is broadcast
     reply  ConfigRecord "p": {"": the packet's bytes and their label}
@@ -18,6 +18,7 @@ what was asked, so no length travels; what must be checked first, round and kind
 import struct
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
 from link.errors import WireError
-from strategies.algorithm import Ask, Compressor, Packet, Rejected, Vector
+from link.wire import CONTROL_BYTES
+from strategies.algorithm import Ask, Compressor, Mark, Method, Packet, Rejected, Vector
 
 RAW = "raw.le"
 """Serialisation type of our arrays: the values as they lie in memory, little-endian."""
@@ -34,7 +36,9 @@ INLINE_BYTES = 1 << 20
 """Up to this size a packet travels in a ConfigRecord: fewer objects on a SuperLink, fewer bytes on the link. A longer
 one travels as an array, which alone a SuperLink cuts into pieces."""
 
-_ERRORS = frozenset({"disconnected", "not connected", "undecodable", "oversize", "out of order", "stale state"})
+_ERRORS = frozenset(
+    {"disconnected", "not connected", "revoked", "not listed", "undecodable", "oversize", "out of order", "stale state"}
+)
 """What error replies of our own begin with: the link's, see ``link.grid.StreamGrid``, and a worker's that lost its
 state."""
 
@@ -88,6 +92,8 @@ def write_ask(ask: Ask, extra: Mapping[str, Vector] = {}) -> RecordDict:  # neve
         config["seed"] = ask.seed
     if ask.cohort is not None:
         config["cohort"] = list(ask.cohort)
+    if ask.mark is not None:
+        config["mark"] = [ask.mark.life, ask.mark.round]
     vectors = ArrayRecord({name: to_array(v) for name, v in {**ask.vectors, **extra}.items()})
     content = RecordDict({"ask": config, "vectors": vectors})
     if ask.packet is not None:
@@ -118,13 +124,23 @@ def read_ask(content: RecordDict) -> Ask:
     except KeyError as error:
         raise WireError(f"undecodable: the instruction has no {error}; is the server a Breakwater ServerApp?") from None
     seed, cohort = config.get("seed"), config.get("cohort")
-    if not _is_int(round_) or not isinstance(kind, str) or not isinstance(cohort, list | None):
+    if not _is_int(round_) or not isinstance(kind, str) or not _is_cohort(cohort):
         raise WireError("undecodable: round, kind or cohort of the instruction has the wrong type")
     if seed is not None and not (_is_int(seed) and 0 <= seed < 2**64):  # type: ignore[operator]  # it is an int
         raise WireError("undecodable: the instruction's seed is no integer from 0 to 2^64 - 1")
     members = None if cohort is None else tuple(int(i) for i in cohort)
     named = {name: from_array(a) for name, a in vectors.items()}
-    return Ask(round_, kind, named, seed=seed, packet=packet, cohort=members)  # type: ignore[arg-type]  # checked above
+    mark = _read_mark(config.get("mark"))
+    ask = Ask(round_, kind, named, seed=seed, packet=packet, cohort=members)  # type: ignore[arg-type]  # checked above
+    return ask if mark is None else replace(ask, mark=mark)
+
+
+def _read_mark(mark: object) -> Mark | None:
+    if mark is None:
+        return None
+    if not isinstance(mark, list) or len(mark) != 2 or not all(map(_is_int, mark)):
+        raise WireError("undecodable: the instruction's mark is not two integers")
+    return Mark(*mark)
 
 
 def _read_broadcast(config: ConfigRecord, arrays: ArrayRecord) -> Packet:
@@ -232,7 +248,28 @@ def _packet_bytes(content: RecordDict) -> bytes | None:
 
 def max_reply_bytes(dim: int, dtype: np.dtype[Any]) -> int:
     """Return a bound on the size of any honest reply: a dense vector, a mark for each coordinate, and its envelope."""
-    return dim * dtype.itemsize + (dim + 7) // 8 + 4096
+    return dim * dtype.itemsize + (dim + 7) // 8 + CONTROL_BYTES
+
+
+def reply_bound(content: RecordDict, method: Method, dim: int, dtype: np.dtype[Any]) -> int:
+    """Return a bound on the size of any honest reply to one instruction.
+
+    Args:
+        content: of the instruction; one that is no ask of ours may be answered with ``max_reply_bytes``.
+        method: that asks.
+        dim: d.
+        dtype: of the model.
+
+    Returns:
+        Bytes of the packet, and ``CONTROL_BYTES`` for its label, records and envelope, or for an error in its place.
+        The packets of a round's workers differ in their coordinates alone, but for one value in perm-k, which is less
+        than that.
+    """
+    try:
+        ask = read_ask(content)
+    except WireError:
+        return max_reply_bytes(dim, dtype)
+    return method.form(ask, 0).layout(dim, dtype).nbytes + CONTROL_BYTES
 
 
 def _from_array(array: Array, dtypes: Mapping[str, np.dtype[Any]]) -> NDArray[Any]:
@@ -254,6 +291,10 @@ def _told(reason: str | None) -> str:
     """
     text = reason or "no reason given"
     return text if text.partition(":")[0] in _ERRORS else f"error: {text}"
+
+
+def _is_cohort(value: object) -> bool:
+    return value is None or (isinstance(value, list) and all(map(_is_int, value)))
 
 
 def _is_int(value: object) -> bool:

@@ -71,6 +71,15 @@ class EvaluationSection(Section):
     """Rounds between evaluations; the last round is always evaluated."""
 
 
+class CheckpointSection(Section):
+    """How often the server writes down all that it needs to go on after a crash."""
+
+    every: int = Field(default=50, ge=0)
+    """Rounds between checkpoints; 0 for none."""
+    keep: int = Field(default=3, ge=1)
+    """How many of the newest are kept."""
+
+
 StrategyUnion = Annotated[
     ByzVRMarinaPPSection
     | ByzVRMarinaSection
@@ -142,6 +151,7 @@ class Config(Section):
     compressor: CompressorUnion = Identity()
     attack: AttackUnion | None = None
     evaluation: EvaluationSection = EvaluationSection()
+    checkpoint: CheckpointSection = CheckpointSection()
 
     @field_validator("aggregator", mode="before")
     @classmethod
@@ -232,6 +242,14 @@ class Config(Section):
             "strategy": {key: whole["strategy"].get(key) for key in ("kind", *self.strategy.worker_keys)},
             "compressor": whole["compressor"],
         }
+
+    def trajectory_terms(self) -> dict[str, Any]:
+        """Return what the models of a run depend on: all but how long it is, what is measured and how long one waits."""
+        whole = self.model_dump(mode="json", exclude_none=True)
+        del whole["evaluation"], whole["checkpoint"], whole["strategy"]["rounds"]
+        for key in ("deadline_s", "flower_deadline_s", "join_timeout_s", "start_with", "heartbeat_s"):
+            whole["federation"].pop(key, None)
+        return whole
 
     def to_toml(self) -> str:
         """Return the config as TOML; loading it again gives an equal config."""

@@ -8,6 +8,7 @@
     │   ├── Refused               the server does not take this client: final, another attempt would end the same
     │   ├── ServerGone            the server has not answered for longer than the client's patience
     │   └── WireError             a peer sent bytes that are no message, or too many of them
+    ├── Unwritten                 a run whose results or books could not be written down
     ├── Silent                    raised by a ClientApp that sends no reply at all (a Byzantine fault)
     └── Broken                    raised by a ClientApp whose reply is to break on the way (a Byzantine fault)
 
@@ -33,6 +34,10 @@ class BreakwaterError(Exception):
 
 class ConfigError(BreakwaterError):
     """A config that cannot be run."""
+
+
+class Unwritten(BreakwaterError):  # noqa: N818  # the name says what happened
+    """A run's results or books could not be written down; it can be continued from its last checkpoint."""
 
 
 class LinkError(BreakwaterError):

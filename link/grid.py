@@ -13,6 +13,7 @@ import itertools
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -23,18 +24,20 @@ from flwr.serverapp import Grid
 
 from link import flwr_compat, loop
 from link import link_pb2 as pb
+from link.door import HELLO_BYTES, HELLO_S, LOOK_S, Bans, Door, NoHello, limits
 from link.errors import LinkError, Refused, WireError
+from link.guests import Guests
 from link.ledger import Ledger
 from link.memory import keep_buffers
 from link.seats import NoSeat, Seat, Seats
 from link.streams import Batch, Call, Stream
-from link.tls import peer_name
+from link.tls import peer_certificate, peer_name
 from link.wire import (
     CHUNK_BYTES,
-    MAX_FRAME_BYTES,
     METHOD,
     PROTOCOL,
     TRANSPORT,
+    Endless,
     Parcel,
     Payload,
     Reader,
@@ -44,10 +47,12 @@ from link.wire import (
 
 __all__ = ["Seat", "StreamGrid"]
 
-_HELLO_S = 10.0
-"""Seconds that a stranger has to say hello."""
+_SEND_S = 60.0
+"""A client that does not take a frame, of 1 MiB at most, within so many seconds is cut off."""
 _GOODBYE_S = 2.0
 """Seconds that the goodbyes have to get out at the end."""
+_LOOK_S = 1.0
+"""Seconds between looks at the lists of who may be here."""
 _MAX_STRIKES = 100
 """So many frames in a row that nobody asked for or that are no frames end a stream."""
 
@@ -68,9 +73,15 @@ class StreamGrid(Grid):
             Welcome. It runs on the link's thread, so it must be quick; it may raise Refused.
         fingerprint: of the code; a client with another one is refused.
         max_reply_bytes: a reply whose envelope and body are longer together is not read.
+        reply_bound: called with the content of an instruction; returns the same for a reply to it, at most
+            ``max_reply_bytes``. None where all may be as long.
         heartbeat_s: seconds between pings to a client; without an answer for as long again it is gone.
         credentials: for TLS, see ``link.tls``: a client then has the name of its certificate, and can claim no other.
             None for an open port.
+        guests: who may be here now, by certificate, so with ``credentials`` only: a client that may not, or not any
+            more, is told so and cut off (``revoked:``, ``not listed:``). It keeps its seat, which is that of its name.
+            None takes everybody whom ``credentials`` take.
+        held: seats that are kept for clients by name, from an earlier server of the same run.
     """
 
     def __init__(
@@ -83,6 +94,9 @@ class StreamGrid(Grid):
         max_reply_bytes: int,
         heartbeat_s: float = 5.0,
         credentials: grpc.ServerCredentials | None = None,
+        guests: Guests | None = None,
+        held: Mapping[str, int] = {},  # never written to
+        reply_bound: Callable[[RecordDict], int] | None = None,
     ) -> None:
         self.ledger = Ledger()
         self._run = flwr_compat.empty_run(run_id)
@@ -90,14 +104,21 @@ class StreamGrid(Grid):
         self._welcome = welcome
         self._fingerprint = fingerprint
         self._max_reply_bytes = max_reply_bytes
+        self._reply_bound = reply_bound
         self._heartbeat_s = heartbeat_s
         self._credentials = credentials
+        self._guests = guests
+        self._watch: asyncio.Task[None] | None = None
         self._changed = threading.Condition()  # guards what follows, and tells of ready clients
-        self._seats = Seats(clients)
+        self._seats = Seats(clients, held)
+        self._waits: list[float] = []
         self._ready: dict[int, Stream] = {}  # by node id
         self._pushed: dict[str, Call] = {}  # what pull_messages may ask for, by message id
         self._ids = itertools.count(1)
-        self._streams: set[Stream] = set()  # the loop's own
+        self._streams: set[Stream] = set()  # the loop's own, as what follows
+        self._door = Door(lambda: [stream.context.peer() for stream in self._streams])
+        self._bans = Bans()
+        self._doorman: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         flwr_compat.set_identity(run_id)
@@ -158,6 +179,10 @@ class StreamGrid(Grid):
         """Return (bytes up, bytes down) so far, frames and all."""
         total = self.ledger.total()
         return total.bytes_up, total.bytes_down
+
+    def waits(self) -> list[float]:
+        """Return the seconds after which each reply to the last ``send_and_receive`` came; errors are none."""
+        return self._waits
 
     def vacate(self, name: str) -> None:
         """Give up the seat of a client that is away for good; one that is connected, or unknown, keeps what it has."""
@@ -231,13 +256,14 @@ class StreamGrid(Grid):
         with self._changed:
             for call in batch.calls:
                 call.expire()
+            self._waits = batch.waits
         return [call.reply for call in batch.calls if call.reply is not None]
 
     def _push(self, messages: list[Message]) -> Batch:
         payloads: dict[int, Payload] = {}
         for message in messages:
             if id(message.content) not in payloads:
-                payloads[id(message.content)] = Payload(message.content)
+                payloads[id(message.content)] = self._payload(message.content)
         batch = Batch(len(messages))
         with self._changed:
             running = self._loop
@@ -255,10 +281,18 @@ class StreamGrid(Grid):
             running.call_soon_threadsafe(_dispatch, batch.calls)
         return batch
 
+    def _payload(self, content: RecordDict) -> Payload:
+        payload = Payload(content)
+        if self._reply_bound is not None:
+            payload.reply_bound = min(self._reply_bound(content), self._max_reply_bytes)
+        return payload
+
     # --- on the loop's thread -----------------------------------------------------------------------------------------
 
     async def _serve(self, address: str) -> int:
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *TRANSPORT, *heartbeat(self._heartbeat_s)])
+        self._server = grpc.aio.server(
+            options=[("grpc.so_reuseport", 0), *TRANSPORT, *heartbeat(self._heartbeat_s), *limits(self._clients)]
+        )
         service, method = METHOD.strip("/").split("/")
         handler = grpc.stream_stream_rpc_method_handler(self._session)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
@@ -267,6 +301,10 @@ class StreamGrid(Grid):
         else:
             port = self._server.add_secure_port(address, self._credentials)
         await self._server.start()
+        self._door.open(port)
+        self._doorman = asyncio.ensure_future(self._keep_the_door())
+        if self._guests is not None:
+            self._watch = asyncio.ensure_future(self._keep_looking(self._guests))
         return port
 
     async def _session(self, _: object, context: Any) -> None:
@@ -274,7 +312,7 @@ class StreamGrid(Grid):
         stream = await self._greet(context)
         if stream is None:
             return
-        tasks = [asyncio.ensure_future(self._read(stream)), asyncio.ensure_future(self._write(stream))]
+        tasks = [asyncio.ensure_future(work) for work in (self._read(stream), self._write(stream), stream.cut.wait())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -285,42 +323,47 @@ class StreamGrid(Grid):
 
     async def _greet(self, context: Any) -> Stream | None:
         """Answer the first frame of a stream; return the stream if its client is taken."""
-        reader = Reader(MAX_FRAME_BYTES)
         try:
-            raw = await asyncio.wait_for(context.read(), _HELLO_S)
-            hello = reader.feed(raw) if raw is not grpc.aio.EOF else None
-        except (WireError, TimeoutError) as error:
-            _log.warning("%s: no hello: %s", context.peer(), error)
-            return None
-        if not isinstance(hello, pb.Hello):
+            raw = await self._door.hello(context)
+            hello = Reader(HELLO_BYTES).feed(raw)
+            if not isinstance(hello, pb.Hello):
+                raise NoHello(f"a {type(hello).__name__} in its place")
+        except (WireError, NoHello) as error:
+            self._door.warn("%s: no hello: %s", context.peer(), error)
+            self._door.show_out(context.peer())
             return None
         try:
+            self._bans.check(hello.name)
             seat, settings = self._admit(hello, context)
         except NoSeat as refusal:
-            _log.warning("%s: refused: %s", context.peer(), refusal)
-            await context.write(control_frame(pb.Refusal(reason=str(refusal), retry=refusal.retry)))
+            self._door.warn("%s: refused: %s", context.peer(), refusal)
+            with suppress(TimeoutError):  # who takes nothing is not waited for
+                async with asyncio.timeout(HELLO_S):
+                    await context.write(control_frame(pb.Refusal(reason=str(refusal), retry=refusal.retry)))
             return None
         how = "by its word alone" if self._credentials is None else "by its certificate"
         _log.info("%s: seat %d is taken by %s, %s", context.peer(), seat.worker, seat.name, how)
-        stream = Stream(seat, context, self.ledger, Reader(self._max_reply_bytes))
+        stream = Stream(seat, context, self.ledger, self._max_reply_bytes)
+        stream.certificate = peer_certificate(context)
         self.ledger.up(seat.name, len(raw))
+        welcome = pb.Welcome(
+            run_id=self._run.run_id,
+            node_id=seat.node_id,
+            worker=seat.worker,
+            clients=self._clients,
+            settings=settings,
+            heartbeat_s=self._heartbeat_s,
+            max_reply_bytes=self._max_reply_bytes,
+            chunk_bytes=CHUNK_BYTES,
+        )
         try:
-            await stream.send(
-                control_frame(
-                    pb.Welcome(
-                        run_id=self._run.run_id,
-                        node_id=seat.node_id,
-                        worker=seat.worker,
-                        clients=self._clients,
-                        settings=settings,
-                        heartbeat_s=self._heartbeat_s,
-                        max_reply_bytes=self._max_reply_bytes,
-                        chunk_bytes=CHUNK_BYTES,
-                    )
-                )
-            )
-        except BaseException:
+            async with asyncio.timeout(HELLO_S):
+                await stream.send(control_frame(welcome))
+        except BaseException as error:
             self._detach(stream)
+            if isinstance(error, TimeoutError):
+                self._door.warn("%s: %s does not take its welcome", context.peer(), seat.name)
+                return None
             raise
         self._streams.add(stream)
         return stream
@@ -330,6 +373,8 @@ class StreamGrid(Grid):
             raise NoSeat(f"protocol version {hello.protocol}: this server speaks version {PROTOCOL}")
         if self._credentials is not None and (certified := peer_name(context)) != hello.name:
             raise NoSeat(f"name {hello.name[:80]!r}: this client's certificate is for {certified!r}")
+        if self._guests is not None and (flaw := self._guests.flaw_of(peer_certificate(context))) is not None:
+            raise NoSeat(flaw)
         if hello.fingerprint != self._fingerprint:
             raise NoSeat(
                 f"code fingerprint {hello.fingerprint[:64]!r}: this server runs {self._fingerprint!r}; "
@@ -350,6 +395,52 @@ class StreamGrid(Grid):
                 raise NoSeat(str(error)) from error
             raise
 
+    async def _keep_looking(self, guests: Guests) -> None:
+        """Cut off who may not be here any more."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            try:
+                guests.look()
+                for stream in list(self._streams):
+                    flaw = guests.flaw_of(stream.certificate)
+                    if flaw is not None and stream.goodbye is None:
+                        self._cut_off(stream, flaw)
+            except Exception:  # whatever it is, a list that changes later must still be looked at
+                _log.exception("cannot look who may be here; trying again")
+
+    def _cut_off(self, stream: Stream, reason: str) -> None:
+        """End a client's stream for good: what it sends counts no more, and all it gets is the reason."""
+        _log.warning("%s: cut off: %s", stream.seat.name, reason)
+        with self._changed:
+            if self._ready.get(stream.seat.node_id) is stream:
+                del self._ready[stream.seat.node_id]
+            for call in list(stream.calls):
+                call.fail(flwr_compat.NODE_UNAVAILABLE, reason)
+            self._changed.notify_all()
+        stream.goodbye = control_frame(pb.Refusal(reason=reason))
+        stream.wake.set()
+        asyncio.get_running_loop().call_later(_GOODBYE_S, stream.cut.set)  # who does not read is not waited for
+
+    async def _keep_the_door(self) -> None:
+        """Hang up on strangers, and on clients that take nothing."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                late = time.monotonic() - _SEND_S
+                for stream in list(self._streams):
+                    if stream.sending_since is not None and stream.sending_since < late and not stream.cut.is_set():
+                        self._ban(stream, f"it has taken nothing for {_SEND_S:g} s")
+                        stream.cut.set()
+                self._door.look()
+            except Exception:  # whatever it is, strangers that come later must still be looked at
+                _log.exception("cannot look who is connected; trying again")
+
+    def _ban(self, stream: Stream, reason: str) -> None:
+        """Note that a client's stream ends for what it did: its connection ends too, and it is refused for a while."""
+        seconds = self._bans.ban(stream.seat.name)
+        _log.warning("%s: cut off: %s; it may come back in %g s", stream.seat.name, reason, seconds)
+        self._door.show_out(stream.context.peer())
+
     async def _read(self, stream: Stream) -> None:
         """Take what a client sends, until it ends the stream or has misbehaved too often."""
         while stream.strikes < _MAX_STRIKES:
@@ -359,12 +450,20 @@ class StreamGrid(Grid):
             self.ledger.up(stream.seat.name, len(raw))
             try:
                 frame = stream.reader.feed(raw)
+            except Endless as error:
+                self._ban(stream, error.reason)
+                return
             except WireError as error:
                 self._answer(stream, stream.busy, error.reason)
                 continue
             if isinstance(frame, Parcel):
                 self._answer(stream, stream.busy if stream.busy and stream.busy.id == frame.id else None, frame)
             elif isinstance(frame, pb.Ready):
+                if stream.goodbye is not None:
+                    continue
+                if self._ready.get(stream.seat.node_id) is stream:
+                    stream.strike("out of order: it has been ready before")
+                    continue
                 with self._changed:
                     self._seats.confirm(stream.seat.name)
                     self._ready[stream.seat.node_id] = stream
@@ -372,9 +471,11 @@ class StreamGrid(Grid):
             elif isinstance(frame, pb.Pass):
                 if stream.busy and stream.busy.id == frame.id:
                     stream.free()
+                else:
+                    stream.strike(f"a pass on what it was not asked, number {frame.id}")
             elif frame is not None:
                 self._answer(stream, stream.busy, f"out of order: a {type(frame).__name__} from a client")
-        _log.warning("%s: cut off after %d frames that nobody asked for", stream.seat.name, stream.strikes)
+        self._ban(stream, f"{stream.strikes} frames that nobody asked for")
 
     def _answer(self, stream: Stream, call: Call | None, answer: Parcel | str) -> None:
         """Take a client's reply, or the flaw of what it sent, as the answer to the instruction that it has."""
@@ -400,12 +501,14 @@ class StreamGrid(Grid):
             stream.wake.clear()
             while stream.busy is None and stream.queue and stream.goodbye is None:
                 call = stream.queue.popleft()
-                if call.settled:
+                payload = call.payload
+                if payload is None:  # it has expired
                     continue
-                stream.busy = call
-                await stream.send(call.payload.envelope(call.head()))
-                for chunk in call.payload.shared_chunks:
+                stream.hold(call)
+                await stream.send(payload.envelope(call.head()))
+                for chunk in payload.shared_chunks:
                     await stream.send(chunk)
+                del payload
         await stream.send(stream.goodbye)
 
     def _detach(self, stream: Stream) -> None:
@@ -413,7 +516,8 @@ class StreamGrid(Grid):
         self._streams.discard(stream)
         seat = stream.seat
         with self._changed:
-            self._seats.leave(seat.name)
+            if not self._seats.leave(seat.name):
+                self.ledger.forget(seat.name)  # else names that come and go would fill it
             if self._ready.get(seat.node_id) is stream:
                 del self._ready[seat.node_id]
             for call in list(stream.calls):
@@ -422,6 +526,11 @@ class StreamGrid(Grid):
         stream.gone.set()
 
     async def _shut_down(self, reason: str, final: bool) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._doorman is not None:
+            self._doorman.cancel()
+        self._door.close()
         streams = list(self._streams)
         for stream in streams:
             stream.goodbye = control_frame(pb.Goodbye(reason=reason, final=final))
@@ -429,6 +538,9 @@ class StreamGrid(Grid):
         gone = asyncio.gather(*(stream.gone.wait() for stream in streams))
         with suppress(TimeoutError):
             await asyncio.wait_for(gone, _GOODBYE_S)
+        for stream in streams:  # one that has stopped may hold half an instruction of any length: it gets no goodbye
+            stream.cut.set()
+        self._door.hang_up(stream.context.peer() for stream in streams if not stream.gone.is_set())
         if self._server is not None:
             await self._server.stop(_GOODBYE_S)
 
@@ -437,8 +549,7 @@ def _dispatch(calls: list[Call]) -> None:
     """Hand instructions to their streams; on the loop's thread."""
     for call in calls:
         if call.stream is not None and not call.settled:
-            call.stream.queue.append(call)
-            call.stream.wake.set()
+            call.stream.enqueue(call)
 
 
 def _probe(address: str) -> str:

@@ -69,6 +69,11 @@ class Ledger:
         with self._lock:
             return {name: Traffic(*counts) for name, counts in self._peers.items()}
 
+    def forget(self, peer: str) -> None:
+        """Keep what passed to and from a client in the total alone."""
+        with self._lock:
+            self._peers.pop(peer, None)
+
     def _count(self, peer: str, way: int, n: int) -> None:
         with self._lock:
             counts = self._peers.get(peer)

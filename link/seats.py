@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -42,13 +43,14 @@ class Seats:
 
     Args:
         clients: n, how many seats there are.
+        held: seats that are kept by name for clients that are not here yet.
     """
 
-    def __init__(self, clients: int) -> None:
+    def __init__(self, clients: int, held: Mapping[str, int] = {}) -> None:  # never written to
         self._clients = clients
-        self._by_name: dict[str, Seat] = {}
-        self._taken: dict[int, str] = {}
-        self._confirmed: set[str] = set()
+        self._by_name = {name: Seat(name, worker, node_id(name), connected=False) for name, worker in held.items()}
+        self._taken = {worker: name for name, worker in held.items()}
+        self._confirmed = set(held)
 
     def take(self, name: str, *, worker: int | None = None, former: int | None = None) -> Seat:
         """Seat a client that has come.
@@ -84,12 +86,17 @@ class Seats:
         """Note that a client is ready, so that its seat stays its own from now on."""
         self._confirmed.add(name)
 
-    def leave(self, name: str) -> None:
-        """Note that a client is away; one that was never ready gives its seat back."""
-        if name in self._confirmed:
-            self._by_name[name] = replace(self._by_name[name], connected=False)
-        else:
+    def leave(self, name: str) -> bool:
+        """Note that a client is away; one that was never ready gives its seat back.
+
+        Returns:
+            Whether the seat is kept for it.
+        """
+        if name not in self._confirmed:
             del self._taken[self._by_name.pop(name).worker]
+            return False
+        self._by_name[name] = replace(self._by_name[name], connected=False)
+        return True
 
     def vacate(self, name: str) -> None:
         """Give the seat of a client away that is not here."""

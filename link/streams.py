@@ -7,6 +7,7 @@ the own of the link's thread.
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from typing import Any
 
@@ -15,7 +16,7 @@ from flwr.app import Error, Message, RecordDict
 from link import flwr_compat
 from link.ledger import Ledger
 from link.seats import Seat
-from link.wire import Payload, Reader, instruction_head
+from link.wire import CONTROL_BYTES, Payload, Reader, instruction_head
 
 _log = logging.getLogger("breakwater.link")
 
@@ -26,6 +27,8 @@ class Batch:
     def __init__(self, size: int) -> None:
         self.calls: list[Call] = []
         self.missing = size
+        self.began = time.monotonic()
+        self.waits: list[float] = []  # the seconds after which each reply came
         self.complete = threading.Event()
         if not size:
             self.complete.set()
@@ -38,8 +41,10 @@ class Call:
         self.id = id_
         self.message = message
         self.message_id = str(id_)
-        self.payload = payload
-        self.batch = batch
+        # These two until it is settled: a client that never answers must not keep a round's messages in memory.
+        self.payload: Payload | None = payload
+        self.batch: Batch | None = batch
+        self.reply_bound = payload.reply_bound
         self.stream = stream
         self.settled = False
         self.reply: Message | None = None
@@ -54,6 +59,8 @@ class Call:
     def settle(self, answer: RecordDict | Error) -> None:
         """Take the answer as Flower's reply."""
         if isinstance(answer, RecordDict):
+            if self.batch is not None:
+                self.batch.waits.append(time.monotonic() - self.batch.began)
             self.reply = Message(answer, reply_to=self.message)
         else:
             self.reply = Message(answer, reply_to=self.message)
@@ -72,36 +79,64 @@ class Call:
         self.settled = True
         if self.stream is not None:
             self.stream.calls.discard(self)
-        self.batch.missing -= 1
-        if not self.batch.missing:
-            self.batch.complete.set()
+        batch, self.batch, self.payload = self.batch, None, None
+        if batch is not None:
+            batch.missing -= 1
+            if not batch.missing:
+                batch.complete.set()
 
 
 class Stream:
-    """One client's live stream. Touched on the loop's thread only, but for ``calls``, which the grid's lock guards."""
+    """One client's live stream. Touched on the loop's thread only, but for ``calls``, which the grid's lock guards.
 
-    def __init__(self, seat: Seat, context: Any, ledger: Ledger, reader: Reader) -> None:
+    Args:
+        seat: the client's.
+        context: gRPC's.
+        ledger: counts what is sent.
+        max_reply_bytes: how long a reply may be where its instruction does not say.
+    """
+
+    def __init__(self, seat: Seat, context: Any, ledger: Ledger, max_reply_bytes: int) -> None:
         self.seat = seat
         self.context = context
-        self.reader = reader
+        self.certificate = b""  # what the client has shown, as PEM, where the grid has lists to look it up in
+        self.reader = Reader(CONTROL_BYTES)
         self.queue: deque[Call] = deque()  # instructions to send
         self.busy: Call | None = None  # the one that the client has
         self.calls: set[Call] = set()  # all that are not settled
         self.wake = asyncio.Event()  # something to send
         self.gone = asyncio.Event()
+        self.cut = asyncio.Event()  # the stream ends now, whatever is on its way
         self.goodbye: bytes | None = None
         self.strikes = 0
+        self.sending_since: float | None = None  # monotonic; None while nothing is
         self._ledger = ledger
+        self._max_reply_bytes = max_reply_bytes
         self._complained = False
 
     async def send(self, frame: bytes) -> None:
         """Count and send one frame."""
         self._ledger.down(self.seat.name, len(frame))
+        self.sending_since = time.monotonic()
         await self.context.write(frame)
+        self.sending_since = None
+
+    def enqueue(self, call: Call) -> None:
+        """Put an instruction behind the others; of these the expired ones go, else they pile up at a silent client."""
+        while self.queue and self.queue[0].settled:
+            self.queue.popleft()
+        self.queue.append(call)
+        self.wake.set()
+
+    def hold(self, call: Call) -> None:
+        """Note that the client gets this instruction; from now on its reply may come, and be as long as that may be."""
+        self.busy = call
+        self.reader.max_bytes = self._max_reply_bytes if call.reply_bound is None else call.reply_bound
 
     def free(self) -> None:
         """Note that the client has answered what it had, so that it gets the next instruction."""
         self.busy = None
+        self.reader.max_bytes = CONTROL_BYTES
         if self.queue:
             self.wake.set()
 

@@ -157,6 +157,12 @@ def peer_name(context: Any) -> str | None:
     return names[0].decode(errors="replace") if len(names) == 1 else None
 
 
+def peer_certificate(context: Any) -> bytes:
+    """Return the certificate (PEM) that the peer of a gRPC stream has shown, or nothing without one."""
+    shown = context.auth_context().get("x509_pem_cert", ())
+    return bytes(shown[0]) if len(shown) == 1 else b""
+
+
 async def what_is_wrong(address: str, identity: Identity | None) -> str | None:
     """Look at a server to which no stream could be opened: gRPC does not say what the matter is with its certificate.
 

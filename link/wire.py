@@ -36,8 +36,16 @@ TRANSPORT = (
     ("grpc.experimental.tcp_max_read_chunk_size", 4 << 20),
 )
 """Options of gRPC that both ends use."""
+CONTROL_BYTES = 4096
+"""The longest frame that the server takes from a client that has nothing to answer; and what a reply may be longer than
+its packet: records, envelope, or an error in its place."""
+MAX_ITEMS = 4096
+"""How many records, arrays and values one message holds at most: each costs some 30 us to read, however short it is."""
 MAX_BODY_BYTES = 1 << 40
 """Where no smaller bound is given: what a client takes from the server it trusts."""
+
+_LEAST_DROPPED = 1024
+"""What a chunk that is dropped counts for at least, so that empty ones have an end too."""
 
 _ENVELOPE, _CHUNK = b"\x2a", b"\x32"  # tags of Frame.envelope and Frame.chunk
 _CONTENT = b"\x32"  # tag of Envelope.content
@@ -91,10 +99,14 @@ class Payload:
 
     Raises:
         WireError: it holds what does not fit the wire: an integer outside -2^63 .. 2^64-1, text that is no Unicode,
-            records other than array data and long byte strings that are longer than a frame.
+            records other than array data and long byte strings that are longer than a frame, more than MAX_ITEMS.
     """
 
     def __init__(self, content: RecordDict) -> None:
+        self.reply_bound: int | None = None  # how long a reply to this may be; None as long as any
+        items = sum(1 + len(record) for record in content.values())
+        if items > MAX_ITEMS:
+            raise WireError(f"oversize: {items} records, arrays and values in one message: at most {MAX_ITEMS}")
         records, self._parts = pack(content)
         if len(records) > CHUNK_BYTES:
             raise WireError(
@@ -170,7 +182,6 @@ def heartbeat(interval_s: float) -> list[tuple[str, int]]:
         ("grpc.http2.ping_timeout_ms", interval_ms),  # else 60 s, whatever the keepalive timeout
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.max_ping_strikes", 0),  # the other end may ping as often as it likes: no GOAWAY too_many_pings
     ]
 
 
@@ -180,17 +191,24 @@ def control_frame(message: Control | pb.Envelope) -> bytes:
     return pb.Frame(**{kind: message}).SerializeToString()  # type: ignore[arg-type]  # the kind names its type
 
 
+class Endless(WireError):  # noqa: N818  # the name says what happened
+    """Chunks of what was refused keep coming: nothing more is to be read from this peer."""
+
+
 class Reader:
     """Reads the frames of one direction of one stream, in their order.
 
-    After a WireError it goes on with the next frame; chunks that belong to what was refused are dropped.
+    After a WireError it goes on with the next frame; chunks that belong to what was refused are dropped, as many bytes
+    as the bound and a chunk, until a message is read again.
 
     Args:
-        max_bytes: the longest envelope and body together that are read.
+        max_bytes: the longest envelope and body together that are read. May be set between any two frames; a body that
+            is under way is read to its end.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
+        self._dropped = self._to_drop = 0  # bytes, and how many at most
         self._open: pb.Envelope | None = None  # the envelope whose body is coming
         self._chunks: list[memoryview] = []
         self._missing = 0
@@ -204,10 +222,14 @@ class Reader:
 
         Raises:
             WireError: these bytes are no frame, or one that must not come now.
+            Endless: the stream must end.
         """
         chunk = _as_chunk(raw)
         if chunk is not None:
             return self._feed_chunk(chunk)
+        if len(raw) > max(self.max_bytes, CONTROL_BYTES):  # it is not even parsed
+            self._drop()
+            raise WireError(f"oversize: a frame of {len(raw)} bytes: at most {max(self.max_bytes, CONTROL_BYTES)}")
         try:
             frame = pb.Frame.FromString(raw)
         except DecodeError as error:
@@ -231,8 +253,12 @@ class Reader:
         if frame_bytes + body_bytes > self.max_bytes:
             self._drop()
             raise WireError(f"oversize: a message of {frame_bytes + body_bytes} bytes: at most {self.max_bytes}")
+        items = _items_of(envelope.content)
+        if items > MAX_ITEMS:
+            self._drop()
+            raise WireError(f"oversize: {items} records, arrays and values in one message: at most {MAX_ITEMS}")
         if not body_bytes:
-            return _parcel(envelope, Body([envelope.content.body]))
+            return self._whole(envelope, Body([envelope.content.body]))
         described = described_bytes(envelope.content)
         if described != body_bytes or envelope.content.body:
             self._drop()
@@ -242,6 +268,9 @@ class Reader:
 
     def _feed_chunk(self, chunk: memoryview) -> Parcel | None:
         if self._dropping:
+            self._dropped += max(len(chunk), _LEAST_DROPPED)
+            if self._dropped > self._to_drop:
+                raise Endless(f"oversize: {self._dropped} bytes came behind what was refused: at most {self._to_drop}")
             return None
         if self._open is None:
             self._drop()
@@ -256,10 +285,16 @@ class Reader:
             return None
         envelope, chunks = self._open, self._chunks
         self._open, self._chunks = None, []
-        return _parcel(envelope, Body(chunks))
+        return self._whole(envelope, Body(chunks))
+
+    def _whole(self, envelope: pb.Envelope, body: Body) -> Parcel:
+        parcel = _parcel(envelope, body)
+        self._dropped = 0
+        return parcel
 
     def _drop(self) -> None:
         self._open, self._chunks, self._missing, self._dropping = None, [], 0, True
+        self._to_drop = max(self.max_bytes + CHUNK_BYTES, self._to_drop if self._dropped else 0)
 
 
 def _parcel(envelope: pb.Envelope, body: Body) -> Parcel:
@@ -273,6 +308,14 @@ def _parcel(envelope: pb.Envelope, body: Body) -> Parcel:
         raise WireError("undecodable: an envelope without content and without error")
     body.check_empty()
     return Parcel(envelope.id, envelope.message_type, envelope.group_id, envelope.ttl_s, answer)
+
+
+def _items_of(content: pb.Content) -> int:
+    """Return how many records, arrays and values there are."""
+    items = len(content.records)
+    if items <= MAX_ITEMS:  # else there is no need to look into them
+        items += sum(len(r.arrays.items) + len(r.config.items) + len(r.metrics.items) for r in content.records)
+    return items
 
 
 def _field(tag: bytes, *parts: bytes | memoryview) -> bytes:

@@ -23,13 +23,17 @@ from link import codec, flwr_compat
 from link.compiled import LONG_S, prepare
 from link.config import Config
 from link.errors import BreakwaterError
-from link.experiment import ATTACKERS, LINK, LISTEN, OUT, Experiment, code_fingerprint, from_run_config
+from link.experiment import ATTACKERS, LIFE, LINK, LISTEN, OUT, RESUME, Experiment, code_fingerprint, from_run_config
 from link.grid import StreamGrid
 from link.polled import PolledGrid
+from link.sections.base import Federation
+from server.books import Books
+from server.checkpoints import resumed
 from server.curve import draw
 from server.folder import CURVE, RunFolder, read_rounds
 from server.progress import RunProgress, measures, size
 from server.roster import LinkRoster, QueriedRoster
+from strategies.deadline import LearntDeadline
 from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord
 
 log = logging.getLogger("breakwater.server")
@@ -64,17 +68,20 @@ def main(grid: Grid, context: Context) -> None:
 def _run(grid: Grid, context: Context, console: Console) -> None:
     """Run it over the link where that is to be had."""
     experiment = from_run_config(context.run_config)
-    out = str(context.run_config.get(OUT) or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
+    resume = str(context.run_config.get(RESUME, ""))
+    out = Path(resume or str(context.run_config.get(OUT) or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")).absolute()
+    point = resumed(out, experiment) if resume else None
     federation, address = experiment.config.federation, str(context.run_config.get(LINK, ""))
-    with RunFolder(Path(out).absolute()) as folder:
+    with RunFolder(out, point[0] if point else None) as folder:
         load_loops(experiment, console)
+        books = Books(experiment, folder, point, int(context.run_config.get(LIFE, 0)), console)
         if isinstance(grid, StreamGrid):
-            _train(grid, LinkRoster(grid), federation.deadline_s, experiment, folder, console)
+            _train(grid, LinkRoster(grid), _deadline(federation), books)
         elif address:
             from server.bridge import live_link
 
             with live_link(grid, experiment, context.run_id, address, str(context.run_config.get(LISTEN, ""))) as link:
-                _train(link, LinkRoster(link), federation.deadline_s, experiment, folder, console)
+                _train(link, LinkRoster(link), _deadline(federation), books)
         else:
             if experiment.config.attack and flwr_compat.is_simulated(grid) and not context.run_config.get(ATTACKERS):
                 log.warning(
@@ -83,43 +90,38 @@ def _run(grid: Grid, context: Context, console: Console) -> None:
             deadline_s = federation.flower_deadline_s
             polled = PolledGrid(grid)
             roster = QueriedRoster(polled, federation.clients, code_fingerprint(), deadline_s)
-            _train(polled, roster, deadline_s, experiment, folder, console)
+            _train(polled, roster, deadline_s, books)
+
+
+def _deadline(federation: Federation) -> float | LearntDeadline:
+    """Return the deadline of rounds over the link. Through SuperNodes it is fixed: they poll, so all rounds are slow."""
+    if federation.deadline_s is not None:
+        return federation.deadline_s
+    return LearntDeadline(federation.clients, federation.byzantine)
 
 
 def _train(
-    grid: StreamGrid | PolledGrid,
-    roster: LinkRoster | QueriedRoster,
-    deadline_s: float,
-    experiment: Experiment,
-    folder: RunFolder,
-    console: Console,
+    grid: StreamGrid | PolledGrid, roster: LinkRoster | QueriedRoster, deadline_s: float | LearntDeadline, books: Books
 ) -> None:
     """Wait for clients, run all rounds, leave the results in the folder."""
+    experiment, folder, console = books.experiment, books.folder, books.console
     config, problem = experiment.config, experiment.problem
     federation, rounds = config.federation, config.strategy.rounds
-    began = time.monotonic()
-    wanted = federation.start_with or federation.clients
-    ready = roster.wait(wanted, federation.join_timeout_s)
-    if ready < wanted:
-        raise NoClientsError(
-            f"{ready} of {wanted} clients joined within {time.monotonic() - began:.0f} s (federation.join_timeout_s = "
-            f"{federation.join_timeout_s:g}); "
-            + (roster.complaints() or "start the others, or lower federation.start_with")
-        )
-    joined_s = time.monotonic() - began
-    console.print(f"{ready} of {federation.clients} clients joined in {joined_s:.1f} s", highlight=False)
+    joined_s = _gather(roster, federation, books)
 
     x0 = problem.initial()
     start = problem.evaluate(x0)
     folder.begin(config, start)
     with RunProgress(console, rounds, f"{config.strategy.kind}/{config.aggregator.kind}") as progress:
-        progress.start(start)
+        progress.start(start if books.state is None else problem.evaluate(books.state.x), folder.rounds)
 
         def on_round(record: RoundRecord) -> None:
             folder.add(record)
             if record.evaluation is not None and strategy.state is not None:
                 folder.save(strategy.state.x)
             progress.add(record)
+            if not record.diverged and books.due(record.round):
+                books.keep(grid, roster, strategy)
 
         strategy = RobustStrategy(
             experiment.method,
@@ -128,6 +130,8 @@ def _train(
             clients=federation.clients,
             seed=federation.seed,
             deadline_s=deadline_s,
+            waits=grid.waits if isinstance(grid, StreamGrid) else None,
+            quorum=federation.quorum,
             idle_timeout_s=federation.join_timeout_s,
             reveal_cohort=config.reveals_cohort,
             traffic=grid.traffic,
@@ -135,20 +139,27 @@ def _train(
             every=config.evaluation.every,
             on_round=on_round,
         )
+        strategy.state = books.state if books.state is not None else experiment.method.start(x0)
+        books.keep(grid, roster, strategy)
         status = "interrupted"
-        training = time.monotonic()
         try:
             strategy.start(grid, codec.to_arrays(x0), num_rounds=rounds)
             status = "diverged" if strategy.last and strategy.last.diverged else "finished"
         finally:
+            if status != "diverged":
+                books.keep(grid, roster, strategy)
             summary = folder.finish(
                 status=status,
                 seed=federation.seed,
-                wall_s=time.monotonic() - training,
                 joined_s=joined_s,
-                model=None if strategy.state is None else strategy.state.x,
+                model=strategy.state.x,
+                lives=books.life or 1,
+                patience_s=federation.join_timeout_s if status == "finished" else 0.0,
             )
-    draw({config.strategy.kind: (summary, read_rounds(folder.path))}, folder.path / CURVE, title=_title(config))
+    try:
+        draw({config.strategy.kind: (summary, read_rounds(folder.path))}, folder.path / CURVE, title=_title(config))
+    except OSError as error:
+        log.error("%s: cannot be written: %s", folder.path / CURVE, error.strerror or error)
     last = strategy.last
     final = measures(last.evaluation) if last and last.evaluation else ""
     console.print(
@@ -156,6 +167,34 @@ def _train(
         f"{size(summary['bytes_up'])} up  {size(summary['bytes_down'])} down  run folder {folder.path}",
         highlight=False,
     )
+
+
+def _gather(roster: LinkRoster | QueriedRoster, federation: Federation, books: Books) -> float:
+    """Wait for the clients; return the seconds that it took.
+
+    A run that goes on waits for as many as it had, so that it is the run that it was; who has not come back within the
+    time is missing from then on, as if it had left in a round.
+
+    Raises:
+        NoClientsError: too few have come.
+    """
+    began = time.monotonic()
+    wanted = federation.start_with or federation.clients
+    least = wanted
+    if books.present:
+        wanted, least = books.present, 1
+    ready = roster.wait(wanted, federation.join_timeout_s)
+    if ready < least:
+        raise NoClientsError(
+            f"{ready} of {wanted} clients joined within {time.monotonic() - began:.0f} s (federation.join_timeout_s = "
+            f"{federation.join_timeout_s:g}); "
+            + (roster.complaints() or "start the others, or lower federation.start_with")
+        )
+    if ready < wanted:
+        log.warning("%d of the %d clients that were there have come back: going on with them", ready, wanted)
+    joined_s = time.monotonic() - began
+    books.console.print(f"{ready} of {federation.clients} clients joined in {joined_s:.1f} s", highlight=False)
+    return joined_s
 
 
 @contextmanager

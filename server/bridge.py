@@ -56,16 +56,7 @@ def live_link(grid: Grid, experiment: Experiment, run_id: int, address: str, lis
     if flwr_compat.is_simulated(grid):
         raise ConfigError(f'run config: link = "{address}": simulated nodes share processes and cannot stay on a link')
     authority = Authority.create()
-    resolved, federation = experiment.config.to_toml(), experiment.config.federation
-    stream_grid = StreamGrid(
-        run_id=run_id,
-        clients=federation.clients,
-        welcome=lambda name, worker: {CONFIG: resolved},
-        fingerprint=code_fingerprint(),
-        max_reply_bytes=codec.max_reply_bytes(experiment.problem.dim, experiment.problem.dtype),
-        heartbeat_s=federation.heartbeat_s,
-        credentials=server_credentials(authority.issue_server([name.strip("[]")])),
-    )
+    stream_grid = open_link(experiment, run_id, server_credentials(authority.issue_server([name.strip("[]")])))
     bound = stream_grid.listen(listen or f"0.0.0.0:{port}")
     log.info("the link listens on %s; nodes are told %s", bound, address)
     host = _Host(grid, stream_grid, authority, address)

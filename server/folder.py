@@ -1,60 +1,154 @@
 """The run folder: everything that a run leaves behind.
 
 ``config.toml`` as resolved, ``metrics.jsonl`` with one object a round, ``summary.json``, ``model.safetensors`` (from
-the first evaluation on) and ``curve.png``. JSON has no NaN or infinity: such numbers are written as null, and a run
-that diverged says so.
+the first evaluation on), ``curve.png``, ``checkpoints/`` and ``run.json`` (what ``--resume`` needs beside them). JSON
+has no NaN or infinity: such numbers are written as null, and a run that diverged says so.
+
+A full disk does not end a run: what cannot be written is kept in memory and tried again after every round.
 """
 
+import fcntl
 import importlib.metadata
 import json
+import logging
 import math
+import os
 import platform
+import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from link.config import Config
-from link.errors import ConfigError
+from link.errors import ConfigError, Unwritten
+from server.checkpoints import Checkpoint, Checkpoints, clear_drafts
 from strategies.algorithm import Evaluation, Vector
 from strategies.strategy import RoundRecord
 
-METRICS, SUMMARY, MODEL, CURVE, CONFIG = (
+log = logging.getLogger("breakwater.server")
+
+METRICS, SUMMARY, MODEL, CURVE, CONFIG, RUN = (
     "metrics.jsonl",
     "summary.json",
     "model.safetensors",
     "curve.png",
     "config.toml",
+    "run.json",
 )
+_MAX_UNWRITTEN = 64 << 20
+"""So many bytes of metrics wait in memory for room on the disk; with more the run ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCard:
+    """What a server that goes on with a run must know, beside its checkpoints; ``run.json``.
+
+    Args:
+        run_id: of the run: clients know by it that they need not prepare again.
+        listen: HOST:PORT that was bound, where the clients look for the server.
+        data: folder of data files.
+        config_dir: folder of the config file.
+        tls: folder of the server's certificate.
+        lives: how often a server has been started for this run.
+    """
+
+    run_id: int
+    listen: str
+    data: str | None
+    config_dir: str | None
+    tls: str | None
+    lives: int = 1
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Return the card of a run folder.
+
+        Raises:
+            ConfigError: there is none, or one that cannot be read.
+        """
+        path = folder / RUN
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise ConfigError(f"--resume {folder}: no run of `breakwater server` is there ({RUN} is missing)") from None
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{path}: is damaged: {error}") from None
+
+    def next_life(self) -> Self:
+        """Return the card of the next server."""
+        return replace(self, lives=self.lives + 1)
+
+    def write(self, folder: Path, config: str) -> None:
+        """Write the card and the resolved config.
+
+        Raises:
+            ConfigError: the folder cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _replace(folder / CONFIG, config)
+            _replace(folder / RUN, json.dumps(asdict(self), indent=2) + "\n")
+        except OSError as error:
+            raise unwritable(folder, error) from None
+
+
+def unwritable(folder: Path, error: OSError) -> ConfigError:
+    """Return what a user is told of a run folder that cannot be used."""
+    return ConfigError(f"{folder}: cannot be written: {error.strerror or error}; give --out another folder")
 
 
 class RunFolder:
     """Writes one run.
 
     Args:
-        path: created with its parents; must not hold a run already.
+        path: created with its parents; must not hold a run already, unless that goes on.
+        checkpoint: where a run goes on that was begun here: what was written about later rounds is removed, as they
+            will be run again. None for a new one.
 
     Raises:
-        ConfigError: the folder cannot be used; the message names it and the mend.
+        ConfigError: the folder cannot be used, or another server uses it; the message names it and the mend.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, checkpoint: Checkpoint | None = None) -> None:
         self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            if (path / METRICS).exists():
-                raise ConfigError(f"{path}: holds a run already; give --out another folder or remove it")
-            self._metrics = (path / METRICS).open("w", encoding="utf-8", buffering=1)
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be written: {error.strerror}; give --out another folder") from None
         self._rounds = 0
         self._bytes_up = 0
         self._bytes_down = 0
         self._rejected: Counter[str] = Counter()
+        self._rejected_of: dict[str, Counter[str]] = {}
         self._start: Evaluation | None = None
-        self._last: Evaluation | None = None
+        self._last: dict[str, float | None] | None = None
+        self._wall_s = 0.0 if checkpoint is None else checkpoint.wall_s  # in the lives before this one
+        self._began: float | None = None
+        self._unwritten = bytearray()
+        self._failing: set[str] = set()  # what could not be written at the last attempt
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if (path / METRICS).exists() and checkpoint is None:
+                raise ConfigError(f"{path}: holds a run already; give --out another folder or remove it")
+            self._metrics = os.open(path / METRICS, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(self._metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._size = 0
+                if checkpoint is not None:
+                    self._go_back(checkpoint.round)
+            except BlockingIOError:
+                os.close(self._metrics)
+                raise ConfigError(f"{path}: another server is running this run") from None
+            except BaseException:
+                os.close(self._metrics)
+                raise
+        except OSError as error:
+            raise unwritable(path, error) from None
 
     def __enter__(self) -> Self:
         """Nothing to do yet."""
@@ -62,19 +156,65 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         """Close what is open."""
-        self._metrics.close()
+        self.close()
+
+    def close(self) -> None:
+        """Close what is open, so that another server may go on; a second call does nothing."""
+        if self._metrics >= 0:
+            os.close(self._metrics)
+            self._metrics = -1
+
+    def _go_back(self, round_: int) -> None:
+        """Take the run back to the end of a round.
+
+        Raises:
+            ConfigError: its rounds until then are not all there.
+        """
+        clear_drafts(self.path)
+        (self.path / SUMMARY).unlink(missing_ok=True)
+        with open(self._metrics, "rb", closefd=False) as lines:
+            for number, line in enumerate(lines, 1):
+                if number > round_:
+                    break
+                try:
+                    told = json.loads(line)
+                    if told["round"] != number:
+                        raise ValueError(f"round {told['round']} where {number} is due")
+                    self._count(told)
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ConfigError(
+                        f"{self.path / METRICS}: line {number}: {error}; it cannot be continued"
+                    ) from None
+                self._size += len(line)
+        if self._rounds < round_:
+            raise ConfigError(
+                f"{self.path / METRICS}: ends with round {self._rounds}, but the checkpoint is of round {round_}"
+            )
+        os.ftruncate(self._metrics, self._size)
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds have been added."""
+        return self._rounds
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds from the first round to now, in all lives of the server."""
+        return self._wall_s + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def begin(self, config: Config, start: Evaluation) -> None:
-        """Write the resolved config and keep the measure of x^0."""
-        (self.path / CONFIG).write_text(config.to_toml(), encoding="utf-8")
+        """Write the resolved config and keep the measure of x^0; the first round follows."""
+        self._began = time.monotonic()
+        with self._or_later(CONFIG):
+            _replace(self.path / CONFIG, config.to_toml())
         self._start = start
 
     def add(self, record: RoundRecord) -> None:
-        """Append one round to the metrics."""
-        self._rounds = record.round
-        self._bytes_up += record.bytes_up
-        self._bytes_down += record.bytes_down
-        self._rejected.update(reason.partition(":")[0] for _, reason in record.rejected)
+        """Append one round to the metrics.
+
+        Raises:
+            Unwritten: the disk has been full for so long that memory runs out too.
+        """
         line: dict[str, Any] = {
             "round": record.round,
             "kind": record.kind,
@@ -88,50 +228,174 @@ class RunFolder:
             "bytes_down": record.bytes_down,
             "round_s": round(record.round_s, 6),
         }
+        if record.deadline_s is not None:
+            line["deadline_s"] = round(record.deadline_s, 3)
         if record.resynced:
             line["resynced"] = list(record.resynced)
         if record.note:
             line["note"] = record.note
         if record.evaluation is not None:
-            self._last = record.evaluation
             line |= _measures(record.evaluation)
-        self._metrics.write(json.dumps(line) + "\n")
+        self._count(line)
+        self._unwritten += (json.dumps(line) + "\n").encode()
+        with self._or_later(METRICS):
+            self._flush()
+        if len(self._unwritten) > _MAX_UNWRITTEN:
+            raise Unwritten(
+                f"{self.path / METRICS}: {len(self._unwritten) >> 20} MiB wait for room on the disk, at most "
+                f"{_MAX_UNWRITTEN >> 20} do; make room, then `breakwater server --resume {self.path}`"
+            )
 
     def save(self, model: Vector) -> None:
         """Write the model, in one step: whoever reads it, or finds it after a crash, finds a whole one."""
-        written = self.path / f".{MODEL}"
-        save_file({"x": np.ascontiguousarray(model)}, written)
-        written.replace(self.path / MODEL)
+        with self._or_later(MODEL):
+            self._save(model)
 
-    def finish(self, *, status: str, seed: int, wall_s: float, joined_s: float, model: Vector | None) -> dict[str, Any]:
+    def keep(self, checkpoints: Checkpoints, checkpoint: Checkpoint) -> bool:
+        """Write a checkpoint, and before it the metrics that it builds on; return whether that was possible."""
+        with self._or_later("a checkpoint"):
+            self._flush()
+            os.fsync(self._metrics)
+            checkpoints.save(checkpoint)
+            return True
+        return False
+
+    def finish(
+        self,
+        *,
+        status: str,
+        seed: int,
+        joined_s: float,
+        model: Vector | None,
+        lives: int = 1,
+        patience_s: float = 0.0,
+    ) -> dict[str, Any]:
         """Write summary and model, and return the summary.
 
         Args:
             status: "finished", "diverged", "interrupted" or what ended the run.
             seed: the run's seed.
-            wall_s: seconds from the first round to the last.
-            joined_s: seconds before that, in which clients joined.
+            joined_s: seconds before the first round, in which clients joined.
             model: the last model; None if there is none.
+            lives: how often a server was started for this run.
+            patience_s: how long to wait for room on a full disk.
+
+        Raises:
+            Unwritten: the disk is full, or the folder is gone.
         """
-        self._metrics.close()
-        last = self._last or self._start
         summary: dict[str, Any] = {
             "status": status,
             "rounds": self._rounds,
-            **(_measures(last) if last else {"loss": None, "accuracy": None}),
+            **(self._last or (_measures(self._start) if self._start else {"loss": None, "accuracy": None})),
             "start": _measures(self._start) if self._start else None,
             "bytes_up": self._bytes_up,
             "bytes_down": self._bytes_down,
-            "wall_s": round(wall_s, 3),
+            "wall_s": round(self.wall_s, 3),
             "joined_s": round(joined_s, 3),
             "rejected": dict(self._rejected),
+            "rejected_by_client": {name: dict(counts) for name, counts in sorted(self._rejected_of.items())},
             "seed": seed,
+            "lives": lives,
             "versions": versions(),
         }
-        if model is not None:
-            self.save(model)
-        (self.path / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+        def write() -> None:
+            self._flush()
+            if model is not None:
+                self._save(model)
+            _replace(self.path / SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+        self._insist(write, patience_s)
+        self.close()
         return summary
+
+    def _count(self, line: Mapping[str, Any]) -> None:
+        """Keep the sums of the summary up with a line of the metrics."""
+        self._rounds = line["round"]
+        self._bytes_up += line["bytes_up"]
+        self._bytes_down += line["bytes_down"]
+        for entry in line["rejected"]:
+            slug = entry["reason"].partition(":")[0]
+            self._rejected[slug] += 1
+            self._rejected_of.setdefault(entry["client"], Counter())[slug] += 1
+        if "loss" in line:
+            self._last = {name: line[name] for name in ("loss", "accuracy", "gap") if name in line}
+
+    def _flush(self) -> None:
+        """Write the lines that wait.
+
+        Raises:
+            OSError: not all of them could be written; what is in the file is whole lines.
+        """
+        try:
+            while self._unwritten:
+                written = os.pwrite(self._metrics, self._unwritten, self._size)
+                self._size += written
+                del self._unwritten[:written]
+        finally:
+            self._cut_at_line()
+
+    def _cut_at_line(self) -> None:
+        """Let the file end with a whole line, and take the beginning of the next one back."""
+        if not self._unwritten:
+            return
+        begun = os.pread(self._metrics, 1 << 20, max(0, self._size - (1 << 20)))
+        torn = begun[begun.rfind(b"\n") + 1 :]
+        if torn:
+            self._unwritten[:0] = torn
+            self._size -= len(torn)
+            os.ftruncate(self._metrics, self._size)
+
+    def _save(self, model: Vector) -> None:
+        written = self.path / f".{MODEL}"
+        try:
+            save_file({"x": np.ascontiguousarray(model)}, written)
+            written.replace(self.path / MODEL)
+        except SafetensorError as error:  # its own name for what the system says
+            raise OSError(None, str(error)) from error
+        finally:
+            written.unlink(missing_ok=True)
+
+    @contextmanager
+    def _or_later(self, what: str) -> Iterator[None]:
+        """Within: what the system refuses to write is told once, and the run goes on; so is the end of the trouble."""
+        try:
+            yield
+        except OSError as error:
+            if what not in self._failing:
+                log.error("%s: %s cannot be written: %s; trying again", self.path, what, error.strerror or error)
+            self._failing.add(what)
+        else:
+            if what in self._failing:
+                self._failing.discard(what)
+                log.warning("%s: %s can be written again", self.path, what)
+
+    def _insist(self, write: Callable[[], None], patience_s: float) -> None:
+        """Write what must not be lost, again and again for a while."""
+        end = time.monotonic() + patience_s
+        while True:
+            try:
+                write()
+            except OSError as error:
+                problem = f"{self.path}: the results cannot be written: {error.strerror or error}"
+                if time.monotonic() >= end:
+                    raise Unwritten(f"{problem}; mend that, then `breakwater server --resume {self.path}`") from None
+                if "results" not in self._failing:
+                    self._failing.add("results")
+                    log.error("%s; trying again for %g s", problem, patience_s)
+                time.sleep(min(1.0, patience_s))
+            else:
+                return
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a text in one step."""
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:

@@ -3,21 +3,30 @@
 import logging
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from flwr.app import Context, RecordDict
 from rich.console import Console
 
 from link import codec
-from link.config import Config
-from link.experiment import CONFIG, CONFIG_DIR, DATA, OUT, code_fingerprint, open_experiment
+from link.config import Config, load
+from link.experiment import CONFIG, CONFIG_DIR, DATA, LIFE, OUT, RESUME, code_fingerprint, open_experiment
 from link.grid import StreamGrid
+from link.guests import Guests
 from link.tls import Identity, server_credentials
 from server.app import app, load_loops
+from server.checkpoints import resumed
+from server.folder import CONFIG as CONFIG_FILE
+from server.folder import RunCard
 
 log = logging.getLogger("breakwater.server")
+
+
+class Terminated(KeyboardInterrupt):
+    """Raised by the handler of a signal that ends this server, but not its run: clients stay and wait for the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +39,10 @@ class ServerOptions:
         out: the run folder.
         data: folder of data files.
         config_dir: folder of the config file, where a custom task is looked up.
-        tls: folder of the server's certificate, see ``link.tls.Identity``; None for an open port.
+        tls: folder of the server's certificate, see ``link.tls.Identity``, and of the lists of who may take part, see
+            ``link.guests``; None for an open port.
+        own: the clients are processes that the caller starts itself, so nothing is said of an open port.
+        card: of the run in ``out`` that goes on; None for a new one.
     """
 
     config: Config
@@ -39,6 +51,35 @@ class ServerOptions:
     data: Path | None = None
     config_dir: Path | None = None
     tls: Path | None = None
+    own: bool = False
+    card: RunCard | None = None
+
+    @classmethod
+    def of_run(
+        cls, folder: Path, *, overrides: Sequence[str], listen: str | None, data: Path | None, tls: Path | None
+    ) -> Self:
+        """Return the options of a run that goes on, as it was started but for what is given.
+
+        Args:
+            folder: the run folder.
+            overrides: ``section.key=value`` on top of the run's config; what changes the models is refused later.
+            listen: HOST:PORT.
+            data: folder of data files.
+            tls: folder of the server's certificate.
+
+        Raises:
+            ConfigError: no run is there, or its files cannot be read.
+        """
+        card = RunCard.read(folder).next_life()
+        return cls(
+            config=load(folder / CONFIG_FILE, overrides),
+            listen=listen or card.listen,
+            out=folder,
+            data=data or (Path(card.data) if card.data else None),
+            config_dir=Path(card.config_dir) if card.config_dir else None,
+            tls=tls or (Path(card.tls) if card.tls else None),
+            card=card,
+        )
 
 
 def serve(options: ServerOptions, on_listening: Callable[[str], None] | None = None) -> None:
@@ -49,29 +90,33 @@ def serve(options: ServerOptions, on_listening: Callable[[str], None] | None = N
         on_listening: called with the bound address once clients can join.
 
     Raises:
-        BreakwaterError: the config does not fit the task, the certificate cannot be used, or the address cannot be
-            bound; one line.
+        BreakwaterError: the config does not fit the task, the certificate or a list of clients cannot be used, or the
+            address cannot be bound; one line.
         NoClientsError: clients did not come, or all stayed away.
     """
-    credentials = None if options.tls is None else server_credentials(Identity.load(options.tls))
+    identity = None if options.tls is None else Identity.load(options.tls)
+    credentials = None if identity is None else server_credentials(identity)
+    guests = None if identity is None else Guests.of(identity)
     text = options.config.to_toml()
     experiment = open_experiment(text, options.data, options.config_dir)
     problem, federation = experiment.problem, experiment.config.federation
     # Before anybody joins: clients on the same machine then find on disk what they would all compile at once.
     load_loops(experiment, Console(file=sys.stdout, soft_wrap=True))
     resolved = experiment.config.to_toml()
-    run_id = secrets.randbits(62) + 2
-    grid = StreamGrid(
-        run_id=run_id,
-        clients=federation.clients,
-        welcome=lambda name, worker: {CONFIG: resolved},
-        fingerprint=code_fingerprint(),
-        max_reply_bytes=codec.max_reply_bytes(problem.dim, problem.dtype),
-        heartbeat_s=federation.heartbeat_s,
-        credentials=credentials,
-    )
+    card = options.card
+    run_id = secrets.randbits(62) + 2 if card is None else card.run_id
+    held = {} if card is None else resumed(options.out.absolute(), experiment)[0].seats
+    grid = open_link(experiment, run_id, credentials, guests, held)
     address = grid.listen(options.listen)
-    if credentials is None:
+    card = RunCard(
+        run_id=run_id,
+        listen=address,
+        data=None if options.data is None else str(options.data),
+        config_dir=None if options.config_dir is None else str(options.config_dir),
+        tls=None if options.tls is None else str(options.tls.absolute()),
+        lives=1 if card is None else card.lives,
+    )
+    if credentials is None and not options.own:
         _warn_insecure(address)
     if on_listening:
         on_listening(address)
@@ -84,23 +129,27 @@ def serve(options: ServerOptions, on_listening: Callable[[str], None] | None = N
             CONFIG: text,
             DATA: str(options.data or ""),
             CONFIG_DIR: str(options.config_dir or ""),
-            OUT: str(options.out),
+            OUT: str(options.out.absolute()),
+            RESUME: "" if options.card is None else str(options.out.absolute()),
+            LIFE: card.lives,
         },
     )
-    reason = "the server stopped before the end of the run"
+    reason, final = "the server stopped before the end of the run", True
     try:
+        card.write(options.out, resolved)
         app(grid, context)
         reason = "the run is over"
+    except Terminated:
+        reason, final = "the server was stopped, and may go on", False
+        raise
     finally:
-        grid.close(reason, final=True)
+        grid.close(reason, final=final)
 
 
 def _warn_insecure(address: str) -> None:
-    host = address.rpartition(":")[0].strip("[]")
-    if host not in {"127.0.0.1", "::1", "localhost"}:
-        log.warning(
-            "%s is open to the network without TLS: anyone who reaches it can read the models, and can claim any name "
-            "and as many seats as are free, so federation.byzantine bounds nothing; give it a "
-            "certificate (--tls), or use it in a network you trust",
-            address,
-        )
+    """Say what is lost without TLS; on loopback too, where every user of the machine can connect."""
+    log.warning(
+        "%s is open, without TLS (--tls): one client can claim as many names as there are seats (a Sybil attack), so "
+        "federation.byzantine bounds nothing; and whoever is in between can read and change the models",
+        address,
+    )

@@ -29,6 +29,7 @@ class RunProgress:
         self._up = self._down = 0
         self._next_line = 0
         self._seconds = 0.0
+        self._added = 0
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -48,21 +49,23 @@ class RunProgress:
         """Stop showing, and leave the terminal as it was."""
         self._bar.stop()
 
-    def start(self, evaluation: Evaluation) -> None:
-        """Show the starting point."""
+    def start(self, evaluation: Evaluation, after: int = 0) -> None:
+        """Show the starting point, the model after this round."""
         self._measured = measures(evaluation)
+        self._bar.update(self._task, completed=after)
         if not self._console.is_terminal:
-            self._console.print(f"{self._label}  round 0/{self._rounds}  {self._measured}", highlight=False)
+            self._console.print(f"{self._label}  round {after}/{self._rounds}  {self._measured}", highlight=False)
 
     def add(self, record: RoundRecord) -> None:
         """Show one finished round."""
         self._up += record.bytes_up
         self._down += record.bytes_down
         self._seconds += record.round_s
+        self._added += 1
         if record.evaluation is not None:
             self._measured = measures(record.evaluation)
         shown = (
-            f"{self._measured}  {1000 * self._seconds / record.round:.1f} ms/round  "
+            f"{self._measured}  {1000 * self._seconds / self._added:.1f} ms/round  "
             f"{size(self._up)} up  {size(self._down)} down"
         )
         self._bar.update(self._task, completed=record.round, shown=shown)

@@ -179,6 +179,20 @@ class Aggregator(Protocol):
         """Return the largest f for n rows that rule and pre-steps can take; -1 if they cannot take n rows at all."""
 
 
+@dataclass(frozen=True)
+class Mark:
+    """Where the server would go on if it were killed now.
+
+    Args:
+        life: how often it has been started for this run; a worker that sees it grow knows that the server is back from
+            its checkpoint, and that all it did since is undone.
+        round: of its newest checkpoint.
+    """
+
+    life: int
+    round: int
+
+
 @dataclass(frozen=True, eq=False)
 class Ask:
     """What the server wants from the workers that it samples in one round.
@@ -195,6 +209,7 @@ class Ask:
             experiment reveals it.
         private: what ``combine`` needs beside the rows and no worker is sent, by name: the server's own vectors. An
             attacker who plans ahead puts in what it has worked out: ``"g"``, the previous estimate, if it can.
+        mark: the server's, where it keeps checkpoints.
     """
 
     round: int
@@ -205,6 +220,7 @@ class Ask:
     packet: Packet | None = None
     cohort: tuple[int, ...] | None = None
     private: Mapping[str, Vector] = field(default_factory=dict)
+    mark: Mark | None = None
 
 
 @dataclass(frozen=True, eq=False)

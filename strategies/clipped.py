@@ -117,7 +117,8 @@ class Clipped:
         rows = stack(state.x, came)
         combined = self.combine(ask, rows, rng)
         workers = list(came)
-        report = Report(lam=combined.lam, clipped=[workers[row] for row in combined.clipped], note=combined.note)
+        note = combined.note if combined.vector is not None else f"{combined.note}; g stays"
+        report = Report(lam=combined.lam, clipped=[workers[row] for row in combined.clipped], note=note)
         after = self.method.step(state, ask, came, state.g if combined.vector is None else combined.vector, report)
         if self.alpha != AUTO or state.g is None:
             return after

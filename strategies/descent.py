@@ -125,7 +125,8 @@ class Descent(Plain, ABC):
         came = self.absorbed(state, ask, replies)
         rows = self.aggregated({**state.held, **came}, came)
         combined = self.combine(ask, stack(state.x, rows), rng)
-        return self.step(state, ask, came, combined.vector, Report(note=combined.note))
+        note = combined.note if combined.vector is not None else f"{combined.note}; the model stays"
+        return self.step(state, ask, came, combined.vector, Report(note=note))
 
     def absorbed(self, state: DescentState, ask: Ask, replies: Mapping[int, Vector]) -> dict[int, Vector]:
         """Return v_i of every worker that replied."""

@@ -182,7 +182,7 @@ class Estimates(ABC, Generic[StateT]):
             g=g,
             estimates=estimates,
             behind=frozenset(range(self.n)).difference(replies),
-            report=replace(report, note=combined.note),
+            report=replace(report, note=f"{combined.note}; g stays" if combined.vector is None else combined.note),
         )
 
     def model(self, mine: WorkerState, ask: Ask) -> Vector:

@@ -166,6 +166,8 @@ class Marina(Plain, ABC):
             note = f"no quorum: {len(rows)} usable replies of the {quorum} that a {ask.kind} round needs; g stays"
         elif combined.vector is not None:
             g = self.estimate(ask, g, combined.vector)
+        else:
+            note = f"{combined.note}; g stays"
         workers = list(rows)
         report = Report(
             lam=combined.lam,

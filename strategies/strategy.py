@@ -20,8 +20,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from strategies.algorithm import Ask, Compressor, Evaluation, Method, Packet, Rejected, State, Vector
+from strategies.algorithm import Ask, Compressor, Evaluation, Mark, Method, Packet, Rejected, State, Vector
 from strategies.cohorts import sample
+from strategies.deadline import LearntDeadline
 from strategies.randomness import Role, stream
 
 log = logging.getLogger("breakwater.strategy")
@@ -82,6 +83,7 @@ class RoundRecord:
         bytes_down: bytes that went to clients during the round.
         round_s: seconds that the round took.
         evaluation: the model x^r measured, where it was.
+        deadline_s: seconds that it waited for replies at most.
         note: what a reader should know.
         diverged: model or loss is not finite; this is the last round.
     """
@@ -101,6 +103,7 @@ class RoundRecord:
     note: str = ""
     diverged: bool = False
     resynced: Sequence[int] = ()
+    deadline_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,10 @@ class RobustStrategy(Strategy):
         byzantine: f, where the nodes may run any app: ``NoReplyCountsError`` then ends a run in which more workers than
             that, and more than one, were refused before any reply has counted. None never to.
         seed: the run's seed.
-        deadline_s: seconds that a round waits for replies.
+        deadline_s: seconds that a round waits for replies, or what learns it from the rounds.
+        waits: returns the seconds after which each reply of the last round came; needed to learn a deadline.
+        quorum: share of the sampled clients, in (0, 1], whose replies a round needs; with fewer usable ones the method is
+            told that none came. None for what the method itself needs.
         idle_timeout_s: seconds to wait when nobody is connected before ``NoClientsError`` is raised.
         reveal_cohort: tell the sampled workers who else was sampled.
         traffic: returns (bytes up, bytes down) since the start, as measured by the transport; None if it cannot tell.
@@ -142,7 +148,9 @@ class RobustStrategy(Strategy):
         clients: int,
         byzantine: int | None = None,
         seed: int = 0,
-        deadline_s: float = 30.0,
+        deadline_s: float | LearntDeadline = 30.0,
+        waits: Callable[[], Sequence[float]] | None = None,
+        quorum: float | None = None,
         idle_timeout_s: float = 120.0,
         reveal_cohort: bool = False,
         traffic: Callable[[], tuple[int, int]] | None = None,
@@ -156,7 +164,11 @@ class RobustStrategy(Strategy):
         self.clients = clients
         self.byzantine = byzantine
         self.seed = seed
-        self.deadline_s = deadline_s
+        self.learnt = deadline_s if isinstance(deadline_s, LearntDeadline) else None
+        self.deadline_s = deadline_s.first_s if isinstance(deadline_s, LearntDeadline) else deadline_s
+        self.waits = waits
+        self.quorum = quorum
+        self.mark: Mark | None = None  # of the server's newest checkpoint, where it keeps any
         self.idle_timeout_s = idle_timeout_s
         self.reveal_cohort = reveal_cohort
         self.traffic = traffic
@@ -195,7 +207,9 @@ class RobustStrategy(Strategy):
         nodes = self.roster.nodes()
         cohort = sample(self.clients, ask.sample, nodes, stream(self.seed, Role.COHORT, round_=state.round))
         ask = replace(ask, cohort=tuple(cohort))
-        told = ask if self.reveal_cohort else replace(ask, cohort=None)
+        told = replace(ask, cohort=ask.cohort if self.reveal_cohort else None, mark=self.mark)
+        if self.learnt is not None:
+            self.deadline_s = self.learnt.seconds(ask.kind)
         content = self.codec.write_ask(told)  # one object for all: a Grid may serialise it once
         messages, resynced = [], []
         for worker in cohort:
@@ -247,11 +261,16 @@ class RobustStrategy(Strategy):
                 self._tell(ask.round, name, verdict)
         refusals = {i: verdict.reason for i in sorted(spoke) if isinstance(verdict := verdicts[i], Rejected)}
         self._check_app(ask.round, refusals, bool(rows))
+        void = self._void(opened, rows)
+        if void:
+            rejected += [(self.roster.name(worker), void) for worker in rows]
+            rows = {}
         with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is seen in its model, see `start`
             self.state = self.method.update(before, ask, rows, stream(self.seed, Role.AGGREGATE, round_=ask.round))
         report = self.state.report
-        if report.note:
-            log.info("round %d: %s", ask.round, report.note)
+        note = "; ".join(filter(None, (void, report.note)))
+        if note:
+            log.info("round %d: %s", ask.round, note)
         self.last = RoundRecord(
             round=ask.round,
             kind=ask.kind,
@@ -264,10 +283,18 @@ class RobustStrategy(Strategy):
             bytes_up=0,
             bytes_down=0,
             round_s=0.0,
-            note=report.note,
+            note=note,
             resynced=opened.resynced,
+            deadline_s=self.deadline_s,
         )
         return self.last
+
+    def _void(self, opened: _Open, rows: Mapping[int, Vector]) -> str:
+        """Say that these replies are fewer than the config wants; "" if they are enough."""
+        wanted = 0 if self.quorum is None else math.ceil(self.quorum * opened.ask.sample)
+        if len(rows) >= wanted:
+            return ""
+        return f"no quorum: {len(rows)} usable replies of the {wanted} that federation.quorum wants; none is used"
 
     def _screen(self, worker: int, message: Message, ask: Ask, state: State) -> Packet | Rejected:
         verdict = self.codec.read_reply(message, ask, self.method.form(ask, worker), state.x)
@@ -348,14 +375,17 @@ class RobustStrategy(Strategy):
             NoClientsError: no client was connected for ``idle_timeout_s``.
         """
         result = Result()
-        deadline_s = min(self.deadline_s, timeout)
         config = train_config or ConfigRecord()
         while self.state is None or self.state.round <= num_rounds:
             self._wait_for_anybody()
             began, (up, down) = time.perf_counter(), self._traffic()
             round_ = 1 if self.state is None else self.state.round
             messages = self.configure_train(round_, initial_arrays, config, grid)
-            record = self._close(grid.send_and_receive(messages, timeout=deadline_s))
+            deadline_s = min(self.deadline_s, timeout)
+            replies = grid.send_and_receive(messages, timeout=deadline_s)
+            if self.learnt is not None and self.waits is not None and self._open is not None:
+                self.learnt.observe(self._open.ask.kind, len(self._open.messages), self.waits(), deadline_s)
+            record = self._close(replies)
             round_s = time.perf_counter() - began
             up_now, down_now = self._traffic()
             x = self.state.x

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from link.errors import ConfigError
 from strategies.algorithm import Aggregator, Compressor, Method
+from strategies.deadline import FIRST_S
 
 
 class Section(BaseModel):
@@ -31,10 +32,14 @@ class Federation(Section):
     """f: how many of them may be Byzantine. In a local run the last f seats are."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Fixes everything random: the same config and seed give the same trajectory, bit for bit."""
-    deadline_s: float = Field(default=30.0, gt=0)
-    """Seconds that a round waits for its replies; who has not answered by then is silent in this round."""
+    deadline_s: float | None = Field(default=None, gt=0)
+    """Seconds that a round waits for its replies; who has not answered by then is silent in this round. Default: learnt
+    from what rounds take, 5 to 30 s, see ``strategies.deadline``."""
     flower_deadline_s: float = Field(default=120.0, gt=0)
     """The same where messages go through Flower's SuperLink and SuperNodes, which poll and start a process for each."""
+    quorum: float | None = Field(default=None, gt=0, le=1)
+    """The share of the sampled clients whose replies a round needs; with fewer usable ones it goes on as if none had come.
+    Default: what the method itself needs (more than half in a full round, none elsewhere)."""
     join_timeout_s: float = Field(default=120.0, gt=0)
     """Seconds to wait for clients, at the start and whenever nobody is connected."""
     start_with: int | None = Field(default=None, ge=1)
@@ -44,6 +49,11 @@ class Federation(Section):
     reveal_cohort: bool = False
     """Tell the sampled clients who else was sampled. For experiments with attackers that need to know, and for nothing
     else."""
+
+    @property
+    def longest_deadline_s(self) -> float:
+        """The deadline of rounds over the link, or the most that is learnt."""
+        return FIRST_S if self.deadline_s is None else self.deadline_s
 
 
 @dataclass(frozen=True)

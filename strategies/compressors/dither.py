@@ -72,7 +72,8 @@ class Dither:
         lift = _LIFT if norm < float(np.finfo(x.dtype).tiny) * 2.0**30 else 0  # else s/norm could overflow
         y = np.ldexp(x.astype(np.float64), lift) if lift else x
         if rng is None:
-            norm = min((norm / 2**i for i in range(_GRIDS)), key=lambda unit: self._error(y, math.ldexp(unit, lift)))
+            grids = [grid for i in range(_GRIDS) if (grid := norm / 2**i) > 0]  # half the smallest number is 0
+            norm = min(grids, key=lambda unit: self._error(y, math.ldexp(unit, lift)))
         unit = math.ldexp(norm, lift)
         fast = packing.fast(y)
         if fast is not None and rng is not None:

@@ -161,7 +161,7 @@ def test_the_run_folder_is_complete(processes: Processes, digits: Path, tmp_path
 
     rounds = rounds_of(out)
     always = {"round", "kind", "cohort", "accepted", "rejected", "clipped", "lam", "step_norm"}
-    always |= {"bytes_up", "bytes_down", "round_s"}
+    always |= {"bytes_up", "bytes_down", "round_s", "deadline_s"}
     assert [line["round"] for line in rounds] == list(range(1, 26))
     for line in rounds:
         measured = {"loss", "accuracy"} if line["round"] in (10, 20, 25) else set()
@@ -175,7 +175,7 @@ def test_the_run_folder_is_complete(processes: Processes, digits: Path, tmp_path
     summary = summary_of(out)
     assert set(summary) == {
         *("status", "rounds", "loss", "accuracy", "start", "bytes_up", "bytes_down"),
-        *("wall_s", "joined_s", "rejected", "seed", "versions"),
+        *("wall_s", "joined_s", "rejected", "rejected_by_client", "seed", "lives", "versions"),
     }
     assert (summary["status"], summary["rounds"], summary["seed"], summary["rejected"]) == ("finished", 25, 3, {})
     assert (summary["loss"], summary["accuracy"]) == (rounds[-1]["loss"], rounds[-1]["accuracy"])

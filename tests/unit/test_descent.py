@@ -205,7 +205,7 @@ def test_an_empty_round_steps_along_the_last_aggregate() -> None:
     assert state.g is not None
     assert state.g.tolist() == [6, 8]
     assert state.x.tolist() == [-3, -4]
-    assert (state.report.note, state.missed) == ("no usable reply", frozenset({1, 2, 3}))
+    assert (state.report.note, state.missed) == ("no usable reply; g stays", frozenset({1, 2, 3}))
 
 
 def test_a_model_that_stays_does_not_freeze_the_estimate() -> None:

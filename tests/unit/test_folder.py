@@ -1,8 +1,11 @@
 """The run folder, and what is read from it: every file of it, and folders that cannot be used."""
 
+import errno
 import io
 import json
 import math
+import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +15,22 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from link.config import load, parse
-from link.errors import ConfigError
+from link.errors import ConfigError, Unwritten
+from server import folder as folder_module
+from server.checkpoints import Checkpoint
 from server.curve import draw
-from server.folder import CONFIG, CURVE, METRICS, MODEL, SUMMARY, RunFolder, read_rounds, versions
+from server.folder import (
+    CONFIG,
+    CURVE,
+    METRICS,
+    MODEL,
+    RUN,
+    SUMMARY,
+    RunCard,
+    RunFolder,
+    read_rounds,
+    versions,
+)
 from server.progress import RunProgress, measures, size
 from strategies.algorithm import Evaluation
 from strategies.strategy import RoundRecord
@@ -47,7 +63,7 @@ MEASURED = Evaluation(loss=0.5, accuracy=0.75, gap=0.25)
 
 
 def finish(folder: RunFolder, status: str = "finished") -> dict[str, object]:
-    return folder.finish(status=status, seed=7, wall_s=1.23456, joined_s=0.5, model=np.array([1.0, -2.0]))
+    return folder.finish(status=status, seed=7, joined_s=0.5, model=np.array([1.0, -2.0]))
 
 
 def test_a_run_leaves_these_files(tmp_path: Path) -> None:
@@ -69,10 +85,13 @@ def test_a_run_leaves_these_files(tmp_path: Path) -> None:
         "note": "so it is", "loss": 0.5, "accuracy": 0.75, "gap": 0.25
     }  # fmt: skip
     assert json.loads((folder.path / SUMMARY).read_text()) == summary
-    assert {key: value for key, value in summary.items() if key != "versions"} == {
+    assert isinstance(summary["wall_s"], float)
+    assert 0 < summary["wall_s"] < 60
+    assert {key: value for key, value in summary.items() if key not in ("versions", "wall_s")} == {
         "status": "finished", "rounds": 2, "loss": 0.5, "accuracy": 0.75, "gap": 0.25,
         "start": {"loss": 2.0, "accuracy": 0.25, "gap": 1.5}, "bytes_up": 200, "bytes_down": 2000,
-        "wall_s": 1.235, "joined_s": 0.5, "rejected": {"wrong shape": 1}, "seed": 7,
+        "joined_s": 0.5, "rejected": {"wrong shape": 1}, "rejected_by_client": {"client-1": {"wrong shape": 1}},
+        "seed": 7, "lives": 1,
     }  # fmt: skip
     assert load_file(folder.path / MODEL)["x"].tolist() == [1.0, -2.0]
 
@@ -85,11 +104,13 @@ def test_a_round_is_in_the_file_before_the_next_begins(tmp_path: Path) -> None:
     finish(folder)
 
 
-def test_rejections_are_counted_by_reason(tmp_path: Path) -> None:
+def test_rejections_are_counted_by_reason_and_client(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.add(replace(RECORD, rejected=[("a", "silent: no reply within 3 s"), ("b", "not finite: NaN")]))
     folder.add(replace(RECORD, rejected=[("a", "silent: no reply within 3 s"), ("b", "silent: no reply within 3 s")]))
-    assert finish(folder)["rejected"] == {"silent": 3, "not finite": 1}
+    summary = finish(folder)
+    assert summary["rejected"] == {"silent": 3, "not finite": 1}
+    assert summary["rejected_by_client"] == {"a": {"silent": 2}, "b": {"not finite": 1, "silent": 1}}
 
 
 def test_numbers_that_json_has_not(tmp_path: Path) -> None:
@@ -115,7 +136,7 @@ def test_a_task_without_an_optimum_has_no_gap(tmp_path: Path) -> None:
 def test_a_run_that_ended_before_its_first_round(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.begin(parse(TEXT), START)
-    summary = folder.finish(status="interrupted", seed=7, wall_s=0.0, joined_s=0.0, model=None)
+    summary = folder.finish(status="interrupted", seed=7, joined_s=0.0, model=None)
     assert (summary["rounds"], summary["loss"], summary["status"]) == (0, 2.0, "interrupted")
     assert not (tmp_path / MODEL).exists()
 
@@ -124,6 +145,128 @@ def test_a_folder_that_holds_a_run(tmp_path: Path) -> None:
     finish(RunFolder(tmp_path))
     with pytest.raises(ConfigError, match="holds a run already; give --out another folder or remove it"):
         RunFolder(tmp_path)
+
+
+class FullDisk:
+    """A disk on which a file can grow to some size, as the system tells it: a part is written, then nothing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.room: float = math.inf
+        self._write = os.pwrite
+        monkeypatch.setattr(os, "pwrite", self.pwrite)
+
+    def pwrite(self, file: int, data: bytes, at: int) -> int:
+        room = self.room - at
+        if room <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._write(file, data[: int(min(room, len(data)))], at)
+
+
+def test_a_full_disk_loses_no_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk, folder = FullDisk(monkeypatch), RunFolder(tmp_path)
+    folder.begin(parse(TEXT), START)
+    folder.add(RECORD)
+    size = (tmp_path / METRICS).stat().st_size
+    disk.room = size + 10
+    for k in (2, 3, 4):
+        folder.add(replace(RECORD, round=k))
+        assert (tmp_path / METRICS).stat().st_size == size, "no half line is left"
+    disk.room = math.inf
+    folder.add(replace(RECORD, round=5))
+    assert [line["round"] for line in read_rounds(tmp_path)] == [1, 2, 3, 4, 5]
+    said = [record.message.removeprefix(f"{tmp_path}: ") for record in caplog.records]
+    assert said == [
+        "metrics.jsonl cannot be written: No space left on device; trying again",
+        "metrics.jsonl can be written again",
+    ]
+    assert finish(folder)["rounds"] == 5
+
+
+def test_results_wait_for_room_and_then_the_user_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk, folder = FullDisk(monkeypatch), RunFolder(tmp_path)
+    folder.begin(parse(TEXT), START)
+    disk.room = 0
+    folder.add(RECORD)
+    with pytest.raises(Unwritten, match=r"No space left on device; mend that, then `breakwater server --resume "):
+        folder.finish(status="finished", seed=7, joined_s=0.5, model=None)
+    make_room = threading.Timer(0.3, setattr, (disk, "room", math.inf))
+    make_room.start()
+    folder.finish(status="finished", seed=7, joined_s=0.5, model=None, patience_s=60.0)
+    make_room.join()
+    assert "trying again for 60 s" in caplog.text
+    assert len(read_rounds(tmp_path)) == json.loads((tmp_path / SUMMARY).read_text())["rounds"] == 1
+
+
+def test_rounds_do_not_pile_up_in_memory_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, folder = FullDisk(monkeypatch), RunFolder(tmp_path)
+    monkeypatch.setattr(folder_module, "_MAX_UNWRITTEN", 2000)
+    disk.room = 0
+    with pytest.raises(Unwritten, match="wait for room on the disk"):
+        for k in range(1, 100):
+            folder.add(replace(RECORD, round=k))
+    assert 5 < k < 15
+
+
+def test_two_servers_do_not_write_one_run(tmp_path: Path) -> None:
+    begun = RunFolder(tmp_path)
+    begun.add(RECORD)
+    checkpoint = Checkpoint(1, "", {}, 0, 0.0, {}, {})
+    with pytest.raises(ConfigError, match="another server is running this run"):
+        RunFolder(tmp_path, checkpoint)
+    begun.close()
+    RunFolder(tmp_path, checkpoint).close()
+
+
+def test_a_run_goes_on_after_its_checkpoint(tmp_path: Path) -> None:
+    begun = RunFolder(tmp_path)
+    begun.begin(parse(TEXT), START)
+    begun.add(RECORD)
+    begun.add(replace(RECORD, round=2, evaluation=MEASURED, rejected=[("b", "silent: so long")]))
+    begun.add(replace(RECORD, round=3, evaluation=START))
+    finish(begun, "interrupted")
+    with (tmp_path / METRICS).open("a") as file:
+        file.write('{"round": 4, "torn')
+    (tmp_path / f".{MODEL}").write_text("half")
+    folder = RunFolder(tmp_path, Checkpoint(2, "", {}, 0, 5.0, {}, {}))
+    assert [line["round"] for line in read_rounds(tmp_path)] == [1, 2]
+    assert not (tmp_path / SUMMARY).exists()
+    assert not (tmp_path / f".{MODEL}").exists()
+    assert folder.wall_s == 5.0
+    folder.begin(parse(TEXT), START)
+    summary = finish(folder)
+    assert (summary["rounds"], summary["bytes_up"], summary["loss"]) == (2, 200, 0.5)
+    assert summary["rejected_by_client"] == {"b": {"silent": 1}, "client-1": {"wrong shape": 1}}
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        pytest.param(['{"round": 1}'], "line 1: 'bytes_up'; it cannot be continued", id="incomplete"),
+        pytest.param(["nonsense"], "line 1: Expecting value", id="nonsense"),
+        pytest.param([], "ends with round 0, but the checkpoint is of round 2", id="short"),
+    ],
+)
+def test_a_run_whose_rounds_are_lost_cannot_go_on(tmp_path: Path, lines: list[str], words: str) -> None:
+    (tmp_path / METRICS).write_text("\n".join([*lines, ""]) if lines else "")
+    with pytest.raises(ConfigError, match=words):
+        RunFolder(tmp_path, Checkpoint(2, "", {}, 0, 0.0, {}, {}))
+
+
+def test_the_card_of_a_run(tmp_path: Path) -> None:
+    card = RunCard(run_id=7, listen="h:1", data=None, config_dir="c", tls=None)
+    card.write(tmp_path / "new", parse(TEXT).to_toml())
+    assert RunCard.read(tmp_path / "new") == card
+    assert card.next_life() == replace(card, lives=2)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [CONFIG, RUN]
+    with pytest.raises(ConfigError, match=r"no run of `breakwater server` is there \(run.json is missing\)"):
+        RunCard.read(tmp_path)
+    (tmp_path / RUN).write_text('{"run_id": 1')
+    with pytest.raises(ConfigError, match="run.json: is damaged: "):
+        RunCard.read(tmp_path)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

@@ -144,14 +144,14 @@ def test_an_empty_ordinary_round_leaves_the_estimate() -> None:
     assert after.g is not None
     assert after.g.tolist() == [1, 1]
     assert after.x.tolist() == [2.5, 3.5], "the step with the old estimate is taken"
-    assert (after.round, after.full_due, after.report.note) == (8, False, "no usable reply")
+    assert (after.round, after.full_due, after.report.note) == (8, False, "no usable reply; g stays")
 
 
 def test_an_ordinary_round_too_small_for_the_rule_leaves_the_estimate() -> None:
     after = ordinary_round({1: vector(6, 8)}, replace(MARINA, aggregator=Krum()))
     assert after.g is not None
     assert after.g.tolist() == [1, 1]
-    assert after.report.note == "1 usable replies: too few for the rule"
+    assert after.report.note == "1 usable replies: too few for the rule; g stays"
 
 
 @pytest.mark.parametrize(("came", "enough"), [(0, False), (1, False), (2, False), (3, True), (4, True)])
@@ -204,7 +204,7 @@ def test_robust_sgd_by_hand() -> None:
 def test_robust_sgd_without_replies_stays() -> None:
     state = SGD.start(vector(1, 2))
     after = SGD.update(state, SGD.ask(state, rng()), {}, rng())
-    assert (after.x.tolist(), after.round, after.report.note) == ([1, 2], 2, "no usable reply")
+    assert (after.x.tolist(), after.round, after.report.note) == ([1, 2], 2, "no usable reply; the model stays")
 
 
 def test_robust_sgd_with_the_mean_is_fedsgd() -> None:

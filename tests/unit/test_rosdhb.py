@@ -89,7 +89,7 @@ def test_a_round_aggregates_the_momenta_of_all_clients() -> None:
 def test_nothing_moves_before_anybody_was_heard() -> None:
     state = ROSDHB.start(vector(1, 2))
     after = ROSDHB.update(state, ask_at(state), {}, rng())
-    assert (after.x.tolist(), after.round, after.report.note) == ([1, 2], 2, "no usable reply")
+    assert (after.x.tolist(), after.round, after.report.note) == ([1, 2], 2, "no usable reply; the model stays")
 
 
 def test_under_clipping_only_the_sampled_are_updated_and_aggregated() -> None:

@@ -15,6 +15,7 @@ from strategies.aggregators import CoordinateMedian, Mean
 from strategies.algorithm import HELD, Ask, Evaluation, Packet, Vector
 from strategies.byz_vr_marina_pp import ByzVRMarinaPP
 from strategies.compressors import Identity
+from strategies.deadline import LearntDeadline
 from strategies.randomness import Role, stream
 from strategies.robust_sgd import RobustSGD
 from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord
@@ -223,7 +224,7 @@ def test_an_error_in_the_name_of_another_node_counts_against_the_one_that_was_as
 def test_nobody_answers() -> None:
     records, x = run(LocalGrid(N, silent), 2)
     assert x.tolist() == X0.tolist()
-    assert [record.note for record in records] == ["no usable reply"] * 2
+    assert [record.note for record in records] == ["no usable reply; the model stays"] * 2
     assert [len(record.rejected) for record in records] == [4, 4]
     records, x = run(LocalGrid(N, silent), 3, MARINA)
     assert [record.kind for record in records] == ["full"] * 3
@@ -425,3 +426,46 @@ def test_a_reply_that_builds_on_another_state_is_rejected_and_its_worker_resynch
     extra = [codec.read_ask(message.content).vectors.get(HELD) for message in grid.pushed[1]]
     assert [None if v is None else v.tolist() for v in extra] == [None, None, [7, 7], None]
     assert len({id(message.content) for message in grid.pushed[1]}) == 2, "the others share one content"
+
+
+# --- deadlines and quorums --------------------------------------------------------------------------------------------
+
+
+def test_a_deadline_is_learnt_from_what_rounds_take() -> None:
+    grid = LocalGrid(N, good)
+    learnt = LearntDeadline(N, 1)
+    records, _ = run(grid, 8, deadline_s=learnt, waits=lambda: [0.1, 0.5, 0.4, 9.0])
+    # The third of four replies counts, as one of them may be Byzantine: 20 x 0.5 s, once five rounds are known.
+    assert grid.timeouts == [30.0] * 5 + [10.0] * 3
+    assert [record.deadline_s for record in records] == grid.timeouts
+    assert grid.pushed[-1][0].metadata.ttl == 10.0
+
+
+def test_the_timeout_that_flower_gives_is_never_exceeded() -> None:
+    grid = LocalGrid(N, good)
+    driven = strategy(grid, deadline_s=LearntDeadline(N, 1), waits=lambda: [])
+    driven.start(grid, codec.to_arrays(X0), 2, timeout=3.0)
+    assert grid.timeouts == [3.0, 3.0]
+
+
+def test_too_few_usable_replies_for_the_quorum_are_as_none() -> None:
+    grid = spoilt(lambda i, message: [], 2)
+    records, x = run(grid, 2, quorum=0.9)
+    assert x.tolist() == X0.tolist()
+    for record in records:
+        assert (list(record.accepted), len(record.rejected)) == ([], 4)
+        why = "no quorum: 3 usable replies of the 4 that federation.quorum wants; none is used"
+        assert [reason for name, reason in record.rejected if name != "client-2"] == [why] * 3
+        assert record.note == f"{why}; no usable reply; the model stays"
+    enough, moved = run(spoilt(lambda i, message: [], 2), 2, quorum=0.75)
+    assert [list(record.accepted) for record in enough] == [[0, 1, 3]] * 2
+    assert moved.tolist() != X0.tolist()
+
+
+def test_the_quorum_of_the_config_comes_before_that_of_the_method() -> None:
+    grid = LocalGrid(N, good)
+    records, _ = run(grid, 2, MARINA, quorum=1.0)
+    assert [record.note for record in records] == ["", ""]
+    grid.online = {0, 1, 3}
+    records, _ = run(grid, 2, MARINA, quorum=1.0)
+    assert all("none is used; no quorum: 0 usable replies" in record.note for record in records)

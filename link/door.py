@@ -1,0 +1,331 @@
+"""What the server lets a peer cost that has not joined, or has misbehaved: connections, time, log lines, another try.
+
+A stranger is a connection whose client has not been taken. gRPC bounds how many there are and how long they may take
+over their handshakes (``limits``), but can neither choose which of them to close nor tell a stranger that opens stream
+after stream from a client that has joined. The ``Door`` can: it looks at this process's own sockets every half second
+and hangs up on strangers that have been there too long, on the oldest where there are too many, and on those that did
+not say hello as they should. So strangers cannot keep the honest out by holding every place. docs/wire.md has what one
+of them can cost.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import os
+import resource
+import socket
+import stat
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import grpc  # type: ignore[import-untyped]  # grpcio ships no types
+
+from link.seats import NoSeat
+
+HELLO_S = 10.0
+"""Seconds that a stranger has for its handshakes (TLS, HTTP/2), for its hello, and without any stream."""
+STRANGER_S = 15.0
+"""Seconds after which a connection is hung up on whose client has not been taken."""
+HELLO_BYTES = 4096
+"""The longest hello. gRPC takes a first message of up to ``wire.MAX_FRAME_BYTES`` into memory; more than this is not
+even parsed."""
+MAX_STRANGERS = 256
+"""So many strangers may be connected; of more the oldest are hung up on at the next look."""
+MAX_HELLOS = 64
+"""So many hellos are waited for at a time; one more ends the wait for the oldest."""
+ROOM = 1024
+"""gRPC refuses connections beyond the clients and so many more: what may come between two looks."""
+STREAMS_PER_CONNECTION = 8
+"""gRPC refuses more. A client needs one."""
+MAX_HEADER_BYTES = 16 << 10
+"""gRPC refuses a stream with more bytes of headers while they arrive."""
+LOOK_S = 0.5
+"""Seconds between looks."""
+
+_PING_STRIKES, _PING_MS = 100, 20
+"""After so many pings that come sooner than this after the one before, and with nothing sent between, gRPC hangs up.
+The shortest heartbeat is 100 ms."""
+_SPARE_DESCRIPTORS = 128
+"""What is left of the process's file descriptors for everything but connections."""
+_FIRST_BAN_S, _LAST_BAN_S = 1.0, 300.0
+"""How long a client is refused that was cut off: twice as long each time, from the first to the last of these."""
+_FORGET_S = 3600.0
+"""After so long without being cut off a client starts from the first again."""
+_MAX_BANS = 1024
+"""So many clients that were cut off are remembered; the number of seats bounds it where names are certified."""
+_LINES, _LINES_S = 20, 60.0
+"""The log hears of so many strangers in so many seconds; the others are counted."""
+
+Address = tuple[str, int]
+
+_log = logging.getLogger("breakwater.link")
+
+
+def limits(clients: int) -> list[tuple[str, int]]:
+    """Return the options of a gRPC server that bound what strangers can cost.
+
+    Args:
+        clients: n; as many connections and ``ROOM`` more are taken, or as many as there are file descriptors for.
+    """
+    hello_ms = int(1000 * HELLO_S)
+    return [
+        ("grpc.max_allowed_incoming_connections", _room(clients + ROOM)),
+        ("grpc.server_handshake_timeout_ms", hello_ms),  # also until the client's HTTP/2 settings are there
+        ("grpc.max_connection_idle_ms", hello_ms),  # idle: without a stream; a client that has joined holds one
+        ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
+        ("grpc.max_metadata_size", MAX_HEADER_BYTES // 2),
+        ("grpc.absolute_max_metadata_size", MAX_HEADER_BYTES),
+        ("grpc.http2.max_ping_strikes", _PING_STRIKES),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", _PING_MS),
+    ]
+
+
+def _room(wanted: int) -> int:
+    """Return for how many connections there are file descriptors; more are asked of the system if need be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    needed = wanted + _SPARE_DESCRIPTORS + len(_descriptors())
+    if soft < needed:
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+    return max(1, min(wanted, wanted + soft - needed))
+
+
+class Muffled:
+    """Logs what strangers do, but lets them write no more than ``_LINES`` lines in ``_LINES_S`` seconds."""
+
+    def __init__(self) -> None:
+        self._began = -_LINES_S
+        self._said = self._unsaid = 0
+
+    def warn(self, text: str, *values: object) -> None:
+        """Log a warning, or count it."""
+        self.tell()
+        if self._said < _LINES:
+            self._said += 1
+            _log.warning(text, *values)
+        else:
+            self._unsaid += 1
+
+    def tell(self) -> None:
+        """Begin anew once the time is over, and say how many lines were not logged."""
+        now = time.monotonic()
+        if now - self._began < _LINES_S:
+            return
+        self._began, self._said = now, 0
+        if self._unsaid:
+            _log.warning("%d more lines about strangers were not logged", self._unsaid)
+            self._unsaid = 0
+
+
+class Bans:
+    """Who was cut off, and for how long it is refused: 1 s, 2 s, 4 s, ... 300 s."""
+
+    def __init__(self) -> None:
+        self._bans: OrderedDict[str, tuple[int, float]] = OrderedDict()  # by name: how often, until when
+
+    def ban(self, name: str) -> float:
+        """Note that a client was cut off; return the seconds that it is refused for."""
+        now = time.monotonic()
+        times, until = self._bans.pop(name, (0, now))
+        times = 0 if now > until + _FORGET_S else times
+        seconds = min(_LAST_BAN_S, _FIRST_BAN_S * 2.0 ** min(times, 30))
+        self._bans[name] = times + 1, now + seconds
+        while len(self._bans) > _MAX_BANS:
+            self._bans.popitem(last=False)
+        return seconds
+
+    def check(self, name: str) -> None:
+        """Refuse a client that was cut off a short while ago.
+
+        Raises:
+            NoSeat: it may come back later.
+        """
+        left = self._bans.get(name, (0, 0.0))[1] - time.monotonic()
+        if left > 0:
+            raise NoSeat(f"{name!r} was cut off for what it sent: it may come back in {left:.0f} s", retry=True)
+
+
+class Door:
+    """Waits for hellos, and hangs up on strangers. Used on the loop's thread only.
+
+    Args:
+        members: returns the gRPC peers of the clients that have been taken.
+    """
+
+    def __init__(self, members: Callable[[], Iterable[str]]) -> None:
+        self._members = members
+        self._sockets = _Sockets()
+        self._muffled = Muffled()
+        self._hellos: dict[asyncio.Future[Any], None] = {}  # oldest first
+        self._since: dict[Address, float] = {}  # when a stranger was first seen
+        self._unwelcome: set[Address] = set()
+
+    def open(self, port: int) -> None:
+        """Begin to know the connections of a port; nothing is hung up on before."""
+        self._sockets.port = port
+
+    async def hello(self, context: Any) -> bytes:
+        """Wait for the first frame of a stream.
+
+        Raises:
+            NoHello: there is none in time, the stream ended, or too many others came meanwhile.
+        """
+        reading = asyncio.ensure_future(context.read())
+        self._hellos[reading] = None
+        if len(self._hellos) > MAX_HELLOS:
+            next(iter(self._hellos)).cancel()
+        try:
+            await asyncio.wait([reading], timeout=HELLO_S)
+            if not reading.done():
+                raise NoHello(f"nothing within {HELLO_S:g} s")
+            if reading.cancelled():
+                raise NoHello(f"{MAX_HELLOS} others are waiting")
+            frame = reading.result()
+        finally:
+            del self._hellos[reading]
+            reading.cancel()
+        if frame is grpc.aio.EOF:
+            raise NoHello("the stream ended")
+        raw: bytes = frame
+        return raw
+
+    def warn(self, text: str, *values: object) -> None:
+        """Log what a stranger did, unless others have filled the log."""
+        self._muffled.warn(text, *values)
+
+    def close(self) -> None:
+        """Wait for no more hellos."""
+        for reading in list(self._hellos):
+            reading.cancel()
+
+    def show_out(self, peer: str) -> None:
+        """Hang up on a peer at the next look, unless it is a client's by then."""
+        address = _address(peer)
+        if address is not None:
+            self._unwelcome.add(address)
+
+    def look(self) -> None:
+        """Hang up on the strangers that have been there for too long, or are too many or unwelcome."""
+        now = time.monotonic()
+        connected = self._sockets.connected()
+        members = set(map(_address, self._members()))
+        if not members <= connected.keys():
+            return  # a client has just gone, or its connection cannot be told: then nobody is taken for a stranger
+        self._since = {address: self._since.get(address, now) for address in connected if address not in members}
+        oldest = sorted(self._since, key=self._since.__getitem__)
+        too_many = set(oldest[: max(0, len(oldest) - MAX_STRANGERS)])
+        for address in oldest:
+            if address in too_many or address in self._unwelcome or now - self._since[address] > STRANGER_S:
+                self._sockets.hang_up(connected[address], address)
+        self._unwelcome.clear()
+        self._muffled.tell()
+
+    def hang_up(self, peers: Iterable[str]) -> None:
+        """Hang up on these at once."""
+        connected = self._sockets.connected()
+        for address in map(_address, peers):
+            if address is not None and address in connected:
+                self._sockets.hang_up(connected[address], address)
+
+
+class NoHello(Exception):  # noqa: N818  # the name says what happened
+    """A stranger said no hello; why not."""
+
+
+class _Sockets:
+    """This process's own TCP connections to one of its ports.
+
+    gRPC tells nobody which file descriptor a peer has. The descriptors of the process are listed, and each new one is
+    asked, on a duplicate, so that nothing happens to a descriptor that has meanwhile become another file's.
+    """
+
+    def __init__(self) -> None:
+        self.port = 0
+        self._known: dict[tuple[int, int], Address | None] = {}  # by descriptor and inode; None for other files
+
+    def connected(self) -> dict[Address, int]:
+        """Return the descriptors of the connections to the port by the peer's address; none where it is not known."""
+        if not self.port:
+            return {}
+        known, self._known = self._known, {}
+        found = {}
+        for fd in _descriptors():
+            with suppress(OSError):
+                status = os.fstat(fd)
+                if stat.S_ISSOCK(status.st_mode):
+                    key = fd, status.st_ino
+                    address = self._known[key] = known[key] if key in known else self._ask(fd)
+                    if address is not None:
+                        found[address] = fd
+        return found
+
+    def hang_up(self, fd: int, address: Address) -> None:
+        """End the connection that was found at a descriptor; gRPC then closes it as one that the peer has closed."""
+        with suppress(OSError), _twin(fd) as twin:
+            if self._peer_of(twin) == address:
+                twin.shutdown(socket.SHUT_RDWR)
+
+    def _ask(self, fd: int) -> Address | None:
+        with suppress(OSError), _twin(fd) as twin:
+            return self._peer_of(twin)
+        return None
+
+    def _peer_of(self, twin: socket.socket) -> Address | None:
+        if twin.type != socket.SOCK_STREAM or twin.family not in (socket.AF_INET, socket.AF_INET6):
+            return None
+        if twin.getsockname()[1] != self.port:
+            return None
+        with suppress(OSError, ValueError):  # one that listens has no peer
+            host, port = twin.getpeername()[:2]
+            return _plain(host), port
+        return None
+
+
+@contextmanager
+def _twin(fd: int) -> Iterator[socket.socket]:
+    """Give a duplicate of a socket, and close it.
+
+    Raises:
+        OSError: the descriptor is closed, or no socket any more.
+    """
+    copy = os.dup(fd)
+    try:
+        twin = socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
+    with twin:
+        yield twin
+
+
+def _descriptors() -> list[int]:
+    """Return the file descriptors of this process; none where the system does not list them."""
+    with suppress(OSError):
+        return [int(name) for name in os.listdir("/proc/self/fd" if Path("/proc/self/fd").is_dir() else "/dev/fd")]
+    return []
+
+
+def _address(peer: str) -> Address | None:
+    """Return host and port of a peer as gRPC writes it (``ipv4:1.2.3.4:5``, ``ipv6:%5B::1%5D:5``)."""
+    kind, _, rest = unquote(peer).partition(":")
+    host, _, port = rest.rpartition(":")
+    with suppress(ValueError):
+        if kind in ("ipv4", "ipv6"):
+            return _plain(host.strip("[]")), int(port)
+    return None
+
+
+def _plain(host: str) -> str:
+    """Return an IP address as this module compares it: without scope, and not as IPv4 within IPv6."""
+    ip = ipaddress.ip_address(host.partition("%")[0])
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return str(mapped or ip)

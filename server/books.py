@@ -1,0 +1,76 @@
+"""What a server keeps of a run beside its results: when to write a checkpoint, and where a run goes on."""
+
+from typing import Any
+
+from rich.console import Console
+
+from link.experiment import Experiment
+from link.grid import StreamGrid
+from link.polled import PolledGrid
+from server.checkpoints import Checkpoint, Checkpoints, digest_of, of_state
+from server.folder import RunFolder
+from server.roster import LinkRoster, QueriedRoster
+from strategies.algorithm import Mark
+from strategies.strategy import RobustStrategy
+
+
+class Books:
+    """The checkpoints of one run.
+
+    Args:
+        experiment: of the run.
+        folder: its run folder.
+        point: where it goes on, and the method's state there; None for a new run.
+        life: how often a server was started for it, from 1; 0 where clients do not outlive the server, so that there
+            is nobody to tell.
+        console: where the user is told.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: RunFolder,
+        point: tuple[Checkpoint, Any] | None,
+        life: int,
+        console: Console,
+    ) -> None:
+        self.experiment = experiment
+        self.folder = folder
+        self.life = life
+        self.console = console
+        self.state: Any = None
+        """The state to go on with; None for a new run."""
+        self.present = 0
+        """How many clients it had; 0 for a new run."""
+        settings = experiment.config.checkpoint
+        self._every = settings.every
+        self._checkpoints = Checkpoints(folder.path, settings.keep)
+        self._saved = -1
+        if point is not None:
+            checkpoint, self.state = point
+            self.present, self._saved = checkpoint.present, checkpoint.round
+            self._checkpoints.forget_after(checkpoint.round)
+            console.print(f"going on after round {checkpoint.round}", highlight=False)
+
+    def due(self, round_: int) -> bool:
+        """Return whether a checkpoint is to be written after this round."""
+        return self._every > 0 and round_ % self._every == 0
+
+    def keep(self, grid: StreamGrid | PolledGrid, roster: LinkRoster | QueriedRoster, strategy: RobustStrategy) -> None:
+        """Write a checkpoint of the last round that is in the metrics, unless there is one, and mark it for the workers."""
+        state, folder = strategy.state, self.folder
+        if not self._every or state.round - 1 != folder.rounds:
+            return
+        if folder.rounds != self._saved:
+            seats = grid.seats() if isinstance(grid, StreamGrid) else {}
+            checkpoint = of_state(
+                state,
+                experiment=digest_of(self.experiment.config),
+                seats={seat.name: worker for worker, seat in seats.items()},
+                present=len(roster.nodes()),
+                wall_s=folder.wall_s,
+            )
+            if folder.keep(self._checkpoints, checkpoint):
+                self._saved = checkpoint.round
+        if self.life and self._saved >= 0:
+            strategy.mark = Mark(self.life, self._saved)
