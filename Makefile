@@ -8,7 +8,7 @@ STAMP := $(VENV)/.breakwater-setup
 ON_ALL_CORES := --numprocesses $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() + 1))') --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-flower check format bench constraints proto clean
+.PHONY: help setup demo test test-fast test-flower check format bench fuzz torture soak constraints proto clean
 
 help:
 	@echo "make demo       see it work (about a minute after set-up)"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-flower  Flower deployments and simulations, each version in an environment of its own"
 	@echo "make check      lint, formatting, types, import layers"
 	@echo "make bench      the benchmarks"
+	@echo "make fuzz       over a million hostile inputs; make torture kills a server 50 times; make soak runs 10,000 rounds"
 	@echo "make setup      only build .venv"
 
 setup: $(STAMP)
@@ -60,6 +61,17 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.a9a
 	$(BIN)/python -m benchmarks.flower
+
+# Minutes each; docs/threat-model.md has what they gave.
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz
+
+torture: $(STAMP)
+	$(BIN)/python -m benchmarks.torture
+
+soak: $(STAMP)
+	$(BIN)/python -m benchmarks.soak
 
 # After a change of a bound in pyproject.toml, or to move to newer versions.
 constraints: $(STAMP)

@@ -56,7 +56,7 @@ def train(message: Message, context: Context) -> Message:
 
 def _resident(worker: workers.Worker, ask: Ask) -> RecordDict:
     """Answer where worker and link stay."""
-    worker.follow(ask.mark)
+    worker.follow(ask)
     answer = worker.answer(ask)
     if answer is None:
         raise Silent(f"round {ask.round}: the attack says nothing")

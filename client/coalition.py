@@ -29,7 +29,7 @@ from client.trail import Trail
 from link.errors import ConfigError
 from link.experiment import Experiment
 from link.pages import Page, Pages, under
-from strategies.algorithm import HELD, Ask, Compressor, Mark, Packet, Plain, Rows, StateLostError, Vector
+from strategies.algorithm import HELD, Ask, Compressor, Packet, Plain, Rows, StateLostError, Vector
 from strategies.randomness import Role, stream
 
 _LATE = 1.25
@@ -131,9 +131,9 @@ class Coalition:
         self._round = None
         self._shadows.recall(known)
 
-    def follow(self, mark: Mark | None) -> None:
-        """Go back to the server's checkpoint, if the server has; the members share one trail as they share one brain."""
-        self._trail.follow(mark, self)
+    def follow(self, ask: Ask) -> None:
+        """Go back to the server's checkpoint, if the server has; the members share one trail, as one brain."""
+        self._trail.follow(ask.mark, self, ask.round)
 
     def answer(self, worker: int, ask: Ask) -> Packet | Faulty | None:
         """Return what the member ``worker`` sends in this round; None for silence.
@@ -345,9 +345,9 @@ class CoalitionMember:
         self._coalition = coalition
         coalition.enlist(index)
 
-    def follow(self, mark: Mark | None) -> None:
+    def follow(self, ask: Ask) -> None:
         """Let the brain go back to the server's checkpoint, if the server has."""
-        self._coalition.follow(mark)
+        self._coalition.follow(ask)
 
     def answer(self, ask: Ask) -> Packet | Faulty | None:
         """Return what the brain decides."""

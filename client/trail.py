@@ -33,13 +33,15 @@ class Trail:
         self._kept = kept
         self._life: int | None = None
         self._known: dict[int, Pages] = {}  # by the checkpoint's round, ascending
+        self._last: tuple[int, Pages] = 0, {}  # the round of the last instruction, and what was known before it
 
-    def follow(self, mark: Mark | None, memory: Memory) -> None:
+    def follow(self, mark: Mark | None, memory: Memory, round_: int) -> None:
         """Take note of a mark, before the instruction that carries it is answered.
 
         Args:
             mark: of the instruction; None where the server keeps no checkpoints.
             memory: what is kept, or taken back if the server is in another life than before.
+            round_: of the instruction.
         """
         if mark is None:
             return
@@ -50,15 +52,21 @@ class Trail:
             self._known[mark.round] = memory.remember()
             while len(self._known) > self._kept:
                 del self._known[min(self._known)]
+        if self._last[0] != round_:  # several seats may share a memory
+            self._last = round_, memory.remember()
 
     def _go_back(self, round_: int, memory: Memory) -> None:
         """Know what was known at the checkpoint of a round.
 
         A checkpoint that this worker never heard of lies between two instructions that reached it: then it knew as much
-        as at the next one that it did hear of, and where there is none, as now.
+        as at the next one that it did hear of. Where there is none, as before the last instruction, if that is of a
+        later round: a server that is stopped writes a checkpoint while a round is open. Else as now.
         """
         later = [known for known in self._known if known >= round_]
         if later:
             memory.recall(self._known[min(later)])
+        elif self._last[0] > round_:
+            memory.recall(self._last[1])
         for known in later:
             del self._known[known]
+        self._last = 0, {}

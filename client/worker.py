@@ -11,7 +11,7 @@ from attacks.wire import Faulty
 from client.trail import Trail
 from link.experiment import Experiment
 from link.pages import Pages, page_state, state_pages
-from strategies.algorithm import STATELESS, Ask, Mark, Packet
+from strategies.algorithm import STATELESS, Ask, Packet
 from strategies.randomness import Role, stream
 
 
@@ -20,9 +20,11 @@ class Worker(Protocol):
 
     index: int
 
-    def follow(self, mark: Mark | None) -> None:
-        """Go back to the server's checkpoint, if the server has; see ``client.trail``. Before every ``answer`` of a worker
-        that stays in its process."""
+    def follow(self, ask: Ask) -> None:
+        """Go back to the server's checkpoint, if the server has; see ``client.trail``.
+
+        To be called before every ``answer`` of a worker that stays in its process.
+        """
 
     def answer(self, ask: Ask) -> Packet | Faulty | None:
         """Return the reply to an instruction; None to say nothing at all, Faulty if it is to go wrong on the way."""
@@ -50,10 +52,10 @@ class HonestWorker:
         self._state = STATELESS
         self._trail = Trail(experiment.config.checkpoint.keep)
 
-    def follow(self, mark: Mark | None) -> None:
+    def follow(self, ask: Ask) -> None:
         """Go back to the server's checkpoint, if the server has."""
         if self._method.stateful:
-            self._trail.follow(mark, self)
+            self._trail.follow(ask.mark, self, ask.round)
 
     def answer(self, ask: Ask) -> Packet:
         """Return the honest reply.

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from deploy.signals import raising
 from link.errors import BreakwaterError, ConfigError, ServerGone, Unwritten
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # reads this when it is imported, which is later.
     os.environ.setdefault("GRPC_VERBOSITY", "none")
     try:
-        return int(options.command(options))
+        with raising():
+            return int(options.command(options))
     except KeyboardInterrupt:
         print("breakwater: interrupted", file=sys.stderr)
         return 130
@@ -80,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "--resume",
         type=Path,
         metavar="DIR",
-        help="go on with the run in this folder, as it was started; takes no CONFIG.toml and no --out",
+        help="go on with the run in this folder; with CONFIG.toml and --listen begin it there if there is none yet",
     )
     server.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME-TIME)")
     server.add_argument(
@@ -198,18 +200,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def _server(options: argparse.Namespace) -> int:
     from deploy import logs
-    from deploy.local import raising
-    from server.process import ServerOptions, Terminated, serve
+    from server.process import Terminated, serve
     from strategies.strategy import NoClientsError
 
-    if options.resume is None:
-        settings = _new_run(options)
-    else:
-        if options.config is not None or options.out is not None:
-            options.complain("--resume DIR goes on with the config and in the folder of the run: leave out the other")
-        settings = ServerOptions.of_run(
-            options.resume, overrides=options.set, listen=options.listen, data=_data_dir(options), tls=options.tls
-        )
+    settings = _server_options(options)
     logs.to_terminal()
     logs.to_file(settings.out / "logs" / "server.log")
     try:
@@ -224,10 +218,20 @@ def _server(options: argparse.Namespace) -> int:
     return 0
 
 
-def _new_run(options: argparse.Namespace) -> "ServerOptions":
+def _server_options(options: argparse.Namespace) -> "ServerOptions":
+    """Return what the server is told: of a new run, or of one that goes on."""
     from link.config import load
+    from server.folder import CONFIG, RUN
     from server.process import ServerOptions
 
+    resume: Path | None = options.resume
+    if resume is not None and options.out is not None:
+        options.complain("--resume DIR goes on in DIR: leave out --out")
+    if resume is not None and (options.config is None or (resume / RUN).exists()):
+        if not (resume / RUN).exists():
+            raise ConfigError(f"--resume {resume}: no run of `breakwater server` is there ({RUN} is missing)")
+        config = load(options.config or resume / CONFIG, options.set)
+        return ServerOptions.of_run(resume, config, listen=options.listen, data=_data_dir(options), tls=options.tls)
     needed = {"CONFIG.toml": options.config, "--listen": options.listen}
     missing = [name for name, given in needed.items() if given is None]
     if missing:
@@ -235,7 +239,7 @@ def _new_run(options: argparse.Namespace) -> "ServerOptions":
     return ServerOptions(
         config=load(options.config, options.set),
         listen=options.listen,
-        out=_out(options, options.config.stem),
+        out=resume or _out(options, options.config.stem),
         data=_data_dir(options),
         config_dir=options.config.resolve().parent,
         tls=options.tls,

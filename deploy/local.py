@@ -13,8 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -23,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from deploy import logs
+from deploy.signals import raising
 from link.config import Config
 from link.errors import BreakwaterError, ConfigError
 
@@ -162,20 +162,6 @@ def run_local(options: LocalOptions, say: Callable[[str], None] = print) -> int:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-@contextmanager
-def raising(kind: type[KeyboardInterrupt] = KeyboardInterrupt) -> Iterator[None]:
-    """Within: SIGTERM raises this, so that `kill` and Ctrl-C clean up alike."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise kind
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _fork_server(config: Config) -> ForkServerContext:

@@ -107,7 +107,8 @@ def _train(
     experiment, folder, console = books.experiment, books.folder, books.console
     config, problem = experiment.config, experiment.problem
     federation, rounds = config.federation, config.strategy.rounds
-    joined_s = _gather(roster, federation, books)
+    over = books.state is not None and books.state.round > rounds  # only its results are still to be written
+    joined_s = 0.0 if over else _gather(roster, federation, books)
 
     x0 = problem.initial()
     start = problem.evaluate(x0)

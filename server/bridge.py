@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from link import codec, flwr_compat
+from link import flwr_compat
 from link.authority import Authority
 from link.errors import ConfigError
-from link.experiment import CONFIG, Experiment, code_fingerprint
+from link.experiment import Experiment
 from link.grid import StreamGrid
 from link.invitation import JOIN, Invitation
 from link.tls import server_credentials
+from server.link import open_link
 from server.roster import one_line
 
 log = logging.getLogger("breakwater.server")

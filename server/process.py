@@ -3,7 +3,7 @@
 import logging
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -11,16 +11,14 @@ from typing import Self
 from flwr.app import Context, RecordDict
 from rich.console import Console
 
-from link import codec
-from link.config import Config, load
-from link.experiment import CONFIG, CONFIG_DIR, DATA, LIFE, OUT, RESUME, code_fingerprint, open_experiment
-from link.grid import StreamGrid
+from link.config import Config
+from link.experiment import CONFIG, CONFIG_DIR, DATA, LIFE, OUT, RESUME, open_experiment
 from link.guests import Guests
 from link.tls import Identity, server_credentials
 from server.app import app, load_loops
 from server.checkpoints import resumed
-from server.folder import CONFIG as CONFIG_FILE
 from server.folder import RunCard
+from server.link import open_link
 
 log = logging.getLogger("breakwater.server")
 
@@ -55,24 +53,22 @@ class ServerOptions:
     card: RunCard | None = None
 
     @classmethod
-    def of_run(
-        cls, folder: Path, *, overrides: Sequence[str], listen: str | None, data: Path | None, tls: Path | None
-    ) -> Self:
+    def of_run(cls, folder: Path, config: Config, *, listen: str | None, data: Path | None, tls: Path | None) -> Self:
         """Return the options of a run that goes on, as it was started but for what is given.
 
         Args:
             folder: the run folder.
-            overrides: ``section.key=value`` on top of the run's config; what changes the models is refused later.
+            config: the experiment; what in it changes the models must be as it was, see ``server.checkpoints``.
             listen: HOST:PORT.
             data: folder of data files.
             tls: folder of the server's certificate.
 
         Raises:
-            ConfigError: no run is there, or its files cannot be read.
+            ConfigError: no run is there, or its card cannot be read.
         """
         card = RunCard.read(folder).next_life()
         return cls(
-            config=load(folder / CONFIG_FILE, overrides),
+            config=config,
             listen=listen or card.listen,
             out=folder,
             data=data or (Path(card.data) if card.data else None),
@@ -99,7 +95,6 @@ def serve(options: ServerOptions, on_listening: Callable[[str], None] | None = N
     guests = None if identity is None else Guests.of(identity)
     text = options.config.to_toml()
     experiment = open_experiment(text, options.data, options.config_dir)
-    problem, federation = experiment.problem, experiment.config.federation
     # Before anybody joins: clients on the same machine then find on disk what they would all compile at once.
     load_loops(experiment, Console(file=sys.stdout, soft_wrap=True))
     resolved = experiment.config.to_toml()

@@ -241,9 +241,10 @@ class RobustStrategy(Strategy):
         spoke: set[int] = set()  # they said something; of a node that is lost the SuperLink says so
         for message in replies:
             worker = worker_of.get(message.metadata.reply_to_message_id)
-            if worker is not None and message.metadata.src_node_id == node_of[worker]:
+            own = worker is not None and message.metadata.src_node_id == node_of[worker]
+            if worker is not None and own:
                 spoke.add(worker)
-            if worker is None:
+            if worker is None or not (own or message.has_error()):  # only errors come in another's name
                 log.warning("round %d: node %d answers no instruction of it", ask.round, message.metadata.src_node_id)
             elif worker in verdicts:
                 verdicts[worker] = Rejected("duplicate: more than one reply")

@@ -93,12 +93,12 @@ def by_compose() -> Federation:
 
 def by_systemd() -> Federation:
     server, client = (unit(SYSTEMD / name) for name in ("breakwater-server.service", "breakwater-client@.service"))
-    listen = server["Environment"][0].removeprefix("LISTEN=")
+    given = dict(pair.split("=", 1) for pair in server["Environment"][0].split())
     lines = [line for line in documented("systemd") if line.startswith("breakwater certs ")]
     names = shlex.split(lines[1])[4:]
     return Federation(
         certs=[shlex.split(line)[2:] for line in lines],
-        server=expanded(server, {"d": "/credentials"}, {"LISTEN": listen}),
+        server=expanded(server, {"d": "/credentials"}, given),
         clients={
             name: expanded(
                 client, {"d": "/credentials", "i": name}, {"CONNECT": "server.example:9090", "OPTIONS": f"--worker {i}"}

@@ -73,7 +73,7 @@ def test_the_last_stage_runs_our_command_as_a_numbered_user() -> None:
     last = instructions[-1].stage
     assert last == 2
     assert json.loads(values(instructions, "ENTRYPOINT", last)[-1]) == ["breakwater"]
-    assert values(instructions, "STOPSIGNAL", last) == ["SIGINT"]
+    assert values(instructions, "STOPSIGNAL", last) == ["SIGTERM"]
     # Nothing but folders is made in it: what builds stays behind in the first stage.
     assert [value.split()[0] for value in values(instructions, "RUN", last)] == ["install"]
     assert not re.search(r"\b(apt-get|pip|uv|curl|gcc)\b", " ".join(values(instructions, "RUN", last)))

@@ -166,13 +166,60 @@ def test_a_client_runs_code_that_its_own_file_names_and_none_that_the_server_nam
 
 
 def test_a_server_that_nobody_joins_gives_up(processes: Processes, digits: Path, tmp_path: Path) -> None:
-    server, _ = serve(processes, digits, tmp_path / "run", "federation.join_timeout_s=0.2")
+    server, address = serve(processes, digits, tmp_path / "run", "federation.join_timeout_s=0.2")
     server.ends(1)
-    (line,) = server.err
+    warning, line = server.err
+    assert warning == (
+        f"{address} is open, without TLS (--tls): one client can claim as many names as there are seats (a Sybil "
+        "attack), so federation.byzantine bounds nothing; and whoever is in between can read and change the models"
+    )
     assert re.sub(r"within \d+ s", "within T s", line) == (
         "breakwater: 0 of 5 clients joined within T s (federation.join_timeout_s = 0.2); "
-        "start the others, or lower federation.start_with"
+        "start the others, or lower federation.start_with; "
+        f"`breakwater server --resume {tmp_path / 'run'}` goes on"
     )
+
+
+def test_a_run_that_does_not_go_on(processes: Processes, digits: Path, tmp_path: Path) -> None:
+    nowhere = processes.breakwater("server", "--resume", tmp_path / "none")
+    both = processes.breakwater("server", digits, "--resume", tmp_path / "none", "--out", tmp_path / "other")
+    for process, words in (
+        (nowhere, "no run of `breakwater server` is there (run.json is missing)"),
+        (both, "leave out --out"),
+    ):
+        process.ends(2)
+        (line,) = process.err
+        assert words in line
+    assert not (tmp_path / "none").exists()
+
+
+def test_one_command_begins_a_run_and_goes_on_with_it(processes: Processes, digits: Path, tmp_path: Path) -> None:
+    """As a service is started, whatever happened before; the clients wait for it meanwhile."""
+    out, address = tmp_path / "run", free_address()
+    more = ("federation.clients=2", "strategy.cohort=2", "strategy.rounds=300", "checkpoint.every=20")
+    command = ("server", digits, "--listen", address, "--resume", out, *sets(*more))
+    clients = [client(processes, address, name) for name in ("a", "b")]
+    first = processes.breakwater(*command)
+    until(lambda: len(rounds_of(out)) > 30, "the first rounds")
+    first.send(signal.SIGTERM)
+    first.ends(130)
+    assert first.err[-1] == f"breakwater: interrupted; `breakwater server --resume {out}` goes on"
+    done = summary_of(out)["rounds"]
+    assert 30 < done < 300
+    second = processes.breakwater(*command)
+    second.ends(0)
+    assert second.line(r"^going on after round (\d+)$")[1] == str(done)
+    for process in clients:
+        process.ends(0)
+    summary = summary_of(out)
+    assert (summary["status"], summary["rounds"], summary["lives"]) == ("finished", 300, 2)
+    assert [line["round"] for line in rounds_of(out)] == list(range(1, 301))
+    third = processes.breakwater(*command)  # nothing is left to do, and nobody is waited for
+    third.ends(0)
+    assert summary_of(out)["rounds"] == 300
+    changed = processes.breakwater(*command, "--set", "strategy.gamma=0.1")
+    changed.ends(2)
+    assert "is of another experiment: what changes the models" in changed.err[-1]
 
 
 def test_a_port_in_use_is_one_clear_line(processes: Processes, digits: Path, tmp_path: Path) -> None:

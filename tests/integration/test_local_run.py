@@ -143,7 +143,9 @@ def test_the_run_folder_is_complete(processes: Processes, digits: Path, tmp_path
 
     out = tmp_path / "some" / "run"
     changes = (*ATTACKED, "strategy.rounds=25", "evaluation.every=10")
-    processes.breakwater("run", digits, "--out", out, *sets(*changes)).ends(0)
+    run = processes.breakwater("run", digits, "--out", out, *sets(*changes))
+    run.ends(0)
+    assert "TLS" not in run.said(), "its clients are its own"
     logs = {f"client-{i}.log" for i in range(3)} | {"byzantine.log"}
     assert {path.name for path in (out / "logs").iterdir()} - {"server.log"} == logs
     assert {path.name for path in out.iterdir()} == {

@@ -244,7 +244,7 @@ def follow(*asks: Any, kept: int = 3) -> Page:
     trail, diary = Trail(kept), Diary()
     before: Page = 0
     for life, checkpoint, round_ in asks:
-        trail.follow(Mark(life, checkpoint), diary)
+        trail.follow(Mark(life, checkpoint), diary, round_)
         before, diary.at = diary.at, round_
     return before
 
@@ -260,6 +260,7 @@ def follow(*asks: Any, kept: int = 3) -> Page:
         pytest.param([(1, 2, 3), (2, 2, 3), (2, 2, 4), (3, 2, 3)], 0, id="again-and-again"),
         pytest.param([(1, 0, 1), (1, 2, 3), (2, 2, 5), (2, 4, 6), (3, 4, 7)], 5, id="forward-in-the-next-life"),
         pytest.param([(5, 8, 9), (5, 8, 10)], 9, id="joined-late"),
+        pytest.param([(1, 0, 1), (1, 0, 2), (2, 1, 2)], 1, id="stopped-in-the-middle-of-a-round"),
     ],
 )
 def test_a_worker_goes_back_to_what_it_knew(asks: list[tuple[int, int, int]], known: int) -> None:
@@ -270,13 +271,13 @@ def test_a_worker_keeps_as_many_marks_as_the_server_keeps_checkpoints() -> None:
     trail, diary = Trail(3), Diary()
     for round_ in range(1, 100):
         diary.at = round_
-        trail.follow(Mark(1, round_), diary)
+        trail.follow(Mark(1, round_), diary, round_)
     assert sorted(trail._known) == [97, 98, 99]
 
 
 def test_a_server_without_checkpoints_leaves_no_trail() -> None:
     trail = Trail(3)
-    trail.follow(None, Diary())
+    trail.follow(None, Diary(), 1)
     assert trail._known == {}
 
 

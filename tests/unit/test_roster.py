@@ -12,9 +12,10 @@ from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
 
 from client.app import app as client_app
-from link.experiment import CONFIG, OUT, code_fingerprint, open_experiment
+from link.experiment import CONFIG, OUT, RESUME, code_fingerprint, open_experiment
 from link.invitation import WHO
 from server.app import app
+from server.folder import read_rounds
 from server.roster import QueriedRoster
 from tests.local_grid import FIRST_NODE, LocalGrid, federation
 from tests.reference.plain_loop import trajectory
@@ -62,6 +63,18 @@ def test_the_server_app_runs_on_a_foreign_grid_to_the_same_model(tmp_path: Path)
     *_, x = trajectory(experiment)
     assert np.array_equal(load_file(out / "model.safetensors")["x"], x)
     assert json.loads((out / "summary.json").read_text())["status"] == "finished"
+
+
+def test_a_run_on_a_foreign_grid_goes_on_for_more_rounds_to_the_same_model(tmp_path: Path) -> None:
+    out, short = tmp_path / "run", TEXT.replace("rounds = 6", "rounds = 4")
+    for text, run_config in ((short, {OUT: str(out)}), (TEXT, {RESUME: str(out)})):
+        grid, _ = federation(open_experiment(text, None, None))
+        given: dict[str, str | float | bool] = {CONFIG: text, **run_config}
+        app(grid, Context(run_id=grid.run_id, node_id=1, node_config={}, state=RecordDict(), run_config=given))
+    *_, x = trajectory(open_experiment(TEXT, None, None))
+    assert np.array_equal(load_file(out / "model.safetensors")["x"], x)
+    assert [line["round"] for line in read_rounds(out)] == [1, 2, 3, 4, 5, 6]
+    assert json.loads((out / "summary.json").read_text())["rounds"] == 6
 
 
 def test_nodes_sit_where_they_say() -> None:
