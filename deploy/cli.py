@@ -88,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument(
         "--tls", type=Path, metavar="DIR", help="folder of the server's certificate: DIR/server of certs"
     )
+    server.add_argument(
+        "--lists",
+        type=Path,
+        metavar="DIR",
+        help="folder of ca.crl and clients.txt, read while it runs (default: that of --tls)",
+    )
     server.set_defaults(command=_server, complain=server.error)
 
     client = commands.add_parser("client", help="take part in a federation, honestly or not")
@@ -231,7 +237,9 @@ def _server_options(options: argparse.Namespace) -> "ServerOptions":
         if not (resume / RUN).exists():
             raise ConfigError(f"--resume {resume}: no run of `breakwater server` is there ({RUN} is missing)")
         config = load(options.config or resume / CONFIG, options.set)
-        return ServerOptions.of_run(resume, config, listen=options.listen, data=_data_dir(options), tls=options.tls)
+        return ServerOptions.of_run(
+            resume, config, listen=options.listen, data=_data_dir(options), tls=options.tls, lists=options.lists
+        )
     needed = {"CONFIG.toml": options.config, "--listen": options.listen}
     missing = [name for name, given in needed.items() if given is None]
     if missing:
@@ -243,6 +251,7 @@ def _server_options(options: argparse.Namespace) -> "ServerOptions":
         data=_data_dir(options),
         config_dir=options.config.resolve().parent,
         tls=options.tls,
+        lists=options.lists,
     )
 
 

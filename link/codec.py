@@ -19,7 +19,7 @@ import struct
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -128,7 +128,7 @@ def read_ask(content: RecordDict) -> Ask:
         raise WireError("undecodable: round, kind or cohort of the instruction has the wrong type")
     if seed is not None and not (_is_int(seed) and 0 <= seed < 2**64):  # type: ignore[operator]  # it is an int
         raise WireError("undecodable: the instruction's seed is no integer from 0 to 2^64 - 1")
-    members = None if cohort is None else tuple(int(i) for i in cohort)
+    members = None if cohort is None else tuple(cohort)
     named = {name: from_array(a) for name, a in vectors.items()}
     mark = _read_mark(config.get("mark"))
     ask = Ask(round_, kind, named, seed=seed, packet=packet, cohort=members)  # type: ignore[arg-type]  # checked above
@@ -293,7 +293,7 @@ def _told(reason: str | None) -> str:
     return text if text.partition(":")[0] in _ERRORS else f"error: {text}"
 
 
-def _is_cohort(value: object) -> bool:
+def _is_cohort(value: object) -> TypeGuard[list[int] | None]:
     return value is None or (isinstance(value, list) and all(map(_is_int, value)))
 
 

@@ -74,8 +74,8 @@ class EvaluationSection(Section):
 class CheckpointSection(Section):
     """How often the server writes down all that it needs to go on after a crash."""
 
-    every: int = Field(default=50, ge=0)
-    """Rounds between checkpoints; 0 for none."""
+    every: int | None = Field(default=None, ge=0)
+    """Rounds between checkpoints; 0 for none. Default: as often as takes 2 % of the time, at most once a second."""
     keep: int = Field(default=3, ge=1)
     """How many of the newest are kept."""
 
@@ -250,6 +250,10 @@ class Config(Section):
         for key in ("deadline_s", "flower_deadline_s", "join_timeout_s", "start_with", "heartbeat_s"):
             whole["federation"].pop(key, None)
         return whole
+
+    def for_clients(self) -> Self:
+        """Return the config as clients may know it: without what is the server's alone."""
+        return self.model_copy(update={"federation": self.federation.model_copy(update={"server_seed": None})})
 
     def to_toml(self) -> str:
         """Return the config as TOML; loading it again gives an equal config."""

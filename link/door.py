@@ -38,7 +38,7 @@ MAX_STRANGERS = 256
 """So many strangers may be connected; of more the oldest are hung up on at the next look."""
 MAX_HELLOS = 64
 """So many hellos are waited for at a time; one more ends the wait for the oldest."""
-ROOM = 1024
+ROOM = 512
 """gRPC refuses connections beyond the clients and so many more: what may come between two looks."""
 STREAMS_PER_CONNECTION = 8
 """gRPC refuses more. A client needs one."""
@@ -58,7 +58,7 @@ _FORGET_S = 3600.0
 """After so long without being cut off a client starts from the first again."""
 _MAX_BANS = 1024
 """So many clients that were cut off are remembered; the number of seats bounds it where names are certified."""
-_LINES, _LINES_S = 20, 60.0
+LINES, _LINES_S = 20, 60.0
 """The log hears of so many strangers in so many seconds; the others are counted."""
 
 Address = tuple[str, int]
@@ -100,7 +100,7 @@ def _room(wanted: int) -> int:
 
 
 class Muffled:
-    """Logs what strangers do, but lets them write no more than ``_LINES`` lines in ``_LINES_S`` seconds."""
+    """Logs what strangers do, but lets them write no more than ``LINES`` lines in ``_LINES_S`` seconds."""
 
     def __init__(self) -> None:
         self._began = -_LINES_S
@@ -109,7 +109,7 @@ class Muffled:
     def warn(self, text: str, *values: object) -> None:
         """Log a warning, or count it."""
         self.tell()
-        if self._said < _LINES:
+        if self._said < LINES:
             self._said += 1
             _log.warning(text, *values)
         else:
@@ -226,7 +226,7 @@ class Door:
         for address in oldest:
             if address in too_many or address in self._unwelcome or now - self._since[address] > STRANGER_S:
                 self._sockets.hang_up(connected[address], address)
-        self._unwelcome.clear()
+        self._unwelcome &= members  # these are about to leave
         self._muffled.tell()
 
     def hang_up(self, peers: Iterable[str]) -> None:

@@ -5,7 +5,7 @@ tests/unit/test_flwr_compat.py is the contract: what each of these does for us, 
 
 import time
 
-from flwr.app import DEFAULT_TTL, Message, Metadata, RecordDict
+from flwr.app import DEFAULT_TTL, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.proto.node_pb2 import NodeInfo as NodeInfo
@@ -43,6 +43,22 @@ def stamp(message: Message, *, message_id: str, run_id: int) -> None:
 def name_reply(message: Message, message_id: str) -> None:
     """Give a reply its id."""
     message.metadata.__dict__["_message_id"] = message_id
+
+
+def unreadable(message_id: str, run_id: int, reason: str) -> Message:
+    """Return the error reply to an instruction whose reply cannot be read, in the server's own name."""
+    metadata = Metadata(
+        run_id=run_id,
+        message_id=f"{message_id}-reply",
+        src_node_id=SERVER_NODE_ID,
+        dst_node_id=SERVER_NODE_ID,
+        reply_to_message_id=message_id,
+        group_id="",
+        created_at=time.time(),
+        ttl=DEFAULT_TTL,
+        message_type="train",
+    )
+    return make_message(metadata, error=Error(BAD_REPLY, reason))
 
 
 def instruction(

@@ -419,7 +419,13 @@ class StreamGrid(Grid):
             self._changed.notify_all()
         stream.goodbye = control_frame(pb.Refusal(reason=reason))
         stream.wake.set()
-        asyncio.get_running_loop().call_later(_GOODBYE_S, stream.cut.set)  # who does not read is not waited for
+        asyncio.get_running_loop().call_later(_GOODBYE_S, self._hang_up, stream)  # who does not read is not waited for
+
+    def _hang_up(self, stream: Stream) -> None:
+        """End a stream that has not ended by itself, and its connection."""
+        if not stream.gone.is_set():
+            stream.cut.set()
+            self._door.show_out(stream.context.peer())
 
     async def _keep_the_door(self) -> None:
         """Hang up on strangers, and on clients that take nothing."""

@@ -1,7 +1,7 @@
 """Who may be in the federation now: which certificates are revoked, and which clients are listed.
 
-The server has both in its ``--tls`` folder and reads them again while it runs, so that a client can be taken out, and a
-new one let in, without a restart::
+The server has both in one folder, that of ``--tls`` or of ``--lists``, and reads them again while it runs, so that a
+client can be taken out, and a new one let in, without a restart::
 
     ca.crl        the certificates that the authority has taken back, signed by it (X.509); `breakwater certs revoke`
     clients.txt   the names that may take part, one a line, # begins a comment; without this file every certified one
@@ -67,14 +67,18 @@ class Guests:
         self._listed: _Watched[frozenset[str]] = _Watched(folder / LISTED_FILE, read_listed, _told_listed)
 
     @classmethod
-    def of(cls, server: Identity) -> Self:
-        """Return the lists that lie in a server's folder beside its certificate.
+    def of(cls, server: Identity, folder: Path | None = None) -> Self:
+        """Return the lists of a server.
+
+        Args:
+            server: whose authorities are trusted.
+            folder: where the lists are; None for that of the server's certificate.
 
         Raises:
             ConfigError: see the class.
         """
-        folder = Path(server.origin)
-        return cls(folder, certificates_in(server.authority, str(folder / AUTHORITY_FILE)))
+        origin = Path(server.origin)
+        return cls(folder or origin, certificates_in(server.authority, str(origin / AUTHORITY_FILE)))
 
     def look(self) -> None:
         """Read again what has changed. Never raises: what cannot be used is logged once and changes nothing.
@@ -183,7 +187,7 @@ def read_revoked(path: Path, authorities: Sequence[x509.Certificate], before: Re
         except ValueError:
             raise ConfigError(f"{path}: a list of revoked certificates that cannot be read") from None
         if not signed:
-            raise ConfigError(f"{path}: is not signed by an authority of {path.with_name(AUTHORITY_FILE)}")
+            raise ConfigError(f"{path}: is not signed by an authority of {AUTHORITY_FILE}")
         if unknown:
             raise ConfigError(f"{path}: has a critical extension {unknown[0]}, which is not understood here")
         when |= entries

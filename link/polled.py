@@ -5,18 +5,26 @@ public methods and looks again after a tenth of the time that it has waited so f
 tenth too late and asks a few dozen times in a round, however long that is.
 """
 
+import logging
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
+from google.protobuf.message import DecodeError
 
+from link import flwr_compat
 from link.flwr_compat import NodeInfo, Run
+
+log = logging.getLogger("breakwater.link")
 
 _SHARE = 0.1
 """How much of the time waited so far is waited until the next look."""
 _SHORTEST_S, _LONGEST_S = 0.02, 1.0
 """Bounds of that."""
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, DecodeError)
+"""What Flower raises where the bytes of a reply are none; what its connection raises is none of these."""
 
 
 class PolledGrid(Grid):
@@ -30,6 +38,7 @@ class PolledGrid(Grid):
         self._grid = grid
         self._up = 0
         self._down = 0
+        self._one_by_one = False
 
     def traffic(self) -> tuple[int, int]:
         """Return (bytes up, bytes down) so far: the content of messages, as Flower counts it, without its envelopes."""
@@ -68,8 +77,29 @@ class PolledGrid(Grid):
         return self._grid.push_messages(batch)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies that are there."""
-        replies = list(self._grid.pull_messages(list(message_ids)))
+        """Return the replies that are there; an error in place of one that Flower cannot read.
+
+        A node may push anything, and Flower reads the replies of a call one after the other: what it raises for one of
+        them loses those before it too. So once that has happened every reply is asked for by itself.
+        """
+        wanted = list(message_ids)
+        if not self._one_by_one:
+            try:
+                return self._counted(self._grid.pull_messages(wanted))
+            except _UNREADABLE as error:
+                self._one_by_one = True
+                log.error("a node has sent what Flower cannot read; its round may lack others too: %s", _told(error))
+        replies: list[Message] = []
+        for message_id in wanted:
+            try:
+                replies += self._counted(self._grid.pull_messages([message_id]))
+            except _UNREADABLE as error:
+                reason = f"undecodable: Flower cannot read it: {_told(error)}"
+                replies.append(flwr_compat.unreadable(message_id, self._grid.run.run_id, reason))
+        return replies
+
+    def _counted(self, pulled: Iterable[Message]) -> list[Message]:
+        replies = list(pulled)
         self._up += sum(_size(reply.content) for reply in replies if reply.has_content())
         return replies
 
@@ -99,5 +129,13 @@ class PolledGrid(Grid):
         return self._grid.get_nodes()
 
 
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:120].replace("\n", " ")
+
+
 def _size(content: RecordDict) -> int:
-    return sum(record.count_bytes() for record in content.values())
+    total = 0
+    for record in content.values():
+        with suppress(ValueError):  # Flower's count of an empty text or byte string, which any node may send
+            total += record.count_bytes()
+    return total

@@ -15,6 +15,9 @@ from link.errors import WireError
 INLINE_BYTES = 64 << 10
 """The longest byte string that stays in its record, and the longest body that stands in its envelope."""
 
+_LISTS = frozenset({"integers", "reals", "flags", "texts", "blobs"})
+"""The kinds of ``Item.value`` that are lists."""
+
 Value = int | float | str | bytes | bool | list[int] | list[float] | list[str] | list[bytes] | list[bool]
 
 
@@ -86,6 +89,12 @@ def _list_item(key: str, values: Sequence[int | float | str | bytes | bool]) -> 
     return pb.Item(key=key, blobs=pb.Blobs(values=cast(list[bytes], values)))
 
 
+def elements_of(content: RecordDict) -> int:
+    """Return how many elements its lists have, and dimensions its arrays."""
+    values = [value for record in content.values() for value in record.values()]
+    return sum(len(v.shape) if isinstance(v, Array) else len(v) if isinstance(v, list) else 0 for v in values)
+
+
 class Body:
     """Hands out the bytes of a body from its start, each copied once at most."""
 
@@ -129,6 +138,19 @@ def described_bytes(content: pb.Content) -> int:
             total += sum(array.data_bytes for array in record.arrays.items)
         elif kind == "config":
             total += sum(item.body_bytes for item in record.config.items)
+    return total
+
+
+def described_elements(content: pb.Content) -> int:
+    """Return the same as ``elements_of`` the records that a message stands for, from the message alone."""
+    total = 0
+    for record in content.records:
+        total += sum(len(array.shape) for array in record.arrays.items)
+        for items in (record.config.items, record.metrics.items):
+            for item in items:
+                kind = item.WhichOneof("value")
+                if kind in _LISTS:
+                    total += len(getattr(item, kind).values)
     return total
 
 
@@ -186,7 +208,7 @@ def _value(item: pb.Item, body: Body) -> Value:
     value = getattr(item, kind)
     if kind == "integers":
         return _integers(value)
-    return list(value.values) if kind in ("reals", "flags", "texts", "blobs") else cast(Value, value)
+    return list(value.values) if kind in _LISTS else cast(Value, value)
 
 
 def _integers(message: pb.Integers) -> list[int]:

@@ -16,7 +16,15 @@ from google.protobuf.message import DecodeError
 
 from link import link_pb2 as pb
 from link.errors import WireError
-from link.records import INLINE_BYTES, Body, described_bytes, pack, unpack
+from link.records import (
+    INLINE_BYTES,
+    Body,
+    described_bytes,
+    described_elements,
+    elements_of,
+    pack,
+    unpack,
+)
 
 PROTOCOL = 1
 """Version of the protocol; both ends must have the same."""
@@ -41,6 +49,9 @@ CONTROL_BYTES = 4096
 its packet: records, envelope, or an error in its place."""
 MAX_ITEMS = 4096
 """How many records, arrays and values one message holds at most: each costs some 30 us to read, however short it is."""
+MAX_ELEMENTS = 1 << 16
+"""How many elements the lists of one message have at most, and dimensions its arrays: one that takes a byte on the wire
+may take 40 in memory."""
 MAX_BODY_BYTES = 1 << 40
 """Where no smaller bound is given: what a client takes from the server it trusts."""
 
@@ -99,7 +110,8 @@ class Payload:
 
     Raises:
         WireError: it holds what does not fit the wire: an integer outside -2^63 .. 2^64-1, text that is no Unicode,
-            records other than array data and long byte strings that are longer than a frame, more than MAX_ITEMS.
+            records other than array data and long byte strings that are longer than a frame, more than MAX_ITEMS, lists
+            of more than MAX_ELEMENTS in all.
     """
 
     def __init__(self, content: RecordDict) -> None:
@@ -107,6 +119,7 @@ class Payload:
         items = sum(1 + len(record) for record in content.values())
         if items > MAX_ITEMS:
             raise WireError(f"oversize: {items} records, arrays and values in one message: at most {MAX_ITEMS}")
+        _check_elements(elements_of(content))
         records, self._parts = pack(content)
         if len(records) > CHUNK_BYTES:
             raise WireError(
@@ -257,6 +270,11 @@ class Reader:
         if items > MAX_ITEMS:
             self._drop()
             raise WireError(f"oversize: {items} records, arrays and values in one message: at most {MAX_ITEMS}")
+        try:
+            _check_elements(described_elements(envelope.content))
+        except WireError:
+            self._drop()
+            raise
         if not body_bytes:
             return self._whole(envelope, Body([envelope.content.body]))
         described = described_bytes(envelope.content)
@@ -316,6 +334,14 @@ def _items_of(content: pb.Content) -> int:
     if items <= MAX_ITEMS:  # else there is no need to look into them
         items += sum(len(r.arrays.items) + len(r.config.items) + len(r.metrics.items) for r in content.records)
     return items
+
+
+def _check_elements(elements: int) -> None:
+    if elements > MAX_ELEMENTS:
+        raise WireError(
+            f"oversize: {elements} elements of lists and dimensions of arrays in one message: at most {MAX_ELEMENTS}; "
+            "put long lists into an ArrayRecord"
+        )
 
 
 def _field(tag: bytes, *parts: bytes | memoryview) -> bytes:

@@ -94,7 +94,7 @@ def _run(grid: Grid, context: Context, console: Console) -> None:
 
 
 def _deadline(federation: Federation) -> float | LearntDeadline:
-    """Return the deadline of rounds over the link. Through SuperNodes it is fixed: they poll, so all rounds are slow."""
+    """Return the deadline of rounds over the link. Through SuperNodes it is fixed: they poll, so all are slow."""
     if federation.deadline_s is not None:
         return federation.deadline_s
     return LearntDeadline(federation.clients, federation.byzantine)
@@ -129,7 +129,7 @@ def _train(
             codec=codec,
             roster=roster,
             clients=federation.clients,
-            seed=federation.seed,
+            seed=federation.seed_of_server,
             deadline_s=deadline_s,
             waits=grid.waits if isinstance(grid, StreamGrid) else None,
             quorum=federation.quorum,

@@ -1,5 +1,7 @@
 """What a server keeps of a run beside its results: when to write a checkpoint, and where a run goes on."""
 
+import math
+import time
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +14,11 @@ from server.folder import RunFolder
 from server.roster import LinkRoster, QueriedRoster
 from strategies.algorithm import Mark
 from strategies.strategy import RobustStrategy
+
+_SHARE = 0.02
+"""How much of the time checkpoints may take, where the config does not say how often they are written."""
+_SHORTEST_S = 1.0
+"""Seconds between two of them at least, in that case."""
 
 
 class Books:
@@ -44,6 +51,7 @@ class Books:
         """How many clients it had; 0 for a new run."""
         settings = experiment.config.checkpoint
         self._every = settings.every
+        self._written, self._took_s = -math.inf, 0.0  # when the last one was, and how long it took
         self._checkpoints = Checkpoints(folder.path, settings.keep)
         self._saved = -1
         if point is not None:
@@ -54,12 +62,14 @@ class Books:
 
     def due(self, round_: int) -> bool:
         """Return whether a checkpoint is to be written after this round."""
+        if self._every is None:
+            return time.monotonic() - self._written >= max(_SHORTEST_S, self._took_s / _SHARE)
         return self._every > 0 and round_ % self._every == 0
 
     def keep(self, grid: StreamGrid | PolledGrid, roster: LinkRoster | QueriedRoster, strategy: RobustStrategy) -> None:
-        """Write a checkpoint of the last round that is in the metrics, unless there is one, and mark it for the workers."""
+        """Write a checkpoint of the last round in the metrics, unless there is one, and mark it for the workers."""
         state, folder = strategy.state, self.folder
-        if not self._every or state.round - 1 != folder.rounds:
+        if self._every == 0 or state.round - 1 != folder.rounds:
             return
         if folder.rounds != self._saved:
             seats = grid.seats() if isinstance(grid, StreamGrid) else {}
@@ -70,7 +80,10 @@ class Books:
                 present=len(roster.nodes()),
                 wall_s=folder.wall_s,
             )
+            began = time.monotonic()
             if folder.keep(self._checkpoints, checkpoint):
                 self._saved = checkpoint.round
+            self._written = time.monotonic()
+            self._took_s = self._written - began
         if self.life and self._saved >= 0:
             strategy.mark = Mark(self.life, self._saved)

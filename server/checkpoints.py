@@ -135,8 +135,8 @@ class Checkpoints:
                 log.error("%s: no state of this method: %s; going back to the one before it", place, error)
             else:
                 raise ConfigError(
-                    f"{place}: is of another experiment: what changes the models (task, method, seed, ...) must stay as "
-                    "it was; only rounds, evaluation, checkpoint and time-outs may change"
+                    f"{place}: is of another experiment: what changes the models (task, method, seed, ...) must stay "
+                    "as it was; only rounds, evaluation, checkpoint and time-outs may change"
                 )
         if rounds:
             raise ConfigError(f"{self.path}: none of the {len(rounds)} checkpoints is whole; remove them to start anew")

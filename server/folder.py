@@ -57,6 +57,7 @@ class RunCard:
         config_dir: folder of the config file.
         tls: folder of the server's certificate.
         lives: how often a server has been started for this run.
+        lists: folder of the lists of who may take part, where it is not ``tls``.
     """
 
     run_id: int
@@ -65,6 +66,7 @@ class RunCard:
     config_dir: str | None
     tls: str | None
     lives: int = 1
+    lists: str | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Self:

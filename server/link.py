@@ -20,7 +20,8 @@ def open_link(
 ) -> StreamGrid:
     """Return the grid of an experiment, which does not listen yet.
 
-    A client is sent the config as its settings, and may reply with as many bytes as the round's packets have.
+    A client is sent the config as its settings, but for what is the server's alone, and may reply with as many bytes as
+    the round's packets have.
 
     Args:
         experiment: of this run.
@@ -29,7 +30,7 @@ def open_link(
         guests: who may be here, see ``link.grid.StreamGrid``.
         held: seats that are kept by name.
     """
-    config, method = experiment.config.to_toml(), experiment.method
+    config, method = experiment.config.for_clients().to_toml(), experiment.method
     dim, dtype, federation = experiment.problem.dim, experiment.problem.dtype, experiment.config.federation
 
     def reply_bound(content: RecordDict) -> int:

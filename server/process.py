@@ -12,6 +12,7 @@ from flwr.app import Context, RecordDict
 from rich.console import Console
 
 from link.config import Config
+from link.errors import ConfigError
 from link.experiment import CONFIG, CONFIG_DIR, DATA, LIFE, OUT, RESUME, open_experiment
 from link.guests import Guests
 from link.tls import Identity, server_credentials
@@ -37,8 +38,8 @@ class ServerOptions:
         out: the run folder.
         data: folder of data files.
         config_dir: folder of the config file, where a custom task is looked up.
-        tls: folder of the server's certificate, see ``link.tls.Identity``, and of the lists of who may take part, see
-            ``link.guests``; None for an open port.
+        tls: folder of the server's certificate, see ``link.tls.Identity``; None for an open port.
+        lists: folder of the lists of who may take part, see ``link.guests``; None for that of the certificate.
         own: the clients are processes that the caller starts itself, so nothing is said of an open port.
         card: of the run in ``out`` that goes on; None for a new one.
     """
@@ -49,11 +50,21 @@ class ServerOptions:
     data: Path | None = None
     config_dir: Path | None = None
     tls: Path | None = None
+    lists: Path | None = None
     own: bool = False
     card: RunCard | None = None
 
     @classmethod
-    def of_run(cls, folder: Path, config: Config, *, listen: str | None, data: Path | None, tls: Path | None) -> Self:
+    def of_run(
+        cls,
+        folder: Path,
+        config: Config,
+        *,
+        listen: str | None,
+        data: Path | None,
+        tls: Path | None,
+        lists: Path | None = None,
+    ) -> Self:
         """Return the options of a run that goes on, as it was started but for what is given.
 
         Args:
@@ -62,6 +73,7 @@ class ServerOptions:
             listen: HOST:PORT.
             data: folder of data files.
             tls: folder of the server's certificate.
+            lists: folder of the lists of who may take part.
 
         Raises:
             ConfigError: no run is there, or its card cannot be read.
@@ -74,6 +86,7 @@ class ServerOptions:
             data=data or (Path(card.data) if card.data else None),
             config_dir=Path(card.config_dir) if card.config_dir else None,
             tls=tls or (Path(card.tls) if card.tls else None),
+            lists=lists or (Path(card.lists) if card.lists else None),
             card=card,
         )
 
@@ -92,7 +105,7 @@ def serve(options: ServerOptions, on_listening: Callable[[str], None] | None = N
     """
     identity = None if options.tls is None else Identity.load(options.tls)
     credentials = None if identity is None else server_credentials(identity)
-    guests = None if identity is None else Guests.of(identity)
+    guests = _guests(identity, options.lists)
     text = options.config.to_toml()
     experiment = open_experiment(text, options.data, options.config_dir)
     # Before anybody joins: clients on the same machine then find on disk what they would all compile at once.
@@ -110,6 +123,7 @@ def serve(options: ServerOptions, on_listening: Callable[[str], None] | None = N
         config_dir=None if options.config_dir is None else str(options.config_dir),
         tls=None if options.tls is None else str(options.tls.absolute()),
         lives=1 if card is None else card.lives,
+        lists=None if options.lists is None else str(options.lists.absolute()),
     )
     if credentials is None and not options.own:
         _warn_insecure(address)
@@ -139,6 +153,15 @@ def serve(options: ServerOptions, on_listening: Callable[[str], None] | None = N
         raise
     finally:
         grid.close(reason, final=final)
+
+
+def _guests(server: Identity | None, folder: Path | None) -> Guests | None:
+    """Return who may take part; None without TLS, where a name is the client's word."""
+    if folder is not None and server is None:
+        raise ConfigError(f"--lists {folder}: needs --tls; without it nobody's name is certain")
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"--lists {folder}: no such folder; it may be empty, and is read while the server runs")
+    return None if server is None else Guests.of(server, folder)
 
 
 def _warn_insecure(address: str) -> None:

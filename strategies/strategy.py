@@ -129,8 +129,8 @@ class RobustStrategy(Strategy):
         seed: the run's seed.
         deadline_s: seconds that a round waits for replies, or what learns it from the rounds.
         waits: returns the seconds after which each reply of the last round came; needed to learn a deadline.
-        quorum: share of the sampled clients, in (0, 1], whose replies a round needs; with fewer usable ones the method is
-            told that none came. None for what the method itself needs.
+        quorum: share of the sampled clients, in (0, 1], whose replies a round needs; with fewer usable ones the method
+            is told that none came. None for what the method itself needs.
         idle_timeout_s: seconds to wait when nobody is connected before ``NoClientsError`` is raised.
         reveal_cohort: tell the sampled workers who else was sampled.
         traffic: returns (bytes up, bytes down) since the start, as measured by the transport; None if it cannot tell.

@@ -95,7 +95,9 @@ def mean_of_rows(rows: Rows) -> Vector:
     with np.errstate(over="ignore", invalid="ignore"):
         mean: Vector = np.add.reduce(rows, axis=0, dtype=np.float64) / n
     if not np.isfinite(mean).all():
-        mean = np.add.reduce(rows / n, axis=0, dtype=np.float64)
+        largest = np.finfo(rows.dtype).max  # which n shares of the largest number may exceed by their rounding
+        with np.errstate(over="ignore"):
+            mean = np.clip(np.add.reduce(rows / n, axis=0, dtype=np.float64), -largest, largest)
     return mean.astype(rows.dtype, copy=False)
 
 

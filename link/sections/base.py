@@ -32,6 +32,9 @@ class Federation(Section):
     """f: how many of them may be Byzantine. In a local run the last f seats are."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Fixes everything random: the same config and seed give the same trajectory, bit for bit."""
+    server_seed: int | None = Field(default=None, ge=0, lt=2**63)
+    """Fixes, in place of ``seed``, what the server draws: the coin, the cohorts, the rule's own choices. Clients are
+    not told it, so nobody can foresee them; with ``seed``, which clients must know, they can."""
     deadline_s: float | None = Field(default=None, gt=0)
     """Seconds that a round waits for its replies; who has not answered by then is silent in this round. Default: learnt
     from what rounds take, 5 to 30 s, see ``strategies.deadline``."""
@@ -49,6 +52,11 @@ class Federation(Section):
     reveal_cohort: bool = False
     """Tell the sampled clients who else was sampled. For experiments with attackers that need to know, and for nothing
     else."""
+
+    @property
+    def seed_of_server(self) -> int:
+        """What the server's own draws come from."""
+        return self.seed if self.server_seed is None else self.server_seed
 
     @property
     def longest_deadline_s(self) -> float:

@@ -7,7 +7,7 @@ So steps run on small matrices, and the array is passed over twice.
 """
 
 from dataclasses import dataclass
-from math import comb
+from math import comb, frexp, ldexp
 from typing import Literal
 
 import numpy as np
@@ -59,7 +59,7 @@ class GeometricMedian(Rule):
         """Return the smoothed geometric median of ``rows``; it needs no f."""
         rows, unit = tamed(rows)
         z = self._of_large(rows) if rows.large else self._of_small(rows.array())
-        return z if unit == 1.0 else z * z.dtype.type(unit)
+        return _untamed(z, unit)
 
     def _of_small(self, rows: Rows) -> Vector:
         """Step through the rows themselves."""
@@ -148,7 +148,7 @@ class CenteredClipping(Rule):
             a = (1.0 - factors.mean()) * a + factors / n
             distances = distances_to(products, a)
         v = rows.combine(a, center=c, share=1.0 - float(a.sum()))
-        return v if unit == 1.0 else v * v.dtype.type(unit)
+        return _untamed(v, unit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +190,7 @@ class CovarianceFilter(Rule):
                 break
             weights = weights * (1.0 - t / most)
         mean = rows.combine(best, center=c, share=1.0 - float(best.sum()))
-        return mean if unit == 1.0 else mean * mean.dtype.type(unit)
+        return _untamed(mean, unit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +219,7 @@ class SmallestVarianceAveraging(Rule):
         rows, unit = tamed(rows)
         _, products = rows.products()
         mean = rows.mean_of(np.array(least_variance(products, len(rows) - f)))
-        return mean if unit == 1.0 else mean * mean.dtype.type(unit)
+        return _untamed(mean, unit)
 
 
 MOST_SETS = 20_000
@@ -269,10 +269,19 @@ def tamed(rows: Mixture) -> tuple[Mixture, float]:
     typical = float(np.sort(peaks)[len(rows) // 2]) or largest
     if largest < 1e100 and (typical > 1e-100 or typical == 0.0):
         return rows, 1.0
-    unit = float(2.0 ** np.floor(np.log2(max(typical, 1e-300))))
+    unit = ldexp(0.5, frexp(max(typical, 1e-300))[1])
     with np.errstate(over="ignore"):
         factors = np.minimum(1.0, 1e100 / np.maximum(peaks / unit, 1.0))
     return rows.mixed(np.diag(factors), np.full(len(rows), unit)), unit
+
+
+def _untamed(v: Vector, unit: float) -> Vector:
+    """Return v without the unit; what rounding has lifted beyond the largest number there is becomes that."""
+    if unit == 1.0:
+        return v
+    largest = np.finfo(v.dtype).max
+    with np.errstate(over="ignore"):
+        return np.clip(v * v.dtype.type(unit), -largest, largest)
 
 
 def _weiszfeld(rows: Rows, z: Vector, weights: Vector | None) -> tuple[Vector, float]:

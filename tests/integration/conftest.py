@@ -1,10 +1,11 @@
-"""What the tests with real processes share: the processes, reaped in any case, and a small federation's config."""
+"""What the tests with real processes share: processes, reaped in any case, machines, a small federation's config."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.integration.machines import Machines
 from tests.integration.processes import DIGITS, Processes
 
 
@@ -12,6 +13,17 @@ from tests.integration.processes import DIGITS, Processes
 def processes() -> Iterator[Processes]:
     with Processes() as started:
         yield started
+
+
+@pytest.fixture
+def machines(processes: Processes, tmp_path: Path) -> Iterator[Machines]:
+    """A network of machines; the test is skipped where there can be none."""
+    obstacle = Machines.impossible()
+    if obstacle is not None:
+        pytest.skip(obstacle)
+    network = Machines(processes, tmp_path)
+    yield network
+    network.end()
 
 
 @pytest.fixture

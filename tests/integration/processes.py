@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Protocol, Self
 
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("breakwater")
@@ -84,25 +84,47 @@ def _refuse(constant: str) -> None:
     raise AssertionError(f"{constant} is no JSON")
 
 
+class Begun(Protocol):
+    """What ``Process`` needs of a process that has begun; ``subprocess.Popen`` is one."""
+
+    pid: int
+    stdout: IO[str] | None
+    stderr: IO[str] | None
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+def _begin(command: list[str], env: dict[str, str]) -> Begun:
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
 class Process:
     """One running command; what it says is collected line by line as it comes."""
 
-    def __init__(self, command: Sequence[str | Path], env: dict[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str | Path], env: dict[str, str], begin: Callable[..., "Begun"] | None = None
+    ) -> None:
         self.out: list[str] = []
         self.err: list[str] = []
         self.began = time.monotonic()
         self._said = threading.Condition()
         self.command = [str(word) for word in command]
-        self._popen = subprocess.Popen(
-            self.command,
-            cwd=ROOT,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        self._popen = (begin or _begin)(self.command, env)
         self.pid = self._popen.pid
         self._readers = [
             threading.Thread(target=self._read, args=pair, daemon=True)

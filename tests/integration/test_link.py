@@ -29,6 +29,7 @@ from link.codec import write_packet
 from link.errors import LinkError, Refused, ServerGone, Silent
 from link.grid import StreamGrid
 from link.node import join
+from link.tls import Identity, channel_credentials
 from link.wire import (
     METHOD,
     PROTOCOL,
@@ -117,8 +118,12 @@ class Node(threading.Thread):
 class Raw:
     """A bare stream that says what a test wants."""
 
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
+    def __init__(self, address: str, identity: Identity | None = None) -> None:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        if identity is None:
+            self._channel = grpc.insecure_channel(address, options)
+        else:
+            self._channel = grpc.secure_channel(address, channel_credentials(identity), options)
         self._out: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._in = self._channel.stream_stream(METHOD)(iter(self._out.get, None))
         self._reader = Reader(1 << 40)
@@ -174,8 +179,8 @@ class Federation:
         self.nodes.append(Node(address, name, app, **options))
         return self.nodes[-1]
 
-    def raw(self, address: str) -> Raw:
-        self.raws.append(Raw(address))
+    def raw(self, address: str, identity: Identity | None = None) -> Raw:
+        self.raws.append(Raw(address, identity))
         return self.raws[-1]
 
     def process(self, address: str, name: str, heartbeat_s: float = 5.0) -> "subprocess.Popen[str]":
@@ -562,13 +567,89 @@ def test_nobody_answers_for_another_nor_twice(federation: Federation) -> None:
     assert [reply.content.config_records["r"]["from"] for reply in replies] == ["liar", "victim"]
 
 
-def test_who_never_stops_sending_nonsense_is_cut_off(federation: Federation) -> None:
+@pytest.mark.parametrize(
+    ("frame", "taken"),
+    [(b"garbage", 100), (control_frame(pb.Ready()), 100), (control_frame(pb.Pass(id=7)), 100), (b"\x32\x00", 1030)],
+    ids=["garbage", "ready", "pass", "empty chunks"],
+)
+def test_who_never_stops_sending_nonsense_is_cut_off(federation: Federation, frame: bytes, taken: int) -> None:
     grid, address = federation.grid(1)
     raw = federation.raw(address).ready("flood")
     assert grid.wait_for(1, SOON_S) == 1
-    raw.send(*[b"garbage"] * 150)
+    raw.send(*[frame] * 2 * taken)
     until(lambda: grid.nodes() == {})
-    assert grid.ledger.peer("flood").frames_up == 2 + 100
+    assert grid.ledger.peer("flood").frames_up == 2 + taken
+
+
+def test_who_was_cut_off_may_come_back_a_little_later(federation: Federation) -> None:
+    grid, address = federation.grid(1)
+    federation.raw(address).ready("flood").send(*[b"garbage"] * 100)
+    until(lambda: grid.ledger.peer("flood").frames_up == 102 and not grid.nodes())
+    refusal = federation.raw(address).hello("flood").receive()
+    assert refusal.retry
+    assert "'flood' was cut off for what it sent: it may come back in " in refusal.reason
+    federation.node(address, "flood")
+    assert grid.wait_for(1, SOON_S) == 1
+
+
+def test_a_reply_is_bounded_by_what_its_own_instruction_needs(federation: Federation) -> None:
+    def bound(content: RecordDict) -> int:
+        size = content.config_records["do"]["bound"]
+        assert isinstance(size, int)
+        return size
+
+    grid, address = federation.grid(1, reply_bound=bound)
+    raw = federation.raw(address).ready("a")
+    assert grid.wait_for(1, SOON_S) == 1
+    node = grid.nodes()[0]
+    for size, limit, reason in ((5000, 6000, "ok"), (5000, 4500, "oversize: a frame of "), (5000, 1 << 30, "ok")):
+        thread = threading.Thread(target=lambda n=size: raw.send(reply_of(n, raw.receive().id)))
+        thread.start()
+        assert reasons(ask(grid, [node], bound=limit))[0].startswith(reason)
+        thread.join()
+    # A late reply has the bound of the instruction that it answers, and costs nobody anything.
+    assert ask(grid, [node], timeout=0.1, bound=30_000) == []
+    number = raw.receive().id
+    late = threading.Timer(0.1, lambda: raw.send(reply_of(20_000, number)))
+    late.start()
+    thread = threading.Thread(target=lambda: raw.send(reply_of(100, raw.receive().id)))
+    thread.start()
+    assert reasons(ask(grid, [node], bound=4500)) == ["ok"]
+    late.join()
+    thread.join()
+
+
+def reply_of(size: int, id_: int) -> bytes:
+    return Payload(RecordDict({"r": ConfigRecord({"": bytes(size)})})).envelope(reply_head(id_))
+
+
+def test_names_that_come_and_go_leave_nothing_behind(federation: Federation) -> None:
+    grid, address = federation.grid(2)
+    for name in ("one", "two", "three"):
+        raw = federation.raw(address).hello(name)
+        assert isinstance(raw.receive(), pb.Welcome)
+        raw.close()
+        until(lambda: not any(seat.connected for seat in grid.seats().values()))
+    assert grid.seats() == {}
+    assert grid.ledger.peers() == {}
+    assert grid.ledger.total().frames_up == 3
+
+
+def test_a_server_closes_while_a_client_that_has_stopped_holds_half_an_instruction(federation: Federation) -> None:
+    grid, address = federation.grid(2, heartbeat_s=60.0)
+    process = federation.process(address, "stopped", heartbeat_s=60.0)
+    other = federation.node(address, "other")
+    assert grid.wait_for(2, SOON_S) == 2
+    stopped = next(seat.node_id for seat in grid.seats().values() if seat.name == "stopped")
+    process.send_signal(signal.SIGSTOP)
+    sent = grid.ledger.peer("stopped").bytes_down
+    grid.push_messages([Message(RecordDict({"a": arrays(50_000_000)}), stopped, "train")])
+    until(lambda: grid.ledger.peer("stopped").bytes_down > sent)
+    began = time.monotonic()
+    grid.close("over")
+    assert time.monotonic() - began < SOON_S
+    assert other.result() == "over"
+    process.send_signal(signal.SIGCONT)
 
 
 def test_strangers_that_do_not_speak_the_protocol_disturb_nobody(federation: Federation) -> None:
@@ -577,7 +658,7 @@ def test_strangers_that_do_not_speak_the_protocol_disturb_nobody(federation: Fed
     assert grid.wait_for(1, SOON_S) == 1
     with socket.create_connection(address.split(":")) as stranger:  # type: ignore[arg-type]  # a str port is fine
         stranger.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(1000))
-    for first in (b"garbage", control_frame(pb.Ready()), control_frame(pb.Goodbye())):
+    for first in (b"garbage", control_frame(pb.Ready()), control_frame(pb.Goodbye()), bytes(1 << 20)):
         raw = federation.raw(address)
         raw.send(first)
         assert raw.receive() is None

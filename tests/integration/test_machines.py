@@ -1,51 +1,17 @@
-"""docs/machines.md is true: its commands are run word for word, each machine a network namespace of its own.
-
-All of it happens in a mount and a network namespace that belong to one child process: interfaces, addresses and the
-hosts file that the machines see exist nowhere else, and end with it. Where users may make namespaces it needs no root.
-"""
+"""docs/machines.md is true: its commands are run word for word, each machine a network namespace of its own."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import ROOT, SOON_S, Process, Processes, rounds_of, summary_of, until
+from tests.integration.machines import BLOCKS, CLIENTS, MACHINES, PAGE, Machines, blocks
+from tests.integration.processes import SOON_S, summary_of
 
 pytestmark = pytest.mark.slow
-
-PAGE = (ROOT / "docs" / "machines.md").read_text(encoding="utf-8")
-BLOCKS: list[tuple[str, str]] = re.findall(r"<!-- (.+?) -->\n```sh\n(.*?)```", PAGE, re.DOTALL)
-"""What is said of each block of commands, and the commands."""
-CLIENTS = ("alice", "bob", "carol", "mallory")
-MACHINES = {name: f"10.99.0.{i}" for i, name in enumerate(("server", *CLIENTS), 1)}
-
-NETWORK = """
-set -e
-mount -t tmpfs none /run
-mount --bind "$1" /etc/hosts
-ip link add bridge type bridge
-ip link set bridge up
-shift
-for machine; do
-  name=${machine%=*} address=${machine#*=}
-  ip netns add $name
-  ip link add to-$name type veth peer name eth0 netns $name
-  ip link set to-$name master bridge up
-  ip -n $name link set lo up
-  ip -n $name address add $address/24 dev eth0
-  ip -n $name link set eth0 up
-done
-echo ready
-exec sleep infinity
-"""
-"""Makes a bridge and, for each NAME=ADDRESS, a namespace that is joined to it."""
 
 SNIFF = """
 import socket, sys
@@ -57,69 +23,6 @@ with open(sys.argv[1], "wb", buffering=0) as file:
         file.write(cable.recv(1 << 17))
 """
 """Writes down all that goes to the server and comes from it."""
-
-
-class Machines:
-    """The machines of the page, each with a checkout folder of its own."""
-
-    def __init__(self, processes: Processes, folder: Path) -> None:
-        self._processes = processes
-        self._folder = folder
-        self._users = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-        hosts = folder / "hosts"
-        lines = [f"{address} {name}.example" for name, address in MACHINES.items()]
-        hosts.write_text("\n".join(["127.0.0.1 localhost", *lines, ""]), encoding="utf-8")
-        given = [f"{name}={address}" for name, address in MACHINES.items()]
-        inside = ["sh", "-c", NETWORK, "network", str(hosts), *given]
-        self._network = processes.start("unshare", *self._users, "--net", "--mount", *inside)
-        self._network.line("^ready$")
-        for name in MACHINES:
-            (folder / name / "certs").mkdir(parents=True)  # what the page has set up by hand
-            (folder / name / ".venv").symlink_to(sys.prefix)
-            (folder / name / "deploy").symlink_to(ROOT / "deploy")
-        (folder / "server" / "certs").rmdir()
-
-    def __getitem__(self, name: str) -> Path:
-        """Return the folder that is a machine's checkout."""
-        return self._folder / name
-
-    def run(self, name: str, commands: str) -> Process:
-        """Start commands on a machine."""
-        inside = ["nsenter", f"--net=/run/netns/{name}", "env", "-C", str(self[name]), "sh", "-ec", commands]
-        return self._processes.start(*self._enter(), *inside)
-
-    def outside(self, *command: str | Path) -> Process:
-        """Start a command where the cables meet."""
-        return self._processes.start(*self._enter(), *command)
-
-    def end(self) -> None:
-        """Pull down the network; nothing of it remains."""
-        self._network.end()
-
-    def _enter(self) -> list[str]:
-        users = ["--user", "--preserve-credentials"] if self._users else []
-        return ["nsenter", f"--target={self._network.pid}", *users, "--net", "--mount"]
-
-
-@pytest.fixture
-def machines(processes: Processes, tmp_path: Path) -> Iterator[Machines]:
-    tools = {tool: shutil.which(tool) or "" for tool in ("unshare", "nsenter", "ip")}
-    if "" in tools.values():
-        pytest.skip(f"needs {', '.join(tools)} to make network namespaces")
-    users = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    probe = "mount -t tmpfs none /run && ip link add bridge type bridge && ip netns add machine"
-    command = [tools["unshare"], *users, "--net", "--mount", "sh", "-c", probe]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode:
-        pytest.skip(f"this machine forbids to make network namespaces: {made.stderr.strip()}")
-    network = Machines(processes, tmp_path)
-    yield network
-    network.end()
-
-
-def blocks(said: str) -> list[str]:
-    """Return the commands of the blocks of which this is said."""
-    return [commands for where, commands in BLOCKS if where == said]
 
 
 def certify(machines: Machines) -> str:
@@ -177,32 +80,3 @@ def test_the_page_word_for_word(machines: Machines, tmp_path: Path) -> None:
     assert heard.count(b"PRI * HTTP/2.0") >= 1, "what the plain client said"
     for secret in (b"breakwater.link.v1", b"fingerprint", b"rand-k", b"byz-vr-marina-pp", b"[strategy]", b"mallory"):
         assert secret not in heard
-
-
-def test_a_machine_goes_away_and_comes_back(machines: Machines) -> None:
-    serve = certify(machines)
-    changes = ("strategy.rounds=1000000", "federation.heartbeat_s=0.5", "federation.deadline_s=1.0")
-    server = machines.run("server", " --set ".join([serve.strip(), *changes]))
-    clients = {name: machines.run(name, blocks(f"on {name}")[0]) for name in CLIENTS}
-    out = machines["server"] / "runs" / "first"
-    until(lambda: rounds_of(out), "the first round", 3 * SOON_S)
-    seat = int(clients["alice"].line(r"joined as worker (\d)")[1])
-
-    def alice_counts() -> bool:
-        return any(seat in line["accepted"] for line in rounds_of(out)[-20:])
-
-    until(alice_counts, "a reply of alice")
-    machines.outside("ip", "link", "set", "to-alice", "down").ends(0)
-    until(lambda: not alice_counts(), "rounds without alice")
-    machines.outside("ip", "link", "set", "to-alice", "up").ends(0)
-    until(alice_counts, "alice is back")
-    assert clients["alice"].line(r"alice: no stream to server\.example:9090: ")
-    assert clients["alice"].said().count(f"alice: joined as worker {seat} of 4") == 2
-    reasons = {entry["reason"] for line in rounds_of(out) for entry in line["rejected"] if entry["client"] == "alice"}
-    assert any(reason.startswith(("disconnected", "silent")) for reason in reasons)
-
-    server.ctrl_c()
-    assert server.wait() in (130, -signal.SIGINT), "the shell hears it too"
-    assert summary_of(out)["status"] == "interrupted"
-    for process in clients.values():
-        process.ends(0)

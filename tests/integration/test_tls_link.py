@@ -215,7 +215,7 @@ def test_with_tls_a_run_ends_at_the_same_bits(processes: Processes, digits: Path
     for process in (server, *clients):
         process.ends(0)
     assert [client.out for client in clients[:2]] == [["evil: the run is over"], ["honest-0: the run is over"]]
-    assert "open to the network" not in server.said()
+    assert "without TLS" not in server.said()
 
     config = load(digits, changes).to_toml()
     (expected,) = deque(trajectory(open_experiment(config, None, tmp_path)), maxlen=1)

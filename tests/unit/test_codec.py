@@ -10,9 +10,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 
 from link import codec, flwr_compat
 from link.errors import WireError
-from link.wire import Payload, reply_head
+from link.wire import CONTROL_BYTES, Payload, error_frame, reply_head
+from strategies.aggregators.coordinate_rules import Mean
 from strategies.algorithm import Ask, Compressor, Packet, Rejected, Vector
 from strategies.compressors import QSGD, Identity, RandK, ScaledSign, TopK
+from strategies.robust_sgd import RobustSGD
 from tests.forms import FORMS, in_round
 
 X = np.array([1.0, -2.0, 3.0, 0.5])
@@ -396,3 +398,24 @@ def test_an_honest_reply_is_within_the_bound(form: Compressor) -> None:
         sent = Payload(codec.write_packet(form.compress(v, np.random.default_rng(0)), ASK))
         size = len(sent.envelope()) + sum(len(frame) for frame in sent.chunks())
         assert size <= codec.max_reply_bytes(len(v), v.dtype)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=repr)
+def test_every_worker_of_a_round_is_within_the_rounds_bound(form: Compressor) -> None:
+    method = RobustSGD(n=4, f=0, cohort=4, gamma=0.1, batch=1, aggregator=Mean(), compressor=form)
+    for v in (np.ones(11), np.ones(5000, np.float32), np.ones(200_000)):
+        ask = Ask(7, "gradient", {"x": v}, seed=5)
+        bound = codec.reply_bound(codec.write_ask(ask), method, v.size, v.dtype)
+        for worker in range(4):
+            mine = method.form(ask, worker)
+            sent = Payload(codec.write_packet(mine.compress(v, np.random.default_rng(0)), ask))
+            size = len(sent.envelope(reply_head(10**9))) + sum(len(frame) for frame in sent.chunks())
+            assert size <= bound <= mine.layout(v.size, v.dtype).nbytes + CONTROL_BYTES + 8
+            assert bound <= codec.max_reply_bytes(v.size, v.dtype)
+        told = error_frame(10**9, Error(2, "ü" * 500))
+        assert len(told) < bound
+
+
+def test_a_reply_to_what_is_no_ask_may_be_as_long_as_any() -> None:
+    method = RobustSGD(n=4, f=0, cohort=4, gamma=0.1, batch=1, aggregator=Mean(), compressor=Identity())
+    assert codec.reply_bound(RecordDict(), method, 100, X.dtype) == codec.max_reply_bytes(100, X.dtype)

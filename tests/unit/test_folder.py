@@ -86,7 +86,7 @@ def test_a_run_leaves_these_files(tmp_path: Path) -> None:
     }  # fmt: skip
     assert json.loads((folder.path / SUMMARY).read_text()) == summary
     assert isinstance(summary["wall_s"], float)
-    assert 0 < summary["wall_s"] < 60
+    assert 0 <= summary["wall_s"] < 60
     assert {key: value for key, value in summary.items() if key not in ("versions", "wall_s")} == {
         "status": "finished", "rounds": 2, "loss": 0.5, "accuracy": 0.75, "gap": 0.25,
         "start": {"loss": 2.0, "accuracy": 0.25, "gap": 1.5}, "bytes_up": 200, "bytes_down": 2000,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
+from google.protobuf.message import DecodeError
 
 from link.polled import PolledGrid
 from tests.local_grid import FIRST_NODE, LocalGrid
@@ -102,3 +103,43 @@ def test_the_rest_is_passed_on(clock: Clock) -> None:
     assert list(grid.get_node_ids()) == [FIRST_NODE]
     assert grid.run.run_id == below.run.run_id
     assert [node.node_id for node in grid.get_nodes()] == [FIRST_NODE]
+
+
+class Garbled(LocalGrid):
+    """A grid that fails as Flower's does where a node has pushed objects that are none; what is pulled is gone."""
+
+    def __init__(self, bad: set[str], error: Exception) -> None:
+        super().__init__(4, echo)
+        self._bad, self._error = bad, error
+        self.asked: list[int] = []
+
+    def pull_messages(self, message_ids: object) -> list[Message]:
+        found = []
+        wanted = sorted(message_ids)  # type: ignore[call-overload]  # ids
+        self.asked.append(len(wanted))
+        for message_id in wanted:
+            pulled = super().pull_messages([message_id])
+            if pulled and message_id in self._bad:
+                raise self._error
+            found += pulled
+        return found
+
+
+@pytest.mark.parametrize("error", [ValueError("no\nJSON"), KeyError("x"), DecodeError("no message"), RecursionError()])
+def test_a_reply_that_flower_cannot_read_costs_others_one_round_at_most(error: Exception) -> None:
+    inner = Garbled({"1-2", "2-1"}, error)
+    grid = PolledGrid(inner)
+    first = list(grid.send_and_receive(instructions(4), timeout=0.0))
+    assert {r.metadata.reply_to_message_id: r.has_error() for r in first} == {"1-3": False}
+    second = {r.metadata.reply_to_message_id: r for r in grid.send_and_receive(instructions(4), timeout=0.0)}
+    assert {id_: r.has_error() for id_, r in second.items()} == {"2-0": False, "2-1": True, "2-2": False, "2-3": False}
+    reason = second["2-1"].error.reason
+    assert reason is not None
+    assert reason.startswith("undecodable: Flower cannot read it: ")
+    assert reason.isprintable()
+    assert inner.asked == [4] + 8 * [1]
+
+
+def test_what_the_connection_raises_is_raised() -> None:
+    with pytest.raises(ConnectionError):
+        list(PolledGrid(Garbled({"1-0"}, ConnectionError("gone"))).send_and_receive(instructions(1), timeout=0.0))

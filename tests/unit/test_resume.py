@@ -1,4 +1,4 @@
-"""A server that goes on from a checkpoint, with clients that were there all the while: the run is the run that it was."""
+"""A server that goes on from a checkpoint, with clients that were there all the while: it is the run that it was."""
 
 import json
 import struct
@@ -176,7 +176,7 @@ def test_what_a_crash_leaves_is_cleared_and_so_is_what_will_be_run_again(tmp_pat
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, checkpoints = saved(tmp_path, 5)
+    saved(tmp_path, 5)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -240,7 +240,7 @@ class Diary:
 
 
 def follow(*asks: Any, kept: int = 3) -> Page:
-    """Answer the rounds of (life, checkpoint, round) and return the round that was last known before the last of them."""
+    """Answer the rounds of (life, checkpoint, round); return what was known before the last of them."""
     trail, diary = Trail(kept), Diary()
     before: Page = 0
     for life, checkpoint, round_ in asks:

@@ -281,7 +281,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_the_folders_hold_what_each_machine_needs_and_no_more(certs: Path) -> None:
     parts = [f"{name}/{file}" for name in ("alice", "server") for file in ("ca.crt", "tls.crt", "tls.key")]
-    assert list(files(certs)) == sorted([*parts, "ca.crt", "ca.key"])
+    assert list(files(certs)) == sorted([*parts, "ca.crt", "ca.key", "issued.txt"])
     for path in certs.rglob("*"):
         mode = stat.S_IMODE(path.stat().st_mode)
         assert mode == (0o700 if path.is_dir() else 0o600 if path.suffix == ".key" else 0o644), path
@@ -331,7 +331,7 @@ def test_renewal_replaces_the_certificate_and_not_the_authority(
     assert run(capsys, "certs", "init", "certs", "--host", "new.example", "--renew")[0] == 0
     after = files(certs)
     changed = {name for name in after if after[name] != before[name]}
-    assert changed == {"alice/tls.crt", "alice/tls.key", "server/tls.crt", "server/tls.key"}
+    assert changed == {"alice/tls.crt", "alice/tls.key", "server/tls.crt", "server/tls.key", "issued.txt"}
     assert list(after) == list(before), "no draft is left"
     Identity.load(certs / "alice").check(Role.CLIENT)
     renewed = Identity.load(certs / "server")

@@ -15,8 +15,11 @@ from link.errors import WireError
 from link.records import INLINE_BYTES
 from link.wire import (
     CHUNK_BYTES,
+    CONTROL_BYTES,
     MAX_FRAME_BYTES,
+    MAX_ITEMS,
     Control,
+    Endless,
     Parcel,
     Payload,
     Reader,
@@ -177,7 +180,24 @@ def test_what_does_not_fit_the_wire_is_refused_before_it_is_sent(value: int) -> 
 
 def test_records_without_a_body_may_not_be_longer_than_a_frame() -> None:
     with pytest.raises(WireError, match=f"oversize: .* at most {CHUNK_BYTES}"):
-        Payload(RecordDict({"m": MetricRecord({"v": [0.5] * (CHUNK_BYTES // 8)})}))
+        Payload(RecordDict({"c": ConfigRecord({"v": ["x" * 1000] * (CHUNK_BYTES // 1000)})}))
+
+
+def test_lists_and_shapes_may_not_be_long() -> None:
+    message = "oversize: 65537 elements .* at most 65536"
+    read(frames_of(RecordDict({"m": MetricRecord({"a": [1] * 65_000, "b": [0.5] * 536})})))
+    with pytest.raises(WireError, match=message):
+        Payload(RecordDict({"m": MetricRecord({"a": [1] * 65_000, "b": [0.5] * 537})}))
+    long: list[pb.Record] = [
+        pb.Record(arrays=pb.ArrayRecord(items=[pb.Array(shape=[1] * 65_537)])),
+        pb.Record(config=pb.ConfigRecord(items=[pb.Item(blobs=pb.Blobs(values=[b""] * 65_537))])),
+        pb.Record(metrics=pb.MetricRecord(items=[pb.Item(integers=pb.Integers(values=[0] * 65_537))])),
+    ]
+    for record in long:
+        reader = Reader(1 << 40)
+        with pytest.raises(WireError, match=message):
+            reader.feed(envelope(content=pb.Content(records=[record])))
+        assert isinstance(reader.feed(control_frame(pb.Ready())), pb.Ready)
 
 
 def test_a_reply_is_refused_at_its_envelope_if_it_declares_too_much() -> None:
@@ -224,7 +244,44 @@ def test_more_than_was_declared_is_refused() -> None:
         reader.feed(frames[1])
 
 
+@pytest.mark.parametrize(("chunk", "passes"), [(CHUNK_BYTES, 2), (CHUNK_BYTES // 4, 8), (0, 2 * CHUNK_BYTES // 1024)])
+def test_what_comes_behind_a_refused_reply_is_dropped_up_to_a_bound(chunk: int, passes: int) -> None:
+    reader = Reader(CHUNK_BYTES)
+    raw = pb.Frame(chunk=bytes(chunk)).SerializeToString()
+    # Another flaw gives no more to drop; a message that is read does.
+    for _ in range(2):
+        assert isinstance(reader.feed(frames_of(arrays(b"x"))[0]), Parcel)
+        for half in (passes // 2, passes - passes // 2):
+            with pytest.raises(WireError, match="oversize: a message of"):
+                reader.feed(frames_of(arrays(bytes(2 * CHUNK_BYTES)))[0])
+            assert [reader.feed(raw) for _ in range(half)] == [None] * half
+    with pytest.raises(Endless, match=f"oversize: .* bytes came behind what was refused: at most {2 * CHUNK_BYTES}"):
+        reader.feed(raw)
+
+
+def test_a_frame_that_is_too_long_is_not_even_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    (frame,) = frames_of(arrays(bytes(5000)))
+    reader = Reader(100)
+    monkeypatch.setattr("link.wire.pb", None)
+    with pytest.raises(WireError, match=f"oversize: a frame of {len(frame)} bytes: at most {CONTROL_BYTES}"):
+        reader.feed(frame)
+
+
+def test_a_message_of_very_many_records_is_refused() -> None:
+    message = f"oversize: {MAX_ITEMS + 1} records, arrays and values in one message: at most {MAX_ITEMS}"
+    many = ConfigRecord({str(i): 1 for i in range(MAX_ITEMS - 1)})
+    frames = frames_of(RecordDict({"c": many}))
+    assert isinstance(read(frames), Parcel)
+    many["one more"] = 1
+    with pytest.raises(WireError, match=message):
+        Payload(RecordDict({"c": many}))
+    for records in ([pb.Record()] * (MAX_ITEMS + 1), [*[pb.Record()] * 4, *[pb.Record(name="c", config=CONFIG)] * 2]):
+        with pytest.raises(WireError, match=r"oversize: .* records, arrays and values in one"):
+            read([envelope(content=pb.Content(records=records))])
+
+
 ITEM = pb.Item(key="k", integer=1)
+CONFIG = pb.ConfigRecord(items=[ITEM] * (MAX_ITEMS // 2))
 RECORD = pb.Record(name="r", config=pb.ConfigRecord(items=[ITEM]))
 
 

@@ -1,0 +1,42 @@
+"""Every fault, injected into a running federation of real processes: the run ends right, and nothing is left behind."""
+
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.faults import CASES, Fault, Site, as_in_the_books
+from tests.integration.nursery import Nursery
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Nursery]:
+    with Nursery() as nursery:
+        yield nursery
+
+
+@pytest.fixture
+def nursery(forks: Nursery, request: pytest.FixtureRequest) -> Iterator[Nursery]:
+    """The nursery, without what this test has left there."""
+    failed = request.session.testsfailed
+    yield forks
+    forks.swept(strict=request.session.testsfailed == failed)
+
+
+@pytest.mark.parametrize("fault", list(Fault), ids=[fault.name for fault in Fault])
+def test_a_run_ends_right_after(fault: Fault, nursery: Nursery, tmp_path: Path) -> None:
+    case = CASES[fault]
+    with Site(nursery, tmp_path, *case.changes) as site:
+        case.inject(site)
+        model, problem = site.model, site.experiment.problem
+        (undisturbed,) = deque(case.undisturbed(site.experiment), maxlen=1)
+        if case.harmless:
+            assert model.tobytes() == undisturbed.tobytes()
+        else:
+            assert model.tobytes() == as_in_the_books(site.experiment, site.rounds).tobytes()
+        start, loss, best = (problem.evaluate(x).loss for x in (problem.initial(), model, undisturbed))
+        print(f"loss {start:.4f} -> {loss:.4f}, undisturbed {best:.4f}")
+        assert loss <= best + 0.1 * (start - best)
