@@ -5,7 +5,8 @@ message at all gives a packet that fits the round, or ``Rejected`` with the reas
 
 Layout (docs/wire.md has the sizes)::
 
-    ask    ConfigRecord "ask":     {"round", "kind", "seed"?, "cohort"?, "mark"?, "packet"?, "packet seed"?, "packet scale"?}
+    ask    ConfigRecord "ask":     {"round", "kind", "seed"?, "cohort"?, "mark"?, "packet"?, "packet dim"?,
+                                    "packet seed"?, "packet scale"?}
            ArrayRecord  "vectors": {name: raw little-endian array of shape (d,)}
            ArrayRecord  "packet":  {"values", "marks"?}                       where a packet is broadcast
     reply  ConfigRecord "p": {"": the packet's bytes and their label}

@@ -244,7 +244,7 @@ class Config(Section):
         }
 
     def trajectory_terms(self) -> dict[str, Any]:
-        """Return what the models of a run depend on: all but how long it is, what is measured and how long one waits."""
+        """Return what the models of a run depend on: all but how long it is, what is measured, how long one waits."""
         whole = self.model_dump(mode="json", exclude_none=True)
         del whole["evaluation"], whole["checkpoint"], whole["strategy"]["rounds"]
         for key in ("deadline_s", "flower_deadline_s", "join_timeout_s", "start_with", "heartbeat_s"):

@@ -20,11 +20,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import unquote
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 
+from link.memory import give_back
 from link.seats import NoSeat
 
 HELLO_S = 10.0
@@ -60,6 +62,9 @@ _MAX_BANS = 1024
 """So many clients that were cut off are remembered; the number of seats bounds it where names are certified."""
 LINES, _LINES_S = 20, 60.0
 """The log hears of so many strangers in so many seconds; the others are counted."""
+
+_MANY = 500
+"""After so many strangers that have gone memory is given back: TLS handshakes that were broken off leave it in pieces."""
 
 Address = tuple[str, int]
 
@@ -166,6 +171,7 @@ class Door:
         self._sockets = _Sockets()
         self._muffled = Muffled()
         self._hellos: dict[asyncio.Future[Any], None] = {}  # oldest first
+        self._gone = 0  # strangers since memory was given back
         self._since: dict[Address, float] = {}  # when a stranger was first seen
         self._unwelcome: set[Address] = set()
 
@@ -220,6 +226,10 @@ class Door:
         members = set(map(_address, self._members()))
         if not members <= connected.keys():
             return  # a client has just gone, or its connection cannot be told: then nobody is taken for a stranger
+        self._gone += len(self._since.keys() - connected.keys())
+        if self._gone >= _MANY:
+            self._gone = 0
+            Thread(target=give_back, name="give back", daemon=True).start()  # some 50 ms, which the link need not wait
         self._since = {address: self._since.get(address, now) for address in connected if address not in members}
         oldest = sorted(self._since, key=self._since.__getitem__)
         too_many = set(oldest[: max(0, len(oldest) - MAX_STRANGERS)])

@@ -26,7 +26,7 @@ CONFIG, CONFIG_DIR, SET, DATA, OUT = "config", "config-dir", "set", "data", "out
 """Keys of a Flower run config: TOML text, or the path of a TOML file in the bundle; the folder that a custom task in
 TOML text is relative to; ``section.key=value`` on top of a file, separated by spaces; data folder; run folder."""
 RESUME, LIFE = "resume", "life"
-"""More of them: the run folder of a run that goes on; how often a server was started for it, where clients outlive it."""
+"""More of them: the run folder of a run that goes on; how often a server was started for it, if clients outlive it."""
 LINK, LISTEN, ATTACKERS, LAST = "link", "link-listen", "attackers", "last"
 """More of them: HOST:PORT where SuperNodes find the live link; where to bind it; ``"last"`` for nodes in the last f
 seats to run the config's ``[attack]``, as in a local run."""

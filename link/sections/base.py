@@ -41,8 +41,8 @@ class Federation(Section):
     flower_deadline_s: float = Field(default=120.0, gt=0)
     """The same where messages go through Flower's SuperLink and SuperNodes, which poll and start a process for each."""
     quorum: float | None = Field(default=None, gt=0, le=1)
-    """The share of the sampled clients whose replies a round needs; with fewer usable ones it goes on as if none had come.
-    Default: what the method itself needs (more than half in a full round, none elsewhere)."""
+    """The share of the sampled clients whose replies a round needs; with fewer usable ones it goes on as if none had
+    come. Default: what the method itself needs (more than half in a full round, none elsewhere)."""
     join_timeout_s: float = Field(default=120.0, gt=0)
     """Seconds to wait for clients, at the start and whenever nobody is connected."""
     start_with: int | None = Field(default=None, ge=1)

@@ -28,7 +28,7 @@ from link.invitation import Invitation
 from link.records import Body, described_bytes, unpack
 from link.wire import Parcel, Payload, Reader, control_frame, reply_head
 from strategies.algorithm import Ask, Compressor, Packet, Rejected, Vector
-from strategies.compressors import Identity
+from strategies.compressors import Identity, packing
 from tests.forms import FORMS, in_round
 from tests.fuzz import frames
 from tests.fuzz.script import Script
@@ -135,10 +135,14 @@ _SPECIAL = (
 
 
 @cache
-def _forms(kind: str) -> list[Compressor]:
-    from strategies.compressors import packing
+def prepare() -> None:
+    """Load the compiled loops, so that vectors from 4096 numbers on take them."""
+    packing.compiled().prepare()
 
-    packing.compiled()  # so that vectors from 4096 numbers on take the compiled loops
+
+@cache
+def _forms(kind: str) -> list[Compressor]:
+    prepare()
     return [form for form in FORMS if form.kind == kind]
 
 

@@ -197,7 +197,7 @@ def test_one_command_begins_a_run_and_goes_on_with_it(processes: Processes, digi
     """As a service is started, whatever happened before; the clients wait for it meanwhile."""
     out, address = tmp_path / "run", free_address()
     more = ("federation.clients=2", "strategy.cohort=2", "strategy.rounds=300", "checkpoint.every=20")
-    command = ("server", digits, "--listen", address, "--resume", out, *sets(*more))
+    command: tuple[str | Path, ...] = ("server", digits, "--listen", address, "--resume", out, *sets(*more))
     clients = [client(processes, address, name) for name in ("a", "b")]
     first = processes.breakwater(*command)
     until(lambda: len(rounds_of(out)) > 30, "the first rounds")

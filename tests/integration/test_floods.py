@@ -42,7 +42,7 @@ FEWEST = 20
 MEMORY_MB = 48
 """By so much the server's memory may grow, whatever it is that comes: 256 strangers of 80 KiB each, and what a busy
 moment keeps in buffers. The attack that makes the server hold 8 MiB for a client has a bound of its own."""
-TLS_MEMORY_MB = 80
+TLS_MEMORY_MB = 96
 """The same where each of up to ``ROOM`` strangers has begun a TLS handshake, 120 KiB each."""
 
 

@@ -154,6 +154,8 @@ def test_the_run_folder_is_complete(processes: Processes, digits: Path, tmp_path
         "summary.json",
         "model.safetensors",
         "curve.png",
+        "checkpoints",
+        "run.json",
         "logs",
     }
 

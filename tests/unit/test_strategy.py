@@ -443,7 +443,7 @@ def test_a_deadline_is_learnt_from_what_rounds_take() -> None:
 
 def test_the_timeout_that_flower_gives_is_never_exceeded() -> None:
     grid = LocalGrid(N, good)
-    driven = strategy(grid, deadline_s=LearntDeadline(N, 1), waits=lambda: [])
+    driven = strategy(grid, deadline_s=LearntDeadline(N, 1), waits=list)
     driven.start(grid, codec.to_arrays(X0), 2, timeout=3.0)
     assert grid.timeouts == [3.0, 3.0]
 
