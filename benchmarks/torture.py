@@ -275,12 +275,12 @@ def torture(
     calm.finish()
     compare(calm.out, federation.out)
     lost = [kill.at - kill.after for kill in done if kill.after is not None]
-    halves = sum(kill.half_written for kill in done)
+    damaged, halves = sum(bool(kill.damage) for kill in done), sum(kill.half_written for kill in done)
     print(
-        f"{kills} kills in {took:.0f} s, {sum(bool(kill.damage) for kill in done)} with the newest checkpoint damaged, "
-        f"{halves} with one half written: at most {max(lost)} rounds lost ({every} between checkpoints, twice that where one is damaged), "
-        f"{rounds_of(federation.out)[-1]['round']} rounds, model and metrics equal to those of an undisturbed run; "
-        f"{len(pids)} client processes, never restarted",
+        f"{kills} kills in {took:.0f} s, {damaged} with the newest checkpoint damaged, {halves} with one half written: "
+        f"at most {max(lost)} rounds lost ({every} between checkpoints, twice that where one is damaged); "
+        f"{federation.rounds()} rounds, model and metrics equal to those of an undisturbed run; {len(pids)} client "
+        "processes, never restarted",
         flush=True,
     )
     return done

@@ -64,7 +64,7 @@ LINES, _LINES_S = 20, 60.0
 """The log hears of so many strangers in so many seconds; the others are counted."""
 
 _MANY = 500
-"""After so many strangers that have gone memory is given back: TLS handshakes that were broken off leave it in pieces."""
+"""After so many strangers that have gone memory is given back: handshakes that were broken off leave it in pieces."""
 
 Address = tuple[str, int]
 

@@ -136,6 +136,6 @@ def _told(error: Exception) -> str:
 def _size(content: RecordDict) -> int:
     total = 0
     for record in content.values():
-        with suppress(ValueError):  # Flower's count of an empty text or byte string, which any node may send
+        with suppress(*_UNREADABLE):  # an empty text or byte string is enough for Flower's count to raise
             total += record.count_bytes()
     return total

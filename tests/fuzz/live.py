@@ -31,7 +31,7 @@ from tests.fuzz.script import Script
 from tests.fuzz.targets import ASK, X, check_verdict
 
 _CODE = "code"
-_BOUND = 1 << 17
+_BOUND, _SHORT = 1 << 17, 5000
 _SEATS = 6
 _SOON_S = 30.0
 _MOST_FRAMES = 24
@@ -99,7 +99,12 @@ class World:
         self._complaints = _Complaints()
         logging.getLogger("breakwater.link").setLevel(logging.CRITICAL)  # what it says about inputs is no news
         self.grid = StreamGrid(
-            run_id=5, clients=_SEATS, welcome=lambda name, worker: {}, fingerprint=_CODE, max_reply_bytes=_BOUND
+            run_id=5,
+            clients=_SEATS,
+            welcome=lambda name, worker: {},
+            fingerprint=_CODE,
+            max_reply_bytes=_BOUND,
+            reply_bound=lambda content: _SHORT if content else _BOUND,  # a round's, and that of what follows it
         )
         self.address = self.grid.listen("127.0.0.1:0")
         self._honest = threading.Thread(target=self._stay, daemon=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from link import codec, flwr_compat
@@ -142,6 +143,7 @@ def run(limited: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 
 
+@pytest.mark.slow
 def test_no_message_takes_more_memory_than_its_round_has_for_it() -> None:
     free, limited = run(""), run("limited")
     assert limited.stderr.count("the limit holds") == 2

@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -74,7 +75,10 @@ every = 10
 REPLY_BYTES = 4 * 650
 """The length of a reply of it, in float32."""
 
-BIG = ("task.model=mlp", "task.hidden=2000", "task.dtype=float64", "strategy.rounds=40", "strategy.batch=4")
+BIG = (
+    *("task.model=mlp", "task.hidden=2000", "task.dtype=float64"),
+    *("strategy.rounds=30", "strategy.p=0.05", "strategy.batch=4", "evaluation.every=30"),
+)
 BIG_REPLY_BYTES = 8 * (64 * 2000 + 2000 + 2000 * 10 + 10)
 """With these a reply is 1.2 MB, which travels in two chunks."""
 
@@ -89,6 +93,10 @@ LEFT = {
     "checkpoints",
 }
 """What a run folder holds in the end."""
+
+
+_NO_PING_BYTES = 200
+"""More than HTTP/2's own frames that may come together, less than any instruction or reply."""
 
 
 class Fault(enum.Enum):
@@ -137,11 +145,11 @@ class Gate(Proxy):
             self._may[way] = None
             self._moved.notify_all()
 
-    def wait_until_held(self, way: str, at_least: int) -> None:
-        """Wait until so many bytes have come that may not pass."""
+    def wait_until_held(self, way: str) -> None:
+        """Wait until (the rest of) a message has come that may not pass; pings and the like are none."""
         with self._moved:
-            held = self._moved.wait_for(lambda: self._held[way] >= at_least, SOON_S)
-        assert held, f"{self._held[way]} bytes {way}, and not {at_least}"
+            held = self._moved.wait_for(lambda: self._held[way] >= _NO_PING_BYTES, SOON_S)
+        assert held, f"nothing came {way} but {self._held[way]} bytes"
 
     def cut(self) -> None:
         """Break the connection at both ends, and lose what is held; the next one passes freely."""
@@ -324,7 +332,7 @@ class Site:
     def open_round(self, i: int) -> int:
         """Hold back the next reply of client i, behind its gate; return the round, which now waits for it."""
         self.gates[i].hold("up")
-        self.gates[i].wait_until_held("up", REPLY_BYTES)
+        self.gates[i].wait_until_held("up")
         return len(self.rounds) + 1
 
     def open_round_of(self, i: int, other: int) -> int:
@@ -357,7 +365,9 @@ class Site:
         assert {path.name for path in self.out.iterdir()} <= LEFT
         assert [path.name for path in (self.out / "logs").iterdir()] == ["server.log"]
         assert {path.suffix for path in (self.out / "checkpoints").glob("*")} <= {".safetensors"}
-        assert summary_of(self.out)["status"] == "finished"
+        summary = summary_of(self.out)
+        assert summary["status"] == "finished"
+        assert summary["rejected_by_client"] == _counts(rounds)
         assert [line["round"] for line in rounds] == list(range(1, self.rounds_wanted + 1))
         return rounds
 
@@ -404,6 +414,15 @@ def cohort_of(experiment: Experiment, k: int) -> list[int]:
 def reasons_in(line: Mapping[str, Any]) -> dict[str, str]:
     """Return the kind of the reason that each reply of a round was missing for, by name."""
     return {entry["client"]: entry["reason"].partition(":")[0] for entry in line["rejected"]}
+
+
+def _counts(rounds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return how often replies were missing, by name and kind of reason."""
+    counts: dict[str, Counter[str]] = {}
+    for line in rounds:
+        for who, reason in reasons_in(line).items():
+            counts.setdefault(who, Counter())[reason] += 1
+    return {who: dict(reasons) for who, reasons in counts.items()}
 
 
 def assert_takes_part(rounds: Sequence[Mapping[str, Any]], i: int, after: int) -> None:
@@ -482,7 +501,7 @@ def killed_before_its_reply(site: Site) -> None:
     """The server has asked; the client has the instruction and is killed before it has said anything."""
     site.begin(gated=(1,))
     site.gates[1].hold("down")
-    site.gates[1].wait_until_held("down", REPLY_BYTES)
+    site.gates[1].wait_until_held("down")
     round_ = len(site.rounds) + 1
     site.clients[1].send(signal.SIGSTOP)
     site.gates[1].release("down")
@@ -497,7 +516,7 @@ def killed_during_its_reply(site: Site) -> None:
     """Half of the reply has reached the server, the other half never will."""
     site.begin(gated=(1,))
     site.gates[1].hold("up", after=REPLY_BYTES // 2)
-    site.gates[1].wait_until_held("up", REPLY_BYTES // 3)
+    site.gates[1].wait_until_held("up")
     round_ = len(site.rounds) + 1
     site.kill(1)
     site.gates[1].cut()
@@ -561,7 +580,7 @@ def cut_in_an_instruction(site: Site) -> None:
 def _cut(site: Site, way: str) -> None:
     site.begin(gated=(1,))
     site.gates[1].hold(way, after=BIG_REPLY_BYTES // 2)
-    site.gates[1].wait_until_held(way, 1000)
+    site.gates[1].wait_until_held(way)
     round_ = len(site.rounds) + 1
     site.gates[1].cut()
     rounds = site.finish()

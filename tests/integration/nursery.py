@@ -5,6 +5,8 @@ imports are spared. The forking process has a single thread and opens no connect
 ``breakwater run``. It answers on a socket: a request comes with the two pipes of the new process.
 """
 
+import gc
+import importlib
 import json
 import os
 import select
@@ -34,6 +36,7 @@ class Nursery(Processes):
         self._answers: list[dict[str, int]] = []
         self._told = threading.Condition()
         self._statuses: dict[int, int] = {}
+        self._ended = False
         name, _, value = self._mark.partition("=")
         # One thread of arithmetic, as in ``breakwater run``; nothing of gRPC on standard error, as on the command line.
         alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GRPC_VERBOSITY": "none"}
@@ -95,7 +98,7 @@ class Nursery(Processes):
     def status(self, pid: int, timeout_s: float | None) -> int | None:
         """Return the exit status of a fork, waiting for it; None if it has none in time."""
         with self._told:
-            self._told.wait_for(lambda: pid in self._statuses or not self._listener.is_alive(), timeout_s)
+            self._told.wait_for(lambda: pid in self._statuses or self._ended, timeout_s)
             return self._statuses.get(pid)
 
     def _fork(self, arguments: list[str], prelude: str) -> "_Fork":
@@ -105,20 +108,25 @@ class Nursery(Processes):
         for _, write in pipes:
             os.close(write)
         with self._told:
-            assert self._told.wait_for(lambda: self._answers, SOON_S), "the process that forks does not answer"
+            self._told.wait_for(lambda: self._answers or self._ended, SOON_S)
+            assert self._answers, "the process that forks does not answer"
             pid = self._answers.pop(0)["pid"]
         out, err = (os.fdopen(read, encoding="utf-8", errors="replace") for read, _ in pipes)
         return _Fork(pid, out, err, self.status)
 
     def _listen(self) -> None:
-        while message := self._socket.recv(_LONGEST):
-            answer = json.loads(message)
-            with self._told:
-                if "status" in answer:
-                    self._statuses[answer["pid"]] = answer["status"]
-                else:
-                    self._answers.append(answer)
-                self._told.notify_all()
+        with suppress(ConnectionError):
+            while message := self._socket.recv(_LONGEST):
+                answer = json.loads(message)
+                with self._told:
+                    if "status" in answer:
+                        self._statuses[answer["pid"]] = answer["status"]
+                    else:
+                        self._answers.append(answer)
+                    self._told.notify_all()
+        with self._told:
+            self._ended = True
+            self._told.notify_all()
 
 
 class _Fork:
@@ -203,11 +211,13 @@ def _reap() -> tuple[int, int] | None:
 
 def main() -> int:
     """Import what the commands need, then serve; in a fork, be the command."""
-    import server.process  # noqa: F401  # for its import alone
     from deploy.cli import main as command
     from link.experiment import code_fingerprint
 
+    for module in ("client.process", "server.process", "threadpoolctl", "matplotlib.backends.backend_agg"):
+        importlib.import_module(module)
     code_fingerprint()  # all forks then have the same one, whatever becomes of the files
+    gc.freeze()  # a fork that ends would collect all that was imported, and copy the pages that it shares for it
     with socket.socket(fileno=int(sys.argv[1])) as channel:
         arguments = serve(channel)
     return 0 if arguments is None else command(arguments)
