@@ -26,7 +26,7 @@ from safetensors.numpy import load_file
 
 from link.config import Config, load
 from link.errors import ConfigError
-from tests.integration.processes import Process, Processes, free_address, rounds_of, sets, summary_of, until
+from tests.integration.processes import Process, Processes, rounds_of, sets, summary_of, until
 
 EXPERIMENT = """
 [federation]
@@ -159,11 +159,10 @@ class Federation:
         self.processes = processes
         self.config = load(config, changes)
         self.out = out
-        self.address = free_address()
-        command: tuple[str | Path, ...] = (config, "--listen", self.address, "--out", out, *sets(*changes))
+        command: tuple[str | Path, ...] = (config, "--listen", "127.0.0.1:0", "--out", out, *sets(*changes))
         self.server = processes.breakwater("server", *command)
         self.began = time.monotonic()
-        self.server.line("^listening on ")
+        self.address = self.server.line(r"^listening on (\S+)")[1]
         self.clients = [self._client(i) for i in range(self._honest)]
         if self.config.attack is not None:
             f = self.config.federation.byzantine

@@ -17,14 +17,14 @@ from functools import cache
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from link import codec
 from link import link_pb2 as pb
 from link.grid import StreamGrid
 from link.node import join
-from link.wire import METHOD, PROTOCOL, Parcel, Payload, Reader, Welcome, control_frame, reply_head
+from link.wire import METHOD, PROTOCOL, Parcel, Payload, Reader, Welcome, control_frame, error_frame, reply_head
 from strategies.compressors import Identity
 from tests.fuzz import frames
 from tests.fuzz.script import Script
@@ -158,14 +158,14 @@ class World:
                 sent.append(frames.frame(s, asked.id))
             self.frames += len(sent)
             # The last one frees the stream, unless a frame before it did.
-            stream.send(*sent, control_frame(pb.Ready()), control_frame(pb.Pass(id=asked.id)))
+            stream.send(*sent, control_frame(pb.Ready()), error_frame(asked.id, Error(1, "that was all")))
         replies = self._wait(ids[:1])
         assert not replies[0].has_error(), f"the honest client: {replies[0].error.reason}"
         answer = replies[0].content.config_records["n"]["n"]
         assert answer == number, f"the honest client's reply to {number} says {answer!r}"
+        self._barrier(stream, node)
         for reply in self.grid.pull_messages(ids[1:]):
             check_verdict(codec.read_reply(reply, ASK, Identity(), X), Identity(), X, told=True)
-        self._barrier(stream, node)
 
     def _barrier(self, stream: _Stream, node: int) -> None:
         """Wait until the server has read all that was sent: it sends an instruction once the one before is answered."""

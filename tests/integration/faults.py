@@ -5,11 +5,14 @@ hits a process, or a message, at exactly the moment that it is about, and no tes
 """
 
 import enum
+import fcntl
 import os
 import random
 import signal
 import socket
 import struct
+import sys
+import termios
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +36,6 @@ from tests.integration.processes import (
     SOON_S,
     Process,
     Proxy,
-    free_address,
     rounds_of,
     sets,
     summary_of,
@@ -130,7 +132,7 @@ class Gate(Proxy):
     def __init__(self, target: str) -> None:
         self._moved = threading.Condition()
         self._may: dict[str, int | None] = {"up": None, "down": None}  # bytes that may still pass; None for all
-        self._held = {"up": 0, "down": 0}
+        self._held: dict[str, tuple[int, socket.socket | None]] = {"up": (0, None), "down": (0, None)}
         self._open: list[socket.socket] = []
         super().__init__(target)
 
@@ -147,9 +149,17 @@ class Gate(Proxy):
 
     def wait_until_held(self, way: str) -> None:
         """Wait until (the rest of) a message has come that may not pass; pings and the like are none."""
+        until(lambda: self._waiting(way) >= _NO_PING_BYTES, f"a message {way}")
+
+    def _waiting(self, way: str) -> int:
+        """Return the bytes that may not pass: those that were read, and those behind them that can be."""
         with self._moved:
-            held = self._moved.wait_for(lambda: self._held[way] >= _NO_PING_BYTES, SOON_S)
-        assert held, f"nothing came {way} but {self._held[way]} bytes"
+            data, source = self._held[way]
+            if source is None or source not in self._open:
+                return 0
+            behind = bytearray(4)
+            fcntl.ioctl(source, termios.FIONREAD, behind)
+            return data + int.from_bytes(behind, sys.byteorder)
 
     def cut(self) -> None:
         """Break the connection at both ends, and lose what is held; the next one passes freely."""
@@ -181,10 +191,9 @@ class Gate(Proxy):
         def pass_on(data: bytes) -> int:
             """Wait until some of it may pass; return how much."""
             with self._moved:
-                self._held[way] = len(data)
-                self._moved.notify_all()
+                self._held[way] = len(data), source
                 self._moved.wait_for(lambda: self._may[way] != 0 or source not in self._open)
-                self._held[way] = 0
+                self._held[way] = 0, None
                 if source not in self._open:
                     return 0
                 may = self._may[way]
@@ -224,7 +233,7 @@ class Site:
         self.config = folder / "config.toml"
         self.config.write_text(SMALL, encoding="utf-8")
         self.changes = changes
-        self.address = free_address()
+        self.address = ""
         self.servers: list[Process] = []
         self.clients: dict[int, Process] = {}
         """The living process of each seat."""
@@ -256,7 +265,7 @@ class Site:
             server_prelude: Python that the server's process runs first.
             preludes: the same for clients.
         """
-        options: tuple[str | Path, ...] = ("--listen", self.address, "--out", self.out, *sets(*self.changes))
+        options: tuple[str | Path, ...] = ("--listen", "127.0.0.1:0", "--out", self.out, *sets(*self.changes))
         self.serve("server", self.config, *options, prelude=server_prelude)
         if self._disk is not None:  # the disk lives as long as somebody has it open
             self._open_disk = os.open(f"/proc/{self.servers[0].pid}/root{self._disk}", os.O_PATH | os.O_DIRECTORY)
@@ -270,7 +279,9 @@ class Site:
     def serve(self, *arguments: str | Path, prelude: str = "") -> Process:
         """Start a server and wait until it listens."""
         server = self._nursery.breakwater(*arguments, prelude=prelude)
-        assert server.line(r"^listening on (\S+)")[1] == self.address
+        address = server.line(r"^listening on (\S+)")[1]
+        assert address == (self.address or address), "it comes back where its clients look for it"
+        self.address = address
         self.servers.append(server)
         return server
 
@@ -411,6 +422,20 @@ def cohort_of(experiment: Experiment, k: int) -> list[int]:
     return sorted(order[: s.full_cohort if full else s.cohort])
 
 
+def wait_until_idle(*processes: Process) -> None:
+    """Wait until processes have done what there is to do: all their threads sleep, ten times that one looks."""
+    looks = 0
+
+    def idle() -> bool:
+        nonlocal looks
+        tasks = [path for process in processes for path in Path(f"/proc/{process.pid}/task").glob("*/stat")]
+        states = {path.read_text(encoding="ascii").rpartition(")")[2].split()[0] for path in tasks}
+        looks = looks + 1 if states == {"S"} else 0
+        return looks >= 10
+
+    until(idle, "idle processes")
+
+
 def reasons_in(line: Mapping[str, Any]) -> dict[str, str]:
     """Return the kind of the reason that each reply of a round was missing for, by name."""
     return {entry["client"]: entry["reason"].partition(":")[0] for entry in line["rejected"]}
@@ -529,10 +554,10 @@ def killed_after_its_reply(site: Site) -> None:
     """The reply is there, the round still waits for another client: the reply counts, dead as its sender may be."""
     site.begin(gated=(1, 2))
     round_ = site.open_round_of(2, other=1)
-    threading.Event().wait(_TRAVEL_S)  # nothing tells when the server has read the reply of 1
+    wait_until_idle(site.clients[1], site.servers[0])
     site.kill(1)
     site.gates[1].wait_until_closed()
-    threading.Event().wait(_TRAVEL_S)
+    wait_until_idle(site.servers[0])
     assert len(site.rounds) == round_ - 1, "the round waits for 2"
     site.gates[2].release("up")
     rounds = site.finish()
@@ -739,8 +764,6 @@ def _away_for_a_while(site: Site, reason: str) -> None:
     assert server.said().count("a checkpoint cannot be written") == 1, "it is said once"
 
 
-_TRAVEL_S = 0.3
-"""Time for what is sent on loopback to be read at the other end."""
 _SHORT_S = 1.0
 """The deadline where rounds are meant to miss it."""
 
