@@ -97,7 +97,9 @@ class World:
     def __init__(self) -> None:
         self.rounds = self.frames = self.streams = 0
         self._complaints = _Complaints()
-        logging.getLogger("breakwater.link").setLevel(logging.CRITICAL)  # what it says about inputs is no news
+        self._log = logging.getLogger("breakwater.link")
+        self._level = self._log.level
+        self._log.setLevel(logging.CRITICAL)  # what it says about inputs is no news
         self.grid = StreamGrid(
             run_id=5,
             clients=_SEATS,
@@ -123,6 +125,7 @@ class World:
         self.grid.close("over")
         self._honest.join(_SOON_S)
         assert not self._honest.is_alive()
+        self._log.setLevel(self._level)
 
     def _stay(self) -> None:
         app = ClientApp()
