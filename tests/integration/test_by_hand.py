@@ -180,19 +180,6 @@ def test_a_server_that_nobody_joins_gives_up(processes: Processes, digits: Path,
     )
 
 
-def test_a_run_that_does_not_go_on(processes: Processes, digits: Path, tmp_path: Path) -> None:
-    nowhere = processes.breakwater("server", "--resume", tmp_path / "none")
-    both = processes.breakwater("server", digits, "--resume", tmp_path / "none", "--out", tmp_path / "other")
-    for process, words in (
-        (nowhere, "no run of `breakwater server` is there (run.json is missing)"),
-        (both, "leave out --out"),
-    ):
-        process.ends(2)
-        (line,) = process.err
-        assert words in line
-    assert not (tmp_path / "none").exists()
-
-
 def test_one_command_begins_a_run_and_goes_on_with_it(processes: Processes, digits: Path, tmp_path: Path) -> None:
     """As a service is started, whatever happened before; the clients wait for it meanwhile."""
     out, address = tmp_path / "run", free_address()
@@ -217,9 +204,6 @@ def test_one_command_begins_a_run_and_goes_on_with_it(processes: Processes, digi
     third = processes.breakwater(*command)  # nothing is left to do, and nobody is waited for
     third.ends(0)
     assert summary_of(out)["rounds"] == 300
-    changed = processes.breakwater(*command, "--set", "strategy.gamma=0.1")
-    changed.ends(2)
-    assert "is of another experiment: what changes the models" in changed.err[-1]
 
 
 def test_a_port_in_use_is_one_clear_line(processes: Processes, digits: Path, tmp_path: Path) -> None:
