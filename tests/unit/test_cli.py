@@ -65,7 +65,6 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["server", DEMO], "required: --listen"),
         (["server"], "required: CONFIG.toml, --listen; or --resume DIR alone"),
         (["server", DEMO, "--resume", "d", "--out", "e"], "--resume DIR goes on in DIR: leave out --out"),
-        (["server", "--resume", "d"], "--resume d: no run of `breakwater server` is there (run.json is missing)"),
         (["client", "--name", "a"], "required: --connect"),
         (["client", "--connect", "h:1"], "required: --name, or --tls"),
         (["client", "--connect", "h:1", "--name", "a", "--worker", "x"], "--worker: invalid int value: 'x'"),
@@ -80,6 +79,12 @@ def test_arguments_that_are_none(arguments: list[str], words: str, capsys: pytes
     said = complaint(capsys, *arguments)
     assert words in said
     assert "--help)" in said
+
+
+def test_a_run_that_is_not_there_does_not_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = complaint(capsys, "server", "--resume", str(tmp_path / "none"))
+    assert said.endswith("none: no run of `breakwater server` is there (run.json is missing)")
+    assert not (tmp_path / "none").exists()
 
 
 # --- what the commands refuse ---
