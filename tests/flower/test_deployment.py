@@ -80,7 +80,7 @@ def flower(
 
 def trajectory(out: Path) -> list[dict[str, Any]]:
     """Return all that a run has written of its rounds, but what its carrier decides: times and bytes."""
-    carried = {"round_s", "bytes_up", "bytes_down"}
+    carried = {"round_s", "deadline_s", "bytes_up", "bytes_down"}
     return [{key: value for key, value in line.items() if key not in carried} for line in rounds_of(out)]
 
 
