@@ -227,18 +227,17 @@ def _server(options: argparse.Namespace) -> int:
 def _server_options(options: argparse.Namespace) -> "ServerOptions":
     """Return what the server is told: of a new run, or of one that goes on."""
     from link.config import load
-    from server.folder import CONFIG, RUN
+    from server.folder import CONFIG, RUN, RunCard
     from server.process import ServerOptions
 
     resume: Path | None = options.resume
     if resume is not None and options.out is not None:
         options.complain("--resume DIR goes on in DIR: leave out --out")
     if resume is not None and (options.config is None or (resume / RUN).exists()):
-        if not (resume / RUN).exists():
-            raise ConfigError(f"--resume {resume}: no run of `breakwater server` is there ({RUN} is missing)")
+        card = RunCard.read(resume)
         config = load(options.config or resume / CONFIG, options.set)
         return ServerOptions.of_run(
-            resume, config, listen=options.listen, data=_data_dir(options), tls=options.tls, lists=options.lists
+            resume, card, config, listen=options.listen, data=_data_dir(options), tls=options.tls, lists=options.lists
         )
     needed = {"CONFIG.toml": options.config, "--listen": options.listen}
     missing = [name for name, given in needed.items() if given is None]

@@ -58,6 +58,7 @@ class ServerOptions:
     def of_run(
         cls,
         folder: Path,
+        card: RunCard,
         config: Config,
         *,
         listen: str | None,
@@ -69,16 +70,13 @@ class ServerOptions:
 
         Args:
             folder: the run folder.
+            card: what is in it, of the server before this one.
             config: the experiment; what in it changes the models must be as it was, see ``server.checkpoints``.
             listen: HOST:PORT.
             data: folder of data files.
             tls: folder of the server's certificate.
             lists: folder of the lists of who may take part.
-
-        Raises:
-            ConfigError: no run is there, or its card cannot be read.
         """
-        card = RunCard.read(folder).next_life()
         return cls(
             config=config,
             listen=listen or card.listen,
@@ -87,7 +85,7 @@ class ServerOptions:
             config_dir=Path(card.config_dir) if card.config_dir else None,
             tls=tls or (Path(card.tls) if card.tls else None),
             lists=lists or (Path(card.lists) if card.lists else None),
-            card=card,
+            card=card.next_life(),
         )
 
 

@@ -301,7 +301,9 @@ def test_a_run_that_goes_on_has_the_lists_that_it_had(tmp_path: Path) -> None:
     config = load(Path(__file__).parents[2] / "deploy" / "configs" / "by-hand.toml")
     card = RunCard(run_id=7, listen="h:1", data=None, config_dir=None, tls="/tls", lists="/lists")
     card.write(tmp_path, config.to_toml())
-    options = ServerOptions.of_run(tmp_path, config, listen=None, data=None, tls=None)
+    options = ServerOptions.of_run(tmp_path, RunCard.read(tmp_path), config, listen=None, data=None, tls=None)
     assert (options.tls, options.lists) == (Path("/tls"), Path("/lists"))
-    options = ServerOptions.of_run(tmp_path, config, listen=None, data=None, tls=None, lists=Path("other"))
+    options = ServerOptions.of_run(
+        tmp_path, RunCard.read(tmp_path), config, listen=None, data=None, tls=None, lists=Path("other")
+    )
     assert options.lists == Path("other")
