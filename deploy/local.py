@@ -192,11 +192,20 @@ def _how_it_ended(process: ForkServerProcess | None) -> str:
 
 
 def _serve(options: LocalOptions, pipe: Connection) -> None:
-    """Be the server."""
+    """Be the server, until the run ends or the launcher says so."""
+    try:
+        signal.signal(signal.SIGTERM, _interrupt)  # from here on; before, it ends us without a word
+        _be_server(options, pipe)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are ending; the launcher's word to end is no news
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _be_server(options: LocalOptions, pipe: Connection) -> None:
+    """Serve, or report why not."""
     from server.process import ServerOptions, serve
     from strategies.strategy import NoClientsError
 
-    signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which ends us in order
     _end_with_launcher()
     logs.to_terminal()
@@ -220,10 +229,8 @@ def _serve(options: LocalOptions, pipe: Connection) -> None:
             ),
             on_listening,
         )
-    except KeyboardInterrupt:
-        sys.exit(130)
     except (BreakwaterError, NoClientsError) as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are ending; the launcher's word to end is no news
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if listening:
             log.error("%s", error)
             sys.exit(1)
