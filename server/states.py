@@ -80,7 +80,8 @@ def _apart(value: Any, arrays: Arrays) -> Any:
     if isinstance(value, np.number):
         return value.item()
     if is_dataclass(value) and isinstance(value, Report):
-        return {"report": {each.name: _apart(getattr(value, each.name), arrays) for each in fields(value)}}
+        kept = [each.name for each in fields(value) if each.name != "evidence"]  # that is in the metrics
+        return {"report": {name: _apart(getattr(value, name), arrays) for name in kept}}
     raise StateError(f"a {type(value).__name__} cannot be written down")
 
 

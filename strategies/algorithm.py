@@ -19,15 +19,20 @@ estimate), and with ``aim`` which reply makes it aggregate a wanted vector: a By
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from strategies.evidence import Evidence
 
 Vector = NDArray[np.floating]
 """A vector of R^d: shape (d,), float32 or float64."""
 Rows = NDArray[np.floating]
 """Vectors of several workers, one a row: shape (n', d)."""
+Weights = NDArray[np.float64]
+"""A number for each row: shape (n',)."""
 
 
 class Oracle(Protocol):
@@ -175,6 +180,15 @@ class Aggregator(Protocol):
             Shape (d,), dtype of ``rows``.
         """
 
+    def weigh(
+        self, rows: Rows, f: int, rng: np.random.Generator, center: Vector | None = None
+    ) -> tuple[Vector, Weights | None]:
+        """Return the same, and the weight by which each row was taken, shape (n',).
+
+        Weights are those of a mean of rows, or of rows and a centre; None from rules that look at every coordinate by
+        itself.
+        """
+
     def tolerates(self, n: int) -> int:
         """Return the largest f for n rows that rule and pre-steps can take; -1 if they cannot take n rows at all."""
 
@@ -232,12 +246,18 @@ class Combined:
         lam: the clipping radius used; None where nothing is clipped.
         clipped: row numbers that were longer than ``lam``.
         note: why there is no vector.
+        rows: what was aggregated, before any clipping; shape (n', d).
+        center: the aggregate of these rows, clipped or not; shape (d,). It is ``vector`` unless the method adds to it.
+        weights: see ``Aggregator.weigh``.
     """
 
     vector: Vector | None
     lam: float | None = None
     clipped: Sequence[int] = ()
     note: str = ""
+    rows: Rows | None = None
+    center: Vector | None = None
+    weights: Weights | None = None
 
 
 @dataclass(frozen=True)
@@ -249,12 +269,14 @@ class Report:
         step_norm: length of the step that led to the model which this round asked about.
         clipped: workers whose vector was longer than ``lam``, in ascending order.
         note: what a reader of the log should know ("no quorum: ...").
+        evidence: what the round shows about each client; None where nothing was aggregated, and after a restart.
     """
 
     lam: float | None = None
     step_norm: float = 0.0
     clipped: Sequence[int] = ()
     note: str = ""
+    evidence: "Evidence | None" = None
 
 
 class State(Protocol):

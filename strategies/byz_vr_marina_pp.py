@@ -68,7 +68,7 @@ class ByzVRMarinaPP(Marina):
         clipped, cut = clip_rows(rows, lam)
         rule = Mean() if self.plus else self.aggregator
         combined = aggregate(rule, clipped, self.n, self.f, rng)
-        return replace(combined, lam=None if lam == inf else lam, clipped=np.flatnonzero(cut).tolist())
+        return replace(combined, lam=None if lam == inf else lam, clipped=np.flatnonzero(cut).tolist(), rows=rows)
 
     def estimate(self, ask: Ask, g: Vector | None, combined: Vector) -> Vector:
         """Return the aggregate of full gradients; g^{k-1} + the aggregate of differences."""

@@ -20,6 +20,7 @@ from strategies.algorithm import Ask, Combined, Compressor, Oracle, Packet, Repo
 from strategies.clipping import clip_rows
 from strategies.cohorts import aggregate, stack
 from strategies.descent import Descent, DescentState
+from strategies.evidence import examine
 from strategies.radius import AUTO, RATIOS, Alpha, observe, radius
 from strategies.vectors import bounded_sum, norm
 
@@ -107,6 +108,7 @@ class Clipped:
             vector=None if combined.vector is None else g + combined.vector,
             lam=None if lam == inf else lam,
             clipped=np.flatnonzero(cut).tolist(),
+            rows=differences,
         )
 
     def update(
@@ -118,7 +120,12 @@ class Clipped:
         combined = self.combine(ask, rows, rng)
         workers = list(came)
         note = combined.note if combined.vector is not None else f"{combined.note}; g stays"
-        report = Report(lam=combined.lam, clipped=[workers[row] for row in combined.clipped], note=note)
+        report = Report(
+            lam=combined.lam,
+            clipped=[workers[row] for row in combined.clipped],
+            note=note,
+            evidence=examine(workers, combined, rng),
+        )
         after = self.method.step(state, ask, came, state.g if combined.vector is None else combined.vector, report)
         if self.alpha != AUTO or state.g is None:
             return after

@@ -76,4 +76,5 @@ def aggregate(
     most = rule.tolerates(n)
     if most < 0:
         return Combined(None, note=f"{n} usable replies: too few for the rule")
-    return Combined(rule(rows, min(expected_byzantine(n, clients, byzantine), most), rng, center))
+    vector, weights = rule.weigh(rows, min(expected_byzantine(n, clients, byzantine), most), rng, center)
+    return Combined(vector, rows=rows, center=vector, weights=weights)

@@ -9,7 +9,7 @@ worker, what it makes of a reply with ``absorb``. Asking, aggregating, stepping 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -28,6 +28,7 @@ from strategies.algorithm import (
     WorkerState,
 )
 from strategies.cohorts import aggregate, common_seed, stack
+from strategies.evidence import examine
 from strategies.vectors import norm
 
 
@@ -126,7 +127,8 @@ class Descent(Plain, ABC):
         rows = self.aggregated({**state.held, **came}, came)
         combined = self.combine(ask, stack(state.x, rows), rng)
         note = combined.note if combined.vector is not None else f"{combined.note}; the model stays"
-        return self.step(state, ask, came, combined.vector, Report(note=note))
+        report = Report(note=note, evidence=examine(list(rows), combined, rng))
+        return self.step(state, ask, came, combined.vector, report)
 
     def absorbed(self, state: DescentState, ask: Ask, replies: Mapping[int, Vector]) -> dict[int, Vector]:
         """Return v_i of every worker that replied."""
@@ -158,7 +160,7 @@ class Descent(Plain, ABC):
             counted={**state.counted, **dict.fromkeys(came, ask.round)},
             missed=(state.missed | asked).difference(came),
             ratios=state.ratios,
-            report=Report(report.lam, state.step_norm, report.clipped, report.note),
+            report=replace(report, step_norm=state.step_norm),
         )
 
 

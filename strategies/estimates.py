@@ -34,6 +34,7 @@ from strategies.algorithm import (
 )
 from strategies.cohorts import aggregate, stack
 from strategies.compressors import Identity
+from strategies.evidence import examine
 from strategies.vectors import bounded_sum, norm
 
 START = "start"
@@ -171,6 +172,7 @@ class Estimates(ABC, Generic[StateT]):
         changed = {i: self.absorb(state.estimates.get(i, state.g), ask, q) for i, q in replies.items()}
         estimates = dict(sorted({**state.estimates, **changed}.items()))
         combined = self.combine(ask, stack(state.x, estimates), rng)
+        report = replace(report, evidence=examine(list(estimates), combined, rng))
         g = state.g if combined.vector is None else combined.vector
         if g is None:
             return replace(state, round=state.round + 1, report=replace(report, note=combined.note))

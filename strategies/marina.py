@@ -32,6 +32,7 @@ from strategies.algorithm import (
 from strategies.cohorts import common_seed, stack
 from strategies.compressors import Identity
 from strategies.descent import gradient
+from strategies.evidence import examine
 from strategies.vectors import norm
 
 FULL = "full"
@@ -174,6 +175,7 @@ class Marina(Plain, ABC):
             step_norm=0.0 if state.x_prev is None else norm(state.x - state.x_prev),
             clipped=[workers[row] for row in combined.clipped],
             note=note,
+            evidence=examine(workers, combined, rng),
         )
         # gamma is a Python float, so the step has the dtype of the model.
         x_next = state.x if g is None else state.x - self.gamma * g

@@ -23,6 +23,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from strategies.algorithm import Ask, Compressor, Evaluation, Mark, Method, Packet, Rejected, State, Vector
 from strategies.cohorts import sample
 from strategies.deadline import LearntDeadline
+from strategies.evidence import Evidence
 from strategies.randomness import Role, stream
 
 log = logging.getLogger("breakwater.strategy")
@@ -86,6 +87,9 @@ class RoundRecord:
         deadline_s: seconds that it waited for replies at most.
         note: what a reader should know.
         diverged: model or loss is not finite; this is the last round.
+        names: of the cohort, in its order.
+        evidence: what the round shows about each accepted worker, in their order; None where nothing was aggregated.
+        late: names of clients whose reply to an earlier round came since.
     """
 
     round: int
@@ -104,6 +108,9 @@ class RoundRecord:
     diverged: bool = False
     resynced: Sequence[int] = ()
     deadline_s: float | None = None
+    names: Sequence[str] = ()
+    evidence: Evidence | None = None
+    late: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,8 @@ class RobustStrategy(Strategy):
         idle_timeout_s: seconds to wait when nobody is connected before ``NoClientsError`` is raised.
         reveal_cohort: tell the sampled workers who else was sampled.
         traffic: returns (bytes up, bytes down) since the start, as measured by the transport; None if it cannot tell.
+        late: returns the names of the clients whose reply came after its round was over, since the last call; None if
+            the transport does not tell.
         evaluate: measures a model; None to measure nothing.
         every: rounds between evaluations; the last round is always measured.
         on_round: called with the record of every finished round.
@@ -154,6 +163,7 @@ class RobustStrategy(Strategy):
         idle_timeout_s: float = 120.0,
         reveal_cohort: bool = False,
         traffic: Callable[[], tuple[int, int]] | None = None,
+        late: Callable[[], Sequence[str]] | None = None,
         evaluate: Callable[[Vector], Evaluation] | None = None,
         every: int = 50,
         on_round: Callable[[RoundRecord], None] | None = None,
@@ -172,6 +182,7 @@ class RobustStrategy(Strategy):
         self.idle_timeout_s = idle_timeout_s
         self.reveal_cohort = reveal_cohort
         self.traffic = traffic
+        self.late = late
         self.evaluate = evaluate
         self.every = every
         self.on_round = on_round
@@ -287,6 +298,8 @@ class RobustStrategy(Strategy):
             note=note,
             resynced=opened.resynced,
             deadline_s=self.deadline_s,
+            names=[self.roster.name(worker) for worker in opened.cohort],
+            evidence=None if report.evidence is None else report.evidence.of(list(rows)),
         )
         return self.last
 
@@ -407,6 +420,7 @@ class RobustStrategy(Strategy):
                 evaluation=evaluation,
                 note=note,
                 diverged=diverged,
+                late=self.late() if self.late else (),
             )
             self.last = record
             if self.on_round:

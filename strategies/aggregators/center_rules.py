@@ -58,11 +58,12 @@ class GeometricMedian(Rule):
     def aggregate(self, rows: Mixture, f: int, center: Vector | None) -> Vector:
         """Return the smoothed geometric median of ``rows``; it needs no f."""
         rows, unit = tamed(rows)
-        z = self._of_large(rows) if rows.large else self._of_small(rows.array())
+        z = self._of_large(rows) if rows.large else self._of_small(rows)
         return _untamed(z, unit)
 
-    def _of_small(self, rows: Rows) -> Vector:
+    def _of_small(self, seen: Mixture) -> Vector:
         """Step through the rows themselves."""
+        rows = seen.array()
         z = coordinate_median(rows).astype(np.float64)
         distances, _ = _weiszfeld(rows, z, None)
         typical = float(np.sort(distances)[len(rows) // 2])
@@ -72,6 +73,7 @@ class GeometricMedian(Rule):
                 distances, moved = _weiszfeld(rows, z, weights / weights.sum())
                 if moved * weights.sum() <= self.tol * len(rows):  # a step is the gradient over the sum of weights
                     break
+            seen.note(weights / weights.sum())
         return z.astype(rows.dtype)
 
     def _of_large(self, rows: Mixture) -> Vector:
@@ -269,7 +271,7 @@ def tamed(rows: Mixture) -> tuple[Mixture, float]:
     typical = float(np.sort(peaks)[len(rows) // 2]) or largest
     if largest < 1e100 and (typical > 1e-100 or typical == 0.0):
         return rows, 1.0
-    unit = ldexp(0.5, frexp(max(typical, 1e-300))[1])
+    unit = rows.taken.unit = ldexp(0.5, frexp(max(typical, 1e-300))[1])
     with np.errstate(over="ignore"):
         factors = np.minimum(1.0, 1e100 / np.maximum(peaks / unit, 1.0))
     return rows.mixed(np.diag(factors), np.full(len(rows), unit)), unit

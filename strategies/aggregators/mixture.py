@@ -33,6 +33,19 @@ _LEAST_SQUARE = 1e-30
 """A float32 sum of squares below this may have lost digits to underflow."""
 
 
+class Taken:
+    """What the last weighted mean of rows was made of: the weight of every received row; None if there was none."""
+
+    def __init__(self) -> None:
+        self.weights: Matrix | None = None
+        self.unit = 1.0
+        """What the rows have been divided by, and the mean will be multiplied with."""
+
+    def note(self, weights: Matrix) -> None:
+        """Keep the weights of the received rows."""
+        self.weights = weights * self.unit
+
+
 class Mixture:
     """Weighted means of rows, seen_i = sum_j weights_ij rows_j / divisors_i.
 
@@ -46,6 +59,8 @@ class Mixture:
         self.rows = rows
         self.weights = weights
         self.divisors = np.ones(len(rows) if weights is None else len(weights)) if divisors is None else divisors
+        self.taken = Taken()
+        """Shared with what is mixed of this."""
 
     def __len__(self) -> int:
         """Return m, how many rows are seen."""
@@ -65,7 +80,9 @@ class Mixture:
         """Return weighted means of the seen rows: ``weights`` of shape (m', m), ``divisors`` of shape (m',)."""
         if self.weights is not None:
             weights = np.einsum("ij,jk->ik", weights / self.divisors, self.weights)
-        return Mixture(self.rows, weights, np.ones(len(weights)) if divisors is None else divisors)
+        mixture = Mixture(self.rows, weights, np.ones(len(weights)) if divisors is None else divisors)
+        mixture.taken = self.taken
+        return mixture
 
     def array(self) -> Rows:
         """Return the seen rows as an array, shape (m, d); the rows themselves where nothing is mixed."""
@@ -79,14 +96,22 @@ class Mixture:
     def row(self, i: int) -> Vector:
         """Return a copy of seen row i, shape (d,)."""
         if self.weights is None:
+            self.taken.note(np.eye(len(self))[i])
             return np.array(self.rows[i])
         return self.combine(np.eye(len(self))[i])
+
+    def note(self, weights: Matrix) -> None:
+        """Keep the weights, shape (m,), by which a rule has taken the seen rows without ``combine``."""
+        if self.weights is not None:
+            weights = np.einsum("i,ij->j", weights / self.divisors, self.weights)
+        self.taken.note(weights)
 
     # --- what rules ask for ------------------------------------------------------------------------------------------
 
     def mean(self) -> Vector:
         """Return the mean of the seen rows, shape (d,)."""
         if self.weights is None and not self.large:
+            self.taken.note(np.full(len(self), 1.0 / len(self)))
             return mean_of_rows(self.rows)
         return self.combine(np.ones(len(self)), len(self))
 
@@ -105,6 +130,8 @@ class Mixture:
         """
         if self.weights is not None:
             coefficients = np.einsum("i,ij->j", coefficients / self.divisors, self.weights)
+        with np.errstate(over="ignore"):
+            self.taken.note(coefficients / divisor)
         largest = float(np.finfo(self.dtype).max)
         if self.large:
             out = np.empty(self.rows.shape[1], self.dtype) if center is None else center

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from strategies.aggregators.mixture import Mixture
+from strategies.aggregators.mixture import Mixture, Taken
 from strategies.aggregators.presteps import PreStep
-from strategies.algorithm import Rows, Vector
+from strategies.algorithm import Rows, Vector, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,12 @@ class Rule(ABC):
         Raises:
             ValueError: rows of another shape or type, or more Byzantine rows than the rule can take.
         """
+        return self.weigh(rows, f, rng, center)[0]
+
+    def weigh(
+        self, rows: Rows, f: int, rng: np.random.Generator, center: Vector | None = None
+    ) -> tuple[Vector, Weights | None]:
+        """Return the same, and the weight of each row in it; see ``algorithm.Aggregator``."""
         if rows.ndim != 2 or 0 in rows.shape or rows.dtype not in (np.float32, np.float64):
             raise ValueError(
                 f"rows of shape {rows.shape}, {rows.dtype}: must be (n', d), both at least 1, float32 or float64"
@@ -67,7 +73,8 @@ class Rule(ABC):
         for step in self.pre:
             left = step.after(len(seen), f)[1]
             seen, f = step.mix(seen, f, rng), left
-        return self.aggregate(seen, f, center)
+        taken = seen.taken = Taken()
+        return self.aggregate(seen, f, center), taken.weights
 
     def tolerates(self, n: int) -> int:
         """Return the largest f for n rows that rule and pre-steps can take; -1 if they cannot take n rows at all."""

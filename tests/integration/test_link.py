@@ -343,6 +343,8 @@ def test_a_late_reply_is_dropped_and_what_expired_meanwhile_is_skipped(federatio
     late.join()
     assert reply.content.config_records["do"]["n"] == 4
     assert seen == [1, 4]
+    assert grid.late() == ["a"]
+    assert grid.late() == []
 
 
 def test_an_absent_node_is_an_error_at_once(federation: Federation) -> None:

@@ -94,9 +94,9 @@ def test_all_f_are_defended_against_however_few_came(method: Any) -> None:
     seen: list[int] = []
 
     class Watching(GeometricMedian):
-        def __call__(self, rows: Any, f: int, *rest: Any) -> Vector:
+        def weigh(self, rows: Any, f: int, *rest: Any) -> tuple[Vector, None]:
             seen.append(f)
-            return vector(0, 0)
+            return vector(0, 0), None
 
         def tolerates(self, n: int) -> int:
             return n

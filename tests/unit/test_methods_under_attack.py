@@ -80,3 +80,9 @@ def test_a_method_under_an_attack(name: str, kind: str) -> None:
             assert {reason.partition(":")[0] for _, reason in record.rejected} <= {REJECTED[kind]}
         else:
             assert record.rejected == []
+        assert record.names == [f"client-{worker}" for worker in record.cohort]
+        if record.evidence is not None:
+            assert record.evidence.workers == record.accepted
+            assert {len(record.evidence.distance), len(record.evidence.cosine)} == {len(record.accepted)}
+        else:
+            assert record.note  # why nothing was aggregated

@@ -135,6 +135,31 @@ def test_clipping_is_reported_by_worker() -> None:
     assert all(record.lam is None for record in records if record.kind == "full")
 
 
+def test_the_evidence_of_a_round_is_that_of_its_accepted_workers() -> None:
+    def tenfold(worker: int, message: Message) -> Iterator[Message]:
+        ask = codec.read_ask(message.content)
+        packet = Packet("identity", 2, -10 * honest(ask).values)
+        yield Message(codec.write_packet(packet, ask), reply_to=message)
+
+    records, _ = run(spoilt(tenfold), 12, MARINA)
+    assert all(record.names == [f"client-{worker}" for worker in record.cohort] for record in records)
+    first, full = records[0].evidence, records[0]
+    assert first is not None
+    assert (full.accepted, first.workers) == ([0, 1, 2, 3], [0, 1, 2, 3])
+    assert first.cosine == pytest.approx([1, 1, -1, 1])
+    assert not first.kept
+    assert first.same == [[0, 1, 3]]
+    clipped = next(record for record in records if record.clipped)
+    assert clipped.evidence is not None
+    assert clipped.evidence.of([2]).kept == pytest.approx([2 / 10])
+
+
+def test_the_names_of_the_late_are_those_since_the_round_before() -> None:
+    told = iter([[], ["client-3"]])
+    records, _ = run(LocalGrid(N, good), 2, late=lambda: next(told))
+    assert [record.late for record in records] == [[], ["client-3"]]
+
+
 # --- replies that do not count ---
 
 
