@@ -1,28 +1,123 @@
-"""Where the processes write their logs: warnings to the terminal, everything to a file."""
+"""Where the processes write their logs: warnings to the terminal, everything to a file; as text or as JSON.
 
+One record is one line, whatever is in it: control characters are escaped, and the lines of a traceback are indented, so
+that nobody who chooses a name or a reason can write a line of a log.
+"""
+
+import json
 import logging
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from link.text import escaped
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+"""What ``--log-level`` takes."""
+Form = Literal["text", "json"]
 
 _FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s: %(message)s"
+_TIME = "%Y-%m-%dT%H:%M:%S"
 
 
-def to_terminal(level: int = logging.WARNING) -> None:
-    """Write our log from ``level`` on to standard error, one plain line each."""
+@dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """What ``--log-format`` and ``--log-level`` say.
+
+    Args:
+        form: of every line, in files and on standard error.
+        level: what is less than this is not written; None for INFO in files, and on the terminal what the command says.
+    """
+
+    form: Form = "text"
+    level: int | None = None
+
+
+def to_terminal(level: int = logging.WARNING, options: LogOptions | None = None, process: str = "") -> None:
+    """Write our log to standard error.
+
+    Args:
+        level: from which on, where the options do not ask for less.
+        options: see there.
+        process: who writes, for JSON.
+    """
+    options = options or LogOptions()
     handler = _Terminal()
-    handler.setFormatter(logging.Formatter("%(message)s" if level >= logging.WARNING else "%(levelname)s %(message)s"))
-    _add(handler, level)
+    shown = "%(message)s" if level >= logging.WARNING else "%(levelname)s %(message)s"
+    handler.setFormatter(_Json(process) if options.form == "json" else _Text(shown))
+    _add(handler, max(level, options.level or level))
 
 
-def to_file(path: Path) -> None:
-    """Append everything from INFO on to a file; times are UTC."""
+def to_file(path: Path, options: LogOptions | None = None, process: str = "") -> None:
+    """Append our log to a file; times are UTC.
+
+    Args:
+        path: its folder is made if it is not there.
+        options: see there.
+        process: who writes, for JSON; "" for the name of the file.
+    """
+    options = options or LogOptions()
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _File(path, encoding="utf-8", delay=True)
-    formatter = logging.Formatter(_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    _add(handler, logging.INFO)
+    handler.setFormatter(_Json(process or path.stem) if options.form == "json" else _Text(_FORMAT, _TIME))
+    _add(handler, logging.INFO if options.level is None else options.level)
+
+
+class _Text(logging.Formatter):
+    """One line a record, and indented ones for a traceback."""
+
+    converter = staticmethod(time.gmtime)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name is logging's
+        """Return the line."""
+        return escaped(super().formatMessage(record))
+
+    def formatException(self, ei: object) -> str:  # noqa: N802  # the name is logging's
+        """Return the traceback, of which no line can be taken for a record."""
+        lines = super().formatException(ei).splitlines()  # type: ignore[arg-type]  # logging's own triple, passed on
+        return "\n".join("    " + escaped(line) for line in lines)
+
+
+class _Json(logging.Formatter):
+    """One JSON object a record, on one line of ASCII."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object."""
+        run = _Run.of(record)
+        moment = time.strftime(_TIME, time.gmtime(record.created))
+        line: dict[str, str | int] = {
+            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "process": self._process,
+            "pid": record.process or 0,
+        }
+        if run:
+            line["run_id"] = run
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+class _Run:
+    """The run that this process takes part in: a record that has a ``run_id`` says so, for all that follow."""
+
+    known = ""
+
+    @classmethod
+    def of(cls, record: logging.LogRecord) -> str:
+        """Return the id of the run, as text: it is longer than what JSON's readers keep of a number."""
+        named = getattr(record, "run_id", None)
+        if named is not None:
+            cls.known = str(named)
+        return cls.known
 
 
 class _File(logging.FileHandler):
@@ -35,7 +130,7 @@ class _File(logging.FileHandler):
 
 
 class _Terminal(logging.Handler):
-    """Writes to what standard error is at the moment: a progress bar puts itself in its place while it moves."""
+    """Writes to what standard error is at the moment: a live view puts itself in its place while it moves."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""

@@ -14,6 +14,7 @@ import logging
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -31,7 +32,8 @@ from link.ledger import Ledger
 from link.memory import keep_buffers
 from link.seats import NoSeat, Seat, Seats
 from link.streams import Batch, Call, Stream
-from link.tls import peer_certificate, peer_name
+from link.tls import may_watch, peer_certificate, peer_name
+from link.watchers import WATCH, Watchers, only_local
 from link.wire import (
     CHUNK_BYTES,
     METHOD,
@@ -53,6 +55,8 @@ _GOODBYE_S = 2.0
 """Seconds that the goodbyes have to get out at the end."""
 _LOOK_S = 1.0
 """Seconds between looks at the lists of who may be here."""
+_MOST_LATE = 10_000
+"""So many late replies are remembered until somebody asks who was late."""
 _MAX_STRIKES = 100
 """So many frames in a row that nobody asked for or that are no frames end a stream."""
 
@@ -112,15 +116,19 @@ class StreamGrid(Grid):
         self._changed = threading.Condition()  # guards what follows, and tells of ready clients
         self._seats = Seats(clients, held)
         self._waits: list[float] = []
+        self._late: deque[str] = deque(maxlen=_MOST_LATE)
         self._ready: dict[int, Stream] = {}  # by node id
         self._pushed: dict[str, Call] = {}  # what pull_messages may ask for, by message id
         self._ids = itertools.count(1)
         self._streams: set[Stream] = set()  # the loop's own, as what follows
-        self._door = Door(lambda: [stream.context.peer() for stream in self._streams])
+        self._door = Door(lambda: [*(stream.context.peer() for stream in self._streams), *self._watchers.peers()])
+        self._watchers = Watchers(self._door, self._admit_watcher, self._flaw_of_watcher)
         self._bans = Bans()
         self._doorman: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.address = ""
+        """HOST:PORT that was bound; "" before that."""
         flwr_compat.set_identity(run_id)
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -148,7 +156,8 @@ class StreamGrid(Grid):
             self._loop = None
             loop.release()
             raise LinkError(f"cannot listen on {address!r}: {error}") from error
-        return f"{host}:{port}"
+        self.address = f"{host}:{port}"
+        return self.address
 
     def close(self, reason: str, *, final: bool = True) -> None:
         """Say goodbye to all clients and end the server and its thread; a second call does nothing.
@@ -183,6 +192,21 @@ class StreamGrid(Grid):
     def waits(self) -> list[float]:
         """Return the seconds after which each reply to the last ``send_and_receive`` came; errors are none."""
         return self._waits
+
+    def late(self) -> list[str]:
+        """Return the names of the clients whose reply came after its instruction had expired, since the last call."""
+        with self._changed:
+            late = list(self._late)
+            self._late.clear()
+        return late
+
+    def show(self, state: Callable[[], str]) -> None:
+        """Take what tells those who watch of the run, from now on.
+
+        Args:
+            state: returns a JSON object; called on the link's thread, so it must be quick, and must not raise.
+        """
+        self._watchers.show(state)
 
     def vacate(self, name: str) -> None:
         """Give up the seat of a client that is away for good; one that is connected, or unknown, keeps what it has."""
@@ -294,8 +318,12 @@ class StreamGrid(Grid):
             options=[("grpc.so_reuseport", 0), *TRANSPORT, *heartbeat(self._heartbeat_s), *limits(self._clients)]
         )
         service, method = METHOD.strip("/").split("/")
-        handler = grpc.stream_stream_rpc_method_handler(self._session)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+        handlers = {
+            method: grpc.stream_stream_rpc_method_handler(self._session),
+            # Its request is read as a hello is, within the same time.
+            WATCH.rpartition("/")[2]: grpc.stream_stream_rpc_method_handler(self._watchers.serve),
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
         if self._credentials is None:
             port: int = self._server.add_insecure_port(address)
         else:
@@ -375,6 +403,8 @@ class StreamGrid(Grid):
             raise NoSeat(f"name {hello.name[:80]!r}: this client's certificate is for {certified!r}")
         if self._guests is not None and (flaw := self._guests.flaw_of(peer_certificate(context))) is not None:
             raise NoSeat(flaw)
+        if self._credentials is not None and may_watch(peer_certificate(context)):
+            raise NoSeat("this certificate is for watching; `breakwater certs issue DIR NAME` makes a client's")
         if hello.fingerprint != self._fingerprint:
             raise NoSeat(
                 f"code fingerprint {hello.fingerprint[:64]!r}: this server runs {self._fingerprint!r}; "
@@ -395,6 +425,24 @@ class StreamGrid(Grid):
                 raise NoSeat(str(error)) from error
             raise
 
+    def _admit_watcher(self, context: Any) -> str:
+        """Return who wants to watch, for the log.
+
+        Raises:
+            NoSeat: it may not.
+        """
+        if self._credentials is None:
+            return only_local(context)
+        if not may_watch(peer_certificate(context)):
+            raise NoSeat("this certificate is not for watching; `breakwater certs issue DIR --watcher NAME` makes one")
+        flaw = self._flaw_of_watcher(context)
+        if flaw is not None:
+            raise NoSeat(flaw)
+        return f"{peer_name(context)}, by its certificate,"
+
+    def _flaw_of_watcher(self, context: Any) -> str | None:
+        return None if self._guests is None else self._guests.flaw_of(peer_certificate(context), watches=True)
+
     async def _keep_looking(self, guests: Guests) -> None:
         """Cut off who may not be here any more."""
         while True:
@@ -405,6 +453,7 @@ class StreamGrid(Grid):
                     flaw = guests.flaw_of(stream.certificate)
                     if flaw is not None and stream.goodbye is None:
                         self._cut_off(stream, flaw)
+                self._watchers.look()
             except Exception:  # whatever it is, a list that changes later must still be looked at
                 _log.exception("cannot look who may be here; trying again")
 
@@ -499,6 +548,8 @@ class StreamGrid(Grid):
                 call.fail(flwr_compat.BAD_REPLY, answer)
             elif not call.settled:
                 call.settle(answer.answer)
+            else:
+                self._late.append(stream.seat.name)
 
     async def _write(self, stream: Stream) -> None:
         """Send a client its instructions one at a time, and goodbye in the end."""
@@ -541,7 +592,9 @@ class StreamGrid(Grid):
         for stream in streams:
             stream.goodbye = control_frame(pb.Goodbye(reason=reason, final=final))
             stream.wake.set()
-        gone = asyncio.gather(*(stream.gone.wait() for stream in streams))
+        gone = asyncio.gather(
+            self._watchers.close(reason, final, _GOODBYE_S), *(stream.gone.wait() for stream in streams)
+        )
         with suppress(TimeoutError):
             await asyncio.wait_for(gone, _GOODBYE_S)
         for stream in streams:  # one that has stopped may hold half an instruction of any length: it gets no goodbye

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -21,7 +22,6 @@ from rich.console import Console
 
 from link import codec, flwr_compat
 from link.compiled import LONG_S, prepare
-from link.config import Config
 from link.errors import BreakwaterError
 from link.experiment import ATTACKERS, LIFE, LINK, LISTEN, OUT, RESUME, Experiment, code_fingerprint, from_run_config
 from link.grid import StreamGrid
@@ -30,8 +30,12 @@ from link.sections.base import Federation
 from server.books import Books
 from server.checkpoints import resumed
 from server.curve import draw
+from server.explain import TaskFacts, title
 from server.folder import CURVE, RunFolder, read_rounds
-from server.progress import RunProgress, measures, size
+from server.monitor import Monitoring
+from server.observers import watched
+from server.progress import last_line
+from server.report import REPORT, write_report
 from server.roster import LinkRoster, QueriedRoster
 from strategies.deadline import LearntDeadline
 from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord
@@ -53,19 +57,21 @@ def load_loops(experiment: Experiment, console: Console) -> None:
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment that the run config names."""
-    console = Console(file=sys.stdout, soft_wrap=True)
+    monitoring = Monitoring.of(context.run_config)
+    console = Console(file=sys.stdout, soft_wrap=True, quiet=monitoring.quiet)
     if isinstance(grid, StreamGrid):
-        _run(grid, context, console)
+        _run(grid, context, monitoring, console)
         return
     with _ended_in_order():
         try:
-            _run(grid, context, console)
+            monitoring.check()
+            _run(grid, context, monitoring, console)
         except (BreakwaterError, NoClientsError) as error:
             log.error("%s", error)  # Flower prints the stack above it, and says it again with the status of the run
             raise
 
 
-def _run(grid: Grid, context: Context, console: Console) -> None:
+def _run(grid: Grid, context: Context, monitoring: Monitoring, console: Console) -> None:
     """Run it over the link where that is to be had."""
     experiment = from_run_config(context.run_config)
     resume = str(context.run_config.get(RESUME, ""))
@@ -76,12 +82,12 @@ def _run(grid: Grid, context: Context, console: Console) -> None:
         load_loops(experiment, console)
         books = Books(experiment, folder, point, int(context.run_config.get(LIFE, 0)), console)
         if isinstance(grid, StreamGrid):
-            _train(grid, LinkRoster(grid), _deadline(federation), books)
+            _train(grid, LinkRoster(grid), _deadline(federation), books, monitoring)
         elif address:
             from server.bridge import live_link
 
             with live_link(grid, experiment, context.run_id, address, str(context.run_config.get(LISTEN, ""))) as link:
-                _train(link, LinkRoster(link), _deadline(federation), books)
+                _train(link, LinkRoster(link), _deadline(federation), books, monitoring)
         else:
             if experiment.config.attack and flwr_compat.is_simulated(grid) and not context.run_config.get(ATTACKERS):
                 log.warning(
@@ -90,7 +96,7 @@ def _run(grid: Grid, context: Context, console: Console) -> None:
             deadline_s = federation.flower_deadline_s
             polled = PolledGrid(grid)
             roster = QueriedRoster(polled, federation.clients, code_fingerprint(), deadline_s)
-            _train(polled, roster, deadline_s, books)
+            _train(polled, roster, deadline_s, books, monitoring)
 
 
 def _deadline(federation: Federation) -> float | LearntDeadline:
@@ -101,26 +107,29 @@ def _deadline(federation: Federation) -> float | LearntDeadline:
 
 
 def _train(
-    grid: StreamGrid | PolledGrid, roster: LinkRoster | QueriedRoster, deadline_s: float | LearntDeadline, books: Books
+    grid: StreamGrid | PolledGrid,
+    roster: LinkRoster | QueriedRoster,
+    deadline_s: float | LearntDeadline,
+    books: Books,
+    monitoring: Monitoring,
 ) -> None:
     """Wait for clients, run all rounds, leave the results in the folder."""
     experiment, folder, console = books.experiment, books.folder, books.console
     config, problem = experiment.config, experiment.problem
     federation, rounds = config.federation, config.strategy.rounds
     over = books.state is not None and books.state.round > rounds  # only its results are still to be written
-    joined_s = 0.0 if over else _gather(roster, federation, books)
-
-    x0 = problem.initial()
-    start = problem.evaluate(x0)
-    folder.begin(config, start)
-    with RunProgress(console, rounds, f"{config.strategy.kind}/{config.aggregator.kind}") as progress:
-        progress.start(start if books.state is None else problem.evaluate(books.state.x), folder.rounds)
+    with watched(grid, config, folder.path, folder.rounds, monitoring, console) as observers:
+        joined_s = 0.0 if over else _gather(roster, federation, books)
+        x0 = problem.initial()
+        start = problem.evaluate(x0)
+        folder.begin(config, start)
+        observers.start(start if books.state is None else problem.evaluate(books.state.x), folder.rounds)
 
         def on_round(record: RoundRecord) -> None:
             folder.add(record)
             if record.evaluation is not None and strategy.state is not None:
                 folder.save(strategy.state.x)
-            progress.add(record)
+            observers.add(record)
             if not record.diverged and books.due(record.round):
                 books.keep(grid, roster, strategy)
 
@@ -136,6 +145,7 @@ def _train(
             idle_timeout_s=federation.join_timeout_s,
             reveal_cohort=config.reveals_cohort,
             traffic=grid.traffic,
+            late=grid.late if isinstance(grid, StreamGrid) else None,
             evaluate=problem.evaluate,
             every=config.evaluation.every,
             on_round=on_round,
@@ -156,18 +166,36 @@ def _train(
                 model=strategy.state.x,
                 lives=books.life or 1,
                 patience_s=federation.join_timeout_s if status == "finished" else 0.0,
+                task=_facts(experiment),
             )
+            line = last_line(summary, folder.path)
+            observers.end(status, line)
+            if monitoring.pictures:
+                _report(folder.path)
     try:
-        draw({config.strategy.kind: (summary, read_rounds(folder.path))}, folder.path / CURVE, title=_title(config))
+        if monitoring.pictures:
+            draw({config.strategy.kind: (summary, read_rounds(folder.path))}, folder.path / CURVE, title=title(config))
     except OSError as error:
         log.error("%s: cannot be written: %s", folder.path / CURVE, error.strerror or error)
-    last = strategy.last
-    final = measures(last.evaluation) if last and last.evaluation else ""
-    console.print(
-        f"{status} after {summary['rounds']} rounds in {summary['wall_s']:.1f} s  {final}  "
-        f"{size(summary['bytes_up'])} up  {size(summary['bytes_down'])} down  run folder {folder.path}",
-        highlight=False,
-    )
+    console.quiet = False
+    console.print(line, highlight=False, markup=False)
+
+
+def _facts(experiment: Experiment) -> dict[str, Any] | None:
+    """Return what the task tells of itself, for the summary; None where a custom task cannot say."""
+    try:
+        return TaskFacts.of(experiment.problem).told()
+    except Exception as error:  # whatever the user's code raises is no reason to lose the results
+        log.warning("the task does not tell its L or f*: %r", error)
+        return None
+
+
+def _report(out: Path) -> None:
+    """Leave the report in the run folder; without it the run is as good."""
+    try:
+        write_report(out)
+    except Exception as error:  # a page that cannot be made must not end a run
+        log.error("%s: cannot be made: %s", out / REPORT, error)
 
 
 def _gather(roster: LinkRoster | QueriedRoster, federation: Federation, books: Books) -> float:
@@ -227,10 +255,3 @@ def _ended_in_order() -> Iterator[None]:
             signal.signal(number, handler)
     if ended is not None:
         signal.raise_signal(ended)
-
-
-def _title(config: Config) -> str:
-    """Return the experiment in a few words."""
-    federation = config.federation
-    attack = f", {federation.byzantine} of {federation.clients} attack by {config.attack.kind}" if config.attack else ""
-    return f"{config.strategy.kind} on {config.task.kind}{attack}"

@@ -30,6 +30,7 @@ from link.config import Config
 from link.errors import ConfigError, Unwritten
 from server.checkpoints import Checkpoint, Checkpoints, clear_drafts
 from strategies.algorithm import Evaluation, Vector
+from strategies.evidence import Evidence
 from strategies.strategy import RoundRecord
 
 log = logging.getLogger("breakwater.server")
@@ -100,12 +101,62 @@ class RunCard:
             _replace(folder / CONFIG, config)
             _replace(folder / RUN, json.dumps(asdict(self), indent=2) + "\n")
         except OSError as error:
-            raise unwritable(folder, error) from None
+            raise unwritable(folder, error, goes_on=self.lives > 1) from None
 
 
-def unwritable(folder: Path, error: OSError) -> ConfigError:
-    """Return what a user is told of a run folder that cannot be used."""
-    return ConfigError(f"{folder}: cannot be written: {error.strerror or error}; give --out another folder")
+def unwritable(folder: Path, error: OSError, *, goes_on: bool = False) -> ConfigError:
+    """Return what a user is told of a run folder that cannot be used, for a new run or for one that goes on there."""
+    mend = f"mend that, then `breakwater server --resume {folder}`" if goes_on else "give --out another folder"
+    return ConfigError(f"{folder}: cannot be written: {error.strerror or error}; {mend}")
+
+
+_claimed: dict[Path, int] = {}
+"""The locked metrics file of each folder that this process has claimed and not opened as a RunFolder yet."""
+
+
+@contextmanager
+def claimed(path: Path, *, goes_on: bool) -> Iterator[None]:
+    """Within: no other server runs in this folder. The first RunFolder that is opened there within takes over the lock.
+
+    A server claims its folder before it listens or writes anything: one that is started by mistake on a run that is
+    going on must not touch what the other one needs.
+
+    Args:
+        path: the run folder, absolute; created with its parents.
+        goes_on: the run was begun there; else there must be none.
+
+    Raises:
+        ConfigError: see RunFolder.
+    """
+    _claimed[path] = _lock(path, goes_on=goes_on)
+    try:
+        yield
+    finally:
+        file = _claimed.pop(path, None)
+        if file is not None:  # nothing has come of it
+            if not goes_on:
+                (path / METRICS).unlink(missing_ok=True)
+            os.close(file)
+
+
+def _lock(path: Path, *, goes_on: bool) -> int:
+    """Return the metrics file of a run folder, open and locked by this process."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if (path / METRICS).exists() and not goes_on:
+            raise ConfigError(f"{path}: holds a run already; give --out another folder or remove it")
+        file = os.open(path / METRICS, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            raise ConfigError(f"{path}: another server is running this run") from None
+        except BaseException:
+            os.close(file)
+            raise
+    except OSError as error:
+        raise unwritable(path, error, goes_on=goes_on) from None
+    return file
 
 
 class RunFolder:
@@ -127,30 +178,26 @@ class RunFolder:
         self._bytes_down = 0
         self._rejected: Counter[str] = Counter()
         self._rejected_of: dict[str, Counter[str]] = {}
+        self._names: dict[int, str] = {}
         self._start: Evaluation | None = None
         self._last: dict[str, float | None] | None = None
         self._wall_s = 0.0 if checkpoint is None else checkpoint.wall_s  # in the lives before this one
         self._began: float | None = None
         self._unwritten = bytearray()
         self._failing: set[str] = set()  # what could not be written at the last attempt
+        goes_on = checkpoint is not None
+        claimed = _claimed.pop(path, None)
+        self._metrics = _lock(path, goes_on=goes_on) if claimed is None else claimed
+        self._size = 0
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            if (path / METRICS).exists() and checkpoint is None:
-                raise ConfigError(f"{path}: holds a run already; give --out another folder or remove it")
-            self._metrics = os.open(path / METRICS, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(self._metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._size = 0
-                if checkpoint is not None:
-                    self._go_back(checkpoint.round)
-            except BlockingIOError:
-                os.close(self._metrics)
-                raise ConfigError(f"{path}: another server is running this run") from None
-            except BaseException:
-                os.close(self._metrics)
-                raise
+            if checkpoint is not None:
+                self._go_back(checkpoint.round)
         except OSError as error:
-            raise unwritable(path, error) from None
+            self.close()
+            raise unwritable(path, error, goes_on=goes_on) from None
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         """Nothing to do yet."""
@@ -234,8 +281,15 @@ class RunFolder:
             line["deadline_s"] = round(record.deadline_s, 3)
         if record.resynced:
             line["resynced"] = list(record.resynced)
+        if record.late:
+            line["late"] = list(record.late)
         if record.note:
             line["note"] = record.note
+        if record.evidence is not None:
+            line |= _evidence(record.evidence)
+        names = {str(i): name for i, name in zip(record.cohort, record.names, strict=False) if self._names.get(i) != name}
+        if names:
+            line["names"] = names
         if record.evaluation is not None:
             line |= _measures(record.evaluation)
         self._count(line)
@@ -271,6 +325,7 @@ class RunFolder:
         model: Vector | None,
         lives: int = 1,
         patience_s: float = 0.0,
+        task: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Write summary and model, and return the summary.
 
@@ -281,6 +336,7 @@ class RunFolder:
             model: the last model; None if there is none.
             lives: how often a server was started for this run.
             patience_s: how long to wait for room on a full disk.
+            task: what the task tells of itself, see ``server.explain.TaskFacts``.
 
         Raises:
             Unwritten: the disk is full, or the folder is gone.
@@ -300,6 +356,8 @@ class RunFolder:
             "lives": lives,
             "versions": versions(),
         }
+        if task is not None:
+            summary["task"] = dict(task)
 
         def write() -> None:
             self._flush()
@@ -316,6 +374,7 @@ class RunFolder:
         self._rounds = line["round"]
         self._bytes_up += line["bytes_up"]
         self._bytes_down += line["bytes_down"]
+        self._names |= {int(worker): name for worker, name in line.get("names", {}).items()}
         for entry in line["rejected"]:
             slug = entry["reason"].partition(":")[0]
             self._rejected[slug] += 1
@@ -426,6 +485,18 @@ def read_rounds(folder: Path) -> list[dict[str, Any]]:
 def _measures(evaluation: Evaluation) -> dict[str, float | None]:
     measures = {"loss": _number(evaluation.loss), "accuracy": _number(evaluation.accuracy)}
     return measures if evaluation.gap is None else measures | {"gap": _number(evaluation.gap)}
+
+
+def _evidence(evidence: Evidence) -> dict[str, Any]:
+    """Return the evidence with the digits that it deserves."""
+    told = {
+        "distance": [None if v is None else float(f"{v:.3g}") for v in evidence.distance],
+        "cosine": [None if v is None else round(v, 4) for v in evidence.cosine],
+        "kept": [None if v is None else float(f"{v:.3g}") for v in evidence.kept],
+        "weight": [None if v is None else float(f"{v:.3g}") for v in evidence.weight],
+        "same": [list(group) for group in evidence.same],
+    }
+    return {name: values for name, values in told.items() if values}
 
 
 def _number(value: float | None) -> float | None:

@@ -15,6 +15,12 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from link.text import one_line
+
 STATEMENT = (
     "A ranking to look into, not a verdict: an honest client whose data are unusual stands out too, and an attacker "
     "that imitates honest ones does not."
@@ -23,6 +29,8 @@ STATEMENT = (
 
 HIGHEST = 99.9
 """Scores are cut off there."""
+_LITTLE = 2.0
+"""Below this a score needs no explanation: somebody must be first."""
 _FEW = 5
 """Rounds after which a typical value counts for half."""
 _FLOORS = {"distance": 0.05, "cosine": 0.02, "clipped": 0.1, "rejected": 0.05, "same": 0.05}
@@ -52,7 +60,9 @@ class Suspect:
         weight: mean weight that the rule gave it; None for rules without weights.
         same: rounds in which it sent exactly what some others sent, they being few enough to be all Byzantine.
         score: how far it stands out, in units of the spread among clients, 0 .. HIGHEST; None without evidence.
-        because: the evidence that gives the score.
+        because: the evidence that gives the score, if it stands out at all: it is far away from the aggregate or very
+            near to it, points away from it or agrees with it much, more than others do; it is often clipped or
+            rejected; it sends equal vectors, see ``same``.
     """
 
     worker: int
@@ -186,15 +196,50 @@ def _scores(books: Mapping[int, _Books]) -> dict[int, tuple[float | None, str]]:
             sized = min(HIGHEST, abs(away) * rounds / (rounds + _FEW))
             if kind in ("distance", "cosine") or away > 0:  # fewer rejections than others are no evidence
                 found[worker].append((sized, _words(kind, away)))
-    return {worker: max(found[worker]) if found[worker] else (None, "") for worker in books}
+    best = {worker: max(found[worker], default=(None, "")) for worker in books}
+    return {worker: (score, because if (score or 0.0) >= _LITTLE else "") for worker, (score, because) in best.items()}
 
 
 def _words(kind: str, away: float) -> str:
     """Return a kind of evidence in words."""
     return {
-        "distance": "far from the aggregate" if away > 0 else "unusually near the aggregate",
-        "cosine": "agrees with the aggregate more than others" if away > 0 else "points away from the aggregate",
-        "clipped": "clipped more often than others",
-        "rejected": "replies rejected",
-        "same": "sends exactly what others send",
+        "distance": "far away" if away > 0 else "very near",
+        "cosine": "agrees much" if away > 0 else "points away",
+        "clipped": "often clipped",
+        "rejected": "rejected",
+        "same": "equal vectors",
     }[kind]
+
+
+def table(suspects: Sequence[Suspect]) -> Table:
+    """Return the suspects as a table for a terminal; names and reasons are whatever the clients chose.
+
+    Columns in which nothing stands are left out.
+    """
+    columns: dict[str, list[str]] = {
+        "score": [_figure(suspect.score, 1) for suspect in suspects],
+        "asked": [str(suspect.sampled) for suspect in suspects],
+        "answered": ["" if s.answered == s.sampled else str(s.answered) for s in suspects],
+        "late": [str(suspect.late or "") for suspect in suspects],
+        "clipped": [str(suspect.clipped or "") for suspect in suspects],
+        "kept": [_figure(suspect.kept, 2) for suspect in suspects],
+        "distance": [_figure(suspect.distance, 2) for suspect in suspects],
+        "cosine": [_figure(suspect.cosine, 2) for suspect in suspects],
+        "weight": [_figure(suspect.weight, 3) for suspect in suspects],
+        "because": [suspect.because for suspect in suspects],
+        "rejected": [", ".join(f"{count} {reason}" for reason, count in s.rejected.items()) for s in suspects],
+    }
+    columns = {heading: cells for heading, cells in columns.items() if any(cells)}
+    shown = Table(title="Who attacked?", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown.add_column("client", no_wrap=True)
+    for heading in columns:
+        words = heading in ("because", "rejected")
+        shown.add_column(heading, justify="left" if words else "right", no_wrap=not words)
+    for row, suspect in enumerate(suspects):
+        cells = (Text(one_line(cells[row], 80)) for cells in columns.values())
+        shown.add_row(Text(one_line(suspect.name, 30)), *cells)
+    return shown
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

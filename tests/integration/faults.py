@@ -87,6 +87,7 @@ BIG_REPLY_BYTES = 8 * (64 * 2000 + 2000 + 2000 * 10 + 10)
 LEFT = {
     "config.toml",
     "curve.png",
+    "report.html",
     "logs",
     "metrics.jsonl",
     "model.safetensors",

@@ -1,6 +1,7 @@
 """`breakwater run` with real processes: results, the run folder, and that nothing is ever left behind."""
 
 import os
+import re
 import signal
 import time
 import tomllib
@@ -31,6 +32,9 @@ from tests.reference.plain_loop import trajectory
 pytestmark = pytest.mark.slow
 
 A9A = ROOT / "deploy" / "configs" / "a9a.toml"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+AS_IN_README = tuple(re.findall(r"breakwater run deploy/configs/a9a\.toml --set (\S+)$", README, re.MULTILINE))
+"""The change to the config in the README's command for the paper's experiment, which ends below 1e-9 there."""
 
 
 def model_of(out: Path) -> np.ndarray:
@@ -44,13 +48,14 @@ def model_of(out: Path) -> np.ndarray:
     ("changes", "bound"),
     [
         pytest.param((), 1e-8, id="alie, rand-k"),
-        pytest.param(("attack.kind=shb", "compressor.kind=identity"), 1e-9, id="shb"),
+        pytest.param(AS_IN_README, 1e-9, id="as in the README"),
         pytest.param(("attack.kind=big", "compressor.kind=identity"), 1e-4, id="big"),
     ],
 )
 def test_a9a_converges_under_attack(
     processes: Processes, data_dir: Path, tmp_path: Path, changes: tuple[str, ...], bound: float
 ) -> None:
+    assert AS_IN_README == ("attack.kind=shb",)
     out = tmp_path / "run"
     run = processes.breakwater("run", A9A, "--data", data_dir, "--out", out, *sets(*changes))
     run.line("20 of 20 clients joined")
@@ -154,6 +159,7 @@ def test_the_run_folder_is_complete(processes: Processes, digits: Path, tmp_path
         "summary.json",
         "model.safetensors",
         "curve.png",
+        "report.html",
         "checkpoints",
         "run.json",
         "logs",
@@ -169,17 +175,21 @@ def test_the_run_folder_is_complete(processes: Processes, digits: Path, tmp_path
     assert [line["round"] for line in rounds] == list(range(1, 26))
     for line in rounds:
         measured = {"loss", "accuracy"} if line["round"] in (10, 20, 25) else set()
-        assert set(line) == always | measured
+        shown = {"distance", "cosine"} | ({"kept"} if line["lam"] is not None else set())
+        assert set(line) - {"names", "same", "weight"} == always | measured | shown
+        assert len(line["distance"]) == len(line["cosine"]) == len(line["accepted"])
         assert line["accepted"] == line["cohort"]
         assert len(line["cohort"]) == (5 if line["kind"] == "full" else 4)
         assert 0 < line["bytes_up"] < line["bytes_down"]
         assert line["round_s"] > 0
     assert {line["kind"] for line in rounds} == {"full", "difference"}
+    names = {worker: name for line in rounds for worker, name in line.get("names", {}).items()}
+    assert names == {"0": "client-0", "1": "client-1", "2": "client-2", "3": "byzantine-0", "4": "byzantine-1"}
 
     summary = summary_of(out)
     assert set(summary) == {
         *("status", "rounds", "loss", "accuracy", "start", "bytes_up", "bytes_down"),
-        *("wall_s", "joined_s", "rejected", "rejected_by_client", "seed", "lives", "versions"),
+        *("wall_s", "joined_s", "rejected", "rejected_by_client", "seed", "lives", "versions", "task"),
     }
     assert (summary["status"], summary["rounds"], summary["seed"], summary["rejected"]) == ("finished", 25, 3, {})
     assert (summary["loss"], summary["accuracy"]) == (rounds[-1]["loss"], rounds[-1]["accuracy"])

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy import cli
 from deploy.cli import main
+from deploy.commands import check
+from deploy.commands.options import out_dir
 
 ROOT = Path(__file__).parents[2]
 DEMO = str(ROOT / "deploy" / "configs" / "demo.toml")
@@ -215,14 +216,14 @@ def test_check_of_an_own_task_looks_beside_the_config(capsys: pytest.CaptureFixt
 
 def test_the_default_run_folder_is_named_after_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
     options = argparse.Namespace(out=None)
-    assert re.fullmatch(r"runs/a9a-\d{8}-\d{6}", str(cli._out(options, "a9a")))
+    assert re.fullmatch(r"runs/a9a-\d{8}-\d{6}", str(out_dir(options, "a9a")))
 
 
 def test_an_interrupted_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(options: argparse.Namespace) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_check", interrupted)
+    monkeypatch.setattr(check, "_check", interrupted)
     assert status("check", DEMO) == 130
     assert capsys.readouterr().err == "breakwater: interrupted\n"
 

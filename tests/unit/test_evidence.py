@@ -64,7 +64,7 @@ def test_where_most_rows_are_the_aggregate_the_others_are_farthest() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_hostile_numbers_give_finite_evidence(dtype: type) -> None:
     largest = np.finfo(dtype).max
-    rows = np.array([[1, 2, 3], [largest, -largest, largest], [1, 2, 3.5], [0, 0, 0]], dtype)
+    rows: Rows = np.array([[1, 2, 3], [largest, -largest, largest], [1, 2, 3.5], [0, 0, 0]], dtype)
     seen = examine(range(4), combined(rows, np.array([1, 2, 3], dtype), lam=2.0), rng())
     assert seen is not None
     numbers = [v for values in (seen.distance, seen.cosine, seen.kept) for v in values if v is not None]
@@ -77,7 +77,7 @@ def test_nothing_is_said_where_nothing_was_aggregated() -> None:
 
 
 def test_of_long_rows_a_random_part_is_looked_at_and_says_about_the_same() -> None:
-    rows = np.random.default_rng(1).normal(size=(5, 4 * MOST)).astype(np.float32)
+    rows: Rows = np.random.default_rng(1).normal(size=(5, 4 * MOST)).astype(np.float32)
     rows[3] *= 4.0
     center = rows.mean(axis=0)
     seen = examine(range(5), combined(rows, center, lam=1000.0), rng())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.explain import byzantine_majority, explain, warnings
+from server.explain import byzantine_majority, explain, warnings
 from link.config import load, parse
 from link.errors import ConfigError
 

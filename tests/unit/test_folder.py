@@ -1,7 +1,6 @@
 """The run folder, and what is read from it: every file of it, and folders that cannot be used."""
 
 import errno
-import io
 import json
 import math
 import os
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 from safetensors.numpy import load_file
 
 from link.config import load, parse
@@ -28,11 +26,13 @@ from server.folder import (
     SUMMARY,
     RunCard,
     RunFolder,
+    claimed,
     read_rounds,
     versions,
 )
-from server.progress import RunProgress, measures, size
+from server.process import ServerOptions, serve
 from strategies.algorithm import Evaluation
+from strategies.evidence import Evidence
 from strategies.strategy import RoundRecord
 
 TEXT = """
@@ -94,6 +94,22 @@ def test_a_run_leaves_these_files(tmp_path: Path) -> None:
         "seed": 7, "lives": 1,
     }  # fmt: skip
     assert load_file(folder.path / MODEL)["x"].tolist() == [1.0, -2.0]
+
+
+def test_evidence_late_replies_and_new_names_are_in_the_line_of_their_round(tmp_path: Path) -> None:
+    seen = Evidence([0, 3], [1.0, 2.3456], [0.123456, None], kept=[1.0, 0.123456], weight=[0.5, 0.5], same=[[0, 3]])
+    named = replace(RECORD, names=["a", "b", "c"], evidence=seen)
+    with RunFolder(tmp_path) as folder:
+        folder.add(named)
+        folder.add(replace(named, round=2, late=["b"]))
+        folder.add(replace(named, round=3, names=["a", "B", "c"], evidence=None))
+    first, second, third = read_rounds(tmp_path)
+    assert {key: first[key] for key in ("distance", "cosine", "kept", "weight", "same")} == {
+        "distance": [1.0, 2.35], "cosine": [0.1235, None], "kept": [1.0, 0.123], "weight": [0.5, 0.5], "same": [[0, 3]],
+    }  # fmt: skip
+    assert first["names"] == {"0": "a", "1": "b", "3": "c"}
+    assert ("names" in second, second["late"], third["names"]) == (False, ["b"], {"1": "B"})
+    assert "distance" not in third
 
 
 def test_a_round_is_in_the_file_before_the_next_begins(tmp_path: Path) -> None:
@@ -228,6 +244,55 @@ def test_two_servers_do_not_write_one_run(tmp_path: Path) -> None:
     RunFolder(tmp_path, checkpoint).close()
 
 
+def test_a_second_server_changes_nothing_of_a_run_that_is_going_on(tmp_path: Path) -> None:
+    config = parse(TEXT)
+    card = RunCard(run_id=7, listen="h:1", data=None, config_dir=None, tls=None)
+    begun = RunFolder(tmp_path)
+    begun.add(RECORD)
+    card.write(tmp_path, config.to_toml())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    heard: list[str] = []
+    second = ServerOptions.of_run(tmp_path, card, config, listen="127.0.0.1:0", data=None, tls=None)
+    with pytest.raises(ConfigError, match="another server is running this run"):
+        serve(second, heard.append)
+    assert heard == [], "it did not even listen"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    begun.close()
+
+
+def test_a_claimed_folder_is_handed_over(tmp_path: Path) -> None:
+    with claimed(tmp_path, goes_on=False):
+        with pytest.raises(ConfigError, match="holds a run already"), claimed(tmp_path, goes_on=False):
+            raise AssertionError("unreachable")
+        with RunFolder(tmp_path) as folder:
+            folder.add(RECORD)
+            with pytest.raises(ConfigError, match="another server"), claimed(tmp_path, goes_on=True):
+                raise AssertionError("unreachable")
+    assert len(read_rounds(tmp_path)) == 1
+    with claimed(tmp_path, goes_on=True):
+        pass
+    assert len(read_rounds(tmp_path)) == 1, "what was there stays, though nothing came of the claim"
+
+
+def test_a_claim_that_comes_to_nothing_leaves_no_run(tmp_path: Path) -> None:
+    with claimed(tmp_path / "new", goes_on=False):
+        pass
+    RunFolder(tmp_path / "new").close()
+
+
+def test_who_goes_on_is_not_told_to_take_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "under"
+    words = f"cannot be written: .*; mend that, then `breakwater server --resume {path}`"
+    with pytest.raises(ConfigError, match=words):
+        RunFolder(path, Checkpoint(0, "", {}, 0, 0.0, {}, {}))
+    card = RunCard(run_id=7, listen="h:1", data=None, config_dir=None, tls=None)
+    with pytest.raises(ConfigError, match="; give --out another folder"):
+        card.write(path, "")
+    with pytest.raises(ConfigError, match=words):
+        card.next_life().write(path, "")
+
+
 def test_a_run_goes_on_after_its_checkpoint(tmp_path: Path) -> None:
     begun = RunFolder(tmp_path)
     begun.begin(parse(TEXT), START)
@@ -307,51 +372,3 @@ def test_a_curve_of_one_and_of_two_runs(tmp_path: Path, gap: float | None) -> No
 def test_a_curve_of_nothing_finite(tmp_path: Path) -> None:
     draw({"lost": ({"start": None}, [{"round": 1, "loss": None, "accuracy": None}])}, tmp_path / CURVE)
     assert (tmp_path / CURVE).stat().st_size > 0
-
-
-# --- what is shown meanwhile ---
-
-
-def shown(records: list[RoundRecord], rounds: int, *, terminal: bool = False) -> list[str]:
-    text = io.StringIO()
-    with RunProgress(Console(file=text, force_terminal=terminal, width=200), rounds, "robust-sgd") as progress:
-        progress.start(START)
-        for record in records:
-            progress.add(record)
-    return text.getvalue().splitlines()
-
-
-def test_lines_where_there_is_no_terminal() -> None:
-    records = [replace(RECORD, round=k, evaluation=MEASURED if k % 2 == 0 else None) for k in range(1, 101)]
-    lines = shown(records, 100)
-    assert lines[0] == "robust-sgd  round 0/100  loss 2  f-f* 1.5e+00  accuracy 25.0 %"
-    assert lines[1] == (
-        "robust-sgd  round 2/100  loss 0.5  f-f* 2.5e-01  accuracy 75.0 %  12.3 ms/round  200 B up  2.0 kB down"
-    )
-    assert lines[-1].startswith("robust-sgd  round 100/100  ")
-    assert len(lines) <= 15, "a log is not a screen"
-
-
-def test_a_bar_on_a_terminal() -> None:
-    text = "".join(shown([replace(RECORD, evaluation=MEASURED)], 1, terminal=True))
-    assert "1/1" in text
-    assert "accuracy 75.0 %" in text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (12_345_678, "12.3 MB"),
-        (10**12, "1000.0 GB"),
-        (5 * 10**9, "5.0 GB"),
-    ],
-)
-def test_sizes_for_people(count: int, text: str) -> None:
-    assert size(count) == text
-
-
-def test_measures_in_words() -> None:
-    assert measures(replace(START, gap=None)) == "loss 2  accuracy 25.0 %"

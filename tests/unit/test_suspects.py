@@ -1,9 +1,21 @@
+import io
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from server.suspects import HIGHEST, Suspect, tally
+from deploy.cli import main
+from deploy.inprocess import run_in_process
+from deploy.local import LocalOptions
+from link.config import load
+from server.folder import read_rounds
+from server.suspects import HIGHEST, STATEMENT, Suspect, table, tally
+
+DEMO = Path(__file__).resolve().parents[2] / "deploy" / "configs" / "demo.toml"
 
 NAMES = {str(i): f"client-{i}" for i in range(6)}
 
@@ -44,9 +56,9 @@ def test_clients_that_look_alike_have_low_scores() -> None:
 @pytest.mark.parametrize(
     ("kind", "value", "because"),
     [
-        ("distance", 5.0, "far from the aggregate"),
-        ("distance", 0.2, "unusually near the aggregate"),
-        ("cosine", -0.5, "points away from the aggregate"),
+        ("distance", 5.0, "far away"),
+        ("distance", 0.2, "very near"),
+        ("cosine", -0.5, "points away"),
     ],
 )
 def test_who_lies_apart_stands_out_and_the_reason_is_told(kind: str, value: float, because: str) -> None:
@@ -93,7 +105,7 @@ def test_rejected_replies_count_silence_does_not() -> None:
     suspects = tally(run)
     bad, silent = of(suspects, 4), of(suspects, 5)
     assert suspects[0] is bad
-    assert bad.because == "replies rejected"
+    assert bad.because == "rejected"
     assert (bad.sampled, bad.answered, bad.rejected) == (40, 40, {"not finite": 40})
     assert (silent.sampled, silent.answered, silent.rejected) == (40, 0, {"silent": 40})
     assert silent.score is None
@@ -103,7 +115,7 @@ def test_the_same_vector_shows_something_only_in_a_group_that_could_be_byzantine
     run = rounds(same=[[4, 5]])
     suspects = tally(run, byzantine=2)
     assert {suspect.worker for suspect in suspects[:2]} == {4, 5}
-    assert suspects[0].because == "sends exactly what others send"
+    assert suspects[0].because == "equal vectors"
     assert suspects[0].same == 40
     assert all(suspect.same == 0 for suspect in tally(rounds(same=[[3, 4, 5]]), byzantine=2))
 
@@ -113,7 +125,7 @@ def test_counts_of_late_clipped_kept_and_weight() -> None:
     run[7]["late"] = ["client-1", "client-1", "somebody else"]
     suspects = tally(run)
     assert (of(suspects, 3).clipped, of(suspects, 3).kept, of(suspects, 3).weight) == (40, 0.25, 0.0)
-    assert of(suspects, 3).because == "clipped more often than others"
+    assert of(suspects, 3).because == "often clipped"
     assert [of(suspects, i).late for i in range(6)] == [0, 2, 0, 0, 0, 0]
 
 
@@ -136,3 +148,58 @@ def test_nothing_and_a_client_alone_give_no_scores() -> None:
     assert tally([]) == []
     alone = line(1, cohort=[0], accepted=[0], distance=[1.0], cosine=[None])
     assert [suspect.score for suspect in tally([alone])] == [None]
+
+
+# --- on a run, and at the command line ---
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's federation under its attack, 150 rounds."""
+    out = tmp_path_factory.mktemp("suspects") / "run"
+    config = load(DEMO, ["strategy.rounds=150", "evaluation.every=150"])
+    run_in_process(LocalOptions(config=config, out=out, config_dir=DEMO.parent))
+    return out
+
+
+def test_the_attackers_of_the_demo_are_ranked_first(folder: Path) -> None:
+    suspects = tally(read_rounds(folder), 3)
+    assert {suspect.worker for suspect in suspects[:3]} == {7, 8, 9}
+    lowest, highest = suspects[2].score, suspects[3].score
+    assert lowest is not None
+    assert highest is not None
+    assert lowest > 2 * highest
+
+
+def test_the_command_prints_the_ranking_and_that_it_is_no_verdict(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["suspects", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert STATEMENT in " ".join(shown.split())
+    order = [name for name in shown.split() if re.fullmatch(r"(client|byzantine)-\d", name)]
+    assert [name.partition("-")[0] for name in order] == ["byzantine"] * 3 + ["client"] * 7
+
+
+def test_the_same_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["suspects", str(folder), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in told] == [suspect.name for suspect in tally(read_rounds(folder), 3)]
+    assert told[0]["because"]
+
+
+def test_a_folder_without_a_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["suspects", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"breakwater: error: {tmp_path}: no run folder: metrics.jsonl or config.toml is missing"
+    ]
+
+
+def test_names_and_reasons_are_shown_and_do_nothing() -> None:
+    run = rounds(2)
+    run[0]["names"] = {"0": "[red]\x1b[2J\n" + "long " * 100}
+    text = io.StringIO()
+    Console(file=text, width=200, force_terminal=True, color_system=None).print(table(tally(run)))
+    assert "[red]?[2J?long" in text.getvalue()
+    assert "weight" not in text.getvalue()  # of which nothing is known here
+    assert "\x1b[2J" not in text.getvalue()

@@ -1,16 +1,69 @@
-"""``breakwater check``: a config in words and numbers, without running it, and what theory advises about it."""
+"""A config in words and numbers, and what theory advises about it: ``breakwater check``, and the head of a report."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import comb
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from link.config import Config, facts, resolve
+import numpy as np
+
+from link.config import Config, resolve
 from link.errors import ConfigError
 from link.sections.base import Facts, MethodSection, RoundKind
 from link.sections.clipping import ClippingSection
 from strategies.cohorts import expected_byzantine
 from tasks.contract import Problem, TaskError
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What a loaded task tells of itself; ``task`` in ``summary.json``, so that a report need not load it again.
+
+    Args:
+        dim: d, the number of parameters.
+        dtype: of the model and of what travels.
+        samples: m, the samples of a worker.
+        smoothness: L; None where the task does not know it.
+        optimum: f*; None where the task does not know it.
+    """
+
+    dim: int
+    dtype: np.dtype[Any]
+    samples: int
+    smoothness: float | None
+    optimum: float | None
+
+    @classmethod
+    def of(cls, problem: Problem) -> Self:
+        """Return those of a loaded task."""
+        return cls(problem.dim, problem.dtype, problem.samples, problem.smoothness, problem.optimum)
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Self:
+        """Return what ``told`` wrote down.
+
+        Raises:
+            ValueError, KeyError, TypeError: it did not write this.
+        """
+        dim, dtype, samples = int(told["dim"]), np.dtype(told["dtype"]), int(told["samples"])
+        if dim < 1 or samples < 1 or dtype.kind != "f":
+            raise ValueError(f"no facts of a task: {told}")
+        return cls(dim, dtype, samples, _maybe(told.get("smoothness")), _maybe(told.get("optimum")))
+
+    def told(self) -> dict[str, Any]:
+        """Return them as JSON has it."""
+        return {
+            "dim": self.dim,
+            "dtype": self.dtype.name,
+            "samples": self.samples,
+            "smoothness": self.smoothness,
+            "optimum": self.optimum,
+        }
+
+
+def _maybe(number: Any) -> float | None:
+    return None if number is None else float(number)
 
 
 def byzantine_majority(clients: int, byzantine: int, cohort: int) -> tuple[float, float]:
@@ -31,14 +84,20 @@ def byzantine_majority(clients: int, byzantine: int, cohort: int) -> tuple[float
     )
 
 
+def title(config: Config) -> str:
+    """Return the experiment in a few words."""
+    federation = config.federation
+    attack = f", {federation.byzantine} of {federation.clients} attack by {config.attack.kind}" if config.attack else ""
+    return f"{config.strategy.kind} on {config.task.kind}{attack}"
+
+
 def explain(config: Config, data_dir: Path | None, config_dir: Path | None) -> Iterator[str]:
     """Yield the lines that tell what the config would do.
 
     Raises:
         ConfigError: the config does not fit its task.
     """
-    n, f = config.federation.clients, config.federation.byzantine
-    problem, left_out = None, config.strategy.model_fields_set
+    facts, given = None, config.strategy.model_fields_set
     try:
         problem = config.task.load(config.setting(data_dir, config_dir))
     except TaskError as error:
@@ -46,28 +105,44 @@ def explain(config: Config, data_dir: Path | None, config_dir: Path | None) -> I
             raise ConfigError(f"[task] {error}") from None
         task = f"{config.task.kind}; not loaded: {error}"
     else:
-        config = resolve(config, problem)
-        task = _task(config, problem)
-    yield f"clients      {n}, of which up to {f} Byzantine ({100 * f / n:.0f} %); seed {config.federation.seed}"
-    yield f"task         {task}"
+        config, facts = resolve(config, problem), TaskFacts.of(problem)
+        task = _task(config, facts)
+    for head, told in sentences(config, facts, task, given):
+        yield f"{head:12} {told}"
+
+
+def sentences(
+    config: Config, task: TaskFacts | None, title: str | None = None, given: set[str] | None = None
+) -> Iterator[tuple[str, str]]:
+    """Yield what the config would do as (word, sentence); an empty word goes on with the one before it.
+
+    Args:
+        config: resolved, where there is a task.
+        task: what the loaded task tells; None without it, and the sentences that need it are left out.
+        title: what to say of the task, in place of what is known.
+        given: the keys of ``[strategy]`` that the user gave, to tell which are defaults; None to tell of none.
+    """
+    n, f = config.federation.clients, config.federation.byzantine
+    yield "clients", f"{n}, of which up to {f} Byzantine ({100 * f / n:.0f} %); seed {config.federation.seed}"
+    yield "task", title or (config.task.kind if task is None else _task(config, task))
     strategy = config.strategy
-    yield f"method       {strategy.kind}, {strategy.rounds} rounds: {_hyper_parameters(strategy, left_out)}"
-    yield _rule(config)
-    if problem is None:
+    yield "method", f"{strategy.kind}, {strategy.rounds} rounds: {_hyper_parameters(strategy, given)}"
+    yield "rule", _rule(config)
+    if task is None:
         yield from _cohorts(config)
     else:
-        known = facts(config, problem)
-        plan = config.strategy.plan(config.federation, known)
-        yield _compressor(config, problem)
+        known = Facts(task.dim, task.samples, config.compressor, config.aggregator, lambda: task.smoothness)
+        plan = strategy.plan(config.federation, known)
+        yield "compressor", _compressor(config, task)
         yield from _clipping(strategy, known)
         yield from _rounds(config, plan)
-        yield from _costs(plan, problem)
-    yield from _attack(config)
+        yield from _costs(plan, task)
+    yield "attack", _attack(config)
     for warning in warnings(config):
-        yield f"warning      {warning}"
+        yield "warning", warning
 
 
-def _task(config: Config, problem: Problem) -> str:
+def _task(config: Config, problem: TaskFacts) -> str:
     parts = [f"{config.task.kind}: d = {problem.dim} ({problem.dtype.name}), m = {problem.samples} samples a client"]
     if problem.smoothness is not None:
         parts.append(f"L = {problem.smoothness:.6g}")
@@ -76,9 +151,12 @@ def _task(config: Config, problem: Problem) -> str:
     return ", ".join(parts)
 
 
-def _hyper_parameters(strategy: MethodSection, given: set[str]) -> str:
+def _hyper_parameters(strategy: MethodSection, given: set[str] | None) -> str:
     shown = strategy.model_dump(exclude={"kind", "rounds"}, exclude_none=True)
-    return ", ".join(f"{key} = {_short(value)}{'' if key in given else ' (default)'}" for key, value in shown.items())
+    return ", ".join(
+        f"{key} = {_short(value)}{'' if given is None or key in given else ' (default)'}"
+        for key, value in shown.items()
+    )
 
 
 def _short(value: object) -> str:
@@ -92,15 +170,15 @@ def _names(rule: Any) -> str:
 def _rule(config: Config) -> str:
     n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
     if not rule.defends:
-        return f"rule         {_names(rule)}: defends against nobody"
+        return f"{_names(rule)}: defends against nobody"
     most = rule.tolerates(n)
     return (
-        f"rule         {_names(rule)}: breaks down beyond {most} of {n} rows ({100 * rule.breakdown(n):.0f} %); "
+        f"{_names(rule)}: breaks down beyond {most} of {n} rows ({100 * rule.breakdown(n):.0f} %); "
         f"f/n = {f} of {n} ({100 * f / n:.0f} %)"
     )
 
 
-def _compressor(config: Config, problem: Problem) -> str:
+def _compressor(config: Config, problem: TaskFacts) -> str:
     q, d = config.compressor, problem.dim
     layout = q.layout(d, problem.dtype)
     if q.unbiased:
@@ -109,17 +187,17 @@ def _compressor(config: Config, problem: Problem) -> str:
         quality = f"biased, contraction {q.contraction(d):.4g}, D_Q = {q.norm_bound(d):.4g}"
     dense = d * problem.dtype.itemsize
     return (
-        f"compressor   {q.kind}: {layout.count} values for d = {d}, {layout.nbytes} bytes a reply "
+        f"{q.kind}: {layout.count} values for d = {d}, {layout.nbytes} bytes a reply "
         f"({100 * layout.nbytes / dense:.3g} % of {dense}); {quality}"
     )
 
 
-def _clipping(strategy: MethodSection, known: Facts) -> Iterator[str]:
+def _clipping(strategy: MethodSection, known: Facts) -> Iterator[tuple[str, str]]:
     """Tell alpha beside what the theorems ask for."""
     if not isinstance(strategy, ClippingSection):
         return
     if strategy.clip is False:
-        yield "clipping     off"
+        yield "clipping", "off"
         return
     smoothness, q = known.smoothness(), known.compressor
     if smoothness is None:
@@ -131,25 +209,26 @@ def _clipping(strategy: MethodSection, known: Facts) -> Iterator[str]:
             "difference (Theorem 4.2)"
         )
     told = "auto, from the ratios observed" if strategy.clip == "auto" else f"{strategy.alpha:.6g}"
-    yield f"clipping     alpha = {told}; {theory}"
+    yield "clipping", f"alpha = {told}; {theory}"
 
 
-def _cohorts(config: Config) -> Iterator[str]:
+def _cohorts(config: Config) -> Iterator[tuple[str, str]]:
     for key, size in config.strategy.cohorts(config.federation).items():
-        yield f"{key:12} {_cohort(config, size)}; {_majority(config, size, config.strategy.rounds)}"
+        yield key, f"{_cohort(config, size)}; {_majority(config, size, config.strategy.rounds)}"
 
 
-def _rounds(config: Config, plan: Sequence[RoundKind]) -> Iterator[str]:
+def _rounds(config: Config, plan: Sequence[RoundKind]) -> Iterator[tuple[str, str]]:
     """Tell each kind of round: how often, who takes part, and whether a Byzantine majority is survived."""
     for kind in plan:
         expected = config.strategy.rounds * kind.share
         yield (
-            f"round        {kind.name}: {100 * kind.share:.3g} % of rounds, {_cohort(config, kind.sampled)}; "
-            f"{_majority(config, kind.sampled, expected)}"
+            "round",
+            f"{kind.name}: {100 * kind.share:.3g} % of rounds, {_cohort(config, kind.sampled)}; "
+            f"{_majority(config, kind.sampled, expected)}",
         )
         if byzantine_majority(config.federation.clients, config.federation.byzantine, kind.sampled)[0] > 0:
             survives, why = kind.survives
-            yield f"             {'survives' if survives else 'does NOT survive'} a Byzantine majority: {why}"
+            yield "", f"{'survives' if survives else 'does NOT survive'} a Byzantine majority: {why}"
 
 
 def _cohort(config: Config, size: int) -> str:
@@ -168,7 +247,7 @@ def _majority(config: Config, size: int, rounds: float) -> str:
     )
 
 
-def _costs(plan: Sequence[RoundKind], problem: Problem) -> Iterator[str]:
+def _costs(plan: Sequence[RoundKind], problem: TaskFacts) -> Iterator[tuple[str, str]]:
     """Tell what a round costs on average over the kinds of rounds, all sampled clients together."""
     d, dtype = problem.dim, problem.dtype
     up = down = floats_up = floats_down = gradients = 0.0
@@ -183,12 +262,14 @@ def _costs(plan: Sequence[RoundKind], problem: Problem) -> Iterator[str]:
             down, floats_down = down + weight * sent.nbytes, floats_down + weight * sent.count
         gradients += weight * kind.gradients
     yield (
-        f"traffic      a round on average: {floats_up:.6g} values ({_bytes(up)}) up, {floats_down:.6g} "
-        f"({_bytes(down)}) down, all sampled clients together, envelopes not counted"
+        "traffic",
+        f"a round on average: {floats_up:.6g} values ({_bytes(up)}) up, {floats_down:.6g} "
+        f"({_bytes(down)}) down, all sampled clients together, envelopes not counted",
     )
     yield (
-        f"work         a round on average: {gradients:.6g} gradients of single samples, all sampled clients together; "
-        f"a full local gradient is {problem.samples}"
+        "work",
+        f"a round on average: {gradients:.6g} gradients of single samples, all sampled clients together; "
+        f"a full local gradient is {problem.samples}",
     )
 
 
@@ -200,12 +281,11 @@ def _bytes(count: float) -> str:
     return f"{count:.4g} GB"
 
 
-def _attack(config: Config) -> Iterator[str]:
+def _attack(config: Config) -> str:
     if config.attack is None:
-        yield "attack       none"
-        return
+        return "none"
     attack = config.attack
-    yield f'attack       {attack.kind} with view "{attack.view}"; the cohort is ' + (
+    return f'{attack.kind} with view "{attack.view}"; the cohort is ' + (
         "revealed to the clients in it, because this attack needs to know" if config.reveals_cohort else "not revealed"
     )
 

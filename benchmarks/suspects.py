@@ -1,0 +1,95 @@
+"""Who attacked? How many of the true attackers the ranking of server/suspects.py puts first, attack by attack.
+
+Two federations, each in one process: that of the demo, whose clients have alike data, and one whose clients' data
+differ (Dirichlet), where an honest client may look odd too. With nobody attacking the ranking can only be wrong: the
+row `none` says how high an honest client's score gets. The last columns leave out that colluding attackers often send
+the very same vector, which a grain of noise would hide.
+
+    python -m benchmarks.suspects [--json FILE] [--quick] [--seeds N] [--rounds N]
+"""
+
+import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench import Result, arguments, publish
+from deploy.inprocess import run_in_process
+from deploy.local import LocalOptions
+from link.config import load
+from server.folder import read_rounds
+from server.suspects import tally
+
+CONFIGS = Path(__file__).parent.parent / "deploy" / "configs"
+FEDERATIONS = {"alike data (demo.toml)": "demo.toml", "uneven data (heterogeneous.toml)": "heterogeneous.toml"}
+ATTACKS = ("bf", "lf", "gaussian", "zero", "big", "foe", "ipm", "shb", "alie", "min-max", "mimic", "none")
+OMNISCIENT = {"foe", "ipm", "shb", "alie", "min-max", "mimic"}
+"""They see the honest clients' messages: the strongest view."""
+
+
+def run(config: str, attack: str, seed: int, rounds: int) -> list[dict[str, Any]]:
+    """Return the rounds of one run."""
+    changes = [f"attack.kind={attack}", f"federation.seed={seed}", f"strategy.rounds={rounds}"]
+    if attack in OMNISCIENT:
+        changes.append("attack.view=omniscient")
+    if attack == "none":
+        changes.append("federation.byzantine=0")
+    if attack == "foe" and config == "demo.toml":
+        changes.append("attack.eps=2.4")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        with redirect_stdout(io.StringIO()):
+            run_in_process(LocalOptions(config=load(CONFIGS / config, changes), out=out, config_dir=CONFIGS))
+        return read_rounds(out)
+
+
+def measure(seeds: range, rounds: int) -> Iterator[Result]:
+    """Yield a result for each attack, printing a table as it comes."""
+    for title, config in FEDERATIONS.items():
+        federation = load(CONFIGS / config).federation
+        n, f = federation.clients, federation.byzantine
+        print(f"\n{title}: {f} of {n} attack, {rounds} rounds, seeds {seeds[0]} to {seeds[-1]}")
+        _row("attack", "ranked first", "all, in", "lowest attacker", "highest honest", "equal vectors unseen")
+        for attack in ATTACKS:
+            found, unseen, low, high = [], [], [], []
+            for seed in seeds:
+                told = run(config, attack, seed, rounds)
+                ranked = tally(told, f)
+                attackers = set() if attack == "none" else set(range(n - f, n))
+                found.append(sum(suspect.worker in attackers for suspect in ranked[:f]))
+                low += [suspect.score or 0.0 for suspect in ranked if suspect.worker in attackers]
+                high += [suspect.score or 0.0 for suspect in ranked if suspect.worker not in attackers]
+                ranked = tally([{key: value for key, value in line.items() if key != "same"} for line in told], f)
+                unseen.append(sum(suspect.worker in attackers for suspect in ranked[:f]))
+            if attack == "none":
+                _row(attack, "-", "-", "-", f"{max(high):.1f}", "-")
+                continue
+            most = f * len(seeds)
+            ranked_first, all_in = f"{sum(found)} of {most}", f"{found.count(f)} of {len(seeds)} runs"
+            _row(attack, ranked_first, all_in, f"{min(low):.1f}", f"{max(high):.1f}", f"{sum(unseen)} of {most}")
+            chance = f / n * most
+            yield Result(
+                name=f"{config}, {attack}", value=sum(found), unit=f"of {most}", peer="chance", peer_value=chance,
+                ratio=sum(found) / chance,
+            )  # fmt: skip
+
+
+def _row(*cells: str) -> None:
+    print("".join(f"{cell:<18}" for cell in cells).rstrip(), flush=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = arguments(__doc__ or "", rounds=300)
+    parser.add_argument("--seeds", type=int, default=10, metavar="N", help="how many seeds (default: %(default)s)")
+    options = parser.parse_args()
+    seeds = range(1, 1 + (2 if options.quick else options.seeds))
+    results = list(measure(seeds, options.rounds))
+    print()
+    publish(results, options.json)
+
+
+if __name__ == "__main__":
+    main()

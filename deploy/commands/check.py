@@ -1,0 +1,23 @@
+"""``breakwater check``: what a config means and what theory says of it, without running it."""
+
+import argparse
+
+from deploy.commands.options import Subparsers, add_config, add_data, data_dir
+
+
+def add(commands: Subparsers) -> None:
+    """Register the command."""
+    parser = commands.add_parser("check", help="check and explain a config without running it")
+    add_config(parser)
+    add_data(parser)
+    parser.set_defaults(command=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from link.config import load
+    from server.explain import explain
+
+    config = load(options.config, options.set)
+    for line in explain(config, data_dir(options), options.config.resolve().parent):
+        print(line)
+    return 0

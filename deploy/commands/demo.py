@@ -1,0 +1,20 @@
+"""``breakwater demo``: plain averaging against the robust method, under the same attack."""
+
+import argparse
+from pathlib import Path
+
+from deploy.commands.options import Subparsers, add_quiet, out_dir
+
+
+def add(commands: Subparsers) -> None:
+    """Register the command."""
+    parser = commands.add_parser("demo", help="see it work: averaging against Byz-VR-MARINA-PP under the same attack")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to leave the two run folders and the picture")
+    add_quiet(parser)
+    parser.set_defaults(command=_demo)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from deploy.demo import demo
+
+    return demo(out_dir(options, "demo"), quiet=options.quiet)

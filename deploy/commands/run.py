@@ -1,0 +1,46 @@
+"""``breakwater run``: a whole federation on this machine."""
+
+import argparse
+
+from deploy.commands.options import (
+    Subparsers,
+    add_config,
+    add_data,
+    add_logs,
+    add_monitoring,
+    add_out,
+    data_dir,
+    log_options,
+    monitoring,
+    out_dir,
+)
+
+
+def add(commands: Subparsers) -> None:
+    """Register the command."""
+    parser = commands.add_parser("run", help="run a whole federation on this machine, each party a process of its own")
+    add_config(parser)
+    add_data(parser)
+    add_out(parser)
+    add_monitoring(parser)
+    add_logs(parser)
+    parser.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from deploy.local import LocalOptions, run_local
+    from link.config import load
+
+    config = load(options.config, options.set)
+    out = out_dir(options, options.config.stem)
+    config_dir = options.config.resolve().parent
+    return run_local(
+        LocalOptions(
+            config=config,
+            out=out,
+            data=data_dir(options),
+            config_dir=config_dir,
+            monitoring=monitoring(options),
+            log_options=log_options(options),
+        )
+    )

@@ -1,0 +1,108 @@
+"""``breakwater server``: the server of a federation, of a new run or of one that goes on."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deploy.commands.options import (
+    Subparsers,
+    add_config,
+    add_data,
+    add_logs,
+    add_monitoring,
+    add_out,
+    data_dir,
+    log_options,
+    monitoring,
+    out_dir,
+)
+from deploy.signals import raising
+
+if TYPE_CHECKING:
+    from server.process import ServerOptions
+
+
+def add(commands: Subparsers) -> None:
+    """Register the command."""
+    parser = commands.add_parser("server", help="run the server of a federation")
+    add_config(parser, optional=True)
+    add_data(parser)
+    parser.add_argument("--listen", metavar="HOST:PORT", help="address for clients, e.g. 0.0.0.0:9090")
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="go on with the run in this folder; with CONFIG.toml and --listen begin it there if there is none yet",
+    )
+    add_out(parser)
+    parser.add_argument(
+        "--tls", type=Path, metavar="DIR", help="folder of the server's certificate: DIR/server of certs"
+    )
+    parser.add_argument(
+        "--lists",
+        type=Path,
+        metavar="DIR",
+        help="folder of ca.crl and clients.txt, read while it runs (default: that of --tls)",
+    )
+    add_monitoring(parser)
+    add_logs(parser)
+    parser.set_defaults(command=_server, complain=parser.error)
+
+
+def _server(options: argparse.Namespace) -> int:
+    from deploy import logs
+    from server.process import Terminated, serve
+    from strategies.strategy import NoClientsError
+
+    settings = _server_options(options)
+    logs.to_terminal(options=log_options(options), process="server")
+    logs.to_file(settings.out / "logs" / "server.log", log_options(options))
+    try:
+        with raising(Terminated):
+            serve(settings, None if options.quiet else lambda address: print(f"listening on {address}", flush=True))
+    except KeyboardInterrupt:
+        print(f"breakwater: interrupted; `breakwater server --resume {settings.out}` goes on", file=sys.stderr)
+        return 130
+    except NoClientsError as error:
+        print(f"breakwater: {error}; `breakwater server --resume {settings.out}` goes on", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _server_options(options: argparse.Namespace) -> "ServerOptions":
+    """Return what the server is told: of a new run, or of one that goes on."""
+    from link.config import load
+    from server.folder import CONFIG, RUN, RunCard
+    from server.process import ServerOptions
+
+    resume: Path | None = options.resume
+    if resume is not None and options.out is not None:
+        options.complain("--resume DIR goes on in DIR: leave out --out")
+    if resume is not None and (options.config is None or (resume / RUN).exists()):
+        card = RunCard.read(resume)
+        config = load(options.config or resume / CONFIG, options.set)
+        return ServerOptions.of_run(
+            resume,
+            card,
+            config,
+            listen=options.listen,
+            data=data_dir(options),
+            tls=options.tls,
+            lists=options.lists,
+            monitoring=monitoring(options),
+        )
+    needed = {"CONFIG.toml": options.config, "--listen": options.listen}
+    missing = [name for name, given in needed.items() if given is None]
+    if missing:
+        options.complain(f"the following arguments are required: {', '.join(missing)}; or --resume DIR alone")
+    return ServerOptions(
+        config=load(options.config, options.set),
+        listen=options.listen,
+        out=resume or out_dir(options, options.config.stem),
+        data=data_dir(options),
+        config_dir=options.config.resolve().parent,
+        tls=options.tls,
+        lists=options.lists,
+        monitoring=monitoring(options),
+    )

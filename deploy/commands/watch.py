@@ -1,0 +1,103 @@
+"""``breakwater watch``: a run's live view from another terminal, or each of its states as a line of JSON."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deploy.commands.options import Subparsers
+from link.errors import Refused
+from link.text import one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def add(commands: Subparsers) -> None:
+    """Register the command."""
+    parser = commands.add_parser("watch", help="watch a run from another terminal")
+    parser.add_argument(
+        "what", metavar="HOST:PORT|DIR", help="the server, where its clients connect; or a run folder of this machine"
+    )
+    parser.add_argument(
+        "--tls", type=Path, metavar="DIR", help="folder of a watcher's certificate: certs issue CERTS --watcher NAME"
+    )
+    parser.add_argument("--json", action="store_true", help="print each state as a line of JSON, twice a second")
+    parser.add_argument(
+        "--patience", type=float, metavar="S", help="give up after S seconds without a server (default: 300)"
+    )
+    parser.set_defaults(command=_watch)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    states = _states(options)
+    if options.json:
+        last: dict[str, Any] = {}
+        for last in states:
+            print(json.dumps(last), flush=True)
+        return _status(last)
+    from rich.console import Console
+
+    console = Console(soft_wrap=True)
+    first = next(states)  # what goes wrong at the beginning is a line, and no view
+    moves = console.is_terminal and not console.is_dumb_terminal
+    try:
+        last = first if "goodbye" in first else (_moving if moves else _lines)(console, first, states)
+    except (KeyError, TypeError, ValueError):
+        raise Refused(f"{options.what}: sends states that cannot be read; run the same version at both ends") from None
+    line = str(last.get("line") or last.get("goodbye") or "")
+    console.print(one_line(line, 1000), highlight=False, markup=False)
+    return _status(last)
+
+
+def _states(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Return the states of what is to be watched."""
+    path = Path(options.what)
+    if path.is_dir():
+        from server.following import PATIENCE_S, follow_folder
+
+        return follow_folder(path, patience_s=PATIENCE_S if options.patience is None else options.patience)
+    from link.tls import Identity
+    from link.watch import FIRST_S, PATIENCE_S, follow
+
+    identity = None if options.tls is None else Identity.load(options.tls)
+    if options.patience is None:
+        return follow(options.what, identity, first_s=FIRST_S, patience_s=PATIENCE_S)
+    return follow(options.what, identity, first_s=options.patience, patience_s=options.patience)
+
+
+def _moving(console: "Console", first: dict[str, Any], states: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """Show states in place; return the last one."""
+    from server.progress import Screen, view
+
+    view(first, console.width)  # in this thread, so that a state that is none ends the command
+    newest = first
+    with Screen(console, lambda: newest):
+        for state in states:
+            view(state, console.width)
+            newest = state
+    return newest
+
+
+def _lines(console: "Console", first: dict[str, Any], states: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """Write states as lines, about a dozen a run; return the last one."""
+    from server.progress import PlainLines
+
+    lines, newest, measured, away = PlainLines(console), first, -1, None
+    for newest in chain([first], states):
+        if newest.get("away") != away:
+            away = newest.get("away")
+            if away:
+                print(f"the server is away: {away}; looking for it", file=sys.stderr, flush=True)
+        if newest["status"] != "waiting" and newest["measured"] != measured and lines.due(newest["round"]):
+            measured = newest["measured"]
+            lines.add(newest)
+    return newest
+
+
+def _status(last: dict[str, Any]) -> int:
+    """Return 0 if the run has come to its end, 1 if its server has stopped before."""
+    return 0 if last.get("line") else 1
