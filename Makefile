@@ -79,7 +79,7 @@ constraints: $(STAMP)
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml --output-file constraints.txt
 
 proto: $(STAMP)
-	$(BIN)/python -m grpc_tools.protoc --proto_path=link --python_out=link --pyi_out=link link.proto
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. link/link.proto
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

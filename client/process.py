@@ -3,6 +3,7 @@
 An honest client is one seat. An attacker may hold several: one process, N names, one brain.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from link.experiment import CONFIG, CONFIG_DIR, DATA, Experiment, code_fingerpri
 from link.node import join_as_many
 from link.tls import Identity
 from link.wire import Welcome
+
+log = logging.getLogger("breakwater.client")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,7 @@ class Preparation:
             _agree(self._own, configs.parse(welcome.settings[CONFIG], name="the server's config"))
         experiment = open_experiment(welcome.settings[CONFIG], options.data, config_dir)
         prepare(experiment, aggregates=options.attack is not None)
+        log.info("%s: takes part in run %d", welcome.name, welcome.run_id, extra={"run_id": welcome.run_id})
         worker = self._worker(experiment, welcome.worker)
         workers.keep(welcome.run_id, welcome.node_id, worker)
         return Context(
@@ -127,6 +131,8 @@ def _identity(folder: Path, name: str, seats: int) -> Identity:
     identity = Identity.load(folder if seats == 1 else folder / name)
     if identity.name != name:
         raise ConfigError(f"--tls {identity.origin}: is the certificate of {identity.name!r}, and not of {name!r}")
+    if identity.watches:
+        raise ConfigError(f"--tls {identity.origin}: is a watcher's certificate, which takes no part; breakwater watch")
     return identity
 
 

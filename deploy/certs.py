@@ -5,7 +5,7 @@
     DIR/ca.crt  DIR/ca.key                   the authority; its key stays here
     DIR/issued.txt  DIR/ca.crl               what it has issued; what it has taken back, for the server
     DIR/server/{ca.crt,tls.crt,tls.key}      all that goes to the server's machine, with ca.crl once there is one
-    DIR/NAME/{ca.crt,tls.crt,tls.key}        all that goes to the machine of the client NAME
+    DIR/NAME/{ca.crt,tls.crt,tls.key}        all that goes to the machine of the client, or of the watcher, NAME
 """
 
 import fcntl
@@ -67,26 +67,30 @@ def _init(folder: Path, hosts: Sequence[str], days: int, renew: bool) -> list[st
     return [*lines, f"{folder / SERVER}: the server's certificate for {', '.join(hosts)}, {_until(server)}"]
 
 
-def issue(folder: Path, names: Sequence[str], *, days: int = LEAF_DAYS, renew: bool = False) -> list[str]:
-    """Issue certificates to clients, to all or to none.
+def issue(
+    folder: Path, names: Sequence[str], *, days: int = LEAF_DAYS, renew: bool = False, watcher: bool = False
+) -> list[str]:
+    """Issue certificates to clients, or to those who may watch runs, to all or to none.
 
     Args:
         folder: of the authority.
-        names: of the clients.
+        names: of their holders; a client and a watcher cannot have the same.
         days: how long the certificates are valid.
         renew: replace those that are there; the replaced ones stay valid until they expire, unless they are revoked.
+        watcher: they may watch, see ``link.watchers``, and take no part.
 
     Returns:
         A line for the user about each thing that was made.
 
     Raises:
-        ConfigError: a name is none, has a certificate already, or with ``renew`` none; there is no authority.
+        ConfigError: a name is none, has a certificate already, or with ``renew`` none of its kind; there is no
+            authority.
     """
     with _locked(folder):
-        return _issue(folder, names, days, renew)
+        return _issue(folder, names, days, renew, watcher)
 
 
-def _issue(folder: Path, names: Sequence[str], days: int, renew: bool) -> list[str]:
+def _issue(folder: Path, names: Sequence[str], days: int, renew: bool, watcher: bool) -> list[str]:
     authority = _authority(folder)
     for name in names:
         _check_name(name)
@@ -95,12 +99,17 @@ def _issue(folder: Path, names: Sequence[str], days: int, renew: bool) -> list[s
             raise ConfigError(f"{folder / name}: exists; --renew replaces the certificate of {name!r}")
         if renew and not exists:
             raise ConfigError(f"{folder / name}: there is nothing to renew; leave --renew out to issue a first one")
-    issued = {name: authority.issue_client(name, days=days) for name in names}
+        if renew and Identity.load(folder / name).watches != watcher:
+            mend = "leave --watcher out" if watcher else "add --watcher"
+            raise ConfigError(f"{folder / name}: is the certificate of a {_kind(not watcher)}; {mend} to renew it")
+    made = authority.issue_watcher if watcher else authority.issue_client
+    issued = {name: made(name, days=days) for name in names}
     lines = [Entry.about(identity) for identity in issued.values()]
     _write(folder, {REGISTER_FILE: bytes(Register.load(folder, authority.opened).plus(*lines))})
     for name, identity in issued.items():
         _write_identity(folder / name, identity)
-    return [f"{folder / name}: the certificate of client {name!r}, {_until(one)}" for name, one in issued.items()]
+    kind = _kind(watcher)
+    return [f"{folder / name}: the certificate of {kind} {name!r}, {_until(one)}" for name, one in issued.items()]
 
 
 def revoke(folder: Path, names: Sequence[str]) -> list[str]:
@@ -159,6 +168,10 @@ def _revoke(folder: Path, names: Sequence[str]) -> list[str]:
         f"where the server has its folder elsewhere, copy {path} into it, beside tls.crt; nothing need be restarted",
         "`certs issue --renew` makes a new certificate, which is taken",
     ]
+
+
+def _kind(watcher: bool) -> str:
+    return "watcher" if watcher else "client"
 
 
 def _counted(certificates: int) -> str:

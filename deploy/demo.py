@@ -11,6 +11,7 @@ from rich.table import Table
 from deploy.local import LocalOptions, run_local
 from link.config import load
 from server.folder import SUMMARY, read_rounds
+from server.monitor import Monitoring
 from server.progress import size
 
 CONFIG = Path(__file__).parent / "configs" / "demo.toml"
@@ -23,13 +24,14 @@ RUNS = {
 """Run folder -> what is changed in the config."""
 
 
-def demo(out: Path) -> int:
+def demo(out: Path, *, quiet: bool = False) -> int:
     """Run both federations, print the table, draw the picture; return the exit status.
 
     Args:
         out: folder that gets the two run folders and ``demo.png``.
+        quiet: say nothing but the table.
     """
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, quiet=quiet)
     began = time.monotonic()
     config = load(CONFIG)
     n, f = config.federation.clients, config.federation.byzantine
@@ -41,13 +43,17 @@ def demo(out: Path) -> int:
     )
     for name, changes in RUNS.items():
         console.print(f"[bold]{name}[/bold]")
-        options = LocalOptions(config=load(CONFIG, changes), out=out / name, config_dir=CONFIG.parent)
+        options = LocalOptions(
+            config=load(CONFIG, changes), out=out / name, config_dir=CONFIG.parent, monitoring=Monitoring(quiet=quiet)
+        )
         status = run_local(options, console.print)
         if status != 0:
             return status
         console.print()
     runs = {name: _read(out / name) for name in RUNS}
+    console.quiet = False
     console.print(_table(runs))
+    console.quiet = quiet
     picture = out / "demo.png"
     _draw(runs, picture)
     console.print(f"\npicture: {picture}\nthe whole demo took {time.monotonic() - began:.0f} s", highlight=False)

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from link import certificates
-from link.certificates import Role, certificates_in, fits, flaw_of_authority, key_in
+from link.certificates import WATCHER, Role, certificates_in, fits, flaw_of_authority, key_in
 from link.errors import ConfigError
 from link.seats import flaw_of_name
 from link.tls import AUTHORITY_FILE, Identity
@@ -85,11 +85,26 @@ class Authority:
         Raises:
             ConfigError: the name is none, or the authority cannot issue.
         """
+        return self._issue_named(name, "urn:breakwater:client:", days)
+
+    def issue_watcher(self, name: str, *, days: int = LEAF_DAYS) -> Identity:
+        """Issue a certificate that its holder can watch runs with, and not take part in them.
+
+        Args:
+            name: see ``link.seats.flaw_of_name``.
+            days: how long it is valid, but never longer than the authority.
+
+        Raises:
+            ConfigError: the name is none, or the authority cannot issue.
+        """
+        return self._issue_named(name, WATCHER, days)
+
+    def _issue_named(self, name: str, kind: str, days: int) -> Identity:
         flaw = flaw_of_name(name)
         if flaw is not None:
             raise ConfigError(flaw)
         # No DNS name: nothing that a client is called could ever be taken for the name of a server.
-        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"urn:breakwater:client:{name}")])
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(kind + name)])
         return self._issue(name, names, Role.CLIENT, days)
 
     def revocation_list(self, revoked: Mapping[int, datetime], number: int) -> bytes:

@@ -21,6 +21,10 @@ class Role(Enum):
     CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 
 
+WATCHER = "urn:breakwater:watcher:"
+"""What the alternative name of a certificate begins with whose holder may watch runs, and take no seat."""
+
+
 def now() -> datetime:
     """Return the time by which certificates are judged."""
     return datetime.now(UTC)
@@ -101,6 +105,15 @@ def common_name(certificate: x509.Certificate) -> str | None:
     """Return the one common name of the holder, or None."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if len(names) == 1 else None
+
+
+def is_watchers(certificate: x509.Certificate) -> bool:
+    """Say whether a certificate is for watching runs, and not for taking part in them."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+    return any(name.startswith(WATCHER) for name in names.get_values_for_type(x509.UniformResourceIdentifier))
 
 
 def hosts_of(certificate: x509.Certificate) -> list[str]:

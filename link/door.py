@@ -324,6 +324,12 @@ def _descriptors() -> list[int]:
     return []
 
 
+def host_of(peer: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address of a peer as gRPC writes it; None where it has none."""
+    address = _address(peer)
+    return None if address is None else ipaddress.ip_address(address[0])
+
+
 def _address(peer: str) -> Address | None:
     """Return host and port of a peer as gRPC writes it (``ipv4:1.2.3.4:5``, ``ipv6:%5B::1%5D:5``)."""
     kind, _, rest = unquote(peer).partition(":")

@@ -88,11 +88,12 @@ class Guests:
         self._revoked.look()
         self._listed.look()
 
-    def flaw_of(self, certificate: bytes) -> str | None:
+    def flaw_of(self, certificate: bytes, *, watches: bool = False) -> str | None:
         """Say in words why the holder of a client's certificate may not take part now, or None if it may.
 
         Args:
             certificate: as PEM, of an issuer that TLS has checked.
+            watches: its holder takes no part and only watches, for which it need not be listed.
 
         Returns:
             A line that begins with ``revoked: `` or ``not listed: ``.
@@ -105,7 +106,7 @@ class Guests:
         if when is not None:
             return f"revoked: this certificate of {name!r} was taken back on {when:%Y-%m-%d %H:%M} UTC"
         listed = self._listed.value
-        if listed is not None and name not in listed:
+        if listed is not None and name not in listed and not watches:
             return f"not listed: {name!r} is not in the server's {LISTED_FILE}"
         return None
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context
 from flwr.clientapp import ClientApp
 
-from link import flwr_compat, loop, replies
 from link import link_pb2 as pb
+from link import loop, replies
 from link.certificates import Role
-from link.errors import RESIDENT, Broken, Refused, ServerGone, Silent, WireError
+from link.errors import RESIDENT, Refused, ServerGone, WireError
 from link.memory import keep_buffers
 from link.replies import Reply
 from link.seats import flaw_of_name
@@ -34,11 +34,9 @@ from link.wire import (
     PROTOCOL,
     TRANSPORT,
     Parcel,
-    Payload,
     Reader,
     Welcome,
     control_frame,
-    error_frame,
     heartbeat,
 )
 
@@ -48,8 +46,6 @@ _STOP_CHECK_S = 0.2
 """How long a set ``stop`` may go unnoticed."""
 _HEARTBEAT_S = 5.0
 """Seconds between pings to the server where nothing else is said."""
-_MAX_REASON = 500
-"""The longest text, in characters, of an exception that goes to the server."""
 
 _log = logging.getLogger("breakwater.link")
 
@@ -336,30 +332,9 @@ class _Node:
 
     def _answer(self, parcel: Parcel) -> Reply:
         """Run the ClientApp on an instruction and return its reply."""
-        if self._prepared is None or not isinstance(parcel.answer, RecordDict):
+        if self._prepared is None:
             return replies.error(parcel.id, "WireError: an instruction out of order")
-        welcome, context = self._prepared
-        try:
-            instruction = flwr_compat.instruction(
-                parcel.answer,
-                run_id=welcome.run_id,
-                node_id=welcome.node_id,
-                message_id=str(parcel.id),
-                message_type=parcel.message_type,
-                group_id=parcel.group_id,
-                ttl_s=parcel.ttl_s,
-            )
-            reply: Message = self._app(instruction, context)
-            if reply.has_error():
-                return Reply([error_frame(parcel.id, reply.error)])
-            return Reply(replies.whole(Payload(reply.content), parcel.id))
-        except Silent:
-            return Reply([control_frame(pb.Pass(id=parcel.id))])
-        except Broken as broken:
-            return replies.broken(broken, parcel.id)
-        except Exception as error:  # whatever the app raises is its answer; the node lives on
-            _log.exception("%s: the ClientApp raised", self._name)
-            return replies.error(parcel.id, f"{type(error).__name__}: {error}"[:_MAX_REASON])
+        return replies.answer(parcel, self._app, self._prepared[1], name=self._name)
 
 
 def _seat(welcome: Welcome) -> tuple[int, int, int]:

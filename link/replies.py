@@ -1,6 +1,7 @@
 """How the client's end answers an instruction: with the frames of a reply, or with what is left of one."""
 
 import asyncio
+import logging
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -8,12 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
-from flwr.app import Error
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
 
 from link import flwr_compat
 from link import link_pb2 as pb
-from link.errors import Broken
-from link.wire import Payload, control_frame, error_frame, reply_head
+from link.errors import Broken, Silent
+from link.wire import Parcel, Payload, control_frame, error_frame, reply_head
+
+_MAX_REASON = 500
+"""The longest text, in characters, of an exception that goes to the server."""
+
+_log = logging.getLogger("breakwater.link")
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,40 @@ class Reply:
     frames: Iterable[bytes] = ()
     delay_s: float = 0.0
     end: pb.Goodbye | str | None = None
+
+
+def answer(parcel: Parcel, app: ClientApp, context: Context, *, name: str) -> Reply:
+    """Run the ClientApp on an instruction; return its reply, whatever it does.
+
+    Args:
+        parcel: the instruction.
+        app: the resident ClientApp.
+        context: of this node and run.
+        name: the client's, for the log.
+    """
+    if not isinstance(parcel.answer, RecordDict):
+        return error(parcel.id, "WireError: an instruction out of order")
+    try:
+        instruction = flwr_compat.instruction(
+            parcel.answer,
+            run_id=context.run_id,
+            node_id=context.node_id,
+            message_id=str(parcel.id),
+            message_type=parcel.message_type,
+            group_id=parcel.group_id,
+            ttl_s=parcel.ttl_s,
+        )
+        reply: Message = app(instruction, context)
+        if reply.has_error():
+            return Reply([error_frame(parcel.id, reply.error)])
+        return Reply(whole(Payload(reply.content), parcel.id))
+    except Silent:
+        return Reply([control_frame(pb.Pass(id=parcel.id))])
+    except Broken as wish:
+        return broken(wish, parcel.id)
+    except Exception as raised:  # whatever the app raises is its answer; the node lives on
+        _log.exception("%s: the ClientApp raised", name)
+        return error(parcel.id, f"{type(raised).__name__}: {raised}"[:_MAX_REASON])
 
 
 async def send(call: Any, reply: Reply) -> None:

@@ -24,6 +24,7 @@ from link.certificates import (
     flaw_of_authority,
     hosts_of,
     is_for,
+    is_watchers,
     key_in,
 )
 from link.errors import ConfigError
@@ -80,6 +81,11 @@ class Identity:
         if name is None or flaw is not None:
             raise ConfigError(f"{self._path(CERTIFICATE_FILE)}: is no client's certificate: {flaw}")
         return name
+
+    @property
+    def watches(self) -> bool:
+        """Whether the certificate is for watching runs, and not for taking part in them."""
+        return is_watchers(self._leaf)
 
     @property
     def valid_until(self) -> datetime:
@@ -161,6 +167,15 @@ def peer_certificate(context: Any) -> bytes:
     """Return the certificate (PEM) that the peer of a gRPC stream has shown, or nothing without one."""
     shown = context.auth_context().get("x509_pem_cert", ())
     return bytes(shown[0]) if len(shown) == 1 else b""
+
+
+def may_watch(certificate: bytes) -> bool:
+    """Say whether a certificate that a peer has shown (PEM) is for watching; one that cannot be read is not."""
+    try:
+        (leaf,) = x509.load_pem_x509_certificates(certificate)
+    except ValueError:
+        return False
+    return is_watchers(leaf)
 
 
 async def what_is_wrong(address: str, identity: Identity | None) -> str | None:

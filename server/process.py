@@ -4,7 +4,7 @@ import logging
 import secrets
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -18,8 +18,9 @@ from link.guests import Guests
 from link.tls import Identity, server_credentials
 from server.app import app, load_loops
 from server.checkpoints import resumed
-from server.folder import RunCard
+from server.folder import RunCard, claimed
 from server.link import open_link
+from server.monitor import Monitoring
 
 log = logging.getLogger("breakwater.server")
 
@@ -40,6 +41,7 @@ class ServerOptions:
         config_dir: folder of the config file, where a custom task is looked up.
         tls: folder of the server's certificate, see ``link.tls.Identity``; None for an open port.
         lists: folder of the lists of who may take part, see ``link.guests``; None for that of the certificate.
+        monitoring: what is shown of the run, and to whom.
         own: the clients are processes that the caller starts itself, so nothing is said of an open port.
         card: of the run in ``out`` that goes on; None for a new one.
     """
@@ -51,6 +53,7 @@ class ServerOptions:
     config_dir: Path | None = None
     tls: Path | None = None
     lists: Path | None = None
+    monitoring: Monitoring = field(default_factory=Monitoring)
     own: bool = False
     card: RunCard | None = None
 
@@ -65,6 +68,7 @@ class ServerOptions:
         data: Path | None,
         tls: Path | None,
         lists: Path | None = None,
+        monitoring: Monitoring | None = None,
     ) -> Self:
         """Return the options of a run that goes on, as it was started but for what is given.
 
@@ -76,6 +80,7 @@ class ServerOptions:
             data: folder of data files.
             tls: folder of the server's certificate.
             lists: folder of the lists of who may take part.
+            monitoring: see the class.
         """
         return cls(
             config=config,
@@ -85,6 +90,7 @@ class ServerOptions:
             config_dir=Path(card.config_dir) if card.config_dir else None,
             tls=tls or (Path(card.tls) if card.tls else None),
             lists=lists or (Path(card.lists) if card.lists else None),
+            monitoring=monitoring or Monitoring(),
             card=card.next_life(),
         )
 
@@ -97,23 +103,31 @@ def serve(options: ServerOptions, on_listening: Callable[[str], None] | None = N
         on_listening: called with the bound address once clients can join.
 
     Raises:
-        BreakwaterError: the config does not fit the task, the certificate or a list of clients cannot be used, or the
-            address cannot be bound; one line.
+        BreakwaterError: the config does not fit the task, the certificate or a list of clients cannot be used, the
+            address cannot be bound, or the run folder cannot be used; one line.
         NoClientsError: clients did not come, or all stayed away.
     """
+    with claimed(options.out.absolute(), goes_on=options.card is not None):
+        _serve(options, on_listening)
+
+
+def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None) -> None:
+    """Run the experiment in a folder that is ours."""
     identity = None if options.tls is None else Identity.load(options.tls)
     credentials = None if identity is None else server_credentials(identity)
     guests = _guests(identity, options.lists)
+    options.monitoring.check()
     text = options.config.to_toml()
     experiment = open_experiment(text, options.data, options.config_dir)
     # Before anybody joins: clients on the same machine then find on disk what they would all compile at once.
-    load_loops(experiment, Console(file=sys.stdout, soft_wrap=True))
+    load_loops(experiment, Console(file=sys.stdout, soft_wrap=True, quiet=options.monitoring.quiet))
     resolved = experiment.config.to_toml()
     card = options.card
     run_id = secrets.randbits(62) + 2 if card is None else card.run_id
     held = {} if card is None else resumed(options.out.absolute(), experiment)[0].seats
     grid = open_link(experiment, run_id, credentials, guests, held)
     address = grid.listen(options.listen)
+    log.info("run %d listens on %s", run_id, address, extra={"run_id": run_id})
     card = RunCard(
         run_id=run_id,
         listen=address,
@@ -139,6 +153,7 @@ def serve(options: ServerOptions, on_listening: Callable[[str], None] | None = N
             OUT: str(options.out.absolute()),
             RESUME: "" if options.card is None else str(options.out.absolute()),
             LIFE: card.lives,
+            **options.monitoring.run_config(),
         },
     )
     reason, final = "the server stopped before the end of the run", True

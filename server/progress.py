@@ -1,87 +1,158 @@
-"""What a run shows while it goes: a moving line on a terminal, plain lines elsewhere."""
+"""What a run shows while it goes: a small live view on a terminal, plain lines elsewhere, nothing if it is to be quiet.
 
-from typing import Self
+Both are made of a state of ``server.live``, so that `breakwater watch` shows the same from another terminal. Names and
+reasons in it are somebody else's words: they are shown as plain text, never as markup.
+"""
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
 
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from link.text import one_line
+from server.live import LiveRun, sparkline
 from strategies.algorithm import Evaluation
 from strategies.strategy import RoundRecord
 
 LINES = 12
 """About so many lines a run where the output is no terminal: a log is not a screen."""
+REFRESHES = 4
+"""So many times a second the live view is drawn: each time takes some 3 ms from the rounds."""
+
+_LEAST_WIDTH, _MOST_WIDTH = 40, 120
+_SPARK, _BAR = 24, 36
+"""Characters of a curve, and of the bar."""
+
+
+class Screen:
+    """Shows states on a terminal, the newest in place of the one before; use it as a context manager.
+
+    Args:
+        console: a terminal.
+        state: returns the state to draw; called several times a second, by a thread of its own. None as long as there
+            is nothing to show.
+    """
+
+    def __init__(self, console: Console, state: Callable[[], Mapping[str, Any] | None]) -> None:
+        self._console = console
+        self._state = state
+        self._live = Live(
+            console=console, get_renderable=self._draw, refresh_per_second=REFRESHES, vertical_overflow="crop"
+        )
+
+    def __enter__(self) -> Self:
+        """Begin to draw."""
+        self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Draw the last state, and leave the terminal as it was."""
+        self._live.stop()
+
+    def _draw(self) -> RenderableType:
+        state = self._state()
+        return Text("") if state is None else view(state, self._console.width)
 
 
 class RunProgress:
-    """Shows rounds, the last evaluation, seconds a round and bytes; use it as a context manager.
+    """Shows one run while it goes; use it as a context manager.
 
     Args:
         console: where to write.
-        rounds: how many rounds the run has.
-        label: what stands before the bar.
+        live: the run's state; whoever adds rounds here has added them there first.
+        quiet: show nothing.
     """
 
-    def __init__(self, console: Console, rounds: int, label: str) -> None:
+    def __init__(self, console: Console, live: LiveRun, *, quiet: bool = False) -> None:
         self._console = console
-        self._rounds = rounds
-        self._label = label
-        self._measured = ""
-        self._up = self._down = 0
-        self._next_line = 0
-        self._seconds = 0.0
-        self._added = 0
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.fields[shown]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task(label, total=rounds, shown="")
+        self._live = live
+        moves = console.is_terminal and not console.is_dumb_terminal and not quiet
+        self._screen = Screen(console, live.state) if moves else None
+        self._lines = None if quiet or moves else PlainLines(console)
 
     def __enter__(self) -> Self:
         """Start showing."""
-        self._bar.start()
+        if self._screen is not None:
+            self._screen.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
         """Stop showing, and leave the terminal as it was."""
-        self._bar.stop()
+        if self._screen is not None:
+            self._screen.__exit__(*exc)
 
-    def start(self, evaluation: Evaluation, after: int = 0) -> None:
-        """Show the starting point, the model after this round."""
-        self._measured = measures(evaluation)
-        self._bar.update(self._task, completed=after)
-        if not self._console.is_terminal:
-            self._console.print(f"{self._label}  round {after}/{self._rounds}  {self._measured}", highlight=False)
+    def start(self, evaluation: Evaluation) -> None:
+        """Show the starting point."""
+        if self._lines is not None:
+            self._lines.add(self._live.state())
 
     def add(self, record: RoundRecord) -> None:
         """Show one finished round."""
-        self._up += record.bytes_up
-        self._down += record.bytes_down
-        self._seconds += record.round_s
-        self._added += 1
-        if record.evaluation is not None:
-            self._measured = measures(record.evaluation)
-        shown = (
-            f"{self._measured}  {1000 * self._seconds / self._added:.1f} ms/round  "
-            f"{size(self._up)} up  {size(self._down)} down"
-        )
-        self._bar.update(self._task, completed=record.round, shown=shown)
-        due = record.round >= self._next_line or record.round == self._rounds
-        if record.evaluation is not None and due and not self._console.is_terminal:
-            self._next_line = record.round + self._rounds // LINES
-            self._console.print(f"{self._label}  round {record.round}/{self._rounds}  {shown}", highlight=False)
+        if self._lines is not None and record.evaluation is not None and self._lines.due(record.round):
+            self._lines.add(self._live.state())
 
 
-def measures(evaluation: Evaluation) -> str:
-    """Return an evaluation in words."""
-    gap = "" if evaluation.gap is None else f"  f-f* {evaluation.gap:.1e}"
-    return f"loss {evaluation.loss:.4g}{gap}  accuracy {100 * evaluation.accuracy:.1f} %"
+class PlainLines:
+    """Writes states as lines, about ``LINES`` a run.
+
+    Args:
+        console: where to write.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next = 0
+        self._rounds = 0
+
+    def due(self, round_: int) -> bool:
+        """Return whether a line is due after this round."""
+        return round_ >= self._next or round_ == self._rounds
+
+    def add(self, state: Mapping[str, Any]) -> None:
+        """Write a state, and none before a twelfth of the run has passed."""
+        self._rounds = state["rounds"]
+        self._next = state["round"] + self._rounds // LINES if state["round"] else 0
+        self._console.print(Text(plain(state)), soft_wrap=True)
 
 
-def size(count: int) -> str:
+def plain(state: Mapping[str, Any]) -> str:
+    """Return a state as one line."""
+    parts = [
+        f"{state['method']}/{state['rule']}",
+        f"round {state['round']}/{state['rounds']}",
+        *_measured(state["loss"], state["gap"], state["accuracy"]),
+    ]
+    if state["round_s"] is not None:
+        parts += [f"{1000 * state['round_s']:.1f} ms/round", f"{size(state['up'])} up", f"{size(state['down'])} down"]
+    return one_line("  ".join(parts))
+
+
+def last_line(summary: Mapping[str, Any], out: Path) -> str:
+    """Return what the user is told of a run that has ended.
+
+    Args:
+        summary: as the run folder has it.
+        out: the run folder.
+    """
+    final = "  ".join(_measured(summary["loss"], summary.get("gap"), summary["accuracy"]))
+    return (
+        f"{summary['status']} after {summary['rounds']} rounds in {summary['wall_s']:.1f} s  {final}  "
+        f"{size(summary['bytes_up'])} up  {size(summary['bytes_down'])} down  run folder {out}"
+    )
+
+
+def _measured(loss: float | None, gap: float | None, accuracy: float | None) -> list[str]:
+    """Return measures in words; a loss that is not finite is None in a state."""
+    words = [f"loss {'not finite' if loss is None else f'{loss:.4g}'}"]
+    if gap is not None:
+        words.append(f"f-f* {gap:.1e}")
+    return [*words, "accuracy unknown" if accuracy is None else f"accuracy {100 * accuracy:.1f} %"]
+
+
+def size(count: float) -> str:
     """Return a number of bytes for people: 12.3 MB."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
@@ -89,3 +160,112 @@ def size(count: int) -> str:
             break
         value /= 1000
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def clock(seconds: float) -> str:
+    """Return a time that is left for people: 0:07, 12:34, 1:02:03."""
+    minutes, rest = divmod(round(min(seconds, 10**9)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+# --- the live view ----------------------------------------------------------------------------------------------------
+
+
+def view(state: Mapping[str, Any], width: int) -> RenderableType:
+    """Return the live view of a state: some ten lines, none of them wider than the terminal.
+
+    Args:
+        state: see ``server.live``.
+        width: of the terminal, in characters.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no state.
+    """
+    width = max(_LEAST_WIDTH, min(width, _MOST_WIDTH))
+    # Single lines, no longer than they must be: a terminal that is made narrower then breaks few of them.
+    rows = [Text.assemble((f"{name:<11}", "dim"), value) for name, value in _rows(state, width - 11)]
+    return Group(*(_line(text, width) for text in (_headline(state), _bar(state, width), *rows)))
+
+
+def _headline(state: Mapping[str, Any]) -> Text:
+    attack = f"{state['byzantine']} of {state['clients']} attack by {state['attack']}" if state["attack"] else ""
+    text = Text(one_line(f"{state['method']} / {state['rule']}"), style="bold")
+    rest = [state["task"], attack]
+    return text.append("".join(f"  {one_line(part)}" for part in rest if part), style="not bold dim")
+
+
+def _bar(state: Mapping[str, Any], width: int) -> Text:
+    """Return how far the run is, or what it waits for."""
+    if state.get("away"):
+        return Text(f"the server is away: {one_line(state['away'])}; looking for it", style="yellow")
+    if state["status"] == "waiting":
+        there = "" if state["connected"] is None else f": {state['connected']} of {state['clients']} are connected"
+        return Text(f"waiting for clients{there}", style="yellow")
+    round_, rounds = state["round"], state["rounds"]
+    share = f"{100 * round_ / rounds:3.0f} %" if rounds else ""
+    if state["status"] != "running":
+        end = one_line(state["status"])
+    else:
+        end = "" if state["left_s"] is None else f"{clock(state['left_s'])} left"
+    begin, end = f"round {round_}/{rounds}", f"{share}  {end}"
+    cells = max(8, min(_BAR, width - len(begin) - len(end) - 2))
+    done = round(cells * min(1.0, round_ / max(1, rounds)))
+    return Text.assemble(f"{begin} ", (done * "━", "cyan"), ((cells - done) * "━", "bright_black"), f" {end}")
+
+
+def _rows(state: Mapping[str, Any], width: int) -> list[tuple[str, Text]]:
+    history, spark = state["history"], min(_SPARK, width // 3)
+    at = "" if state["measured"] == state["round"] else f"  at round {state['measured']}"
+    loss, accuracy, gap = state["loss"], state["accuracy"], state["gap"]
+    rows = []
+    if history["loss"]:  # else nothing has been measured yet
+        told = "not finite" if loss is None else f"{loss:.4g}"
+        rows.append(("loss", _curve(told, history["loss"], spark, at, log=True)))
+    if gap is not None:
+        rows.append(("f(x) - f*", _curve(f"{gap:.1e}", history["gap"], spark, at, log=True)))
+    if accuracy is not None:
+        rows.append(("accuracy", _curve(f"{100 * accuracy:.1f} %", history["accuracy"], spark, at)))
+    if state["rounds_s"] is not None or state["round_s"] is not None:
+        rounds_s, round_s = state["rounds_s"], state["round_s"]
+        words = [] if rounds_s is None else [f"{rounds_s:.3g} rounds/s"]
+        words += [] if round_s is None else [f"{1000 * round_s:.3g} ms a round"]
+        rows.append(("speed", Text("  ".join(words))))
+    last, whole = state["last"], state["all"]
+    if state["up"] or state["down"]:
+        rows.append(("traffic", Text("  ".join(_traffic(state, way) for way in ("up", "down")))))
+    connected = "" if state["connected"] is None else f"connected {state['connected']}/{state['clients']}  "
+    clients = Text(f"{connected}sampled {last['sampled']}  answered {last['answered']}  ")
+    clients.append(f"rejected {last['rejected']}", style="yellow" if last["rejected"] else "")
+    if state["round"]:
+        rows.append(("clients", clients.append(f"  clipped {last['clipped']}")))
+    if whole["sampled"]:
+        words = [f"{_share(whole[name], whole['sampled'])} {name}" for name in ("answered", "rejected")]
+        rows.append(("so far", Text("  ".join([*words, f"{_share(whole['clipped'], whole['answered'])} clipped"]))))
+    where = [state["address"], state["run"] and f"run folder {state['run']}"]
+    rows.append(("server", Text("  ".join(one_line(part) for part in where if part), style="dim")))
+    for i, entry in enumerate(reversed(state["rejections"])):
+        said = f"round {entry['round']}  {one_line(entry['client'])}  {one_line(entry['reason'])}"
+        rows.append(("" if i else "rejected", Text(said)))
+    return rows
+
+
+def _curve(value: str, values: list[float | None], width: int, at: str, *, log: bool = False) -> Text:
+    text = Text(f"{value:<11}")
+    return text.append(sparkline(values, width, log=log), style="cyan").append(at, style="dim")
+
+
+def _traffic(state: Mapping[str, Any], way: str) -> str:
+    rate = state[f"{way}_s"]
+    return f"{size(state[way])} {way}" + ("" if rate is None else f" ({size(rate)}/s)")
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "0.0 %"
+
+
+def _line(text: Text, width: int) -> Text:
+    """Return a text as one line of the terminal."""
+    text.no_wrap, text.overflow = True, "ellipsis"
+    text.truncate(width, overflow="ellipsis")
+    return text

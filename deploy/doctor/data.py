@@ -1,0 +1,163 @@
+"""Whether the data files that tasks read are all there and whole, and whether a config can be run with them."""
+
+import gzip
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.doctor.findings import Finding, ok, problem, warning
+from link.errors import ConfigError
+from tasks.contract import TaskError
+from tasks.mnist import FILES
+
+SUMS = "SHA256SUMS"
+"""A file of check sums that the data folder may have, as ``sha256sum`` writes it."""
+_MNIST = dict(
+    zip(
+        FILES,
+        (
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
+        strict=True,
+    )
+)
+"""SHA-256 of the unpacked files of MNIST as published."""
+_ANEW = "copy the file again"
+
+
+def look(given: Path | None) -> Iterator[Finding]:
+    """Look at the data folder.
+
+    Args:
+        given: what ``--data`` names; None for that of the environment, which need not name one.
+    """
+    name = given or os.environ.get("BREAKWATER_DATA")
+    if not name:
+        yield ok("data", "no folder is named (--data, BREAKWATER_DATA): only digits and custom tasks can run")
+        return
+    folder = Path(name)
+    if not folder.is_dir():
+        yield problem("data", f"{name}: no such folder", "name the folder that holds libsvm/ and MNIST/")
+        return
+    sums = list(_sums(folder))
+    yield from sums
+    tables = sorted(path for path in (folder / "libsvm").glob("*") if path.is_file())
+    mnist = list(_mnist(folder))
+    if not tables and not mnist:
+        yield warning("data", f"{folder} holds no data set that a task reads", "put libsvm/a9a.gz or MNIST/raw/ there")
+    for path in tables:
+        yield from _table(path)
+    yield from mnist
+
+
+def _sums(folder: Path) -> Iterator[Finding]:
+    """Hold the files against the folder's own check sums."""
+    if not (folder / SUMS).is_file():
+        return
+    good = 0
+    for line in (folder / SUMS).read_text(encoding="utf-8").splitlines():
+        wanted, _, name = line.partition(" ")
+        path = folder / name.strip().removeprefix("*")
+        if not path.is_file():
+            yield warning("data", f"{path} is in {SUMS}, but not there", "copy it, if a task needs it")
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
+            yield problem("data", f"{path} is not what {SUMS} says", _ANEW)
+        else:
+            good += 1
+    yield ok("data", f"{good} files are as {folder / SUMS} says")
+
+
+def _table(path: Path) -> Iterator[Finding]:
+    """Read a LIBSVM file as the task does."""
+    from tasks.libsvm import read_libsvm
+
+    try:
+        samples = read_libsvm(path)
+    except TaskError as error:
+        yield problem("data", str(error), _ANEW)
+        return
+    columns = int(samples.columns.max(initial=-1)) + 1
+    yield ok("data", f"libsvm/{path.name}: {len(samples.labels)} samples, {columns} features")
+
+
+def _mnist(folder: Path) -> Iterator[Finding]:
+    """Look at MNIST without having it downloaded."""
+    from tasks.mnist import read_mnist
+
+    raw = folder / "MNIST" / "raw"
+    found = {name: _present(raw, name) for name in FILES}
+    missing = [name for name, path in found.items() if path is None]
+    if len(missing) == len(FILES):
+        return
+    if missing:
+        yield problem("data", f"MNIST in {raw} lacks {', '.join(missing)}", "copy these files, packed (.gz) or not")
+        return
+    try:
+        images = read_mnist(folder)[0]
+    except TaskError as error:
+        yield problem("data", str(error), _ANEW)
+        return
+    other = [name for name, path in found.items() if path is not None and _digest(path) != _MNIST[name]]
+    if other:
+        yield warning(
+            "data", f"MNIST in {raw}: {', '.join(other)}: not as published", "results cannot be held against papers'"
+        )
+    else:
+        yield ok("data", f"MNIST: {len(images)} training images, as published")
+
+
+def _present(raw: Path, name: str) -> Path | None:
+    return next((path for path in (raw / name, raw / f"{name}.gz") if path.is_file()), None)
+
+
+def _digest(path: Path) -> str:
+    content = path.read_bytes()
+    return hashlib.sha256(gzip.decompress(content) if path.suffix == ".gz" else content).hexdigest()
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a config asks of the machine.
+
+    Args:
+        clients: n.
+        disk: bytes that a run of it writes at most, or about that.
+    """
+
+    clients: int
+    disk: int
+
+
+def config(path: Path, given: Path | None) -> tuple[Finding, Demand | None]:
+    """Open the experiment of a config, with its data.
+
+    Args:
+        path: the config.
+        given: what ``--data`` names.
+
+    Returns:
+        What was found; and what the experiment asks for, where it can be opened.
+    """
+    from link.config import load
+    from link.experiment import open_experiment
+
+    folder = given or os.environ.get("BREAKWATER_DATA")
+    try:
+        read = load(path)
+        data_dir = Path(folder).resolve() if folder else None
+        experiment = open_experiment(read.to_toml(), data_dir, path.resolve().parent)
+    except ConfigError as error:
+        return problem("config", " / ".join(str(error).splitlines()), "`breakwater check` explains a config"), None
+    problem_, federation = experiment.problem, experiment.config.federation
+    vector = problem_.dim * problem_.dtype.itemsize
+    # A checkpoint holds a few vectors of the server's and at most two for each client; one more is being written.
+    kept = (experiment.config.checkpoint.keep + 1) * (2 * federation.clients + 6) * vector
+    line = 200 + 16 * federation.clients
+    demand = Demand(federation.clients, kept + experiment.config.strategy.rounds * line)
+    says = f"{path}: {experiment.config.task.kind}, d = {problem_.dim}, {federation.clients} clients"
+    return ok("config", says), demand

@@ -1,0 +1,306 @@
+"""What this machine has: Python, packages, compiled loops, cores, files, disk, clock."""
+
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from pathlib import Path
+from typing import Any, Protocol
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from deploy.doctor.findings import Finding, ok, problem, warning
+from deploy.versions import ROOT
+
+OWN_FILES = 160
+"""File descriptors that a server needs beside its connections."""
+STRANGERS = 512
+"""Connections beyond the clients' that a server takes, see ``link.door``."""
+LITTLE_DISK = 1 << 30
+"""Less free disk than this, in bytes, is worth a word."""
+PROBE_S = 120.0
+"""How long an import may take on a slow disk."""
+_JUMP_S = 0.5
+"""A clock that moves so far against the monotonic one within seconds was set, or runs wrong."""
+_INSTALL = "make setup, or pip install --constraint constraints.txt --editable ."
+
+_TORCH = """
+import json, torch
+value = float((torch.ones(64, 64) @ torch.ones(64, 64)).sum())
+cuda = torch.cuda.is_available()
+told = {"version": torch.__version__, "threads": torch.get_num_threads(), "value": value,
+        "cuda": torch.cuda.get_device_name(0) if cuda else None}
+print(json.dumps(told))
+"""
+
+_LOOPS = """
+import json
+from numba.core.dispatcher import Dispatcher
+from strategies.aggregators import kernels
+found = [kernel.stats.cache_path for kernel in vars(kernels).values() if isinstance(kernel, Dispatcher)]
+print(json.dumps({"cache": next((path for path in found if path), None)}))
+"""
+
+
+class Answer(Protocol):
+    """What will be known later."""
+
+    def result(self) -> dict[str, Any] | str:
+        """Wait for it; a text says why there is nothing."""
+
+
+class Probe:
+    """Python code in a process of its own, so that what crashes or hangs there does no harm here.
+
+    Args:
+        code: prints one JSON object, as its last line.
+    """
+
+    def __init__(self, code: str) -> None:
+        self._process = subprocess.Popen(  # noqa: S603  # this interpreter, on code from this file
+            [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def result(self) -> dict[str, Any] | str:
+        """Return what it printed, or in words why there is nothing."""
+        try:
+            out, err = self._process.communicate(timeout=PROBE_S)
+        except subprocess.TimeoutExpired:
+            return f"no answer within {PROBE_S:g} s"
+        finally:
+            self._process.kill()
+            self._process.communicate()
+        if self._process.returncode == 0:
+            told: dict[str, Any] = json.loads(out.splitlines()[-1])
+            return told
+        lines = err.strip().splitlines()
+        return lines[-1][:300] if lines else f"ended with status {self._process.returncode}"
+
+
+def torch_probe() -> Probe:
+    """Begin to import torch, which takes seconds."""
+    return Probe(_TORCH)
+
+
+def loops_probe() -> Probe:
+    """Begin to look where compiled loops are kept."""
+    return Probe(_LOOPS)
+
+
+def python() -> Iterator[Finding]:
+    """Look at the interpreter."""
+    wanted = metadata("breakwater")["Requires-Python"]
+    here = platform.python_version()
+    if here not in SpecifierSet(wanted, prereleases=True):
+        yield problem("python", f"{here}, but {wanted} is needed", "make setup PYTHON=python3.12, in a new .venv")
+    else:
+        yield ok("python", f"{here} ({sys.executable})")
+
+
+def packages() -> Iterator[Finding]:
+    """Look at every package that the project names, against its bounds."""
+    needed = [requirement for requirement in _requirements() if _applies(requirement)]
+    good = 0
+    for requirement in needed:
+        try:
+            there = version(requirement.name)
+        except PackageNotFoundError:
+            yield problem("packages", f"{requirement.name} is not installed", _INSTALL)
+            continue
+        if requirement.specifier.contains(there, prereleases=True):
+            good += 1
+        else:
+            yield problem(
+                "packages", f"{requirement.name} {there} is not {requirement.specifier}, which was tested", _INSTALL
+            )
+    if good == len(needed):
+        yield ok("packages", f"{good} of {len(needed)} within their bounds")
+
+
+def flower() -> Iterator[Finding]:
+    """Use each private name of flwr once that the link needs."""
+    there = version("flwr")
+    mend = "pip install --constraint constraints.txt flwr"
+    try:
+        from flwr.app import Message, RecordDict
+
+        from link import flwr_compat
+
+        flwr_compat.set_identity(1)
+        message = Message(RecordDict(), 5, "train")
+        flwr_compat.stamp(message, message_id="42", run_id=9)
+        asked = flwr_compat.instruction(
+            RecordDict(), run_id=9, node_id=5, message_id="42", message_type="train", group_id="", ttl_s=1.0
+        )
+        reply = Message(RecordDict(), reply_to=asked)
+        flwr_compat.name_reply(reply, "43")
+        seen = message.metadata.message_id, message.metadata.run_id, reply.metadata.message_id
+        lost = flwr_compat.unreadable("42", 9, "x").has_error() and flwr_compat.empty_run(9).run_id == 9
+    except (ImportError, AttributeError, NameError, TypeError, RuntimeError) as error:
+        yield problem("flwr", f"{there} lacks a name that the link needs: {error}", mend)
+        return
+    if seen != ("42", 9, "43") or not lost:
+        yield problem("flwr", f"{there} does something else with the names that the link needs", mend)
+    else:
+        yield ok("flwr", f"{there} has the names that the link needs")
+
+
+def torch(probe: Answer | None) -> Iterator[Finding]:
+    """Look at torch, which neural tasks need."""
+    if probe is None:
+        yield warning("torch", "is not installed, so the tasks mnist and custom cannot run", "make setup")
+        return
+    told = probe.result()
+    if isinstance(told, str):
+        yield problem("torch", f"cannot be imported: {told}", "install it again: make setup")
+    elif told["value"] != 64.0**3:
+        yield problem("torch", f"a product of matrices of ones gives {told['value']}", "install it again: make setup")
+    else:
+        cuda = f"CUDA: {told['cuda']}, which built-in tasks do not use" if told["cuda"] else "no CUDA"
+        yield ok("torch", f"{told['version']}, {told['threads']} threads, {cuda}")
+
+
+def loops(probe: Answer) -> Iterator[Finding]:
+    """Look where compiled loops are kept between runs."""
+    told = probe.result()
+    if isinstance(told, str):
+        yield problem("numba", f"the compiled loops cannot be loaded: {told}", _INSTALL)
+    elif told["cache"] is None or not _writable(Path(told["cache"])):
+        yield warning(
+            "numba",
+            "compiled loops cannot be kept, so that every process of a large model compiles them, for half a minute",
+            "NUMBA_CACHE_DIR=/a/folder that can be written",
+        )
+    else:
+        yield ok("numba", f"compiled loops are kept in {told['cache']}")
+
+
+def code() -> Iterator[Finding]:
+    """Say which code this is; server and clients must agree."""
+    from link.experiment import code_fingerprint
+
+    yield ok("code", f"fingerprint {code_fingerprint()}, the same at server and clients of one run")
+
+
+def cores(clients: int | None) -> Iterator[Finding]:
+    """Look at the processors that this process may use."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota()
+    share = f", of which {quota:g} at a time" if quota is not None and quota < there else ""
+    load = f"; a local run has {clients + 1} processes" if clients is not None else ""
+    if quota is not None and quota < 1:
+        yield warning("cores", f"{there}{share}: rounds will be slow{load}", "give the container a whole core")
+    else:
+        yield ok("cores", f"{there}{share}{load}")
+
+
+def open_files(clients: int | None) -> Iterator[Finding]:
+    """Look how many connections a server can have. It raises the soft limit to the hard one itself."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY:
+        yield ok("files", "no limit to open files")
+        return
+    wanted = 10 if clients is None else clients
+    mend = f"ulimit -Hn {wanted + STRANGERS + OWN_FILES} as root, LimitNOFILE= of systemd, or --ulimit of docker"
+    text = f"{hard} may be open at a time, {wanted + OWN_FILES} are needed by a server of {wanted} clients"
+    if hard < wanted + OWN_FILES:
+        yield problem("files", text, mend)
+    elif hard < wanted + OWN_FILES + STRANGERS:
+        yield warning("files", f"{text}, and {STRANGERS} more to hold strangers off", mend)
+    else:
+        yield ok("files", text)
+
+
+def disk(out: Path, needed: int) -> Iterator[Finding]:
+    """Look at the room for run folders.
+
+    Args:
+        out: a run folder, or where they are made; need not be there.
+        needed: bytes that a run writes, as far as that is known.
+    """
+    place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    text = f"{_size(free)} free in {place}"
+    if not place.is_dir() or not _writable(place):
+        yield problem("disk", f"{place} is no folder that can be written", "give --out another folder")
+    elif free < max(needed, 64 << 20):
+        yield problem("disk", f"{text}, but a run needs {_size(max(needed, 64 << 20))}", "make room")
+    elif free < needed + LITTLE_DISK:
+        yield warning("disk", text, "make room; a server on a full disk trains on, but cannot write it down")
+    else:
+        yield ok("disk", text)
+
+
+class Clock:
+    """The clock on the wall against the monotonic one, from now until ``findings``."""
+
+    def __init__(self) -> None:
+        self._began = time.time() - time.monotonic()
+
+    def findings(self) -> Iterator[Finding]:
+        """Look whether the clock was set meanwhile, or is before what is certain."""
+        now = datetime.now(UTC)
+        moved = time.time() - time.monotonic() - self._began
+        newest = datetime.fromtimestamp((ROOT / "deploy" / "versions.py").stat().st_mtime, UTC)
+        mend = "let the system's time service set it; certificates are judged by it"
+        if abs(moved) > _JUMP_S:
+            yield warning("clock", f"moved by {moved:+.1f} s while this looked", mend)
+        elif now < newest:
+            yield problem(
+                "clock", f"it is {now:%Y-%m-%d %H:%M} UTC, before this code was written ({newest:%Y-%m-%d})", mend
+            )
+        else:
+            yield ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def has_torch() -> bool:
+    """Say whether torch is installed, without importing it."""
+    try:
+        version("torch")
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _requirements() -> list[Requirement]:
+    """Return what the checkout asks for, as an install may be older; without one, what the install has."""
+    path = ROOT / "pyproject.toml"
+    if path.is_file():
+        project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        texts = list(project["dependencies"])
+        if has_torch():
+            texts += project["optional-dependencies"]["torch"]
+        return [Requirement(text) for text in texts]
+    return [Requirement(text) for text in requires("breakwater") or []]
+
+
+def _applies(requirement: Requirement) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+
+
+def _quota() -> float | None:
+    """Return how many cores the control group may use at a time, or None."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # there is none, or "max"
+        return None
+
+
+def _writable(path: Path) -> bool:
+    """Say whether something can be written in a folder, or in the first above it that is there."""
+    place = next((each for each in (path, *path.parents) if each.exists()), path)
+    return os.access(place, os.W_OK | os.X_OK)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

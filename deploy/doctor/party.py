@@ -1,0 +1,113 @@
+"""What a folder for ``--tls`` holds: certificate, key, authority, and the lists of a server."""
+
+import stat
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+from cryptography import x509
+
+from deploy.doctor.findings import Finding, ok, problem, warning
+from link.authority import AUTHORITY_KEY_FILE
+from link.certificates import Role, certificates_in, hosts_of, now
+from link.errors import ConfigError
+from link.guests import LISTED_FILE, REVOKED_FILE, Guests
+from link.tls import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Identity, may_watch
+
+SOON = timedelta(days=30)
+"""A certificate that ends sooner is worth a word."""
+
+
+def look(folder: Path, lists: Path | None = None) -> Iterator[Finding]:
+    """Look at one party's folder.
+
+    Args:
+        folder: what the party gives to ``--tls``.
+        lists: folder of a server's lists; None for the same.
+    """
+    if (folder / AUTHORITY_KEY_FILE).exists() and not (folder / CERTIFICATE_FILE).exists():
+        yield problem(
+            "tls", f"{folder} is the authority's folder", f"give --tls {folder}/server, or {folder}/NAME of a client"
+        )
+        return
+    try:
+        identity = Identity.load(folder)
+        leaf = certificates_in(identity.certificate, str(folder / CERTIFICATE_FILE))[0]
+        role = role_of(leaf)
+        identity.check(role)
+    except ConfigError as error:
+        yield problem("tls", str(error), _mend(folder, str(error)))
+        return
+    left = identity.valid_until - now()
+    if role is Role.SERVER:
+        who = f"server, as {', '.join(hosts_of(leaf)) or 'no host'}"
+    else:
+        who = f"{'watcher' if may_watch(identity.certificate) else 'client'} {identity.name!r}"
+    text = f"{folder}: {who}, until {identity.valid_until:%Y-%m-%d}"
+    if left < SOON:
+        yield warning("tls", f"{text}, {left.days} days from now", _renewal(folder, role))
+    else:
+        yield ok("tls", text)
+    yield from _secrets(folder)
+    yield from _lists(identity, role, folder, lists)
+
+
+def role_of(certificate: x509.Certificate) -> Role:
+    """Return what the holder of a certificate is meant to be; a client where it does not say."""
+    try:
+        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return Role.CLIENT
+    return Role.SERVER if Role.SERVER.value in usages else Role.CLIENT
+
+
+def _secrets(folder: Path) -> Iterator[Finding]:
+    """Look who else can read the key."""
+    key = folder / KEY_FILE
+    mode = stat.S_IMODE(key.stat().st_mode)
+    if mode & 0o077:
+        yield warning("key", f"{key}: mode {mode:04o}, so that others on this machine can use it", f"chmod 600 {key}")
+    else:
+        yield ok("key", f"{key}: mode {mode:04o}, and it is that of the certificate")
+    if (folder / AUTHORITY_KEY_FILE).exists():
+        yield warning(
+            "key",
+            f"{folder / AUTHORITY_KEY_FILE}: whoever reads it can be anybody",
+            "keep it on the machine where certificates are made, and nowhere else",
+        )
+
+
+def _lists(identity: Identity, role: Role, folder: Path, lists: Path | None) -> Iterator[Finding]:
+    """Look at what is revoked and who is listed: all of it for a server, of a client what lies beside its folder."""
+    place = lists or (folder if role is Role.SERVER else folder.absolute().parent)
+    here = [name for name in (REVOKED_FILE, LISTED_FILE) if (place / name).exists()]
+    if role is Role.SERVER and not here:
+        yield ok("lists", f"neither {REVOKED_FILE} nor {LISTED_FILE} in {place}: every certified client may take part")
+        return
+    try:
+        guests = Guests.of(identity, place)
+    except ConfigError as error:
+        if role is Role.SERVER:
+            yield problem("lists", str(error), "`breakwater certs revoke` writes the list of revoked certificates anew")
+        return  # what lies beside a client's folder may be another authority's
+    if role is Role.SERVER:
+        yield ok("lists", f"{' and '.join(here)} in {place} can be used")
+        return
+    flaw = guests.flaw_of(identity.certificate)
+    if flaw is not None:
+        yield problem("lists", f"{flaw} ({place})", _renewal(folder, role))
+
+
+def _renewal(folder: Path, role: Role) -> str:
+    command = "init DIR --renew --host ..." if role is Role.SERVER else f"issue DIR {folder.absolute().name} --renew"
+    return f"`breakwater certs {command}` where the authority is, and copy the folder again"
+
+
+def _mend(folder: Path, flaw: str) -> str:
+    if "expired" in flaw:
+        return "`breakwater certs issue` or `init`, with --renew, and copy the folder again"
+    if "not valid before" in flaw:
+        return "set the clock of this machine, or of the one where certificates are made"
+    if "issued by" in flaw or AUTHORITY_FILE in flaw:
+        return "copy the whole folder from the one authority of this federation"
+    return f"copy the whole of {folder.name} again from where `breakwater certs` made it"

@@ -1,0 +1,149 @@
+"""The watcher's side of ``breakwater watch``: the states of a run, read from the server's port."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]  # grpcio ships no types
+from google.protobuf.message import DecodeError
+
+from link import link_pb2 as pb
+from link.certificates import Role
+from link.errors import ConfigError, Refused, ServerGone
+from link.text import one_line
+from link.tls import Identity, channel_credentials, what_is_wrong
+from link.watchers import WATCH
+from link.wire import PROTOCOL, TRANSPORT, heartbeat
+
+FIRST_S, PATIENCE_S = 5.0, 300.0
+"""How long a server is looked for that was never there, and one that was."""
+
+_FIRST_DELAY_S, _LAST_DELAY_S = 0.2, 3.0
+"""The delay before another attempt doubles from the first to the last of these."""
+_HEARTBEAT_S = 5.0
+"""Seconds between pings; a server that answers none for as long again has gone."""
+_LOOK_S = 3.0
+"""How long a look at an address may take that no stream could be opened to."""
+
+State = dict[str, Any]
+
+
+def follow(
+    address: str, identity: Identity | None = None, *, first_s: float = FIRST_S, patience_s: float = PATIENCE_S
+) -> Iterator[State]:
+    """Yield the states of the run that the server at an address runs, until it says that the run is over.
+
+    A server that goes away is looked for: one that is started again with ``--resume`` goes on with the same run.
+    Meanwhile the last state is yielded once more with ``away``, the reason in words. The last state of all has
+    ``goodbye``, the server's last word.
+
+    Args:
+        address: the server's ``HOST:PORT``.
+        identity: a watcher's certificate, for TLS; None for an open port.
+        first_s: how long the server may not be there at the beginning.
+        patience_s: how long it may be away later.
+
+    Raises:
+        Refused: the address is none, no Breakwater server, or it lets nobody watch with this certificate.
+        ConfigError: the certificate cannot be used.
+        ServerGone: nobody has answered for too long.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) <= 65535:
+        raise Refused(f"cannot watch {address!r}: must be HOST:PORT with a port from 1 to 65535, or a run folder")
+    if identity is not None and not identity.watches:
+        raise ConfigError(
+            f"--tls {identity.origin}: is the certificate of a client, which may not watch; "
+            "`breakwater certs issue DIR --watcher NAME` makes one that may"
+        )
+    last: State | None = None
+    seen, delay, told = time.monotonic(), _FIRST_DELAY_S, ""
+    suspicion = ""  # what is wrong with whoever listens there, as the last look at it has shown
+    while True:
+        reason = "the server ended the stream"
+        try:
+            for frame in _frames(address, identity):
+                kind = frame.WhichOneof("kind")
+                if kind == "state":
+                    last, seen, delay, told = _parsed(address, frame.state), time.monotonic(), _FIRST_DELAY_S, ""
+                    yield last
+                elif kind == "refusal":
+                    reason = one_line(frame.refusal.reason)
+                    if last is None or not frame.refusal.retry:
+                        raise Refused(f"{address}: {reason}")
+                elif kind == "goodbye":
+                    reason = one_line(frame.goodbye.reason)
+                    if frame.goodbye.final:
+                        yield (last or {}) | {"goodbye": reason}
+                        return
+        except DecodeError:
+            raise Refused(f"{address}: is no Breakwater server: what it sends cannot be read") from None
+        except grpc.RpcError as error:
+            before, (reason, suspicion) = suspicion, _explained(error, address, identity, known=last is not None)
+            if suspicion and before:
+                raise Refused(f"{address}: {suspicion}") from None
+            if suspicion:  # a server may have begun to listen between the attempt and the look: try once more
+                time.sleep(delay)
+                continue
+        away_s = time.monotonic() - seen
+        if away_s >= (first_s if last is None else patience_s):
+            raise ServerGone(f"no server at {address} for {away_s:.0f} s: {reason}")
+        if last is not None and told != reason:
+            told = reason
+            yield last | {"away": reason}
+        time.sleep(delay)
+        delay = min(2 * delay, _LAST_DELAY_S)
+
+
+def _frames(address: str, identity: Identity | None) -> Iterator[pb.WatchFrame]:
+    """Yield what one stream brings.
+
+    Raises:
+        grpc.RpcError: it could not be opened, or broke.
+        DecodeError: it brings what is no frame.
+    """
+    options = [("grpc.use_local_subchannel_pool", 1), *TRANSPORT, *heartbeat(_HEARTBEAT_S)]
+    if identity is None:
+        channel = grpc.insecure_channel(address, options)
+    else:
+        channel = grpc.secure_channel(address, channel_credentials(identity), options)
+    with channel:
+        request = pb.WatchRequest(protocol=PROTOCOL)
+        for raw in channel.unary_stream(WATCH)(request.SerializeToString()):
+            yield pb.WatchFrame.FromString(raw)
+
+
+def _parsed(address: str, text: str) -> State:
+    try:
+        state = json.loads(text)
+    except ValueError:
+        state = None
+    if not isinstance(state, dict):
+        raise Refused(f"{address}: sends states that cannot be read; run the same version at both ends")
+    return state
+
+
+def _explained(error: grpc.RpcError, address: str, identity: Identity | None, *, known: bool) -> tuple[str, str]:
+    """Say why there is no stream, and, if somebody listens there who was never seen to serve, what is wrong with that.
+
+    Raises:
+        Refused: there would not be one later either.
+        ConfigError: our own certificate has expired.
+    """
+    code, details = error.code(), one_line(error.details() or "the stream broke")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        raise Refused(f"{address}: is no Breakwater server, or one too old to be watched") from None
+    if known:
+        return details, ""
+    if identity is not None:
+        identity.check(Role.CLIENT)
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _LOOK_S).close()
+    except (OSError, UnicodeError) as failure:
+        return str(getattr(failure, "strerror", None) or failure), ""
+    finding = asyncio.run(what_is_wrong(address, identity))
+    return details, finding or f"whoever listens there is no Breakwater server ({details})"

@@ -1,0 +1,160 @@
+"""The server's side of ``breakwater watch``: who may look on while a run goes, and what they are sent.
+
+A watcher is a stream of its own on the clients' port. It gets the run's state as JSON about twice a second, always the
+newest: nothing is queued, so one that reads slowly misses states and one that does not read is dropped. It takes no
+seat, it is in no roster, and its bytes are not counted as the run's.
+
+A Byzantine client must not learn from here who was sampled or rejected. So over TLS only a certificate that was issued
+for watching may look on, and such a certificate takes no seat; without TLS only peers on the server's own machine.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from link import link_pb2 as pb
+from link.door import HELLO_BYTES, HELLO_S, Door, NoHello, host_of
+from link.seats import NoSeat
+from link.wire import PROTOCOL
+
+WATCH = "/breakwater.link.v1.Link/Watch"
+"""The gRPC method of the stream."""
+MAX_WATCHERS = 8
+"""So many may look on at a time."""
+EVERY_S = 0.5
+"""Seconds between two states."""
+SLOW_S = 10.0
+"""A watcher that does not take a state within so many seconds is dropped."""
+
+_log = logging.getLogger("breakwater.link")
+
+
+class Watchers:
+    """Those who look on. Used on the link's thread only, but for ``show``.
+
+    Args:
+        door: what a stranger may cost; a watcher is one until it has been let in.
+        admit: called with gRPC's context; returns what the log calls the watcher. It raises NoSeat for who may not
+            look on.
+        flaw: called with gRPC's context; says why who was let in may not look on any more, None while it may.
+    """
+
+    def __init__(self, door: Door, admit: Callable[[Any], str], flaw: Callable[[Any], str | None]) -> None:
+        self._door = door
+        self._admit = admit
+        self._flaw = flaw
+        self._state: Callable[[], str] | None = None
+        self._watching: dict[Any, asyncio.Event] = {}  # by context; the event says that there is news for it
+        self._refusals: dict[Any, str] = {}
+        self._goodbye: pb.Goodbye | None = None
+
+    def show(self, state: Callable[[], str]) -> None:
+        """Take what returns the state from now on, a JSON object; it is called on the link's thread, and quick.
+
+        Before that there is nothing to see, and watchers wait.
+        """
+        self._state = state
+
+    def peers(self) -> list[str]:
+        """Return the gRPC peers of those who look on."""
+        return [context.peer() for context in self._watching]
+
+    def look(self) -> None:
+        """Put those out who may not look on any more."""
+        for context, news in self._watching.items():
+            flaw = self._flaw(context)
+            if flaw is not None and context not in self._refusals:
+                self._refusals[context] = flaw
+                news.set()
+
+    async def close(self, reason: str, final: bool, patience_s: float) -> None:
+        """Send everybody the last state and a goodbye.
+
+        Args:
+            reason: one line.
+            final: the run is over; else the watchers come back.
+            patience_s: how long that may take.
+        """
+        self._goodbye = pb.Goodbye(reason=reason, final=final)
+        for news in self._watching.values():
+            news.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                while self._watching:
+                    await asyncio.sleep(0.01)
+
+    async def serve(self, _: object, context: Any) -> None:
+        """Serve one stream from its request to its end."""
+        peer = context.peer()
+        try:
+            raw = await self._door.hello(context)
+            if len(raw) > HELLO_BYTES:
+                raise NoHello(f"a request of {len(raw)} bytes")
+            request = pb.WatchRequest.FromString(raw)
+        except (NoHello, DecodeError) as error:
+            self._door.warn("%s: no request to watch: %s", peer, error)
+            self._door.show_out(peer)
+            return
+        try:
+            if request.protocol != PROTOCOL:
+                raise NoSeat(f"protocol version {request.protocol}: this server speaks version {PROTOCOL}")
+            if len(self._watching) >= MAX_WATCHERS:
+                raise NoSeat(f"{MAX_WATCHERS} are watching already, and no more can", retry=True)
+            who = self._admit(context)
+        except NoSeat as refusal:
+            self._door.warn("%s: may not watch: %s", peer, refusal)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HELLO_S):
+                    await _write(context, pb.WatchFrame(refusal=_refusal(refusal)))
+            return
+        _log.info("%s: %s watches", peer, who)
+        news = self._watching[context] = asyncio.Event()
+        try:
+            await self._tell(context, news)
+        except TimeoutError:
+            _log.warning("%s: %s has taken nothing for %g s: it watches no more", peer, who, SLOW_S)
+            self._door.show_out(peer)
+        finally:
+            del self._watching[context]
+            self._refusals.pop(context, None)
+
+    async def _tell(self, context: Any, news: asyncio.Event) -> None:
+        """Send state after state, until there is no more to come."""
+        while True:
+            goodbye, refusal = self._goodbye, self._refusals.get(context)
+            async with asyncio.timeout(SLOW_S):
+                if refusal is not None:
+                    await _write(context, pb.WatchFrame(refusal=pb.Refusal(reason=refusal)))
+                    return
+                if self._state is not None:
+                    await _write(context, pb.WatchFrame(state=self._state()))
+                if goodbye is not None:
+                    await _write(context, pb.WatchFrame(goodbye=goodbye))
+                    return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EVERY_S):
+                    await news.wait()
+
+
+def only_local(context: Any) -> str:
+    """Return who watches an open port, without TLS.
+
+    Raises:
+        NoSeat: it is on another machine.
+    """
+    host = host_of(context.peer())
+    if host is None or not host.is_loopback:
+        raise NoSeat("without TLS only the server's own machine may watch, by 127.0.0.1; start the server with --tls")
+    return "somebody on this machine"
+
+
+def _refusal(refusal: NoSeat) -> pb.Refusal:
+    return pb.Refusal(reason=str(refusal), retry=refusal.retry)
+
+
+async def _write(context: Any, frame: pb.WatchFrame) -> None:
+    await context.write(frame.SerializeToString())
