@@ -1,0 +1,276 @@
+"""What came of the runs of a sweep: rows of a table, and what several seeds say together.
+
+A run that diverged has an infinite loss; one that failed has no numbers. Both are rows like any other.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.sweeps.experiment import Cell, PlannedRun, Target, Tune
+from server.bands import LOWER_IS_BETTER, Curve, X, curve, spread
+from server.folder import SUMMARY, read_rounds
+
+NOTE = "sweep.json"
+"""In a run's folder: which run of the sweep it is."""
+MEASURES = ("gap", "loss", "accuracy")
+"""What a run is judged by; a task has a gap where it knows f*."""
+DONE = frozenset({"finished", "diverged"})
+"""The states of a run that another attempt would end in again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A run that has ended.
+
+    Args:
+        run: which.
+        status: "finished", "diverged" or "failed".
+        folder: its run folder.
+        reason: why it failed.
+        summary: as in the run folder; empty where it failed.
+        how: "in process" or "processes".
+    """
+
+    run: PlannedRun
+    status: str
+    folder: Path
+    reason: str = ""
+    summary: Mapping[str, Any] | None = None
+    how: str = ""
+
+    @cached_property
+    def rounds(self) -> list[dict[str, Any]]:
+        """The rounds of the run folder; none where it failed."""
+        return read_rounds(self.folder) if self.status in DONE else []
+
+    def curve(self, x: X, y: str) -> Curve:
+        """Return one measure of the run against another."""
+        start = (self.summary or {}).get("start")
+        return curve(self.rounds, x, y, start=start, diverged=self.status == "diverged")
+
+    @cached_property
+    def measures(self) -> dict[str, float]:
+        """Loss, accuracy and gap at the end, as far as the task has them; infinite where the run diverged."""
+        found = {}
+        for name in MEASURES:
+            if self.summary is None or name not in (self.summary.get("start") or self.summary):
+                continue
+            value = self.summary.get(name)
+            if name in LOWER_IS_BETTER and (value is None or self.status == "diverged"):
+                value = math.inf
+            if value is not None:
+                found[name] = float(value)
+        return found
+
+    def reached(self, target: Target) -> tuple[float, float] | None:
+        """Return the round and the bytes up at which a target was first measured; None if it never was."""
+        by_round, by_bytes = self.curve("round", target.measure), self.curve("bytes_up", target.measure)
+        good = by_round.y <= target.value if target.measure in LOWER_IS_BETTER else by_round.y >= target.value
+        if not good.any():
+            return None
+        first = int(np.argmax(good))
+        return float(by_round.x[first]), float(by_bytes.x[first])
+
+
+def digest(run: PlannedRun) -> str:
+    """Return what the config of a run is known by."""
+    return hashlib.sha256(run.config.to_toml().encode()).hexdigest()[:16]
+
+
+def note(run: PlannedRun, how: str) -> str:
+    """Return the text of NOTE."""
+    return json.dumps(
+        {"values": dict(run.cell.values), "seed": run.seed, "tuning": run.tuning, "config": digest(run), "how": how},
+        indent=2,
+    )
+
+
+def read_outcome(run: PlannedRun, folder: Path) -> Outcome | None:
+    """Return what came of a run that has been done with this config; None if it is to be run."""
+    try:
+        told = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        if told["config"] != digest(run) or summary["status"] not in DONE:
+            return None
+        return Outcome(run, summary["status"], folder, summary=summary, how=str(told.get("how", "")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def choose(outcomes: Iterable[Outcome], tune: Tune) -> dict[Cell, str]:
+    """Return the best value of the tuned axis, by the combination of the others; none where all runs failed."""
+    groups: dict[Cell, dict[str, list[tuple[float, float]]]] = {}
+    for outcome in outcomes:
+        if outcome.status == "failed":
+            continue
+        cell = outcome.run.cell
+        ranks = groups.setdefault(cell.without(tune.axis), {}).setdefault(dict(cell.values)[tune.axis], [])
+        ranks.append(_rank(outcome, tune))
+    return {
+        rest: min(values, key=lambda value: tuple(np.median(np.array(values[value]), axis=0)))
+        for rest, values in groups.items()
+    }
+
+
+def _rank(outcome: Outcome, tune: Tune) -> tuple[float, float]:
+    """Return what is the lower the better the run is."""
+    lower = tune.measure in LOWER_IS_BETTER
+    worst = math.inf if outcome.status != "finished" else None
+    end = outcome.measures.get(tune.measure, math.inf if lower else -math.inf)
+    last = worst if worst is not None else (end if lower else -end)
+    if tune.reach is None:
+        return (last, 0.0)
+    at = outcome.reached(Target(measure=tune.measure, value=tune.reach))
+    return (math.inf if at is None else at[0], min(last, 1e308))
+
+
+def row(outcome: Outcome, targets: Sequence[Target]) -> dict[str, Any]:
+    """Return a run as a row of table.csv."""
+    summary = outcome.summary or {}
+    found: dict[str, Any] = {
+        **dict(outcome.run.cell.values),
+        "seed": outcome.run.seed,
+        "status": outcome.status,
+        "rounds": summary.get("rounds"),
+        **{name: outcome.measures.get(name) for name in MEASURES},
+        "bytes_up": summary.get("bytes_up"),
+        "bytes_down": summary.get("bytes_down"),
+        "seconds": summary.get("wall_s"),
+    }
+    for target in targets:
+        at = outcome.reached(target) if outcome.status in DONE else None
+        found[f"rounds to {target.name}"] = None if at is None else int(at[0])
+        found[f"bytes_up to {target.name}"] = None if at is None else int(at[1])
+    return found | {
+        "rejected": sum(summary.get("rejected", {}).values()) if summary else None,
+        "how": outcome.how,
+        "folder": outcome.run.folder,
+        "reason": outcome.reason,
+    }
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as CSV; a measure that no run has, and a reason that none needs, is no column."""
+    columns = dict.fromkeys(key for each in rows for key in each)
+    for name in (*MEASURES, "reason"):
+        if not any(each.get(name) not in (None, "") for each in rows):
+            columns.pop(name, None)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(columns), lineterminator="\n", restval="", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows({key: "" if value is None else value for key, value in each.items()} for each in rows)
+    return out.getvalue()
+
+
+def summaries(outcomes: Sequence[Outcome], targets: Sequence[Target]) -> list[dict[str, Any]]:
+    """Return one row for each combination: median, lowest and highest over the seeds of every number.
+
+    A target that not all seeds reached has the median of those that did, and says how many these are.
+    """
+    groups: dict[Cell, list[dict[str, Any]]] = {}
+    for outcome in outcomes:
+        groups.setdefault(outcome.run.cell, []).append(row(outcome, targets))
+    numbers = [*MEASURES, "rounds", "bytes_up", "bytes_down", "seconds"]
+    numbers += [f"{what} to {target.name}" for target in targets for what in ("rounds", "bytes_up")]
+    table = []
+    for cell, rows in groups.items():
+        line: dict[str, Any] = dict(cell.values)
+        line["runs"] = len(rows)
+        for status in ("finished", "diverged", "failed"):
+            line[status] = sum(each["status"] == status for each in rows)
+        for name in numbers:
+            values = [float(each[name]) for each in rows if each.get(name) is not None]
+            if name in MEASURES and not values:
+                continue
+            for which, value in zip(("median", "min", "max"), spread(values) if values else (None,) * 3, strict=True):
+                line[f"{name} {which}"] = value
+            if " to " in name:
+                line[f"{name} n"] = len(values)
+        table.append(line)
+    return table
+
+
+def as_markdown(
+    title: str, axes: Sequence[str], outcomes: Sequence[Outcome], targets: Sequence[Target], preface: Sequence[str]
+) -> str:
+    """Return the summary rows as a page for people.
+
+    Args:
+        title: heading.
+        axes: names of the axes, the first columns.
+        outcomes: of all runs.
+        targets: to report.
+        preface: lines above the table.
+    """
+    table = summaries(outcomes, targets)
+    measures = [m for m in ("gap", "loss", "accuracy") if any(f"{m} median" in line for line in table)]
+    if "gap" in measures:
+        measures.remove("loss")
+    heads = [*axes, *({"gap": "f(x) - f*", "loss": "loss", "accuracy": "accuracy"}[m] for m in measures)]
+    for target in targets:
+        heads += [f"rounds to {target.name}", "MB up to it"]
+    heads += ["MB up", "seconds", "runs"]
+    lines = [
+        f"# {title}",
+        "",
+        *preface,
+        "",
+        _line(heads),
+        _line(["---"] * len(axes) + ["---:"] * (len(heads) - len(axes))),
+    ]
+    for each in table:
+        cells = [str(each.get(axis, "")) for axis in axes]
+        cells += [_spread(each, measure) for measure in measures]
+        for target in targets:
+            n, runs = each.get(f"rounds to {target.name} n", 0), each["runs"]
+            some = f" ({n} of {runs})" if 0 < n < runs else ""
+            cells.append(_spread(each, f"rounds to {target.name}") + some if n else "never")
+            cells.append(_spread(each, f"bytes_up to {target.name}") if n else "")
+        states = [f"{each[status]} {status}" for status in ("diverged", "failed") if each[status]]
+        cells += [_spread(each, "bytes_up"), _spread(each, "seconds"), ", ".join([str(each["runs"]), *states])]
+        lines.append(_line(cells))
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    if failed:
+        lines += ["", "Failed:", "", *(f"- {o.run.label}: {_escaped(o.reason)} (`{o.run.folder}`)" for o in failed)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(_escaped(cell) for cell in cells) + " |"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _spread(line: Mapping[str, Any], name: str) -> str:
+    """Return the median, and the range where the seeds differ."""
+    middle, low, high = (line.get(f"{name} {which}") for which in ("median", "min", "max"))
+    if middle is None or low is None or high is None:
+        return ""
+    shown, lowest, highest = (number(value, name) for value in (middle, low, high))
+    return shown if lowest == highest else f"{shown} ({lowest} to {highest})"
+
+
+def number(value: float, name: str) -> str:
+    """Return a number of that kind for people: 3.1e-09, 95.2 %, 1.2 (MB)."""
+    if math.isinf(value):
+        return "diverged"
+    kind = name.split()[0]
+    if kind == "gap":
+        return f"{value:.1e}"
+    if kind == "accuracy":
+        return f"{100 * value:.1f} %"
+    if kind.startswith("bytes"):
+        return f"{value / 1e6:.3g}"
+    return f"{value:.0f}" if kind in ("rounds", "seconds") and value >= 10 else f"{value:.3g}"

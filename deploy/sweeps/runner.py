@@ -1,0 +1,240 @@
+"""Has many runs run, some of them side by side, each in processes of its own that are always reaped.
+
+A run is either one process that holds the whole federation (``deploy.inprocess``) or a local federation of real
+processes (``deploy.local``). Everything is forked from one helper, so a run begins within tenths of a second.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Protocol
+
+from deploy import logs
+from deploy.local import GRACE_S, UNUSABLE, LocalFederation, LocalOptions, end_with_launcher, fork_server, how_it_ended
+from deploy.local import interrupt as interrupted
+from deploy.sweeps.experiment import PlannedRun
+from deploy.sweeps.results import NOTE, Outcome, note, read_outcome
+from link.errors import BreakwaterError
+from server.monitor import Monitoring
+
+log = logging.getLogger("breakwater.deploy")
+
+IN_PROCESS, PROCESSES = "in process", "processes"
+"""How a run is run."""
+
+
+def default_jobs(in_process: bool) -> int:
+    """Return how many runs are run side by side where the user does not say: what the cores are good for."""
+    cores = len(os.sched_getaffinity(0))
+    return cores if in_process else max(1, cores // 4)
+
+
+class Running(Protocol):
+    """A run under way."""
+
+    def start(self) -> None:
+        """Begin.
+
+        Raises:
+            BreakwaterError: it cannot; one line.
+        """
+
+    def sentinels(self) -> list[int]:
+        """Return what becomes ready when there is something to look at."""
+
+    def look(self) -> int | None:
+        """Return the exit status; None while it goes on."""
+
+    def stop(self) -> None:
+        """Leave no process behind."""
+
+
+@dataclass
+class Alone:
+    """A whole federation in one process of its own.
+
+    Args:
+        options: of the run.
+        say: takes a line when something goes wrong.
+    """
+
+    options: LocalOptions
+    say: Callable[[str], None]
+    _process: ForkServerProcess | None = None
+    _pipe: Connection | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        context = fork_server(self.options.config.task.modules())
+        self._pipe, there = context.Pipe(duplex=False)
+        self._process = context.Process(target=_alone, args=(self.options, there), name="run")
+        self._process.start()
+        there.close()
+
+    def sentinels(self) -> list[int]:
+        """Return what becomes ready at the end."""
+        return [] if self._process is None else [self._process.sentinel]
+
+    def look(self) -> int | None:
+        """Return the exit status; None while it goes on."""
+        if self._process is None or self._process.is_alive():
+            return None
+        self._process.join()
+        with suppress(EOFError, OSError):  # it had nothing to say
+            if self._pipe is not None and self._pipe.poll():
+                self.say(str(self._pipe.recv()))
+        code = self._process.exitcode or 0
+        if code < 0:
+            self.say(f"the process {how_it_ended(self._process)}")
+        return code if code >= 0 else 1
+
+    def stop(self) -> None:
+        """Leave no process behind: ask, wait, kill."""
+        process = self._process
+        if process is None or process.pid is None:
+            return
+        if process.is_alive():
+            process.terminate()
+            process.join(GRACE_S)
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _alone(options: LocalOptions, pipe: Connection) -> None:
+    """Be the process of one run."""
+    from deploy.inprocess import run_in_process
+    from strategies.strategy import NoClientsError
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which ends us in order
+    signal.signal(signal.SIGTERM, interrupted)
+    end_with_launcher()
+    logs.to_file(options.out / "logs" / "server.log")
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        try:
+            run_in_process(options)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except (BreakwaterError, NoClientsError) as error:
+            pipe.send(str(error))
+            sys.exit(UNUSABLE)
+        except Exception as error:  # a fault of one run, whatever it is, is a row of the table
+            log.exception("the run failed")
+            pipe.send(f"{type(error).__name__}: {error}"[:500])
+            sys.exit(1)
+
+
+@dataclass
+class Slot:
+    """One run under way, and what is known of it.
+
+    Args:
+        run: which.
+        folder: its run folder.
+        running: its processes.
+        began: monotonic seconds.
+        said: lines about trouble.
+    """
+
+    run: PlannedRun
+    folder: Path
+    running: Running
+    began: float
+    said: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What all runs of a sweep have in common.
+
+    Args:
+        root: the sweep's folder.
+        in_process: each run is one process.
+        jobs: how many runs at a time.
+        data: folder of data files.
+        config_dir: where custom tasks are looked up.
+    """
+
+    root: Path
+    in_process: bool
+    jobs: int
+    data: Path | None
+    config_dir: Path
+
+
+def run_all(runs: Sequence[PlannedRun], terms: Terms) -> Iterator[tuple[Outcome, float]]:
+    """Run what has not been run yet; yield each run with its seconds as it ends, those that were done before first.
+
+    Whatever ends this generator ends the processes of the runs under way.
+    """
+    waiting = []
+    for run in runs:
+        done = read_outcome(run, terms.root / run.folder)
+        if done is None:
+            waiting.append(run)
+        else:
+            yield done, 0.0
+    waiting.reverse()
+    slots: list[Slot] = []
+    try:
+        while waiting or slots:
+            while waiting and len(slots) < terms.jobs:
+                slot = _slot(waiting.pop(), terms)
+                slots.append(slot)
+                try:
+                    slot.running.start()
+                except BreakwaterError as error:
+                    slots.remove(slot)
+                    slot.running.stop()
+                    yield _outcome(slot, UNUSABLE, str(error), terms), time.monotonic() - slot.began
+            if not slots:
+                continue
+            wait([sentinel for slot in slots for sentinel in slot.running.sentinels()])
+            for slot in list(slots):
+                status = slot.running.look()
+                if status is not None:
+                    slots.remove(slot)
+                    slot.running.stop()
+                    yield _outcome(slot, status, "; ".join(slot.said), terms), time.monotonic() - slot.began
+    finally:
+        for slot in slots:
+            slot.running.stop()
+
+
+def _slot(run: PlannedRun, terms: Terms) -> Slot:
+    """Return a run that has not begun, its folder fresh."""
+    folder = terms.root / run.folder
+    if (folder / NOTE).exists():  # ours, and not finished or of another config
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / NOTE).write_text(note(run, IN_PROCESS if terms.in_process else PROCESSES), encoding="utf-8")
+    options = LocalOptions(
+        config=run.config,
+        out=folder,
+        data=terms.data,
+        config_dir=terms.config_dir,
+        monitoring=Monitoring(quiet=True, pictures=False),
+        silent=True,
+    )
+    said: list[str] = []
+    running: Running = Alone(options, said.append) if terms.in_process else LocalFederation(options, said.append)
+    return Slot(run, folder, running, time.monotonic(), said)
+
+
+def _outcome(slot: Slot, status: int, reason: str, terms: Terms) -> Outcome:
+    """Return what came of a run that has ended."""
+    found = read_outcome(slot.run, slot.folder) if status == 0 else None
+    if found is not None:
+        return found
+    log = slot.folder / "logs" / "server.log"
+    reason = " ".join(reason.split()) or f"ended with status {status}; see {log.relative_to(terms.root)}"
+    return Outcome(slot.run, "failed", slot.folder, reason=reason)

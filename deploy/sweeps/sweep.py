@@ -1,0 +1,165 @@
+"""A sweep from the experiment file to tables and pictures; ``breakwater sweep`` calls it."""
+
+import fcntl
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.sweeps.experiment import Plan, PlannedRun
+from deploy.sweeps.results import Outcome, as_csv, as_markdown, choose, number, read_outcome, row, summaries
+from deploy.sweeps.runner import IN_PROCESS, PROCESSES, Terms, run_all
+from link.errors import ConfigError
+
+COPY, LOCK = "experiment.toml", ".lock"
+"""In the sweep's folder: the file that it was made of, and what keeps a second sweep out."""
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What ``breakwater sweep`` was told.
+
+    Args:
+        path: the experiment file.
+        plan: what it says.
+        out: the sweep's folder.
+        jobs: how many runs at a time.
+        in_process: each run is one process.
+        data: folder of data files.
+    """
+
+    path: Path
+    plan: Plan
+    out: Path
+    jobs: int
+    in_process: bool
+    data: Path | None
+
+
+def sweep(options: SweepOptions) -> int:
+    """Run everything that has not been run, write tables and pictures; return the exit status.
+
+    Raises:
+        ConfigError: the folder cannot be used.
+    """
+    with _claimed(options.out):
+        return _sweep(options)
+
+
+def _sweep(options: SweepOptions) -> int:
+    plan, out = options.plan, options.out
+    terms = Terms(out, options.in_process, options.jobs, options.data, plan.base.parent)
+    _compare(options)
+    began = time.monotonic()
+    tuned: list[Outcome] = []
+    outcomes: list[Outcome] = []
+    try:
+        if plan.file.tune is not None:
+            tuned = _run("tuning", plan.tuning(), terms)
+            for rest, value in choose(tuned, plan.file.tune).items():
+                print(f"{rest.label or 'all'}: {plan.file.tune.axis} {value}")
+        chosen = choose(tuned, plan.file.tune) if plan.file.tune is not None else {}
+        outcomes = _run("runs", plan.runs(chosen), terms)
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on in {out}")
+        raise
+    _write(options, tuned, outcomes)
+    from deploy.sweeps.figures import draw_all  # matplotlib takes a second to import, which --help need not wait for
+
+    pictures = draw_all(plan.file, outcomes, out)
+    failed = [outcome for outcome in (*tuned, *outcomes) if outcome.status == "failed"]
+    print(
+        f"{len(outcomes)} runs in {time.monotonic() - began:.0f} s: {out / 'table.md'}, table.csv, summary.csv"
+        + "".join(f", {picture.name}" for picture in pictures)
+    )
+    for outcome in failed:
+        print(f"failed: {outcome.run.label}: {outcome.reason}")
+    return 1 if failed else 0
+
+
+def _run(stage: str, runs: Sequence[PlannedRun], terms: Terms) -> list[Outcome]:
+    """Have runs run, telling of each; return them in the order of the plan."""
+    todo = [run for run in runs if read_outcome(run, terms.root / run.folder) is None]
+    how = IN_PROCESS if terms.in_process else PROCESSES
+    beside = f", {terms.jobs} at a time" if terms.jobs > 1 else ""
+    kept = f", {len(runs) - len(todo)} done before" if len(todo) < len(runs) else ""
+    print(f"{stage}: {len(runs)} runs{kept}; {how}{beside}", flush=True)
+    found: dict[str, Outcome] = {}
+    ended, began = 0, time.monotonic()
+    for outcome, seconds in run_all(runs, terms):
+        found[outcome.run.folder] = outcome
+        if not seconds:
+            continue
+        ended += 1
+        left = (time.monotonic() - began) / ended * (len(todo) - ended)
+        print(f"[{ended}/{len(todo)}] {_told(outcome)}  {seconds:.1f} s{_left(left)}", flush=True)
+    return [found[run.folder] for run in runs]
+
+
+def _told(outcome: Outcome) -> str:
+    """Return a run in a line."""
+    if outcome.status == "failed":
+        return f"{outcome.run.label}: failed: {outcome.reason}"
+    shown = [f"{name} {number(value, name)}" for name, value in outcome.measures.items()]
+    return f"{outcome.run.label}: {outcome.status}  {'  '.join(shown)}"
+
+
+def _left(seconds: float) -> str:
+    if seconds < 1:
+        return ""
+    return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
+
+
+def _write(options: SweepOptions, tuned: Sequence[Outcome], outcomes: Sequence[Outcome]) -> None:
+    """Write the tables."""
+    file, out = options.plan.file, options.out
+    hows = sorted({outcome.how for outcome in outcomes if outcome.how})
+    preface = [
+        f"{len(outcomes)} runs of `{options.path.name}` ({', '.join(hows) or 'none finished'}), "
+        f"seeds {', '.join(map(str, file.seeds))}; {time.strftime('%Y-%m-%d')}. Each figure is the median over the "
+        "seeds, with the range in brackets."
+    ]
+    if file.tune is not None:
+        preface.append(
+            f"`{file.tune.axis}` was chosen for each combination on seed {', '.join(map(str, file.tune.seeds))}; "
+            "tuning.csv has what was tried."
+        )
+        (out / "tuning.csv").write_text(as_csv([row(o, file.targets) for o in tuned]), encoding="utf-8")
+    (out / "table.csv").write_text(as_csv([row(o, file.targets) for o in outcomes]), encoding="utf-8")
+    (out / "summary.csv").write_text(as_csv(summaries(outcomes, file.targets)), encoding="utf-8")
+    page = as_markdown(file.title, list(file.axes), outcomes, file.targets, preface)
+    (out / "table.md").write_text(page, encoding="utf-8")
+
+
+def _compare(options: SweepOptions) -> None:
+    """Keep a copy of the file, and tell if the folder was begun with another one."""
+    copy = options.out / COPY
+    before = copy.read_text(encoding="utf-8") if copy.exists() else None
+    if before is not None and before != options.plan.text:
+        print(
+            f"{options.path} has changed since {options.out} was begun: runs whose config is still the same are kept, "
+            "the others are run again"
+        )
+    copy.write_text(options.plan.text, encoding="utf-8")
+
+
+@contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """Within: no other sweep uses the folder.
+
+    Raises:
+        ConfigError: it cannot be used, or another one does.
+    """
+    try:
+        if out.exists() and any(out.iterdir()) and not (out / COPY).exists():
+            raise ConfigError(f"--out {out}: is not empty and holds no sweep; choose another folder")
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(f"--out {out}: another sweep is running there") from None
+            yield
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be used: {error.strerror or error}") from None
