@@ -13,6 +13,8 @@ from link.config import load
 from server.folder import SUMMARY, read_rounds
 from server.monitor import Monitoring
 from server.progress import size
+from server.report import REPORT
+from server.suspects import tally
 
 CONFIG = Path(__file__).parent / "configs" / "demo.toml"
 AVERAGING, OURS = "averaging", "byz-vr-marina-pp"
@@ -56,7 +58,9 @@ def demo(out: Path, *, quiet: bool = False) -> int:
     console.quiet = quiet
     picture = out / "demo.png"
     _draw(runs, picture)
-    console.print(f"\npicture: {picture}\nthe whole demo took {time.monotonic() - began:.0f} s", highlight=False)
+    console.print(_who_attacked(runs[OURS][1], f, out / OURS), highlight=False)
+    console.print(f"report:  {out / OURS / REPORT}", highlight=False)
+    console.print(f"picture: {picture}\nthe whole demo took {time.monotonic() - began:.0f} s", highlight=False)
     return 0
 
 
@@ -80,6 +84,16 @@ def _table(runs: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]) -> Tabl
             f"{summary['wall_s']:.1f}",
         )
     return table
+
+
+def _who_attacked(rounds: list[dict[str, Any]], f: int, folder: Path) -> str:
+    """Return who stands out, in a sentence."""
+    *first, after = tally(rounds, f)[: f + 1]
+    names = ", ".join(f"{suspect.name} ({suspect.score or 0:.0f})" for suspect in first)
+    return (
+        f"\nwho attacked? these stand out most: {names}; the next one has {after.score or 0:.0f}\n"
+        f"         breakwater suspects {folder}"
+    )
 
 
 def _draw(runs: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]], path: Path) -> None:

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import Processes, rounds_of, summary_of
+from tests.integration.processes import ROOT, Processes, rounds_of, summary_of
 
 pytestmark = pytest.mark.slow
 
 
 def test_the_demo_shows_the_difference(processes: Processes, tmp_path: Path) -> None:
+    assert "```sh\nmake demo\n```" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "\ndemo: $(STAMP)\n\t$(BIN)/breakwater demo\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
     out = tmp_path / "demo"
     demo = processes.breakwater("demo", "--out", out)
     demo.ends(0, 240)
@@ -32,6 +34,10 @@ def test_the_demo_shows_the_difference(processes: Processes, tmp_path: Path) -> 
         assert cells[:3] == [name, accuracy, rounds]
         assert len(cells) == 6
         assert cells[5] == seconds
+    stand_out = demo.line(r"who attacked\? these stand out most: (\S+) .*, (\S+) .*, (\S+) .*; the next one has \d")
+    assert {stand_out[1], stand_out[2], stand_out[3]} == {"byzantine-0", "byzantine-1", "byzantine-2"}
+    assert f"report:  {out / 'byz-vr-marina-pp' / 'report.html'}" in demo.out
+    assert (out / "byz-vr-marina-pp" / "report.html").is_file()
     picture = out / "demo.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert f"picture: {picture}" in demo.out
