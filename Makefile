@@ -8,7 +8,7 @@ STAMP := $(VENV)/.breakwater-setup
 ON_ALL_CORES := --numprocesses $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() + 1))') --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-flower check format bench fuzz torture soak constraints proto clean
+.PHONY: help setup demo test test-fast test-flower check format bench fuzz torture soak docs constraints proto clean
 
 help:
 	@echo "make demo       see it work (about a minute after set-up)"
@@ -17,6 +17,7 @@ help:
 	@echo "make check      lint, formatting, types, import layers"
 	@echo "make bench      the benchmarks"
 	@echo "make fuzz       over a million hostile inputs; make torture kills a server 50 times; make soak runs 10,000 rounds"
+	@echo "make docs       the documentation site, in site/"
 	@echo "make setup      only build .venv"
 
 setup: $(STAMP)
@@ -73,6 +74,9 @@ torture: $(STAMP)
 soak: $(STAMP)
 	$(BIN)/python -m benchmarks.soak
 
+docs: $(STAMP)
+	$(BIN)/python -m docs.make
+
 # After a change of a bound in pyproject.toml, or to move to newer versions.
 constraints: $(STAMP)
 	$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --all-extras --upgrade \
@@ -82,4 +86,4 @@ proto: $(STAMP)
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. link/link.proto
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site build

@@ -1,7 +1,9 @@
-"""What several test files need: the folder of real data sets, and a Flower that imports where warnings are errors."""
+"""What all tests need: a log of their own, the folder of real data sets, a Flower that imports cleanly."""
 
+import logging
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,17 @@ def data_dir() -> Path:
     if not folder:
         pytest.skip("needs real data: set BREAKWATER_DATA to the folder that holds libsvm/ and MNIST/")
     return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _a_log_of_ones_own() -> Iterator[None]:
+    """What a command sets up for its log is gone when the test ends."""
+    logger = logging.getLogger("breakwater")
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield
+    for handler in logger.handlers:
+        if handler not in handlers:
+            handler.close()
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+    logger.propagate = propagate

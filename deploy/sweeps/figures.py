@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogFormatter, NullFormatter
 
 from deploy.sweeps.experiment import ExperimentFile, Figure, Target, Value
 from deploy.sweeps.results import DONE, Outcome
@@ -104,7 +104,7 @@ class _Picture:
         if self._target is None:
             return Y_LABELS[self._y] + (" at the end" if self._ends else "")
         what = "rounds" if figure.cost == "round" else "MB up"
-        return f"{what} to {Y_LABELS[self._y].removesuffix(' (%)')} {self._target.value:g}"
+        return f"{what} to {Y_LABELS[self._y].removesuffix(' (%)')} = {self._target.value:g}"
 
     def _plot(self, panel: Axes, group: Sequence[Outcome], k: int, m: int, count: int) -> None:
         """Draw the runs that differ in nothing but the seed, and perhaps in x: colour k of so many, style m."""
@@ -139,7 +139,7 @@ class _Picture:
         self, panel: Axes, x: Numbers, median: Numbers, low: Numbers, high: Numbers, look: Mapping[str, Any]
     ) -> None:
         floor = _FLOOR if self._log else -np.inf
-        median, low, high = (self._scale * np.clip(v, floor, _OFF) for v in (median, low, high))
+        median, low, high = (np.clip(self._scale * v, floor, _OFF) for v in (median, low, high))
         panel.plot(x, np.where(median < _OFF, median, np.nan), **look)
         panel.fill_between(x, low, high, where=low < _OFF, color=look["color"], alpha=0.18, linewidth=0)
 
@@ -147,6 +147,9 @@ class _Picture:
         """Set scales, ticks and grid."""
         if self._log:
             panel.set_yscale("log", nonpositive="mask")
+            if self._target is not None:  # a decade or two: plain numbers
+                panel.yaxis.set_major_formatter(_Plain())
+                panel.yaxis.set_minor_formatter(_Plain())
         if self._ends:
             values = self._there[self._figure.x]
             numbers = _numbers(values)
@@ -157,7 +160,7 @@ class _Picture:
                 if max(numbers) / min(numbers) < 1000:  # one or two decades have too few marks of their own
                     panel.set_xticks(numbers, values)
                     panel.xaxis.set_minor_formatter(NullFormatter())
-        panel.tick_params(labelsize=8)
+        panel.tick_params(which="both", labelsize=8)
         panel.grid(visible=True, alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
 
@@ -195,6 +198,14 @@ class _Picture:
     @staticmethod
     def _named(axis: str | None, values: Sequence[str | None]) -> list[str]:
         return [f"{axis}: {value}" for value in values if value is not None]
+
+
+class _Plain(LogFormatter):
+    """Marks of a log axis as plain numbers: 0.6 and not 6e-01."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """Return the mark at x; nothing where there is no room for one."""
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def _with(outcomes: Sequence[Outcome], axis: str | None, value: str | None) -> list[Outcome]:

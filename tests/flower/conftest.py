@@ -27,12 +27,12 @@ def processes() -> Iterator[Processes]:
 
 
 @pytest.fixture(scope="session")
-def installed() -> Callable[[str], str]:
-    """Make sure of a Flower version; where it cannot be had, skip the test, and fail it where CI runs."""
+def installed() -> Callable[..., str]:
+    """Make sure of a Flower version, ``bare`` or not; where it cannot be had, skip the test, fail it where CI runs."""
 
-    def ensure(version: str) -> str:
+    def ensure(version: str, *, bare: bool = False) -> str:
         try:
-            environment(version)
+            environment(version, bare=bare)
         except UnavailableError as error:
             if os.environ.get("CI"):
                 raise

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.flower import seed
 from tests.flower.environments import environment
 from tests.flower.keys import write_authority, write_node_key
 from tests.integration.processes import ROOT, Process, Processes, free_address, until
@@ -115,6 +116,7 @@ class Flower:
         secure: TLS, and SuperNodes that prove who they are.
         nodes: Flower version of the SuperNodes, where it is another one; before 1.40 they speak gRPC.
         env: environment variables on top of ours.
+        stock: every process is started as Flower starts it, and not forked; see ``tests.flower.seed``. Simulations are.
     """
 
     name = "test"
@@ -130,6 +132,7 @@ class Flower:
         secure: bool = False,
         nodes: str = "",
         env: Mapping[str, str] = {},
+        stock: bool = False,
     ) -> None:
         self.version = version
         self.folder = folder
@@ -139,6 +142,8 @@ class Flower:
         self._node_bin = environment(nodes or version)
         self._env = {**QUIET, "FLWR_HOME": str(folder / "home"), **env}
         self._started: list[Process] = []
+        self._stock = stock or simulation
+        self._seeds: dict[Path, Path] = {}  # folders of stubs by folders of commands
         self.nodes: dict[int, Process] = {}
         self.address = free_address()
         host, _, port = self.address.rpartition(":")
@@ -159,11 +164,11 @@ class Flower:
             self._trust = ["--insecure"]
             options += ["--insecure"]
             connection += "insecure = true\n"
-        self._ray = tempfile.TemporaryDirectory(prefix="bw-")  # short: Ray makes sockets deep below, 107 bytes at most
+        self._short = tempfile.TemporaryDirectory(prefix="bw-")  # for sockets: Ray's lie deep below, 107 bytes at most
         if simulation:
             options += ["--simulation"]
             # Ray would join a cluster of somebody else on this machine, and end with it.
-            self._env |= {"RAY_ADDRESS": "local", "RAY_TMPDIR": self._ray.name, "RAY_USAGE_STATS_ENABLED": "0"}
+            self._env |= {"RAY_ADDRESS": "local", "RAY_TMPDIR": self._short.name, "RAY_USAGE_STATS_ENABLED": "0"}
         (folder / "home").mkdir(parents=True)
         (folder / "home" / "config.toml").write_text(connection, encoding="utf-8")
         self.superlink = self.start("flower-superlink", *options)
@@ -175,11 +180,27 @@ class Flower:
     def start(self, command: str, *arguments: str | Path, env: Mapping[str, str] = {}) -> Process:
         """Start a command of this Flower in the folder."""
         commands = self._node_bin if command == "flower-supernode" else self._bin
+        if not self._stock and not env:  # some variables are read while Flower is imported
+            commands = self._stubs(commands)
         path = f"{commands}:/usr/bin:/bin"  # Flower finds its own commands there
         settings = [f"{key}={value}" for key, value in {**self._env, **env, "PATH": path}.items()]
         process = self._processes.start("env", "-C", self.folder, *settings, commands / command, *arguments)
         self._started.append(process)
         return process
+
+    def _stubs(self, commands: Path) -> Path:
+        """Return a folder with the same commands as forks; what forks them is started when it is first wanted."""
+        if commands not in self._seeds:
+            number = len(self._seeds)
+            socket = f"{self._short.name}/{number}"
+            self._seeds[commands] = self.folder / f"stubs-{number}"
+            seed.write_stubs(self._seeds[commands], commands, socket)
+            settings = [f"{key}={value}" for key, value in {**self._env, "PATH": f"{commands}:/usr/bin:/bin"}.items()]
+            # -P: not from this folder, whose modules have names that others have too.
+            self._started.append(
+                self._processes.start("env", *settings, commands / "python", "-P", seed.__file__, socket)
+            )
+        return self._seeds[commands]
 
     def command(self, command: str, *arguments: str | Path, env: Mapping[str, str] = {}) -> str:
         """Run a command to its end; return what it said."""
@@ -264,4 +285,4 @@ class Flower:
         for process in self._started:
             process.wait()
         self._processes.none_left()
-        self._ray.cleanup()
+        self._short.cleanup()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.flower.conftest import CONFIG
 from tests.flower.environments import NEWEST, environment
-from tests.flower.harness import FailedError, Flower
+from tests.flower.harness import SETTINGS, FailedError, Flower
 from tests.integration.processes import Processes, free_address, rounds_of
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow]
@@ -23,7 +23,7 @@ def flower(
     processes: Processes, installed: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Flower]:
     """A SuperLink, and three SuperNodes none of which can take part."""
-    made = Flower(processes, installed(NEWEST), tmp_path_factory.mktemp("flower"))
+    made = Flower(processes, installed(NEWEST), tmp_path_factory.mktemp("flower"), env=SETTINGS)
     try:
         made.ready()
         made.node(0, {"partition-id": 7})
@@ -89,8 +89,8 @@ def test_a_superlink_that_is_not_there_is_named(flower: Flower, app: Path, tmp_p
     assert "Traceback" not in said
 
 
-def test_a_flower_that_is_too_old_is_named(processes: Processes, installed: Callable[[str], str], app: Path) -> None:
-    commands = environment(installed(TOO_OLD))
+def test_a_flower_that_is_too_old_is_named(processes: Processes, installed: Callable[..., str], app: Path) -> None:
+    commands = environment(installed(TOO_OLD, bare=True), bare=True)
     for component in ("server.app", "client.app"):
         process = processes.start("env", "-C", app, commands / "python", "-c", f"import {component}")
         assert process.wait() == 1

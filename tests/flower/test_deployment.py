@@ -1,7 +1,8 @@
 """The app on Flower deployments: SuperLink and four SuperNodes on loopback, one of them Byzantine, by real commands.
 
 On each of the three ways that SuperNodes speak with a SuperLink, the run ends at the bits that the live link gives.
-The ways share what costs most, their processes: the tests of one follow one another, and the last breaks something.
+The ways share what costs most, their processes: the tests of one follow one another, and the last breaks something. On
+one way all is as Flower starts it; on the others processes are forked, and look for work five times a second.
 """
 
 import re
@@ -17,41 +18,48 @@ from safetensors.numpy import load_file
 
 from tests.flower.conftest import CONFIG
 from tests.flower.environments import NEWEST, OLDEST
-from tests.flower.harness import Flower, Run
+from tests.flower.harness import SETTINGS, Flower, Run
+from tests.flower.pages import typed
 from tests.integration.processes import Processes, free_address, rounds_of, summary_of, until
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow]
 
 ROUNDS = 20
-ATTACK = {"attack": "alie", "set": "attack.view=omniscient"}
-"""The node config of the Byzantine SuperNode, but for its partition."""
+ATTACK = typed("docs/flower.md", "flower-supernode", "alie")
+"""The node config of the Byzantine SuperNode, worker 3, as the page has it."""
+HONEST = typed("docs/flower.md", "flower-supernode", "partition-id=0")
+OVER_LINK = [typed("README.md", "flwr run", "link="), typed("docs/flower.md", "flwr run", "link=")]
+THROUGH_SUPERLINK = typed("docs/flower.md", "flwr run", "rounds=10")
+"""The run configs of the pages' commands, which run here with an address and rounds of their own."""
 SMALL = ("strategy.cohort=2", "strategy.p=0.1", "federation.seed=6")
 """A SuperNode starts a process for every message: small cohorts, and few rounds that ask all."""
 MINUTES_S = 900.0
-"""A bound for twenty rounds of some seconds each, on a machine that is busy."""
+"""A bound for a few rounds of some seconds each, on a machine that is busy."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """How the SuperNodes reach the SuperLink, and how many of the rounds go through both.
+    """How the SuperNodes reach the SuperLink, and how many rounds go through both.
 
     Args:
         version: of Flower.
         rounds: how many.
+        stock: processes and settings are Flower's own; see ``tests.flower.seed``.
         secure: over TLS, with SuperNode authentication.
         nodes: version of the SuperNodes, where it is another one: the newest ones speak no gRPC.
     """
 
     version: str
     rounds: int
+    stock: bool = False
     secure: bool = False
     nodes: str = ""
 
 
 WAYS = {
-    "oldest, gRPC": Way(OLDEST, 3),
+    "oldest, gRPC": Way(OLDEST, 3, stock=True),
     "newest, HTTP, TLS and SuperNode authentication": Way(NEWEST, 3, secure=True),
-    "newest, gRPC": Way(NEWEST, ROUNDS, nodes=OLDEST),
+    "newest, gRPC": Way(NEWEST, 8, nodes=OLDEST),
 }
 
 
@@ -67,7 +75,15 @@ def flower(
 ) -> Iterator[Flower]:
     folder = tmp_path_factory.mktemp("flower")
     installed(way.nodes or way.version)
-    made = Flower(processes, installed(way.version), folder, secure=way.secure, nodes=way.nodes)
+    made = Flower(
+        processes,
+        installed(way.version),
+        folder,
+        secure=way.secure,
+        nodes=way.nodes,
+        stock=way.stock,
+        env={} if way.stock else SETTINGS,
+    )
     try:
         made.ready()
         for worker in range(4):
@@ -79,8 +95,8 @@ def flower(
 
 
 def trajectory(out: Path) -> list[dict[str, Any]]:
-    """Return all that a run has written of its rounds, but what its carrier decides: times and bytes."""
-    carried = {"round_s", "deadline_s", "bytes_up", "bytes_down"}
+    """Return all that a run has written of its rounds, but what its carrier decides: times, bytes and names."""
+    carried = {"round_s", "deadline_s", "bytes_up", "bytes_down", "names"}
     return [{key: value for key, value in line.items() if key not in carried} for line in rounds_of(out)]
 
 
@@ -97,6 +113,7 @@ def test_the_run_over_the_link_is_that_of_the_live_link(
     flower: Flower, app: Path, live: Callable[..., Path], tmp_path: Path
 ) -> None:
     changes = (*SMALL, f"strategy.rounds={ROUNDS}")
+    assert all(set(settings) == {"set", "link"} for settings in OVER_LINK)
     run = flower.run(app, tmp_path / "run", config=CONFIG, set=" ".join(changes), link=free_address())
     assert run.wait() == "finished:completed", run.log()
     expected = live(*changes, "attack.kind=alie", "attack.view=omniscient")
@@ -110,6 +127,7 @@ def test_the_run_through_superlink_and_supernodes_is_that_of_the_live_link(
     flower: Flower, way: Way, app: Path, live: Callable[..., Path], tmp_path: Path
 ) -> None:
     changes = (*SMALL, f"strategy.rounds={way.rounds}")
+    assert (HONEST, ATTACK["partition-id"], set(THROUGH_SUPERLINK)) == ({"partition-id": 0}, 3, {"set"})
     run = flower.run(app, tmp_path / "run", config=CONFIG, set=" ".join(changes))
     assert run.wait(MINUTES_S) == "finished:completed", run.log()
     is_the_run(run, live(*changes, "attack.kind=alie", "attack.view=omniscient"))

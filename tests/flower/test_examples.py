@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.flower.environments import NEWEST, OLDEST
-from tests.flower.harness import Flower
-from tests.integration.processes import ROOT, Processes, until
+from tests.flower.harness import SETTINGS, Flower
+from tests.integration.processes import ROOT, Processes
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow]
 
@@ -46,7 +46,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def deployment(
     processes: Processes, installed: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Flower]:
-    made = Flower(processes, installed(OLDEST), tmp_path_factory.mktemp("deployment"))
+    made = Flower(processes, installed(OLDEST), tmp_path_factory.mktemp("deployment"), env=SETTINGS)
     try:
         made.ready()
         for worker in range(NODES):
@@ -72,8 +72,7 @@ def simulation(
 def ended(flower: Flower, app: Path, out: Path, federation: dict[str, object], **config: object) -> tuple[str, str]:
     """Run an app to its end; return Flower's word for how it ended, and what it said."""
     run = flower.run(app, out, federation=federation, **config)
-    until(lambda: run.status().startswith("finished"), "the end of the run", MINUTES_S)
-    return run.status(), run.log()
+    return run.wait(MINUTES_S), run.log()
 
 
 def summary(out: Path) -> dict[str, Any]:

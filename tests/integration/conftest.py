@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.machines import Machines
+from tests.integration.nursery import Nursery
 from tests.integration.processes import DIGITS, Processes
 
 
@@ -13,6 +14,19 @@ from tests.integration.processes import DIGITS, Processes
 def processes() -> Iterator[Processes]:
     with Processes() as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def _nursery() -> Iterator[Nursery]:
+    with Nursery() as nursery:
+        yield nursery
+
+
+@pytest.fixture
+def forked(_nursery: Nursery) -> Iterator[Nursery]:
+    """Processes whose breakwater commands are forks; not for `breakwater run`, which forks by itself."""
+    yield _nursery
+    _nursery.swept(strict=True)
 
 
 @pytest.fixture

@@ -164,7 +164,8 @@ class Process:
 
     def ctrl_c(self) -> None:
         """Interrupt it as a terminal does: the command and all that it has started in its session."""
-        os.killpg(self.pid, signal.SIGINT)
+        with suppress(ProcessLookupError):  # a fork that has ended is gone
+            os.killpg(self.pid, signal.SIGINT)
 
     def running(self) -> bool:
         """Return whether it has not ended yet."""

@@ -29,6 +29,7 @@ from link.node import join
 from link.wire import METHOD, PROTOCOL, Parcel, Payload, Reader, Welcome, control_frame, error_frame, reply_head
 from strategies.algorithm import Ask, Packet
 from strategies.randomness import Role, stream
+from tests.integration.nursery import Nursery
 from tests.integration.processes import DIGITS, SOON_S, Processes, rounds_of, sets, summary_of
 
 pytestmark = pytest.mark.slow
@@ -39,6 +40,11 @@ DEADLINE_S = 4.0
 
 Misbehave = Callable[[int, int], list[bytes]]
 """(instruction id, round) -> the frames that a bad client sends."""
+
+
+@pytest.fixture
+def processes(forked: Nursery) -> Processes:
+    return forked
 
 
 def packet(id_: int, round_: int, values: bytes, kind: str = "identity", seed: int | None = None) -> bytes:

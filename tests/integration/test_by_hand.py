@@ -1,4 +1,7 @@
-"""`breakwater server` and `breakwater client` started one by one, as on several machines."""
+"""`breakwater server` and `breakwater client` started one by one, as on several machines.
+
+The processes are forks of one that has imported what they need, see ``nursery``; test_machines.py types the commands.
+"""
 
 import re
 import shutil
@@ -11,6 +14,7 @@ from safetensors.numpy import load_file
 
 from link.config import load
 from link.experiment import open_experiment
+from tests.integration.nursery import Nursery
 from tests.integration.processes import (
     ATTACKED,
     ROOT,
@@ -41,6 +45,11 @@ gamma = 0.5
 [evaluation]
 every = 10
 """
+
+
+@pytest.fixture
+def processes(forked: Nursery) -> Processes:
+    return forked
 
 
 def serve(processes: Processes, config: Path, out: Path, *changes: str) -> tuple[Process, str]:

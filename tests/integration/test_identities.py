@@ -23,10 +23,16 @@ from link.grid import StreamGrid
 from link.guests import LISTED_FILE, REVOKED_FILE, Guests
 from link.tls import Identity, server_credentials
 from link.wire import METHOD, PROTOCOL, control_frame
+from tests.integration.nursery import Nursery
 from tests.integration.processes import DIGITS, SOON_S, Process, Processes, rounds_of, sets, until
 from tests.integration.test_link import Federation, Node, ask, reasons
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def processes(forked: Nursery) -> Processes:
+    return forked
 
 
 @pytest.fixture

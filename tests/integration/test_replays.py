@@ -16,6 +16,7 @@ from link.config import load
 from link.experiment import open_experiment
 from strategies.algorithm import Vector
 from strategies.randomness import Role, stream
+from tests.integration.nursery import Nursery
 from tests.integration.processes import DIGITS, SOON_S, Processes, rounds_of, sets, summary_of, until
 from tests.integration.test_bad_clients import DIM, BadClient, answer, content, ones, packet
 
@@ -26,6 +27,11 @@ LEAVES_AT = 3
 HONEST = (0, 1)
 ONE, TWO = ones(DIM), np.full(DIM, 2.0, np.float32).tobytes()
 NAN = np.full(DIM, np.nan, np.float32).tobytes()
+
+
+@pytest.fixture
+def processes(forked: Nursery) -> Processes:
+    return forked
 
 
 class Past:

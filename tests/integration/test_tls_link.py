@@ -24,6 +24,7 @@ from link.experiment import open_experiment
 from link.node import join_as_many
 from link.tls import Identity, server_credentials
 from link.wire import METHOD, PROTOCOL, control_frame
+from tests.integration.nursery import Nursery
 from tests.integration.processes import ATTACKED, Processes, rounds_of, sets, summary_of
 from tests.integration.test_link import SOON_S, Federation, ask, context, echo_app, reasons, until
 from tests.reference.plain_loop import trajectory
@@ -33,6 +34,11 @@ pytestmark = pytest.mark.slow
 AUTHORITY, OTHER = Authority.create(), Authority.create()
 SERVER = AUTHORITY.issue_server(["127.0.0.1"])
 ALICE, BOB = AUTHORITY.issue_client("alice"), AUTHORITY.issue_client("bob")
+
+
+@pytest.fixture
+def processes(forked: Nursery) -> Processes:
+    return forked
 
 
 def expired(role: str) -> Identity:

@@ -32,7 +32,7 @@ def averaged(config_text: str) -> np.ndarray:
     return x
 
 
-def test_no_wire_fault_disturbs_anybody(processes: Processes, tmp_path: Path) -> None:
+def test_no_wire_fault_disturbs_anybody(forked: Processes, tmp_path: Path) -> None:
     """One process holds a seat for each fault; averaging would show a single bit of theirs.
 
     Who breaks off in every round has come back before the next one.
@@ -43,17 +43,17 @@ def test_no_wire_fault_disturbs_anybody(processes: Processes, tmp_path: Path) ->
         *(f"federation.clients={HONEST + len(FAULTS)}", f"federation.deadline_s={DEADLINE_S}"),
         *("strategy.kind=robust-sgd", f"strategy.rounds={ROUNDS}", "strategy.batch=16", "aggregator.kind=mean"),
     )
-    server = processes.breakwater("server", path, "--listen", "127.0.0.1:0", "--out", out, *sets(*changes))
+    server = forked.breakwater("server", path, "--listen", "127.0.0.1:0", "--out", out, *sets(*changes))
     address = server.line(r"^listening on (\S+)")[1]
     # Worker i shows fault number i modulo their count, and the first attacker is worker HONEST.
     turned = FAULTS[-HONEST:] + FAULTS[:-HONEST]
     listed = "[" + ",".join(f'"{fault}"' for fault in turned) + "]"
     clients = [
-        processes.breakwater("client", "--connect", address, "--name", f"honest-{i}", "--worker", str(i))
+        forked.breakwater("client", "--connect", address, "--name", f"honest-{i}", "--worker", str(i))
         for i in range(HONEST)
     ]
     clients.append(
-        processes.breakwater(
+        forked.breakwater(
             *("client", "--connect", address, "--name", "bad", "--worker", str(HONEST), "--seats", str(len(FAULTS))),
             *("--attack", "wire", "--set", f"attack.fault={listed}"),
         )

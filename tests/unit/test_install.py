@@ -39,7 +39,7 @@ def test_from_anywhere_too(tmp_path: Path) -> None:
 def test_every_package_of_the_checkout_is_known_here() -> None:
     """A new package must be named above, and so in the contracts that read this list."""
     found = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    assert found - {"tests", "benchmarks"} == set(PACKAGES)
+    assert found - {"tests", "benchmarks", "docs"} == set(PACKAGES)
 
 
 def test_an_install_puts_no_package_into_site_packages() -> None:
@@ -65,7 +65,7 @@ def test_the_command_says_what_it_is_without_loading_the_rest(option: str) -> No
 def test_the_installed_command() -> None:
     command = Path(sys.executable).parent / "breakwater"
     ended = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
-    assert ended.stdout == f"breakwater {importlib.metadata.version('breakwater')}\n"
+    assert ended.stdout.startswith(f"breakwater {importlib.metadata.version('breakwater')}\n")
 
 
 def test_both_apps_start_without_torch() -> None:

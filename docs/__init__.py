@@ -1,0 +1,1 @@
+"""The documentation: pages in Markdown, and ``docs.make``, which makes a site of them."""

@@ -1,0 +1,19 @@
+"""What the tests of pages share: processes that are forked with everything imported."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.nursery import Nursery
+
+
+@pytest.fixture(scope="module")
+def one_nursery() -> Iterator[Nursery]:
+    with Nursery() as nursery:
+        yield nursery
+
+
+@pytest.fixture
+def nursery(one_nursery: Nursery) -> Iterator[Nursery]:
+    yield one_nursery
+    one_nursery.swept(strict=False)
