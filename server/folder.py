@@ -287,9 +287,9 @@ class RunFolder:
             line["note"] = record.note
         if record.evidence is not None:
             line |= _evidence(record.evidence)
-        names = {str(i): name for i, name in zip(record.cohort, record.names, strict=False) if self._names.get(i) != name}
-        if names:
-            line["names"] = names
+        named = zip(record.cohort, record.names, strict=False)
+        if new := {str(worker): name for worker, name in named if self._names.get(worker) != name}:
+            line["names"] = new
         if record.evaluation is not None:
             line |= _measures(record.evaluation)
         self._count(line)

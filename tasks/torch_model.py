@@ -21,8 +21,8 @@ from tasks.partition import Indices, draw, split
 from tasks.threads import one_thread
 
 BLOCK = 250
-"""Samples that are pushed through the model at once; bounds the memory of a full gradient. With 1000 the activations of a
-small CNN on MNIST no longer fit into the cache, and a full gradient takes twice as long."""
+"""Samples that are pushed through the model at once; bounds the memory of a full gradient. With 1000 the activations of
+a small CNN on MNIST no longer fit into the cache, and a full gradient takes twice as long."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(output of the model, targets) -> the MEAN loss of these samples, a scalar."""

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from server.explain import byzantine_majority, explain, warnings
 from link.config import load, parse
 from link.errors import ConfigError
+from server.explain import byzantine_majority, explain, warnings
 
 CONFIGS = Path(__file__).parents[2] / "deploy" / "configs"
 MARINA = """
