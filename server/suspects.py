@@ -22,8 +22,9 @@ from rich.text import Text
 from link.text import one_line
 
 STATEMENT = (
-    "A ranking to look into, not a verdict: an honest client whose data are unusual stands out too, and an attacker "
-    "that imitates honest ones does not."
+    "A ranking to look into, not a verdict. In our tests it put nearly every attacker first where clients' data were "
+    "alike. Where they differed, an honest client stood out as far as 20, and attackers that imitate honest ones or "
+    "send next to nothing were missed about half of the time."
 )
 """To be printed under every table."""
 

@@ -4,6 +4,7 @@ import csv
 import fcntl
 import shlex
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from link.config import Config, load
 from link.errors import ConfigError
 from server.monitor import Monitoring
 from tests.docs.blocks import blocks_of, commands
-from tests.integration.processes import DIGITS, ROOT, Processes, rounds_of, summary_of, until
+from tests.integration.nursery import Nursery
+from tests.integration.processes import DIGITS, ROOT, rounds_of, summary_of, until
 
 pytestmark = pytest.mark.slow
 
@@ -132,6 +134,18 @@ def table_of(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Nursery]:
+    with Nursery() as nursery:
+        yield nursery
+
+
+@pytest.fixture
+def nursery(forks: Nursery) -> Iterator[Nursery]:
+    yield forks
+    forks.swept(strict=True)
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_the_reduced_form_of_every_experiment_runs(path: Path, tmp_path: Path) -> None:
     plan = load_plan(path, reduced=True)
@@ -148,9 +162,9 @@ def test_the_reduced_form_of_every_experiment_runs(path: Path, tmp_path: Path) -
     assert plan.file.title in (out / "table.md").read_text(encoding="utf-8")
 
 
-def test_a_sweep_of_real_processes_ends_at_the_numbers_of_one_process(processes: Processes, tmp_path: Path) -> None:
+def test_a_sweep_of_real_processes_ends_at_the_numbers_of_one_process(nursery: Nursery, tmp_path: Path) -> None:
     path = written(tmp_path, SWEEP.replace("seeds = [1, 2]", "seeds = [1]"))
-    many = processes.breakwater("sweep", path, "--out", tmp_path / "many", "--jobs", "2")
+    many = nursery.breakwater("sweep", path, "--out", tmp_path / "many", "--jobs", "2")
     many.ends(0)
     assert many.said().count("finished") == 2
     plan = load_plan(path)
@@ -175,29 +189,29 @@ many = "strategy.rounds=700"
 
 
 def test_a_sweep_that_is_killed_or_interrupted_leaves_no_process_and_goes_on_where_it_was(
-    processes: Processes, tmp_path: Path
+    nursery: Nursery, tmp_path: Path
 ) -> None:
     path, out = written(tmp_path, SHORT_AND_LONG), tmp_path / "out"
     done, under_way = (out / "runs" / f"rounds-{name}" / "seed-1" for name in ("few", "many"))
     command = ("sweep", path, "--in-process", "--jobs", "1", "--out", out)
 
-    killed = processes.breakwater(*command)
+    killed = nursery.breakwater(*command)
     killed.line(r"\[1/2\] rounds few, seed 1: finished")
     until(lambda: rounds_of(under_way), "a round of the second run")
     killed.send(signal.SIGKILL)
     killed.wait()
-    until(lambda: not processes.living(), "the end of what it had started")
+    until(lambda: not nursery.living(), "the end of what it had started")
     written_at, half = (done / "metrics.jsonl").stat().st_mtime_ns, len(rounds_of(under_way))
 
-    interrupted = processes.breakwater(*command)
+    interrupted = nursery.breakwater(*command)
     interrupted.line("runs: 2 runs, 1 done before; in process")
     until(lambda: 0 < len(rounds_of(under_way)) != half, "the second run anew")
     interrupted.ctrl_c()
     interrupted.ends(130)
     interrupted.line("interrupted; the same command goes on")
-    assert not processes.living()
+    assert not nursery.living()
 
-    processes.breakwater(*command).ends(0)
+    nursery.breakwater(*command).ends(0)
     assert (done / "metrics.jsonl").stat().st_mtime_ns == written_at
     assert [(line["status"], line["rounds"]) for line in table_of(out)] == [("finished", "4"), ("finished", "700")]
 
