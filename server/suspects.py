@@ -23,8 +23,8 @@ from link.text import one_line
 
 STATEMENT = (
     "A ranking to look into, not a verdict. In our tests it put nearly every attacker first where clients' data were "
-    "alike. Where they differed, an honest client stood out as far as 20, and attackers that imitate honest ones or "
-    "send next to nothing were missed about half of the time."
+    "alike. Where they differed, an honest client's score was up to 20, and attackers that send nothing but zeros were "
+    "missed half of the time."
 )
 """To be printed under every table."""
 
