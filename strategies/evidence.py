@@ -108,7 +108,8 @@ def _relative(far: NDArray[np.float64]) -> list[float | None]:
     typical = float(np.sort(far)[(len(far) - 1) // 2])
     if typical in (0.0, np.inf):
         return [1.0 if value == typical else FARTHEST if typical == 0.0 else 1.0 / FARTHEST for value in far]
-    return [float(np.clip(value / typical, 1.0 / FARTHEST, FARTHEST)) for value in far]
+    with np.errstate(over="ignore"):
+        return [float(ratio) for ratio in np.clip(far / typical, 1.0 / FARTHEST, FARTHEST)]
 
 
 def _share(rows: Rows) -> float:

@@ -169,9 +169,10 @@ def test_the_image_runs_a_federation_on_a_read_only_system_without_rights(
 def test_the_image_holds_the_code_and_no_more(image: Path) -> None:
     code = image / "breakwater"
     found = {path.name for path in code.iterdir()} - {"__pycache__"}
-    wanted = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
+    wanted = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks", "docs"}
     assert found == wanted | {"examples", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
-    assert {path.name for path in (code / "deploy").iterdir() if path.is_dir()} == {"configs", "__pycache__"}
+    folders = {path.name for path in (code / "deploy").iterdir() if path.is_dir()}
+    assert folders == {"commands", "configs", "doctor", "sweeps", "__pycache__"}
     code_of = "from link.experiment import code_fingerprint as f; print(f())"
     said = ran(image / "venv/bin/python", "-c", code_of, cwd=Path("/"))
     assert said.stdout.strip() == code_fingerprint()

@@ -148,3 +148,10 @@ def test_weights_survive_rows_beyond_the_range_of_squares() -> None:
 )
 def test_rules_that_look_at_every_coordinate_have_no_weights(rule: Rule) -> None:
     assert rule.weigh(np.random.default_rng(3).normal(size=(9, 7)), 1, rng())[1] is None
+
+
+def test_distances_beyond_the_range_of_their_ratio_are_cut_off() -> None:
+    rows = np.array([[1e-300, 0.0], [0.0, 1e-300], [1e300, 0.0]])
+    seen = examine(range(3), combined(rows, np.array([1e-301, 1e-301])), rng())
+    assert seen is not None
+    assert seen.distance[2] == FARTHEST
