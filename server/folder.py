@@ -11,7 +11,6 @@ import fcntl
 import importlib.metadata
 import json
 import logging
-import math
 import os
 import platform
 import time
@@ -29,6 +28,7 @@ from safetensors.numpy import save_file
 from link.config import Config
 from link.errors import ConfigError, Unwritten
 from server.checkpoints import Checkpoint, Checkpoints, clear_drafts
+from server.live import finite
 from strategies.algorithm import Evaluation, Vector
 from strategies.evidence import Evidence
 from strategies.strategy import RoundRecord
@@ -271,8 +271,8 @@ class RunFolder:
             "accepted": list(record.accepted),
             "rejected": [{"client": name, "reason": reason} for name, reason in record.rejected],
             "clipped": list(record.clipped),
-            "lam": _number(record.lam),
-            "step_norm": _number(record.step_norm),
+            "lam": finite(record.lam),
+            "step_norm": finite(record.step_norm),
             "bytes_up": record.bytes_up,
             "bytes_down": record.bytes_down,
             "round_s": round(record.round_s, 6),
@@ -471,20 +471,32 @@ def versions() -> dict[str, str]:
     return found
 
 
+def each_round(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rounds of a run folder, one dictionary each; a last line cut off by a crash is left out.
+
+    Raises:
+        OSError: the metrics cannot be read.
+        TypeError: a line is JSON, but no round.
+    """
+    with (folder / METRICS).open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                told = json.loads(line)
+            except json.JSONDecodeError:
+                return
+            if not isinstance(told, dict):
+                raise TypeError(f"{line[:40]!r} is no round")
+            yield told
+
+
 def read_rounds(folder: Path) -> list[dict[str, Any]]:
-    """Return the rounds of a run folder, one dictionary each; a last line cut off by a crash is left out."""
-    rounds = []
-    for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
-        try:
-            rounds.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rounds
+    """Return the rounds of a run folder all at once, see ``each_round``."""
+    return list(each_round(folder))
 
 
 def _measures(evaluation: Evaluation) -> dict[str, float | None]:
-    measures = {"loss": _number(evaluation.loss), "accuracy": _number(evaluation.accuracy)}
-    return measures if evaluation.gap is None else measures | {"gap": _number(evaluation.gap)}
+    measures = {"loss": finite(evaluation.loss), "accuracy": finite(evaluation.accuracy)}
+    return measures if evaluation.gap is None else measures | {"gap": finite(evaluation.gap)}
 
 
 def _evidence(evidence: Evidence) -> dict[str, Any]:
@@ -497,7 +509,3 @@ def _evidence(evidence: Evidence) -> dict[str, Any]:
         "same": [list(group) for group in evidence.same],
     }
     return {name: values for name, values in told.items() if values}
-
-
-def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

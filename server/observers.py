@@ -1,9 +1,8 @@
 """Who looks on while a run goes: the terminal, those who watch over the link, TensorBoard and Prometheus."""
 
-import json
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from rich.console import Console
 from link.config import Config
 from link.grid import StreamGrid
 from link.polled import PolledGrid
-from server.folder import METRICS
+from server.folder import each_round
 from server.live import LiveRun, Title
 from server.monitor import EventFiles, MetricsPort, Monitoring
 from server.progress import RunProgress
@@ -89,7 +88,7 @@ def watched(
     live = of_run(grid, config, out)
     again: deque[dict[str, Any]] = deque(maxlen=_AGAIN)
     if after:
-        for line in _rounds(out):
+        for line in each_round(out):
             live.replay(line)
             again.append(line)
     with ExitStack() as stack:
@@ -119,10 +118,3 @@ def of_run(grid: StreamGrid | PolledGrid | None, config: Config, out: Path) -> L
     if isinstance(grid, StreamGrid):
         return LiveRun(title, lambda: len(grid.nodes()), grid.address)
     return LiveRun(title)  # to ask any other grid costs messages
-
-
-def _rounds(out: Path) -> Iterable[dict[str, Any]]:
-    """Yield the rounds of a run folder that goes on, whose lines have been checked."""
-    with (out / METRICS).open(encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)

@@ -18,7 +18,7 @@ from link.config import Config, parse
 from link.errors import ConfigError
 from server.bands import X
 from server.explain import TaskFacts
-from server.folder import CONFIG, METRICS, SUMMARY
+from server.folder import CONFIG, METRICS, SUMMARY, each_round
 from server.suspects import Suspect, tally
 
 KEPT = ("round", "kind", "bytes_up", "bytes_down", "round_s", "loss", "accuracy", "gap", "note")
@@ -112,7 +112,7 @@ def read(path: Path) -> Run:
     rounds: list[dict[str, Any]] = []
 
     def seen() -> Iterator[Mapping[str, Any]]:
-        for record in _records(path / METRICS):
+        for record in each_round(path):
             rounds.append({key: record[key] for key in KEPT if key in record})
             for entry in record.get("rejected", ()):
                 rejected[str(entry["reason"]).partition(":")[0]] += 1
@@ -155,19 +155,6 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
         for folder in sorted(here):
             found.setdefault(folder.resolve(), folder)
     return list(found.values())
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rounds, up to the first line that is not whole."""
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                return
-            if not isinstance(record, dict):
-                raise TypeError(f"{line[:40]!r} is no round")
-            yield record
 
 
 def _config(text: str) -> Config | None:

@@ -1,8 +1,6 @@
 """The documentation site: it builds without the network, its reference is complete, a browser shows it as it should."""
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from docs.make import code_pages, commands_page, config_page
 from docs.make.__main__ import build
 from docs.make.pages import ASSETS, sources
 from link.config import Config, _keys, kinds_of
+from tests.browser import started
 from tests.docs.blocks import ROOT
 
 if TYPE_CHECKING:
@@ -100,17 +99,9 @@ def test_the_code_reference_is_there_and_was_read_without_being_run(site: Path) 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    """A headless Chromium of this machine; the tests are skipped where there is none."""
-    names = (os.environ.get("BREAKWATER_BROWSER", ""), "chromium", "chromium-browser", "google-chrome")
-    found = next((path for path in map(shutil.which, filter(None, names)) if path), None)
-    if found is None:
-        pytest.skip("needs a Chromium: apt-get install chromium, or BREAKWATER_BROWSER=PATH")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    """One browser for all tests here."""
+    with started() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(params=list(WIDTHS.values()), ids=list(WIDTHS))

@@ -1,10 +1,6 @@
-"""Reports in a real headless browser: nothing is fetched, nothing overflows, and everything can be read.
-
-The browser is the machine's: ``BREAKWATER_BROWSER`` names it, else chromium or Chrome on the path is taken.
-"""
+"""Reports in a real headless browser: nothing is fetched, nothing overflows, and everything can be read."""
 
 import json
-import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -15,13 +11,12 @@ from typing import Any
 import pytest
 
 from server.report import REPORT, write_comparison, write_report
+from tests.browser import started
 from tests.integration.processes import ATTACKED, DIGITS, Processes, rounds_of, sets, summary_of, until
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra dev)")
 pytestmark = pytest.mark.slow
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HOSTILE = "<script>document.title='taken'</script><img src=http://evil.example/x>\u202e\"'>"
 LEGIBLE_PX = 9.0
 BUSY_S = 180.0
@@ -62,18 +57,8 @@ CONTRAST = """() => {
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """One browser for all tests here."""
-    program = os.environ.get("BREAKWATER_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.skip("needs a browser: install chromium, or name one in BREAKWATER_BROWSER")
-    # A root user, as in a container, has no sandbox; the page is our own.
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with playwright.sync_playwright() as driver:
-        try:
-            started = driver.chromium.launch(executable_path=program, args=options)
-        except playwright.Error as error:
-            pytest.skip(f"{program} does not start: {str(error).splitlines()[0]}")
-        yield started
-        started.close()
+    with started() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,9 @@
 """The command line: whatever a user gives that cannot be used ends with status 2, one clear line and no traceback."""
 
 import argparse
-import logging
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,17 +18,10 @@ A9A = str(ROOT / "deploy" / "configs" / "a9a.toml")
 
 
 @pytest.fixture(autouse=True)
-def _surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty working folder, no data folder, and afterwards the log as it was."""
+def _surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working folder, and no data folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BREAKWATER_DATA", raising=False)
-    ours = logging.getLogger("breakwater")
-    before = list(ours.handlers), ours.level, ours.propagate
-    yield
-    for handler in ours.handlers:
-        if handler not in before[0]:
-            handler.close()
-    ours.handlers, ours.level, ours.propagate = before
 
 
 def status(*arguments: str) -> int:

@@ -33,7 +33,7 @@ from server.folder import (
 from server.process import ServerOptions, serve
 from strategies.algorithm import Evaluation
 from strategies.evidence import Evidence
-from strategies.strategy import RoundRecord
+from tests.rounds import MEASURED, RECORD, START
 
 TEXT = """
 [federation]
@@ -45,21 +45,6 @@ kind = "robust-sgd"
 rounds = 10
 gamma = 0.1
 """
-START = Evaluation(loss=2.0, accuracy=0.25, gap=1.5)
-RECORD = RoundRecord(
-    round=1,
-    kind="full",
-    cohort=[0, 1, 3],
-    accepted=[0, 3],
-    rejected=[("client-1", "wrong shape: 3 values, expected 4")],
-    clipped=[3],
-    lam=0.5,
-    step_norm=0.25,
-    bytes_up=100,
-    bytes_down=1000,
-    round_s=0.0123456789,
-)
-MEASURED = Evaluation(loss=0.5, accuracy=0.75, gap=0.25)
 
 
 def finish(folder: RunFolder, status: str = "finished") -> dict[str, object]:

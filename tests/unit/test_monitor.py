@@ -19,7 +19,8 @@ from link.errors import ConfigError
 from server import monitor
 from server.live import LiveRun
 from server.monitor import EventFiles, MetricsPort, Monitoring
-from tests.unit.test_progress import HOSTILE, MEASURED, RECORD, START, TITLE, as_line, rounds, run
+from tests.rounds import MEASURED, RECORD, START
+from tests.unit.test_progress import HOSTILE, TITLE, as_line, rounds, run
 
 SOON_S = 60.0
 

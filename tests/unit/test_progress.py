@@ -15,6 +15,7 @@ from server.live import HISTORY, MAX_REASONS, OTHERS, LiveRun, State, Title, spa
 from server.progress import RunProgress, clock, last_line, plain, size, view
 from strategies.algorithm import Evaluation
 from strategies.strategy import RoundRecord
+from tests.rounds import MEASURED, RECORD, START
 
 TITLE = Title(
     run="first",
@@ -25,21 +26,6 @@ TITLE = Title(
     clients=5,
     byzantine=2,
     rounds=100,
-)
-START = Evaluation(loss=2.0, accuracy=0.25, gap=1.5)
-MEASURED = Evaluation(loss=0.5, accuracy=0.75, gap=0.25)
-RECORD = RoundRecord(
-    round=1,
-    kind="full",
-    cohort=[0, 1, 3],
-    accepted=[0, 3],
-    rejected=[("client-1", "wrong shape: 3 values, expected 4")],
-    clipped=[3],
-    lam=0.5,
-    step_norm=0.25,
-    bytes_up=100,
-    bytes_down=1000,
-    round_s=0.0123456789,
 )
 HOSTILE = "[red]x[/red]\x1b[2J\x1b]0;title\x07\r\nforged\u202e\u2028line" + 1000 * "y"
 
