@@ -415,7 +415,7 @@ def test_a_terminal_shows_the_view_and_the_news_and_is_left_as_it_was(
     if script is None:
         pytest.skip("needs script (util-linux), which makes a terminal")
     out = tmp_path / "run"
-    command = shlex.join([str(COMMAND), "run", str(digits), "--out", str(out)])
+    command = "exec " + shlex.join([str(COMMAND), "run", str(digits), "--out", str(out)])  # some shells would stay
     terminal = processes.start("env", "TERM=xterm", script, "-qefc", command, "/dev/null")
     terminal.line("round [1-9][0-9]*/1000000")
     os.kill(processes.holding(out / "logs" / "client-1.log"), signal.SIGKILL)
