@@ -12,9 +12,9 @@ from deploy.local import LocalOptions, run_local
 from link.config import load
 from server.folder import SUMMARY, read_rounds
 from server.monitor import Monitoring
-from server.progress import size
 from server.report import REPORT
 from server.suspects import tally
+from server.words import size
 
 CONFIG = Path(__file__).parent / "configs" / "demo.toml"
 AVERAGING, OURS = "averaging", "byz-vr-marina-pp"

@@ -12,6 +12,7 @@ from link.config import Config, resolve
 from link.errors import ConfigError
 from link.sections.base import Facts, MethodSection, RoundKind
 from link.sections.clipping import ClippingSection
+from server import words
 from strategies.cohorts import expected_byzantine
 from tasks.contract import Problem, TaskError
 
@@ -263,22 +264,14 @@ def _costs(plan: Sequence[RoundKind], problem: TaskFacts) -> Iterator[tuple[str,
         gradients += weight * kind.gradients
     yield (
         "traffic",
-        f"a round on average: {floats_up:.6g} values ({_bytes(up)}) up, {floats_down:.6g} "
-        f"({_bytes(down)}) down, all sampled clients together, envelopes not counted",
+        f"a round on average: {floats_up:.6g} values ({words.size(up)}) up, {floats_down:.6g} "
+        f"({words.size(down)}) down, all sampled clients together, envelopes not counted",
     )
     yield (
         "work",
         f"a round on average: {gradients:.6g} gradients of single samples, all sampled clients together; "
         f"a full local gradient is {problem.samples}",
     )
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.4g} {unit}"
-        count /= 1000
-    return f"{count:.4g} GB"
 
 
 def _attack(config: Config) -> str:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from link.text import one_line
 from server.live import LiveRun, sparkline
+from server.words import clock, size
 from strategies.algorithm import Evaluation
 from strategies.strategy import RoundRecord
 
@@ -150,23 +151,6 @@ def _measured(loss: float | None, gap: float | None, accuracy: float | None) -> 
     if gap is not None:
         words.append(f"f-f* {gap:.1e}")
     return [*words, "accuracy unknown" if accuracy is None else f"accuracy {100 * accuracy:.1f} %"]
-
-
-def size(count: float) -> str:
-    """Return a number of bytes for people: 12.3 MB."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-
-
-def clock(seconds: float) -> str:
-    """Return a time that is left for people: 0:07, 12:34, 1:02:03."""
-    minutes, rest = divmod(round(min(seconds, 10**9)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 # --- the live view ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from link.text import one_line
+
 Level = Literal["ok", "warning", "problem"]
 
 
@@ -26,7 +28,7 @@ class Finding:
     def __str__(self) -> str:
         text = f"{self.says}: {self.mend}" if self.mend else self.says
         # What is found may quote a stranger, whose control characters are none of the terminal's business.
-        return f"{self.level:<8} {self.about:<12} " + "".join(c if c.isprintable() else "?" for c in text)
+        return f"{self.level:<8} {self.about:<12} {one_line(text, 2000)}"
 
     def as_json(self) -> dict[str, str]:
         """Return the fields by name."""

@@ -86,13 +86,13 @@ def _run(stage: str, runs: Sequence[PlannedRun], terms: Terms) -> list[Outcome]:
     kept = f", {len(runs) - len(todo)} done before" if len(todo) < len(runs) else ""
     print(f"{stage}: {len(runs)} runs{kept}; {how}{beside}", flush=True)
     found: dict[str, Outcome] = {}
-    ended, began = 0, time.monotonic()
+    ended, spent = 0, 0.0
     for outcome, seconds in run_all(runs, terms):
         found[outcome.run.folder] = outcome
         if not seconds:
             continue
-        ended += 1
-        left = (time.monotonic() - began) / ended * (len(todo) - ended)
+        ended, spent = ended + 1, spent + seconds
+        left = spent / ended * (len(todo) - ended) / terms.jobs
         print(f"[{ended}/{len(todo)}] {_told(outcome)}  {seconds:.1f} s{_left(left)}", flush=True)
     return [found[run.folder] for run in runs]
 

@@ -15,12 +15,12 @@ import tomli_w
 from server import bands
 from server.bands import X
 from server.explain import title
-from server.progress import size
 from server.report import REPORT, charts, markup
 from server.report.charts import Line
 from server.report.markup import safe
 from server.report.reading import Run
-from server.report.single import AGAINST, GAP, NONE, duration, measure_scale, scale_of, shown
+from server.report.single import AGAINST, GAP, NONE, measure_scale, scale_of, shown
+from server.words import duration, size
 
 _BANDS = (
     "Lines are medians over the seeds, shades reach from the lowest to the highest. A line ends where the first seed "

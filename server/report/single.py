@@ -8,12 +8,12 @@ import numpy as np
 from server import bands
 from server.bands import Numbers, X
 from server.explain import sentences, title
-from server.progress import size
 from server.report import charts, markup
 from server.report.charts import Dots, Line, Scale
 from server.report.markup import name, safe
 from server.report.reading import Run
 from server.suspects import STATEMENT, Suspect
+from server.words import duration, size
 
 POINTS = 500
 """Of a curve at most about so many are drawn."""
@@ -74,15 +74,6 @@ def shown(measure: str, value: float | None) -> str:
     if measure == "accuracy":
         return f"{100 * value:.1f} %"
     return f"{value:.2e}" if measure == "gap" else f"{value:.4g}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time for people: 7.3 s, 12 min 5 s, 3 h 20 min."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    if seconds < 7200:
-        return f"{int(seconds) // 60} min {int(seconds) % 60} s"
-    return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60} min"
 
 
 def _status(run: Run) -> str:

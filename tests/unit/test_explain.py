@@ -75,7 +75,7 @@ def test_a_config_explained() -> None:
     assert said[""] == "survives a Byzantine majority: differences are clipped to lam"
     # (0.2 x 20 x 650 + 0.8 x 4 x 65) values up, (0.2 x 20 + 0.8 x 4 x 2) x 650 down; 4 and 8 more bytes each
     assert said["traffic"] == (
-        "a round on average: 2808 values (11.26 kB) up, 6760 (27.04 kB) down, all sampled clients together, envelopes "
+        "a round on average: 2808 values (11.3 kB) up, 6760 (27.0 kB) down, all sampled clients together, envelopes "
         "not counted"
     )
     assert said["work"] == (

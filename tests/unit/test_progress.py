@@ -12,7 +12,7 @@ from rich.console import Console
 
 from link.config import parse
 from server.live import HISTORY, MAX_REASONS, OTHERS, LiveRun, State, Title, sparkline
-from server.progress import RunProgress, clock, last_line, plain, size, view
+from server.progress import RunProgress, last_line, plain, view
 from strategies.algorithm import Evaluation
 from strategies.strategy import RoundRecord
 from tests.rounds import MEASURED, RECORD, START
@@ -228,26 +228,6 @@ def test_the_last_line_of_a_run() -> None:
     assert told == (
         "diverged after 7 rounds in 1.2 s  loss not finite  accuracy 50.0 %  1.5 kB up  2 B down  run folder runs/a"
     )
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (12_345_678, "12.3 MB"),
-        (10**12, "1000.0 GB"),
-        (5 * 10**9, "5.0 GB"),
-    ],
-)
-def test_sizes_for_people(count: int, text: str) -> None:
-    assert size(count) == text
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (754, "12:34"), (3723, "1:02:03")])
-def test_times_for_people(seconds: float, text: str) -> None:
-    assert clock(seconds) == text
 
 
 @pytest.mark.parametrize(

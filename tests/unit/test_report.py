@@ -18,7 +18,7 @@ from link.config import parse
 from link.errors import ConfigError
 from server import app
 from server.explain import TaskFacts, sentences, title
-from server.report import REPORT, charts, several, single, write_comparison, write_report
+from server.report import REPORT, charts, several, write_comparison, write_report
 from server.report.charts import Dots, Line, Scale
 from server.report.reading import read, run_folders
 from server.suspects import STATEMENT
@@ -371,13 +371,6 @@ def test_rounds_beyond_the_axis_are_told(tmp_path: Path) -> None:
     rounds = list(rounds_of(20))
     rounds[7]["round_s"] = 30.0
     assert "Triangles are beyond the axis: up to 30 s, round 8" in page_of(folder(tmp_path / "run", rounds)).text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(0.25, "0.2 s"), (119.0, "119.0 s"), (605.0, "10 min 5 s"), (12_000.0, "3 h 20 min")]
-)
-def test_durations(seconds: float, said: str) -> None:
-    assert single.duration(seconds) == said
 
 
 @pytest.mark.parametrize(
