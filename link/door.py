@@ -69,6 +69,7 @@ _MANY = 500
 Address = tuple[str, int]
 
 _log = logging.getLogger("breakwater.link")
+_GRPC_LOG = logging.getLogger("grpc._cython.cygrpc")
 
 
 def limits(clients: int) -> list[tuple[str, int]]:
@@ -159,6 +160,11 @@ class Bans:
             raise NoSeat(f"{name!r} was cut off for what it sent: it may come back in {left:.0f} s", retry=True)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leave out that a peer has left while it was sent something: any can, and gRPC writes a traceback each time."""
+    return "ExecuteBatchError raised in core by servicer method" not in record.getMessage()
+
+
 class Door:
     """Waits for hellos, and hangs up on strangers. Used on the loop's thread only.
 
@@ -178,6 +184,7 @@ class Door:
     def open(self, port: int) -> None:
         """Begin to know the connections of a port; nothing is hung up on before."""
         self._sockets.port = port
+        _GRPC_LOG.addFilter(_is_news)
 
     async def hello(self, context: Any) -> bytes:
         """Wait for the first frame of a stream.

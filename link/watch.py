@@ -119,11 +119,11 @@ def _frames(address: str, identity: Identity | None) -> Iterator[pb.WatchFrame]:
 def _parsed(address: str, text: str) -> State:
     try:
         state = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the second for what is nested without end
         state = None
     if not isinstance(state, dict):
         raise Refused(f"{address}: sends states that cannot be read; run the same version at both ends")
-    return state
+    return {key: value for key, value in state.items() if key not in ("away", "goodbye")}  # these are for us to say
 
 
 def _explained(error: grpc.RpcError, address: str, identity: Identity | None, *, known: bool) -> tuple[str, str]:

@@ -252,6 +252,81 @@ class LiveRun:
 _COUNTS = ("sampled", "answered", "rejected", "clipped")
 
 
+def checked(told: Mapping[str, Any]) -> State:
+    """Return a state that somebody else has sent: what ``LiveRun.state`` puts there, and nothing more.
+
+    Texts may have any characters still. What is shown of a state, and how long that is, is bounded by this.
+
+    Args:
+        told: the state, with ``away`` or ``goodbye`` if a watcher has added that.
+
+    Raises:
+        ValueError: a key is missing, or its value is not what it should be; says which.
+    """
+    state = {key: told[key] for key in (*_FORMS, *_ADDED) if key in told}
+    for key, fits in _FORMS.items():
+        if key not in state or not fits(state[key]):
+            raise ValueError(key)
+    for key in _ADDED & state.keys():
+        if not _is_text(state[key]):
+            raise ValueError(key)
+    return state
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_real(value: object) -> bool:
+    return (
+        value is None or (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) < 2**63)
+    )
+
+
+def _is_course(value: object) -> bool:
+    return isinstance(value, list) and len(value) <= 2 * HISTORY and all(map(_is_real, value))
+
+
+def _is_tally(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_whole, value.values()))
+
+
+def _is_counts(value: object) -> bool:
+    return isinstance(value, dict) and value.keys() == set(_COUNTS) and _is_tally(value)
+
+
+def _is_history(value: object) -> bool:
+    return isinstance(value, dict) and value.keys() == set(MEASURES) and all(map(_is_course, value.values()))
+
+
+def _is_rejection(value: object) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"round", "client", "reason"}:
+        return False
+    return _is_whole(value["round"]) and _is_text(value["client"]) and _is_text(value["reason"])
+
+
+_FORMS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("run", "method", "rule", "task", "address", "status", "line"), _is_text),
+    **dict.fromkeys(("clients", "byzantine", "rounds", "round", "measured", "up", "down"), _is_whole),
+    **dict.fromkeys((*MEASURES, "lam", "step_norm", "rounds_s", "round_s", "left_s", "up_s", "down_s"), _is_real),
+    "attack": lambda value: value is None or _is_text(value),
+    "connected": lambda value: value is None or _is_whole(value),
+    "history": _is_history,
+    **dict.fromkeys(("last", "all"), _is_counts),
+    **dict.fromkeys(("reasons", "rejected_of"), _is_tally),
+    "rejections": lambda value: (
+        isinstance(value, list) and len(value) <= KEPT_REJECTIONS and all(map(_is_rejection, value))
+    ),
+}
+"""The keys of a state, and what says whether a value may stand there."""
+_ADDED = {"away", "goodbye"}
+"""Keys that a watcher adds."""
+
+
 def finite(value: float | None) -> float | None:
     """Return a number that JSON has, or None."""
     return float(value) if value is not None and math.isfinite(value) else None
@@ -271,8 +346,10 @@ def sparkline(values: Sequence[float | None], width: int, *, log: bool = False) 
     if log and all(value is None or value > 0 for value in values):
         values = [None if value is None else math.log10(value) for value in values]
     known = [value for value in values if value is not None]
-    if width <= 0 or not known or min(known) == max(known):
+    if width <= 0 or not known:
         return ""
     low, high = min(known), max(known)
+    if low == high or not math.isfinite(high - low):
+        return ""
     steps = len(blocks) - 1
     return "".join(" " if value is None else blocks[round(steps * (value - low) / (high - low))] for value in values)

@@ -33,7 +33,12 @@ def _completion(options: argparse.Namespace) -> int:
 
     from link.config import AttackUnion, kinds_of
 
-    kinds: dict[str | None, Any] = {"DIR": shtab.DIRECTORY, "FILE": shtab.FILE, "FILE.html": shtab.FILE}
+    kinds: dict[str | None, Any] = {
+        "DIR": shtab.DIRECTORY,
+        "HOST:PORT|DIR": shtab.DIRECTORY,
+        "FILE": shtab.FILE,
+        "FILE.html": shtab.FILE,
+    }
     for action in _actions(options.parser):
         toml = action.dest == "config" or str(action.metavar).endswith(".toml")
         kind = _CONFIG if toml else kinds.get(str(action.metavar))

@@ -33,9 +33,11 @@ def _report(options: argparse.Namespace) -> int:
     from server.report.reading import run_folders
 
     out: Path | None = options.out
-    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
-        problem = "is a folder; name the file" if out.is_dir() else f"there is no folder {out.absolute().parent}"
-        raise ConfigError(f"--out {out}: {problem}")
+    if out is not None:
+        if not out.absolute().parent.is_dir():
+            raise ConfigError(f"--out {out}: there is no folder {out.absolute().parent}")
+        if out.exists() and not out.is_file():  # a device would be replaced by the page
+            raise ConfigError(f"--out {out}: is {'a folder' if out.is_dir() else 'no plain file'}; name the file")
     folders = run_folders(options.folders)
     if len(folders) == 1:
         print(write_report(folders[0], out))

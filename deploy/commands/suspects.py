@@ -29,7 +29,13 @@ def _suspects(options: argparse.Namespace) -> int:
     folder: Path = options.folder
     if not (folder / METRICS).is_file() or not (folder / CONFIG).is_file():
         raise ConfigError(f"{folder}: no run folder: {METRICS} or {CONFIG} is missing")
-    suspects = tally(read_rounds(folder), load(folder / CONFIG).federation.byzantine)
+    byzantine = load(folder / CONFIG).federation.byzantine
+    try:
+        suspects = tally(read_rounds(folder), byzantine)
+    except OSError as error:
+        raise ConfigError(f"{folder / METRICS}: cannot be read: {error.strerror or error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{folder / METRICS}: is no metrics file of a run: {error!r}") from None
     if options.json:
         print(json.dumps([asdict(suspect) for suspect in suspects], indent=2))
         return 0

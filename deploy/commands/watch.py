@@ -33,7 +33,7 @@ def add(commands: Subparsers) -> None:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    states = _states(options)
+    states = _checked(options.what, _states(options))
     if options.json:
         last: dict[str, Any] = {}
         for last in states:
@@ -44,10 +44,7 @@ def _watch(options: argparse.Namespace) -> int:
     console = Console(soft_wrap=True)
     first = next(states)  # what goes wrong at the beginning is a line, and no view
     moves = console.is_terminal and not console.is_dumb_terminal
-    try:
-        last = first if "goodbye" in first else (_moving if moves else _lines)(console, first, states)
-    except (KeyError, TypeError, ValueError):
-        raise Refused(f"{options.what}: sends states that cannot be read; run the same version at both ends") from None
+    last = first if "goodbye" in first else (_moving if moves else _lines)(console, first, states)
     line = str(last.get("line") or last.get("goodbye") or "")
     console.print(one_line(line, 1000), highlight=False, markup=False)
     return _status(last)
@@ -69,15 +66,31 @@ def _states(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     return follow(options.what, identity, first_s=options.patience, patience_s=options.patience)
 
 
+def _checked(what: str, states: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Return states as they come: whatever is in them was checked, and nothing else is there.
+
+    Raises:
+        Refused: one is none.
+    """
+    from server.live import checked
+
+    for state in states:
+        try:  # all that there is if the server says goodbye at once
+            known = state if state.keys() == {"goodbye"} else checked(state)
+        except ValueError as error:
+            raise Refused(
+                f"{what}: sends states that cannot be read ({error}); run the same version at both ends"
+            ) from None
+        yield known
+
+
 def _moving(console: "Console", first: dict[str, Any], states: Iterator[dict[str, Any]]) -> dict[str, Any]:
     """Show states in place; return the last one."""
-    from server.progress import Screen, view
+    from server.progress import Screen
 
-    view(first, console.width)  # in this thread, so that a state that is none ends the command
     newest = first
     with Screen(console, lambda: newest):
         for state in states:
-            view(state, console.width)
             newest = state
     return newest
 
@@ -91,7 +104,7 @@ def _lines(console: "Console", first: dict[str, Any], states: Iterator[dict[str,
         if newest.get("away") != away:
             away = newest.get("away")
             if away:
-                print(f"the server is away: {away}; looking for it", file=sys.stderr, flush=True)
+                print(f"the server is away: {one_line(away)}; looking for it", file=sys.stderr, flush=True)
         if newest["status"] != "waiting" and newest["measured"] != measured and lines.due(newest["round"]):
             measured = newest["measured"]
             lines.add(newest)

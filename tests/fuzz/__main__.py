@@ -1,6 +1,6 @@
 """``python -m tests.fuzz``: a coverage-guided fuzzer on each target, two at a time, and a table of what was done.
 
-    python -m tests.fuzz                          all targets, over a million inputs, about a quarter of an hour
+    python -m tests.fuzz                          all targets, over a million inputs, about twenty minutes
     python -m tests.fuzz reader --inputs 300000   one of them
     python -m tests.fuzz --minimise               also keep what covers more in tests/corpus (few and small files)
 
@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CORPUS = Path(__file__).parents[1] / "corpus"
-INPUTS = {"reader": 300_000, "ask": 150_000, "live": 100_000}
+INPUTS = {"reader": 300_000, "ask": 150_000, "live": 100_000, "watch": 60_000, "watchers": 20_000}
 """How many by default; of each codec ``CODEC_INPUTS``."""
 CODEC_INPUTS = 65_000
 INPUT_S = 30
 """A longer input is a hang."""
-MEMORY_MB = {"live": 900}
+MEMORY_MB = {"live": 900, "watchers": 900}
 """The resident set of a target's process, libraries and all, at most; of others ``MOST_MEMORY_MB``."""
 MOST_MEMORY_MB = 700
 LONGEST = 600
@@ -187,7 +187,7 @@ def _child(name: str, arguments: list[str]) -> int:
     warnings.simplefilter("ignore")
     importlib.import_module("flwr.clientapp")
     importlib.import_module("flwr.serverapp")
-    with atheris.instrument_imports(include=["link", "strategies", "adapters"]):
+    with atheris.instrument_imports(include=["link", "strategies", "adapters", "server", "deploy"]):
         targets = importlib.import_module("tests.fuzz.targets")
         run = targets.target(name)
     targets.prepare()  # out here: what is compiled must be as it is written

@@ -7,6 +7,8 @@ target          what reads
 ``codec-KIND``  ``link.codec.read_reply`` and the compressor, for every form of that kind: bytes to a vector
 ``ask``         the client's end: ``read_ask``, a broadcast packet, orders of ``adapters`` and invitations to a link
 ``live``        a ``StreamGrid`` with its port open: frames on real streams, before and after hello (``live``)
+``watchers``    the same port: what asks to watch the run (``live``)
+``watch``       `breakwater watch`: what a server sends to who watches it (``watching``)
 ==============  ======================================================================================================
 """
 
@@ -50,8 +52,10 @@ _LAST_RESORT = re.compile(r"undecodable: \w+(Error|Warning|Exception): ")
 """How a reason looks that ``read_reply`` gives for an exception that nobody foresaw."""
 
 KINDS = sorted({form.kind for form in FORMS})
-NAMES = ("reader", "ask", *(f"codec-{kind}" for kind in KINDS), "live")
+NAMES = ("reader", "ask", *(f"codec-{kind}" for kind in KINDS), "watch", "live", "watchers")
 """The targets."""
+LIVE = ("live", "watchers")
+"""Those that open a port."""
 
 
 def target(name: str) -> Target:
@@ -64,6 +68,14 @@ def target(name: str) -> Target:
         from tests.fuzz.live import serve_streams  # it opens a port
 
         return serve_streams
+    if name == "watchers":
+        from tests.fuzz.live import serve_watchers
+
+        return serve_watchers
+    if name == "watch":
+        from tests.fuzz.watching import read_watched  # it needs the command line
+
+        return read_watched
     kind = name.removeprefix("codec-")
     return lambda data: read_packet(data, kind)
 

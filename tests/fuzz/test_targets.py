@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tests.fuzz.__main__ import CORPUS
 from tests.fuzz.seeds import seeds
-from tests.fuzz.targets import NAMES, target
+from tests.fuzz.targets import LIVE, NAMES, target
 
 ROOT = Path(__file__).parents[2]
-IN_MEMORY = [name for name in NAMES if name != "live"]
+IN_MEMORY = [name for name in NAMES if name not in LIVE]
 
 
 def kept(name: str) -> list[bytes]:
@@ -48,6 +48,21 @@ def test_the_live_server_holds_on_what_was_kept_and_on_real_frames() -> None:
     finally:
         world.close()
     assert world.frames > world.rounds > 100
+
+
+@pytest.mark.slow
+def test_the_watched_server_holds_on_what_was_kept() -> None:
+    from tests.fuzz.live import World  # it opens a port
+    from tests.fuzz.script import Script
+
+    world = World()
+    try:
+        for data in kept("watchers"):
+            world.look_on(Script(data))
+    finally:
+        world.close()
+    assert world.states > 20
+    assert world.refusals > 2
 
 
 @pytest.mark.parametrize("name", IN_MEMORY)

@@ -182,6 +182,16 @@ def test_strangers_fill_no_log(clock: list[float], caplog: pytest.LogCaptureFixt
     assert caplog.messages[LINES:] == ["30 more lines about strangers were not logged", "another"]
 
 
+def test_who_leaves_while_it_is_sent_something_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    Door(list).open(0)
+    grpcs = logging.getLogger("grpc._cython.cygrpc")
+    for method in ("Watch", "Session"):
+        grpcs.error("ExecuteBatchError raised in core by servicer method [/breakwater.link.v1.Link/%s]", method)
+    grpcs.error("Unexpected [KeyError] raised by servicer method [/breakwater.link.v1.Link/Watch]")
+    (record,) = caplog.records
+    assert "KeyError" in record.getMessage()
+
+
 def test_who_is_cut_off_again_is_kept_out_for_longer(clock: list[float]) -> None:
     bans = Bans()
     bans.check("a")

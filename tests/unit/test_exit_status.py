@@ -14,18 +14,24 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import shtab
 
 import client.process
 import deploy.certs
 import deploy.demo
 import deploy.doctor
 import deploy.local
+import deploy.sweeps.sweep
 import deploy.versions
+import link.watch
 import server.explain
 import server.process
+import server.report
+import server.suspects
 from deploy.cli import EPILOG, _parser, main
 from deploy.doctor import Finding
 from link.errors import ConfigError, Refused, ServerGone, Unwritten
+from server.live import LiveRun, Title
 from strategies.strategy import NoClientsError
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +61,20 @@ def ended(*arguments: str) -> int:
         return int(end.code or 0)
 
 
+def a_run(folder: str) -> None:
+    """Make the folder of a run without a round, in the folder of the test."""
+    Path(folder).mkdir()
+    shutil.copy(DEMO, Path(folder) / "config.toml")
+    (Path(folder) / "metrics.jsonl").touch()
+
+
+def watched(**last: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """Return what has a server whose one state says this."""
+    title = Title(run="a", method="m", rule="cm", task="digits", attack=None, clients=4, byzantine=1, rounds=9)
+    state = LiveRun(title).state() | last
+    return lambda patch: patch.setattr(link.watch, "follow", lambda *_, **__: iter([state]))
+
+
 def returns(value: object) -> Callable[..., object]:
     return lambda *_, **__: value
 
@@ -79,6 +99,8 @@ def test_the_help_says_what_the_status_means() -> None:
 
 SERVER = ("server", DEMO, "--listen", "127.0.0.1:0")
 CLIENT = ("client", "--connect", "127.0.0.1:1", "--name", "a")
+SWEEP = ("sweep", str(ROOT / "benchmarks" / "experiments" / "clipping-a9a.toml"), "--reduced", "--out", "swept")
+WATCH = ("watch", "127.0.0.1:1")
 CASES: dict[tuple[str, int], tuple[tuple[str, ...], Callable[[pytest.MonkeyPatch], object]]] = {
     ("demo", 0): (("demo",), lambda p: p.setattr(deploy.demo, "demo", returns(0))),
     ("demo", 1): (("demo",), lambda p: p.setattr(deploy.demo, "demo", returns(1))),
@@ -96,6 +118,16 @@ CASES: dict[tuple[str, int], tuple[tuple[str, ...], Callable[[pytest.MonkeyPatch
     ("certs", 2): (("certs", "issue", "nowhere", "a"), lambda p: None),
     ("check", 0): (("check", DEMO), lambda p: None),
     ("check", 2): (("check", DEMO, "--set", "federation.clients=0"), lambda p: None),
+    ("sweep", 0): (SWEEP, lambda p: p.setattr(deploy.sweeps.sweep, "sweep", returns(0))),
+    ("sweep", 1): (SWEEP, lambda p: p.setattr(deploy.sweeps.sweep, "sweep", returns(1))),
+    ("sweep", 2): (("sweep", "absent.toml", "--out", "swept"), lambda p: None),
+    ("report", 0): (("report", "a-run"), lambda p: a_run("a-run")),
+    ("report", 2): (("report", "absent"), lambda p: None),
+    ("suspects", 0): (("suspects", "a-run"), lambda p: a_run("a-run")),
+    ("suspects", 2): (("suspects", "absent"), lambda p: None),
+    ("watch", 0): (WATCH, watched(goodbye="the run is over", line="finished after 5 rounds")),
+    ("watch", 1): (WATCH, watched(goodbye="the server was stopped", line="")),
+    ("watch", 2): (("watch", "nonsense"), lambda p: None),
     ("doctor", 0): (("doctor",), lambda p: p.setattr(deploy.doctor, "examine", returns([]))),
     ("doctor", 1): (
         ("doctor",),
@@ -120,39 +152,63 @@ def test_a_command_ends_with_the_status_that_the_page_says(
     assert status != 2 or re.search(r"^breakwater( \w+)*: error: ", said)
 
 
-OURS = ("demo", "run", "server", "client", "certs", "check", "doctor", "completion")
+INTERRUPTED: dict[str, tuple[tuple[str, ...], object, str]] = {
+    "demo": (("demo",), deploy.demo, "demo"),
+    "run": (("run", DEMO), deploy.local, "run_local"),
+    "server": (SERVER, server.process, "serve"),
+    "client": (CLIENT, client.process, "run_client"),
+    "certs": (("certs", "init", "certs", "--host", "h"), deploy.certs, "init"),
+    "check": (("check", DEMO), server.explain, "explain"),
+    "sweep": (SWEEP, deploy.sweeps.sweep, "sweep"),
+    "report": (("report", "a-run"), server.report, "write_report"),
+    "suspects": (("suspects", "a-run"), server.suspects, "tally"),
+    "watch": (WATCH, link.watch, "follow"),
+    "doctor": (("doctor",), deploy.doctor, "examine"),
+    "completion": (("completion", "zsh"), shtab, "complete"),
+}
+"""Arguments of each command, and what is interrupted: a module and the name of its function."""
 
 
-@pytest.mark.parametrize("command", OURS)
+@pytest.mark.parametrize("command", commands())
 def test_every_status_that_the_page_names_has_a_case(command: str) -> None:
     named = {status for status, cell in zip((0, 1, 2), TABLE[command], strict=False) if cell != "-"}
     assert named == {status for name, status in CASES if name == command}
+    assert command in INTERRUPTED
 
 
-@pytest.mark.parametrize(
-    ("arguments", "module", "name"),
-    [
-        pytest.param(("demo",), deploy.demo, "demo", id="demo"),
-        pytest.param(("run", DEMO), deploy.local, "run_local", id="run"),
-        pytest.param(SERVER, server.process, "serve", id="server"),
-        pytest.param(CLIENT, client.process, "run_client", id="client"),
-        pytest.param(("certs", "init", "certs", "--host", "h"), deploy.certs, "init", id="certs"),
-        pytest.param(("check", DEMO), server.explain, "explain", id="check"),
-        pytest.param(("doctor",), deploy.doctor, "examine", id="doctor"),
-    ],
-)
+@pytest.mark.parametrize("command", INTERRUPTED)
 def test_an_interrupted_command_ends_with_130(
-    arguments: tuple[str, ...],
-    module: object,
-    name: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    arguments, module, name = INTERRUPTED[command]
+    a_run("a-run")
     monkeypatch.setattr(module, name, raises(KeyboardInterrupt()))
     assert ended(*arguments) == 130
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("breakwater: interrupted")
-    assert TABLE[arguments[0]][3].startswith("interrupted")
+    assert TABLE[command][3].startswith("interrupted")
+
+
+def test_a_server_that_nobody_can_watch_gives_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended("watch", "127.0.0.1:1", "--patience", "0") == 1
+    assert capsys.readouterr().err.startswith("breakwater: error: no server at 127.0.0.1:1 for 0 s: ")
+
+
+@pytest.mark.parametrize("command", ["suspects", "report"])
+@pytest.mark.parametrize("line", ['{"round": 1}', "5", '{"cohort": 5, "rejected": 5}'], ids=["poor", "five", "wrong"])
+def test_rounds_that_cannot_be_read_give_2(command: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    a_run("a-run")
+    Path("a-run", "metrics.jsonl").write_text(f"{line}\n", encoding="utf-8")
+    assert ended(command, "a-run") == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("breakwater: error: a-run/metrics.jsonl: is no metrics file of a run: ")
+
+
+def test_a_page_that_cannot_be_written_gives_2(capsys: pytest.CaptureFixture[str]) -> None:
+    a_run("a-run")
+    Path("a-run", ".report.html.new").mkdir()  # where the draft of the page would be written
+    assert ended("report", "a-run") == 2
+    assert "report.html: cannot be written: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -238,6 +294,14 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("doctor --tls doc", {"docs"}),
         ("doctor --config deploy/configs/dem", {"deploy/configs/demo.toml"}),
         ("completion ", {"bash", "zsh", "tcsh"}),
+        ("sweep benchmarks/experiments/cl", {"benchmarks/experiments/clipping-a9a.toml"}),
+        ("sweep --out doc", {"docs"}),
+        ("report deploy/con", {"deploy/configs"}),
+        ("report docs --out README.m", {"README.md"}),
+        ("suspects deploy/con", {"deploy/configs"}),
+        ("watch deploy/con", {"deploy/configs"}),
+        ("watch --tls doc", {"docs"}),
+        ("watch --j", {"--json"}),
     ],
 )
 def test_bash_completes(words: str, expected: set[str], script: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from link.config import parse
-from server.live import HISTORY, MAX_REASONS, OTHERS, LiveRun, State, Title, sparkline
+from server.live import HISTORY, MAX_REASONS, OTHERS, LiveRun, State, Title, checked, sparkline
 from server.progress import RunProgress, last_line, plain, view
 from strategies.algorithm import Evaluation
 from strategies.strategy import RoundRecord
@@ -134,6 +134,56 @@ def test_a_title_names_the_rule_with_what_stands_before_it() -> None:
     assert (title.rule, title.attack, title.rounds) == ("nnm + cm", "alie", 10)
 
 
+def test_every_state_of_ours_passes_as_one() -> None:
+    live = LiveRun(TITLE, lambda: 4)
+    assert checked(live.state()) == live.state()
+    lost = replace(RECORD, evaluation=Evaluation(loss=1.7e308, accuracy=0.1, gap=-math.inf), lam=math.nan)
+    many = [replace(RECORD, round=k, evaluation=MEASURED, rejected=[(f"c{k}", f"{k}: x")]) for k in range(1, 200)]
+    for records in ([], [lost], rounds(9), many):
+        state = json.loads(run(records).to_json())
+        assert checked(state) == state
+    assert checked(state | {"away": "x", "goodbye": "y"}) == state | {"away": "x", "goodbye": "y"}
+    assert checked(state | {"extra": [[]]}) == state, "a newer server's keys are left out"
+
+
+COUNTS = {"sampled": 3, "answered": 2, "rejected": 1, "clipped": 1}
+NO_STATES: list[tuple[str, object]] = [
+    ("measured", "\x1b[2J"),
+    ("round", -(10**12)),
+    ("clients", True),
+    ("up", 10**400),
+    ("loss", 10**400),
+    ("gap", math.nan),
+    ("round_s", "x"),
+    ("attack", 5),
+    ("status", None),
+    ("away", ["x"]),
+    ("connected", 0.5),
+    ("last", {}),
+    ("all", COUNTS | {"clipped": "\x1b[2J"}),
+    ("all", COUNTS | {"more": 1}),
+    ("history", {"loss": [1.0], "accuracy": []}),
+    ("history", {"loss": [1.0], "accuracy": [], "gap": ["x"]}),
+    ("history", {"loss": 1000 * [1.0], "accuracy": [], "gap": []}),
+    ("reasons", ["x"]),
+    ("rejected_of", {"x": None}),
+    ("rejections", 6 * [{"round": 1, "client": "x", "reason": "y"}]),
+    ("rejections", [{"round": "\x1b[2J", "client": "x", "reason": "y"}]),
+    ("rejections", [{"round": 1, "client": "x"}]),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), NO_STATES, ids=[f"{key}-{i}" for i, (key, _) in enumerate(NO_STATES)])
+def test_what_is_no_state_does_not_pass_as_one(key: str, value: object) -> None:
+    state = run(rounds(4)).state()
+    with pytest.raises(ValueError, match=f"^{key}$"):
+        checked(state | {key: value})
+    if key != "away":
+        del state[key]
+        with pytest.raises(ValueError, match=f"^{key}$"):
+            checked(state)
+
+
 # --- the live view ---
 
 
@@ -239,6 +289,7 @@ def test_the_last_line_of_a_run() -> None:
         ([0.0, 10.0, 100.0], True, "▁▂█"),
         ([1.0, 1.0], False, ""),
         ([None], False, ""),
+        ([1.7e308, -1.7e308], False, ""),
         ([], False, ""),
     ],
 )

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -533,6 +534,7 @@ def test_several_folders_get_one_page_where_they_all_are(sweep: Path, capsys: py
         (["{}/broken"], "is no metrics file of a run"),
         (["{}/run", "--out", "{}/nowhere/x.html"], "there is no folder"),
         (["{}/run", "--out", "{}/empty"], "is a folder; name the file"),
+        (["{}/run", "--out", "{}/pipe"], "is no plain file; name the file"),
     ],
 )
 @pytest.mark.usefixtures("undrawn")
@@ -542,6 +544,7 @@ def test_what_cannot_be_used_is_one_clear_line(
     folder(tmp_path / "run", rounds_of(3))
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "broken" / "metrics.jsonl").write_text("[1, 2]\n")
     assert main(["report", *(argument.format(tmp_path) for argument in arguments)]) == 2
     told = capsys.readouterr()

@@ -11,14 +11,15 @@ import pytest
 from client.process import ClientOptions, run_client
 from deploy.certs import init, issue, revoke
 from deploy.cli import main
+from link import watch
 from link.authority import Authority
 from link.certificates import Role
-from link.errors import ConfigError, ServerGone
+from link.errors import ConfigError, Refused, ServerGone
 from link.tls import Identity, may_watch
 from server import following
 from server.folder import CONFIG, METRICS, SUMMARY
 from server.following import follow_folder
-from server.live import State
+from server.live import LiveRun, State, Title
 
 CONFIG_TEXT = """
 [federation]
@@ -148,3 +149,58 @@ def test_what_is_no_run_folder_is_told_in_one_line(folder: Path, capsys: pytest.
     (folder / METRICS).unlink()
     assert main(["watch", str(folder)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+# --- a hostile server ---
+
+
+@pytest.fixture
+def state() -> State:
+    title = Title(run="a", method="m", rule="cm", task="digits", attack=None, clients=4, byzantine=1, rounds=9)
+    return LiveRun(title, lambda: 4).state()
+
+
+@pytest.mark.parametrize(
+    "text", [100_000 * "[", "[]", "5", "", '"x"'], ids=["deep", "list", "number", "nothing", "text"]
+)
+def test_what_is_no_object_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(Refused, match=r"^a:1: sends states that cannot be read; run the same version at both ends$"):
+        watch._parsed("a:1", text)
+
+
+def test_what_a_watcher_adds_to_a_state_a_server_cannot() -> None:
+    assert watch._parsed("a:1", '{"round": 3, "away": "x", "goodbye": "y"}') == {"round": 3}
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["lines", "json"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("round", -(10**12)), ("measured", "\x1b[2J"), ("loss", float("nan")), ("up", 10**400)],
+    ids=["round", "measured", "loss", "up"],
+)
+def test_a_state_that_is_none_ends_the_command_with_2(
+    key: str,
+    value: object,
+    form: tuple[str, ...],
+    state: State,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(watch, "follow", lambda *_, **__: iter([state, state | {key: value}]))
+    assert main(["watch", "127.0.0.1:1", *form]) == 2
+    said = capsys.readouterr()
+    assert said.err.endswith(
+        f"127.0.0.1:1: sends states that cannot be read ({key}); run the same version at both ends\n"
+    )
+    assert "\x1b" not in said.out + said.err
+
+
+def test_the_reason_why_a_server_is_away_is_one_line(
+    state: State, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = state | {"goodbye": "\x1b[2Jover"}
+    monkeypatch.setattr(watch, "follow", lambda *_, **__: iter([state | {"away": "\x1b[2Jgone\r\n"}, last]))
+    assert main(["watch", "127.0.0.1:1"]) == 1
+    said = capsys.readouterr()
+    assert said.err == "the server is away: ?[2Jgone??; looking for it\n"
+    assert said.out.endswith("?[2Jover\n")
