@@ -57,22 +57,22 @@ def load_loops(experiment: Experiment, console: Console) -> None:
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment that the run config names."""
-    monitoring = Monitoring.of(context.run_config)
-    console = Console(file=sys.stdout, soft_wrap=True, quiet=monitoring.quiet)
     if isinstance(grid, StreamGrid):
-        _run(grid, context, monitoring, console)
+        _run(grid, context, Monitoring.of(context.run_config))
         return
     with _ended_in_order():
         try:
-            monitoring.check()
-            _run(grid, context, monitoring, console)
+            monitoring = Monitoring.of(context.run_config)
+            monitoring.check("run config: ")
+            _run(grid, context, monitoring)
         except (BreakwaterError, NoClientsError) as error:
             log.error("%s", error)  # Flower prints the stack above it, and says it again with the status of the run
             raise
 
 
-def _run(grid: Grid, context: Context, monitoring: Monitoring, console: Console) -> None:
+def _run(grid: Grid, context: Context, monitoring: Monitoring) -> None:
     """Run it over the link where that is to be had."""
+    console = Console(file=sys.stdout, soft_wrap=True, quiet=monitoring.quiet)
     experiment = from_run_config(context.run_config)
     resume = str(context.run_config.get(RESUME, ""))
     out = Path(resume or str(context.run_config.get(OUT) or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")).absolute()

@@ -60,12 +60,19 @@ class Monitoring:
 
     @classmethod
     def of(cls, run_config: Mapping[str, object]) -> Self:
-        """Return what a Flower run config says; ``tensorboard = "."`` stands for the run folder's own."""
+        """Return what a Flower run config says; ``tensorboard = "."`` stands for the run folder's own.
+
+        Raises:
+            ConfigError: a value is none of those that its key may have; one line.
+        """
         folder, port = str(run_config.get(TENSORBOARD, "")), run_config.get(METRICS_PORT, -1)
+        quiet = run_config.get(QUIET, False)
+        if not isinstance(quiet, bool):
+            raise ConfigError(f'run config: {QUIET} = "{quiet}": must be true or false, without quotes')
         if isinstance(port, bool) or not isinstance(port, int) or not -1 <= port <= 65535:
             raise ConfigError(f'run config: {METRICS_PORT} = "{port}": must be a port from 0 to 65535, or -1 for none')
         return cls(
-            quiet=bool(run_config.get(QUIET, False)),
+            quiet=quiet,
             tensorboard=None if not folder else "" if folder == "." else folder,
             metrics_port=None if port < 0 else port,
             metrics_host=str(run_config.get(METRICS_HOST) or LOOPBACK),
@@ -82,24 +89,27 @@ class Monitoring:
             PICTURES: self.pictures,
         }
 
-    def check(self) -> None:
+    def check(self, said_in: str = "--") -> None:
         """Make sure, before a run begins, that it can be watched so.
+
+        Args:
+            said_in: what stands before a key where the user has written it: of an option, or of a run config.
 
         Raises:
             ConfigError: a library is missing, or the port is taken; one line.
         """
-        for wanted, option, library in (
-            (self.tensorboard is not None, "--tensorboard", "tensorboardX"),
-            (self.metrics_port is not None, "--metrics-port", "prometheus_client"),
+        for wanted, key, library in (
+            (self.tensorboard is not None, TENSORBOARD, "tensorboardX"),
+            (self.metrics_port is not None, METRICS_PORT, "prometheus_client"),
         ):
             if wanted and find_spec(library) is None:
-                raise ConfigError(f"{option}: needs the library {library}{_INSTALL}")
+                raise ConfigError(f"{said_in}{key}: needs the library {library}{_INSTALL}")
         if self.metrics_port is not None:
             try:
                 with _bound(self.metrics_host, self.metrics_port):
                     pass
             except OSError as error:
-                raise self._unbound(error) from None
+                raise self._unbound(error, said_in) from None
 
     def serve(self, live: LiveRun) -> "MetricsPort | None":
         """Open the port for Prometheus, if it is wanted.
@@ -125,9 +135,9 @@ class Monitoring:
             return None
         return EventFiles(Path(self.tensorboard) if self.tensorboard else out / "tensorboard", again)
 
-    def _unbound(self, error: OSError) -> ConfigError:
-        where = f"{self.metrics_host}:{self.metrics_port}"
-        return ConfigError(f"--metrics-port: {where} cannot be bound: {error.strerror or error}; choose another port")
+    def _unbound(self, error: OSError, said_in: str = "--") -> ConfigError:
+        where = f"{said_in}{METRICS_PORT}: {self.metrics_host}:{self.metrics_port}"
+        return ConfigError(f"{where} cannot be bound: {error.strerror or error}; choose another port")
 
 
 @contextmanager

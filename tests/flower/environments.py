@@ -1,7 +1,7 @@
 """One Python environment for each Flower version that the tests run on, built once and kept outside the checkout.
 
-They hold Flower with its simulation and our base dependencies, as a machine has them that runs a SuperNode for us; no
-torch, no developer's tools, and not us: Flower brings the app itself, as a bundle.
+They hold Flower with its simulation, our base dependencies and what watches a run, as a SuperLink's machine has them;
+no torch, no developer's tools, and not us: Flower brings the app itself, as a bundle.
 """
 
 import fcntl
@@ -26,9 +26,10 @@ class UnavailableError(Exception):
 
 
 def _requirements() -> list[str]:
-    """Return what pyproject.toml asks of every machine."""
+    """Return what pyproject.toml asks of every machine, and of one whose run TensorBoard or Prometheus watch."""
     with (ROOT / "pyproject.toml").open("rb") as file:
-        requirements: list[str] = tomllib.load(file)["project"]["dependencies"]
+        project = tomllib.load(file)["project"]
+    requirements: list[str] = [*project["dependencies"], *project["optional-dependencies"]["monitor"]]
     return requirements
 
 

@@ -59,6 +59,8 @@ def test_run_configs_that_cannot_be_end_their_runs_with_a_line(flower: Flower, a
         "config": ("deploy/configs/flowr.toml", r'config = "deploy/configs/flowr\.toml": no such file in the bundle'),
         "set": ("strategy.round=3", r"\[strategy\] round: unknown key; did you mean rounds\?"),
         "link": ("localhost", r'link = "localhost": must be HOST:PORT'),
+        "metrics-port": (70000, 'metrics-port = "70000": must be a port from 0 to 65535, or -1 for none'),
+        "quiet": ("no", 'quiet = "no": must be true or false, without quotes'),
     }
     setting: dict[str, Any]
     runs = {}
@@ -67,7 +69,8 @@ def test_run_configs_that_cannot_be_end_their_runs_with_a_line(flower: Flower, a
         runs[key] = flower.run(app, tmp_path / key, **setting)
     for key, (_, complaint) in wrong.items():
         assert runs[key].wait() == "finished:failed"
-        assert re.search(complaint, runs[key].log()), runs[key].log()
+        above, _, _ = runs[key].log().partition("Traceback")
+        assert re.search(complaint, above), runs[key].log()
         assert not (tmp_path / key / "summary.json").exists()
 
 
