@@ -10,11 +10,13 @@ from tests.integration.nursery import Nursery
 
 pytestmark = pytest.mark.slow
 
+EVERY = 50
+"""Rounds between checkpoints: so many that the first kill comes in time before the first of them."""
 MOMENTS = (
     Moment("round", 7),  # before there is a checkpoint of more than the beginning
     Moment("writing"),
     Moment("start-up"),
-    Moment("round", 39, "bit flipped"),  # rounds enough for one checkpoint at least
+    Moment("round", 2 * EVERY - 1, "bit flipped"),  # rounds enough for one checkpoint at least
     Moment("return"),
 )
 
@@ -23,11 +25,11 @@ def test_a_server_that_is_killed_again_and_again_loses_no_more_than_rounds_since
     config = tmp_path / "torture.toml"
     config.write_text(EXPERIMENT, encoding="utf-8")
     with Nursery() as nursery:
-        kills = torture(nursery, config, (), tmp_path, MOMENTS, random.Random(2))
+        kills = torture(nursery, config, (f"checkpoint.every={EVERY}",), tmp_path, MOMENTS, random.Random(2))
         nursery.none_left()
     assert [(kill.when, kill.damage) for kill in kills] == [(moment.when, moment.damage) for moment in MOMENTS]
     assert all(kill.after is not None for kill in kills)
-    assert kills[0].after == 0
+    assert kills[0].after == 0 or kills[0].at >= EVERY  # a machine may stand still between a look and a kill
 
 
 def test_a_plan_has_every_moment_and_damage_and_is_the_same_for_a_seed() -> None:
