@@ -24,18 +24,15 @@ def add(commands: Subparsers) -> None:
 def _suspects(options: argparse.Namespace) -> int:
     from link.config import load
     from server.folder import CONFIG, METRICS, read_rounds
+    from server.report.reading import readable
     from server.suspects import STATEMENT, tally
 
     folder: Path = options.folder
     if not (folder / METRICS).is_file() or not (folder / CONFIG).is_file():
         raise ConfigError(f"{folder}: no run folder: {METRICS} or {CONFIG} is missing")
     byzantine = load(folder / CONFIG).federation.byzantine
-    try:
+    with readable(folder):
         suspects = tally(read_rounds(folder), byzantine)
-    except OSError as error:
-        raise ConfigError(f"{folder / METRICS}: cannot be read: {error.strerror or error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{folder / METRICS}: is no metrics file of a run: {error!r}") from None
     if options.json:
         print(json.dumps([asdict(suspect) for suspect in suspects], indent=2))
         return 0

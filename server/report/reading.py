@@ -10,6 +10,7 @@ import os
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,23 @@ class Run:
             return None
 
 
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Within: the rounds of a run folder are read and worked on.
+
+    Raises:
+        ConfigError: there are none, or they cannot be read; one line.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no run is there ({METRICS} is missing)") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path / METRICS}: is no metrics file of a run: {error!r}") from None
+
+
 def read(path: Path) -> Run:
     """Read a run folder.
 
@@ -118,18 +136,12 @@ def read(path: Path) -> Run:
                 rejected[str(entry["reason"]).partition(":")[0]] += 1
             yield record
 
-    try:
+    with readable(path):
         text = _text(path / CONFIG)
         config = _config(text)
         suspects = tally(seen(), None if config is None else config.federation.byzantine)
         summary = _summary(path / SUMMARY)
         going = summary is None and _locked(path / METRICS)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no run is there ({METRICS} is missing)") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{path / METRICS}: is no metrics file of a run: {error!r}") from None
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError:

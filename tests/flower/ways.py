@@ -53,8 +53,7 @@ def test_the_run_over_the_link_is_that_of_the_live_link(
     is_the_run(run, expected)
     rounds = rounds_of(run.out)
     assert any(3 in line["cohort"] and line["kind"] != "full" for line in rounds)
-    # Through the SuperLink it would be seconds a round; on a busy machine one or two may take that here too.
-    assert sorted(line["round_s"] for line in rounds)[-3] < 1.0
+    assert max(line["round_s"] for line in rounds) < 1.0  # not one of them went through the SuperLink
     said = run.log()
     assert f"finished after {ROUNDS} rounds" in said
     assert "clients joined" not in said
