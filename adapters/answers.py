@@ -13,7 +13,7 @@ from flwr.app import Context, Error, Message
 
 from link import codec, flwr_compat, pages
 from link.errors import WireError
-from strategies.algorithm import Method, Oracle, StateLostError
+from strategies.algorithm import STALE, Method, Oracle, StateLostError
 
 
 def answer(message: Message, context: Context, method: Method, oracle: Oracle) -> Message:
@@ -42,9 +42,9 @@ def answer(message: Message, context: Context, method: Method, oracle: Oracle) -
     try:
         state, packet = method.reply(worker, mine, ask, oracle, np.random.default_rng(draw))
     except StateLostError as lost:
-        return Message(Error(flwr_compat.APP_RAISED, f"stale state: {lost}"), reply_to=message)
+        return Message(Error(flwr_compat.APP_RAISED, f"{STALE}: {lost}"), reply_to=message)
     content = codec.write_packet(packet, ask)
-    if method.stateful:
+    if method.stateful and not ask.probe:
         pages.write(context.state, pages.state_pages(state))
         pages.write_reply(context.state, ask.round, content)
     return Message(content, reply_to=message)

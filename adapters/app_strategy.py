@@ -26,6 +26,7 @@ from link import codec
 from link.errors import ConfigError
 from link.polled import PolledGrid
 from strategies.algorithm import Ask, Compressor, Method, Packet, Rejected, Vector
+from strategies.progress import STALL_ROUNDS
 from strategies.randomness import Role, stream
 from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord
 
@@ -75,8 +76,10 @@ class AppStrategy(RobustStrategy):
         byzantine: f, how many of them may be Byzantine.
         seed: fixes everything random. Whoever knows it knows who will be sampled, so that it is drawn if not given.
         deadline_s: seconds that a round waits for replies; ``timeout`` of ``start`` where that is less.
-        join_timeout_s: seconds to wait for all clients before round 1, and for anybody later on.
+        join_timeout_s: seconds to wait for all clients before round 1, and later on for enough of them to answer.
         min_available_nodes: how many must have come by then; default: the n - f honest ones.
+        stall_rounds: rounds in a row without a usable reply after which the model is held and all nodes are asked; see
+            ``strategies.progress``.
         every: rounds between calls of ``evaluate_fn``; the last round is always evaluated.
         configrecord_key: name of the record with the app's own ``train_config``.
         on_round: called with the record of every finished round; default: one line in Flower's log.
@@ -99,6 +102,7 @@ class AppStrategy(RobustStrategy):
         deadline_s: float = 600.0,
         join_timeout_s: float = 120.0,
         min_available_nodes: int | None = None,
+        stall_rounds: int = STALL_ROUNDS,
         every: int = 1,
         configrecord_key: str = "config",
         on_round: Callable[[RoundRecord], None] | None = None,
@@ -110,6 +114,8 @@ class AppStrategy(RobustStrategy):
         if configrecord_key in OWN_RECORDS:
             raise ConfigError(f"configrecord_key = {configrecord_key!r}: that record is ours; choose another name")
         least = clients - byzantine if min_available_nodes is None else min_available_nodes
+        if stall_rounds < 1:
+            raise ConfigError(f"stall_rounds = {stall_rounds}: must be at least 1")
         if not 1 <= least <= clients:
             raise ConfigError(f"min_available_nodes = {least}: must be 1 .. clients = {clients}")
         self.seats = NodeRoster(clients)
@@ -119,6 +125,8 @@ class AppStrategy(RobustStrategy):
             roster=self.seats,
             clients=clients,
             byzantine=byzantine,
+            any_app=True,
+            stall_rounds=stall_rounds,
             seed=secrets.randbits(63) if seed is None else seed,
             deadline_s=deadline_s,
             idle_timeout_s=join_timeout_s,
@@ -128,6 +136,7 @@ class AppStrategy(RobustStrategy):
         self.min_available_nodes = least
         self.configrecord_key = configrecord_key
         self._num_rounds = 0
+        self._told = ConfigRecord()
 
     def make_codec(self, layout: Layout) -> AppCodec:
         """Return how this model travels.
@@ -144,14 +153,15 @@ class AppStrategy(RobustStrategy):
         if self.state is None:
             self.codec = self.make_codec(Layout.of(arrays))
             self.seats.watch(grid)
-        messages = list(super().configure_train(server_round, arrays, config, grid))
         config["server-round"] = server_round
-        told = ConfigRecord(dict(config))  # the app may go on changing its own
-        for message, worker in zip(messages, self.asked, strict=True):
-            draw = int(stream(self.seed, Role.WORKER, worker, server_round).bit_generator.random_raw())
-            ask = ConfigRecord({**message.content.config_records["ask"], "worker": worker, "draw": draw})
-            message.content = RecordDict({**message.content, "ask": ask, self.configrecord_key: told})
-        return messages
+        self._told = ConfigRecord(dict(config))  # the app may go on changing its own
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def complete(self, message: Message, worker: int, round_: int) -> None:
+        """Add the worker's seat, the seed of its random draws and the app's own configuration."""
+        draw = int(stream(self.seed, Role.WORKER, worker, round_).bit_generator.random_raw())
+        ask = ConfigRecord({**message.content.config_records["ask"], "worker": worker, "draw": draw})
+        message.content = RecordDict({**message.content, "ask": ask, self.configrecord_key: self._told})
 
     def start(
         self,
@@ -178,12 +188,15 @@ class AppStrategy(RobustStrategy):
             ConfigError: the model cannot be trained, or ``num_rounds`` is below 1.
             NoClientsError: too few nodes came.
             NoReplyCountsError: nobody's ClientApp answers in our format.
+            StalledError: fewer than f + 1 nodes gave usable replies for ``join_timeout_s``; it has the last model that
+                counted, as ``arrays``.
         """
         if num_rounds < 1:
             raise ConfigError(f"num_rounds = {num_rounds}: must be at least 1")
         if evaluate_config is not None:
             log.warning("evaluate_config is not used: clients are not asked to evaluate; give evaluate_fn")
-        self.make_codec(Layout.of(initial_arrays)).from_arrays(initial_arrays)  # what is wrong is wrong before waiting
+        self.codec = self.make_codec(Layout.of(initial_arrays))
+        self.codec.from_arrays(initial_arrays)  # what is wrong is wrong before waiting
         self.forget()
         self._num_rounds = num_rounds
         self.deadline_s = min(self.deadline_s, timeout)

@@ -25,6 +25,7 @@ from strategies.algorithm import Ask, Compressor, Vector
 from strategies.cohorts import expected_byzantine
 from strategies.compressors import Identity, PermK
 from strategies.local_sgd import LocalSGD
+from strategies.progress import STALL_ROUNDS
 from strategies.radius import AUTO, Alpha
 from strategies.robust_averaging import RobustAveraging
 from strategies.strategy import RoundRecord
@@ -88,6 +89,7 @@ class RobustFedAvg(AppStrategy):
         deadline_s: float = 600.0,
         join_timeout_s: float = 120.0,
         min_available_nodes: int | None = None,
+        stall_rounds: int = STALL_ROUNDS,
         every: int = 1,
         arrayrecord_key: str = "arrays",
         configrecord_key: str = "config",
@@ -130,6 +132,7 @@ class RobustFedAvg(AppStrategy):
             deadline_s=deadline_s,
             join_timeout_s=join_timeout_s,
             min_available_nodes=min_available_nodes,
+            stall_rounds=stall_rounds,
             every=every,
             configrecord_key=configrecord_key,
             on_round=on_round,

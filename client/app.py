@@ -21,7 +21,7 @@ from link import codec, flwr_compat, invitation, pages
 from link.config import Config, parse_attack, suggest
 from link.errors import RESIDENT, Breakage, BreakwaterError, Broken, ConfigError, Silent
 from link.experiment import ATTACKERS, DATA, LAST, SET, Experiment, code_fingerprint, from_run_config
-from strategies.algorithm import Ask, StateLostError
+from strategies.algorithm import ATTACK_FAILED, STALE, Ask, Packet, StateLostError
 
 PARTITION, PARTITIONS, ATTACK = "partition-id", "num-partitions", "attack"
 """Keys of a node config, with DATA and SET: which worker the node is; of how many (Flower's simulation says so); the
@@ -30,6 +30,11 @@ kind of the attack, if it is Byzantine; the folder of its data; ``attack.key=val
 log = logging.getLogger("breakwater.client")
 
 app = ClientApp()
+
+
+class AttackFailedError(Exception):
+    """An attacker of ours could not do what it was to do; the message says why."""
+
 
 _BREAKAGES: dict[Fault, Breakage] = {
     Fault.LATE: "late",
@@ -48,16 +53,35 @@ def train(message: Message, context: Context) -> Message:
         worker = worker_of(context)
         content = _resident(worker, ask) if RESIDENT in context.node_config else _visiting(worker, ask, context)
     except StateLostError as lost:
-        return Message(Error(flwr_compat.APP_RAISED, f"stale state: {lost}"), reply_to=message)
+        return Message(Error(flwr_compat.APP_RAISED, f"{STALE}: {lost}"), reply_to=message)
     except ConfigError as error:
         return _refusal(error, message)
+    except AttackFailedError as failed:
+        log.warning("round %d: %s: %s", ask.round, ATTACK_FAILED, failed)
+        return Message(Error(flwr_compat.APP_RAISED, f"{ATTACK_FAILED}: {failed}"), reply_to=message)
     return Message(content, reply_to=message)
+
+
+def _answer(worker: workers.Worker, ask: Ask) -> Packet | Faulty | None:
+    """Return a worker's answer.
+
+    Raises:
+        AttackFailedError: it was to attack, and could not.
+    """
+    try:
+        return worker.answer(ask)
+    except (StateLostError, ConfigError):
+        raise
+    except Exception as error:
+        if not worker.attacks:
+            raise
+        raise AttackFailedError(f"{type(error).__name__}: {error}") from error
 
 
 def _resident(worker: workers.Worker, ask: Ask) -> RecordDict:
     """Answer where worker and link stay."""
     worker.follow(ask)
-    answer = worker.answer(ask)
+    answer = _answer(worker, ask)
     if answer is None:
         raise Silent(f"round {ask.round}: the attack says nothing")
     if not isinstance(answer, Faulty):
@@ -75,8 +99,8 @@ def _visiting(worker: workers.Worker, ask: Ask, context: Context) -> RecordDict:
     if kept is not None:
         return kept
     worker.recall(pages.read(state))
-    answer = worker.answer(ask)
-    known = worker.remember()
+    answer = _answer(worker, ask)
+    known = {} if ask.probe else worker.remember()
     if known:
         pages.write(state, known)
     if answer is None:

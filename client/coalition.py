@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from attacks.attack import Attack, Copy, Repack
+from attacks.kinds import Silence
 from attacks.view import View
 from attacks.wire import Fault, Faulty, WireFault
 from client.shadows import Shadows
@@ -141,8 +142,16 @@ class Coalition:
         Raises:
             StateLostError: this process lacks the state that the ask builds on.
         """
+        if ask.probe:
+            return self._probed(worker, ask)
         with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is the server's to notice
             return self._answer(worker, ask)
+
+    def _probed(self, worker: int, ask: Ask) -> Packet | None:
+        """Show that this seat can answer, without a thought: a probe is no round, and nothing is learnt from it."""
+        if isinstance(self._attack, Silence | WireFault):
+            return None
+        return self._method.form(ask, worker).forge(np.zeros_like(self._x0), stream(self._seed, Role.ATTACK))
 
     def _answer(self, worker: int, ask: Ask) -> Packet | Faulty | None:
         self._turn_to(ask)
@@ -339,6 +348,8 @@ class Coalition:
 
 class CoalitionMember:
     """One seat of a coalition, as a worker."""
+
+    attacks = True
 
     def __init__(self, coalition: Coalition, index: int) -> None:
         self.index = index

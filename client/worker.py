@@ -19,6 +19,8 @@ class Worker(Protocol):
     """Whoever answers the server's instructions for one seat."""
 
     index: int
+    attacks: bool
+    """Whether it is Byzantine: what it cannot do is then no fault of the task."""
 
     def follow(self, ask: Ask) -> None:
         """Go back to the server's checkpoint, if the server has; see ``client.trail``.
@@ -44,6 +46,8 @@ class HonestWorker:
         index: which worker this is, 0 .. n-1; decides its data and its random streams.
     """
 
+    attacks = False
+
     def __init__(self, experiment: Experiment, index: int) -> None:
         self.index = index
         self._method = experiment.method
@@ -64,7 +68,9 @@ class HonestWorker:
             StateLostError: this process lacks the state that the ask builds on.
         """
         rng = stream(self._seed, Role.WORKER, self.index, ask.round)
-        self._state, packet = self._method.reply(self.index, self._state, ask, self._oracle, rng)
+        state, packet = self._method.reply(self.index, self._state, ask, self._oracle, rng)
+        if not ask.probe:
+            self._state = state
         return packet
 
     def remember(self) -> Pages:

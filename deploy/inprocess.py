@@ -60,6 +60,8 @@ class InProcessGrid(StreamGrid):
         run_id: of the run.
     """
 
+    clients_change = False  # they are objects of this process: whatever they cannot do now they never can
+
     def __init__(self, experiment: Experiment, run_id: int) -> None:
         config, problem = experiment.config.for_clients(), experiment.problem
         n, f = config.federation.clients, config.federation.byzantine

@@ -254,7 +254,7 @@ def _serve(options: LocalOptions, pipe: Connection) -> None:
 def _be_server(options: LocalOptions, pipe: Connection) -> None:
     """Serve, or report why not."""
     from server.process import ServerOptions, serve
-    from strategies.strategy import NoClientsError
+    from strategies.strategy import NoClientsError, StalledError
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which ends us in order
     end_with_launcher()
@@ -289,6 +289,9 @@ def _be_server(options: LocalOptions, pipe: Connection) -> None:
             ),
             on_listening,
         )
+    except StalledError as error:
+        log.error("%s", error)
+        sys.exit(1)
     except (BreakwaterError, NoClientsError) as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if listening:

@@ -5,8 +5,8 @@ message at all gives a packet that fits the round, or ``Rejected`` with the reas
 
 Layout (docs/wire.md has the sizes)::
 
-    ask    ConfigRecord "ask":     {"round", "kind", "seed"?, "cohort"?, "mark"?, "packet"?, "packet dim"?,
-                                    "packet seed"?, "packet scale"?}
+    ask    ConfigRecord "ask":     {"round", "kind", "seed"?, "cohort"?, "mark"?, "probe"?, "packet"?,
+                                    "packet dim"?, "packet seed"?, "packet scale"?}
            ArrayRecord  "vectors": {name: raw little-endian array of shape (d,)}
            ArrayRecord  "packet":  {"values", "marks"?}                       where a packet is broadcast
     reply  ConfigRecord "p": {"": the packet's bytes and their label}
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from link.errors import WireError
 from link.wire import CONTROL_BYTES
-from strategies.algorithm import Ask, Compressor, Mark, Method, Packet, Rejected, Vector
+from strategies.algorithm import ATTACK_FAILED, STALE, Ask, Compressor, Mark, Method, Packet, Rejected, Vector
 
 RAW = "raw.le"
 """Serialisation type of our arrays: the values as they lie in memory, little-endian."""
@@ -38,10 +38,20 @@ INLINE_BYTES = 1 << 20
 one travels as an array, which alone a SuperLink cuts into pieces."""
 
 _ERRORS = frozenset(
-    {"disconnected", "not connected", "revoked", "not listed", "undecodable", "oversize", "out of order", "stale state"}
+    {
+        "disconnected",
+        "not connected",
+        "revoked",
+        "not listed",
+        "undecodable",
+        "oversize",
+        "out of order",
+        STALE,
+        ATTACK_FAILED,
+    }
 )
 """What error replies of our own begin with: the link's, see ``link.grid.StreamGrid``, and a worker's that lost its
-state."""
+state, or that could not carry out its attack."""
 
 _DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
 _CODES = _DTYPES | {name: np.dtype(name).newbyteorder("<") for name in ("float16", "uint8", "uint16", "int8", "int16")}
@@ -95,6 +105,8 @@ def write_ask(ask: Ask, extra: Mapping[str, Vector] = {}) -> RecordDict:  # neve
         config["cohort"] = list(ask.cohort)
     if ask.mark is not None:
         config["mark"] = [ask.mark.life, ask.mark.round]
+    if ask.probe:
+        config["probe"] = True
     vectors = ArrayRecord({name: to_array(v) for name, v in {**ask.vectors, **extra}.items()})
     content = RecordDict({"ask": config, "vectors": vectors})
     if ask.packet is not None:
@@ -133,7 +145,7 @@ def read_ask(content: RecordDict) -> Ask:
     named = {name: from_array(a) for name, a in vectors.items()}
     mark = _read_mark(config.get("mark"))
     ask = Ask(round_, kind, named, seed=seed, packet=packet, cohort=members)  # type: ignore[arg-type]  # checked above
-    return ask if mark is None else replace(ask, mark=mark)
+    return replace(ask, mark=mark, probe=bool(config.get("probe", False)))
 
 
 def _read_mark(mark: object) -> Mark | None:

@@ -55,7 +55,7 @@ from strategies.aggregators import (
 )
 from strategies.aggregators.presteps import AdaptiveRobustClipping, Bucketing, NearestNeighbourMixing, StaticClipping
 from strategies.algorithm import Method
-from strategies.cohorts import expected_byzantine
+from strategies.cohorts import expected_byzantine, quorum_of
 from strategies.compressors import QSGD, Identity, Masked, Natural, PermK, RandK, ScaledSign, TopK
 from tasks.contract import Problem, Setting
 from tasks.custom import CustomTask
@@ -207,6 +207,14 @@ class Config(Section):
                 f'aggregator.kind = "{self.aggregator.kind}"{_after(self.aggregator)} tolerates {tolerated} of {most} '
                 f"rows, but {share} of them may be Byzantine (federation.byzantine = {f} of clients = {n})"
             )
+        if self.federation.quorum is not None:
+            for key, size in self.strategy.cohorts(self.federation).items():
+                wanted, most = quorum_of(self.federation.quorum, size), min(size, n - f)
+                if wanted > most:
+                    yield (
+                        f"federation.quorum = {self.federation.quorum:g}: wants {wanted} replies of strategy.{key} = "
+                        f"{size}, and {f} silent Byzantine clients leave {most} for ever; at most {most / size:.3g}"
+                    )
         yield from self.strategy.conflicts(self.federation, self.aggregator, self.compressor)
         if self.attack is not None and f == 0:
             yield f'attack.kind = "{self.attack.kind}" with federation.byzantine = 0: nobody attacks; set byzantine'
@@ -247,7 +255,7 @@ class Config(Section):
         """Return what the models of a run depend on: all but how long it is, what is measured, how long one waits."""
         whole = self.model_dump(mode="json", exclude_none=True)
         del whole["evaluation"], whole["checkpoint"], whole["strategy"]["rounds"]
-        for key in ("deadline_s", "flower_deadline_s", "join_timeout_s", "start_with", "heartbeat_s"):
+        for key in ("deadline_s", "flower_deadline_s", "join_timeout_s", "stall_rounds", "start_with", "heartbeat_s"):
             whole["federation"].pop(key, None)
         return whole
 

@@ -88,6 +88,9 @@ class StreamGrid(Grid):
         held: seats that are kept for clients by name, from an earlier server of the same run.
     """
 
+    clients_change = True
+    """Whether clients may come, go and recover, so that asking them again can give another answer."""
+
     def __init__(
         self,
         *,

@@ -34,6 +34,9 @@ class PolledGrid(Grid):
         grid: where everything is passed on to.
     """
 
+    clients_change = True
+    """See ``link.grid.StreamGrid``."""
+
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self._up = 0

@@ -37,8 +37,9 @@ from server.observers import watched
 from server.progress import last_line
 from server.report import REPORT, write_report
 from server.roster import LinkRoster, QueriedRoster
+from strategies.algorithm import Evaluation
 from strategies.deadline import LearntDeadline
-from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord
+from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord, StalledError
 
 log = logging.getLogger("breakwater.server")
 
@@ -65,7 +66,7 @@ def main(grid: Grid, context: Context) -> None:
             monitoring = Monitoring.of(context.run_config)
             monitoring.check("run config: ")
             _run(grid, context, monitoring)
-        except (BreakwaterError, NoClientsError) as error:
+        except (BreakwaterError, NoClientsError, StalledError) as error:
             log.error("%s", error)  # Flower prints the stack above it, and says it again with the status of the run
             raise
 
@@ -138,24 +139,31 @@ def _train(
             codec=codec,
             roster=roster,
             clients=federation.clients,
+            byzantine=federation.byzantine,
+            stall_rounds=federation.stall_rounds,
             seed=federation.seed_of_server,
             deadline_s=deadline_s,
             waits=grid.waits if isinstance(grid, StreamGrid) else None,
             quorum=federation.quorum,
-            idle_timeout_s=federation.join_timeout_s,
+            idle_timeout_s=federation.join_timeout_s if grid.clients_change else 0.0,
             reveal_cohort=config.reveals_cohort,
             traffic=grid.traffic,
             late=grid.late if isinstance(grid, StreamGrid) else None,
             evaluate=problem.evaluate,
             every=config.evaluation.every,
             on_round=on_round,
+            on_hold=observers.hold,
         )
         strategy.state = books.state if books.state is not None else experiment.method.start(x0)
         books.keep(grid, roster, strategy)
-        status = "interrupted"
+        status: str = "interrupted"
+        stalled: StalledError | None = None
+        measured: Evaluation | None = None  # of the model that is left, where it is not the last one
         try:
             strategy.start(grid, codec.to_arrays(x0), num_rounds=rounds)
             status = "diverged" if strategy.last and strategy.last.diverged else "finished"
+        except StalledError as error:
+            status, stalled, measured = "stalled", error, problem.evaluate(error.model)
         finally:
             if status != "diverged":
                 books.keep(grid, roster, strategy)
@@ -163,7 +171,9 @@ def _train(
                 status=status,
                 seed=federation.seed,
                 joined_s=joined_s,
-                model=strategy.state.x,
+                model=strategy.state.x if stalled is None else stalled.model,
+                evaluation=measured,
+                stall=None if stalled is None else stalled.to_dict(),
                 lives=books.life or 1,
                 patience_s=federation.join_timeout_s if status == "finished" else 0.0,
                 task=_facts(experiment),
@@ -179,6 +189,8 @@ def _train(
         log.error("%s: cannot be written: %s", folder.path / CURVE, error.strerror or error)
     console.quiet = False
     console.print(line, highlight=False, markup=False)
+    if stalled is not None:
+        raise stalled
 
 
 def _facts(experiment: Experiment) -> dict[str, Any] | None:

@@ -29,7 +29,7 @@ from link.config import Config
 from link.errors import ConfigError, Unwritten
 from server.checkpoints import Checkpoint, Checkpoints, clear_drafts
 from server.live import finite
-from strategies.algorithm import Evaluation, Vector
+from strategies.algorithm import ATTACK_FAILED, Evaluation, Vector
 from strategies.evidence import Evidence
 from strategies.strategy import RoundRecord
 
@@ -176,6 +176,8 @@ class RunFolder:
         self._rounds = 0
         self._bytes_up = 0
         self._bytes_down = 0
+        self._incomplete = self._attack_failed = 0
+        self._attack_failure = ""  # the first reason
         self._rejected: Counter[str] = Counter()
         self._rejected_of: dict[str, Counter[str]] = {}
         self._names: dict[int, str] = {}
@@ -285,6 +287,8 @@ class RunFolder:
             line["late"] = list(record.late)
         if record.note:
             line["note"] = record.note
+        if record.incomplete:
+            line["incomplete"] = True
         if record.evidence is not None:
             line |= _evidence(record.evidence)
         named = zip(record.cohort, record.names, strict=False)
@@ -323,6 +327,8 @@ class RunFolder:
         seed: int,
         joined_s: float,
         model: Vector | None,
+        evaluation: Evaluation | None = None,
+        stall: Mapping[str, Any] | None = None,
         lives: int = 1,
         patience_s: float = 0.0,
         task: Mapping[str, Any] | None = None,
@@ -330,10 +336,12 @@ class RunFolder:
         """Write summary and model, and return the summary.
 
         Args:
-            status: "finished", "diverged", "interrupted" or what ended the run.
+            status: "finished", "diverged", "stalled" or "interrupted".
             seed: the run's seed.
             joined_s: seconds before the first round, in which clients joined.
             model: the last model; None if there is none.
+            evaluation: its measure, where it is not the model that was measured last.
+            stall: of a run that stalled, see ``StalledError.to_dict``.
             lives: how often a server was started for this run.
             patience_s: how long to wait for room on a full disk.
             task: what the task tells of itself, see ``server.explain.TaskFacts``.
@@ -341,6 +349,8 @@ class RunFolder:
         Raises:
             Unwritten: the disk is full, or the folder is gone.
         """
+        if evaluation is not None:
+            self._last = _measures(evaluation)
         summary: dict[str, Any] = {
             "status": status,
             "rounds": self._rounds,
@@ -356,6 +366,12 @@ class RunFolder:
             "lives": lives,
             "versions": versions(),
         }
+        if stall is not None:
+            summary["stall"] = dict(stall)
+        if self._incomplete:
+            summary["incomplete_rounds"] = self._incomplete
+        if self._attack_failed:
+            summary["attack_failure"] = {"replies": self._attack_failed, "reason": self._attack_failure}
         if task is not None:
             summary["task"] = dict(task)
 
@@ -374,9 +390,13 @@ class RunFolder:
         self._rounds = line["round"]
         self._bytes_up += line["bytes_up"]
         self._bytes_down += line["bytes_down"]
+        self._incomplete += line.get("incomplete", False)
         self._names |= {int(worker): name for worker, name in line.get("names", {}).items()}
         for entry in line["rejected"]:
             slug = entry["reason"].partition(":")[0]
+            if slug == ATTACK_FAILED:
+                self._attack_failed += 1
+                self._attack_failure = self._attack_failure or entry["reason"].partition(": ")[2]
             self._rejected[slug] += 1
             self._rejected_of.setdefault(entry["client"], Counter())[slug] += 1
         if "loss" in line:

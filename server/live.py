@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from link.text import one_line
+from strategies.algorithm import ATTACK_FAILED
 
 if TYPE_CHECKING:
     from link.config import Config
@@ -108,6 +109,8 @@ class LiveRun:
         self._rejections: deque[tuple[int, str, str]] = deque(maxlen=KEPT_REJECTIONS)
         self._reasons: Counter[str] = Counter()
         self._rejected_of: Counter[str] = Counter()
+        self._held = ""
+        self._incomplete = self._incomplete_at = self._attack_failed = 0
         self._lam: float | None = None
         self._step_norm: float | None = None
         self._points: deque[tuple[float, int, int, int]] = deque()  # time, round, bytes up, bytes down
@@ -134,6 +137,7 @@ class LiveRun:
         with self._lock:
             self._count(record.round, counts, record.bytes_up, record.bytes_down, record.round_s, record.rejected)
             self._lam, self._step_norm = record.lam, record.step_norm
+            self._note_incomplete(record.round, record.incomplete)
             if measured is not None:
                 self._measure(record.round, measured)
 
@@ -148,13 +152,19 @@ class LiveRun:
         with self._lock:
             self._count(line["round"], counts, line["bytes_up"], line["bytes_down"], line["round_s"], rejected)
             self._lam, self._step_norm = line.get("lam"), line.get("step_norm")
+            self._note_incomplete(line["round"], bool(line.get("incomplete")))
             if "loss" in line:
                 self._measure(line["round"], {name: line.get(name) for name in MEASURES})
+
+    def hold(self, line: str) -> None:
+        """Note that the run is held until enough clients answer, and what it waits for; "" where it goes on."""
+        with self._lock:
+            self._held = line
 
     def end(self, status: str, line: str) -> None:
         """Note how the run has ended, and the last line that the user is told."""
         with self._lock:
-            self._status, self._line = status, line
+            self._status, self._line, self._held = status, line, ""
 
     # --- what is shown ------------------------------------------------------------------------------------------------
 
@@ -173,6 +183,10 @@ class LiveRun:
                 "address": self._address,
                 "status": self._status,
                 "line": self._line,
+                "held": self._held,
+                "incomplete": self._incomplete,
+                "incomplete_at": self._incomplete_at,
+                "attack_failed": self._attack_failed,
                 "round": self._round,
                 **{name: finite(self._measured.get(name)) for name in MEASURES},
                 "measured": self._measured_at,
@@ -225,9 +239,14 @@ class LiveRun:
             shown, said = one_line(name, _MAX_TEXT), one_line(reason, _MAX_TEXT)
             self._rejections.append((round_, shown, said))
             kind = said.partition(":")[0]
+            self._attack_failed += kind == ATTACK_FAILED
             self._reasons[kind if kind in self._reasons or len(self._reasons) < MAX_REASONS else "other"] += 1
             known = shown in self._rejected_of or len(self._rejected_of) < self.title.clients
             self._rejected_of[shown if known else OTHERS] += 1
+
+    def _note_incomplete(self, round_: int, incomplete: bool) -> None:
+        if incomplete:
+            self._incomplete, self._incomplete_at = self._incomplete + 1, round_
 
     def _measure(self, round_: int, measured: dict[str, float | None]) -> None:
         self._measured, self._measured_at = measured, round_
@@ -310,8 +329,9 @@ def _is_rejection(value: object) -> bool:
 
 
 _FORMS: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("run", "method", "rule", "task", "address", "status", "line"), _is_text),
+    **dict.fromkeys(("run", "method", "rule", "task", "address", "status", "line", "held"), _is_text),
     **dict.fromkeys(("clients", "byzantine", "rounds", "round", "measured", "up", "down"), _is_whole),
+    **dict.fromkeys(("incomplete", "incomplete_at", "attack_failed"), _is_whole),
     **dict.fromkeys((*MEASURES, "lam", "step_norm", "rounds_s", "round_s", "left_s", "up_s", "down_s"), _is_real),
     "attack": lambda value: value is None or _is_text(value),
     "connected": lambda value: value is None or _is_whole(value),

@@ -322,6 +322,9 @@ class MetricsPort:
         about = {key: str(state[key] or "") for key in ("run", "method", "rule", "task", "attack")}
         yield InfoMetricFamily("breakwater_run", "What is run.", value=about)
         yield from gauge("running", "1 while rounds are run.", float(state["status"] == "running"))
+        yield from gauge("held", "1 while the run is held because too few clients answer.", float(bool(state["held"])))
+        yield counter("incomplete_rounds", "Rounds with too few replies to use any.", state["incomplete"])
+        yield counter("failed_attacks", "Replies of attackers whose attack failed.", state["attack_failed"])
         yield counter("rounds", "Rounds that have ended.", state["round"])
         yield from gauge("planned_rounds", "Rounds that the run has.", state["rounds"])
         yield from gauge("loss", "Training loss of the model, as last measured.", state["loss"])

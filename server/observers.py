@@ -63,6 +63,14 @@ class Observers:
         if self._metrics is not None:
             self._metrics.add(record)
 
+    def hold(self, line: str) -> None:
+        """Note that the run is held because too few clients answer, or that it goes on.
+
+        Args:
+            line: what it waits for; "" where it goes on.
+        """
+        self._live.hold(line)
+
     def end(self, status: str, line: str) -> None:
         """Note how the run has ended, and the last line that the user is told."""
         self._live.end(status, line)

@@ -21,6 +21,7 @@ from server.checkpoints import resumed
 from server.folder import RunCard, claimed
 from server.link import open_link
 from server.monitor import Monitoring
+from strategies.strategy import StalledError
 
 log = logging.getLogger("breakwater.server")
 
@@ -106,6 +107,7 @@ def serve(options: ServerOptions, on_listening: Callable[[str], None] | None = N
         BreakwaterError: the config does not fit the task, the certificate or a list of clients cannot be used, the
             address cannot be bound, or the run folder cannot be used; one line.
         NoClientsError: clients did not come, or all stayed away.
+        StalledError: too few clients answered for too long.
     """
     with claimed(options.out.absolute(), goes_on=options.card is not None):
         _serve(options, on_listening)
@@ -161,6 +163,9 @@ def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None) -
         card.write(options.out, resolved)
         app(grid, context)
         reason = "the run is over"
+    except StalledError:
+        reason = "the run stalled: too few clients answered"
+        raise
     except Terminated:
         reason, final = "the server was stopped, and may go on", False
         raise

@@ -139,8 +139,10 @@ def last_line(summary: Mapping[str, Any], out: Path) -> str:
         out: the run folder.
     """
     final = "  ".join(_measured(summary["loss"], summary.get("gap"), summary["accuracy"]))
+    failure = summary.get("attack_failure")
+    failed = f"the attack failed in {failure['replies']} replies ({one_line(failure['reason'])})  " if failure else ""
     return (
-        f"{summary['status']} after {summary['rounds']} rounds in {summary['wall_s']:.1f} s  {final}  "
+        f"{summary['status']} after {summary['rounds']} rounds in {summary['wall_s']:.1f} s  {final}  {failed}"
         f"{size(summary['bytes_up'])} up  {size(summary['bytes_down'])} down  run folder {out}"
     )
 
@@ -183,6 +185,8 @@ def _bar(state: Mapping[str, Any], width: int) -> Text:
     """Return how far the run is, or what it waits for."""
     if state.get("away"):
         return Text(f"the server is away: {one_line(state['away'])}; looking for it", style="yellow")
+    if state["held"]:
+        return Text(f"round {state['round'] + 1} is held: {one_line(state['held'])}", style="yellow")
     if state["status"] == "waiting":
         there = "" if state["connected"] is None else f": {state['connected']} of {state['clients']} are connected"
         return Text(f"waiting for clients{there}", style="yellow")
@@ -226,6 +230,12 @@ def _rows(state: Mapping[str, Any], width: int) -> list[tuple[str, Text]]:
     if whole["sampled"]:
         words = [f"{_share(whole[name], whole['sampled'])} {name}" for name in ("answered", "rejected")]
         rows.append(("so far", Text("  ".join([*words, f"{_share(whole['clipped'], whole['answered'])} clipped"]))))
+    if state["incomplete"]:
+        few = f"{state['incomplete']} rounds had too few replies to use any"
+        rows.append(("incomplete", Text(f"{few}, the last one round {state['incomplete_at']}", style="yellow")))
+    if state["attack_failed"]:
+        missing = f"{state['attack_failed']} replies of attackers are missing because their attack failed"
+        rows.append(("attack", Text(missing, style="yellow")))
     where = [state["address"], state["run"] and f"run folder {state['run']}"]
     rows.append(("server", Text("  ".join(one_line(part) for part in where if part), style="dim")))
     for i, entry in enumerate(reversed(state["rejections"])):

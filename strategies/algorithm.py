@@ -224,6 +224,7 @@ class Ask:
         private: what ``combine`` needs beside the rows and no worker is sent, by name: the server's own vectors. An
             attacker who plans ahead puts in what it has worked out: ``"g"``, the previous estimate, if it can.
         mark: the server's, where it keeps checkpoints.
+        probe: the server only wants to know whether a worker can answer: it replies as to any ask, and keeps nothing.
     """
 
     round: int
@@ -235,6 +236,7 @@ class Ask:
     cohort: tuple[int, ...] | None = None
     private: Mapping[str, Vector] = field(default_factory=dict)
     mark: Mark | None = None
+    probe: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,6 +312,10 @@ class WorkerState:
 
 STATELESS = WorkerState()
 
+ATTACK_FAILED = "attack failed"
+"""The slug of the reason why an attacker of ours sends no reply where its attack cannot be carried out."""
+STALE = "stale state"
+"""The slug of the reason why a reply does not count that builds on another worker state than the server's."""
 HELD = "held"
 """The name under which ``resync`` sends a worker what the server holds of it, where the server holds something."""
 
@@ -356,6 +362,9 @@ class Method(Protocol):
             StateLostError: ``mine`` is not what the ask builds on, and the ask has no resync.
         """
 
+    def quorum(self, ask: Ask) -> int:
+        """Return how many replies ``update`` needs to use any of them; 0 where it uses whatever comes."""
+
     def knows(self, state: Any, i: int, version: int) -> bool:
         """Return whether a reply of worker i that builds on this version of its state can be used."""
 
@@ -390,6 +399,10 @@ class Plain:
     """What a method inherits that keeps nothing about single workers, at either end."""
 
     stateful: ClassVar[bool] = False
+
+    def quorum(self, ask: Ask) -> int:
+        """Return that the method uses whatever comes."""
+        return 0
 
     def resync(self, state: Any, i: int) -> Mapping[str, Vector]:
         """Return nothing."""

@@ -52,6 +52,10 @@ class Clipped:
         """Return what the wrapped method sends worker i."""
         return self.method.resync(state, i)
 
+    def quorum(self, ask: Ask) -> int:
+        """Return the wrapped method's quorum."""
+        return self.method.quorum(ask)
+
     def form(self, ask: Ask, i: int) -> Compressor:
         """Return the wrapped method's compressor."""
         return self.method.form(ask, i)

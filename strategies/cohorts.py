@@ -1,5 +1,6 @@
 """The cohort of a round: who is drawn, the rows that came back, how many of them a rule must defend against."""
 
+import math
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -29,6 +30,11 @@ def sample(clients: int, size: int, connected: Collection[int], rng: np.random.G
 def common_seed(compressor: Compressor, rng: np.random.Generator) -> int | None:
     """Draw the seed that all workers of a round share, if the compressor needs one; ``rng`` is the COIN stream."""
     return int(rng.bit_generator.random_raw()) if compressor.shared else None
+
+
+def quorum_of(share: float | None, size: int) -> int:
+    """Return how many of ``size`` replies a share of them is, rounded up; 0 for None."""
+    return 0 if share is None else math.ceil(share * size - 1e-9)  # 0.55 * 20 is a little more than 11
 
 
 def stack(like: Vector, replies: Mapping[int, Vector]) -> Rows:

@@ -158,14 +158,18 @@ class Estimates(ABC, Generic[StateT]):
         """ARAgg of estimates. Of rows that are missing none is known to be Byzantine, so all f are defended against."""
         return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, ask.private.get("g"))
 
+    def quorum(self, ask: Ask) -> int:
+        """Return more than half of the clients, in the first round."""
+        return self.n // 2 + 1 if ask.kind == START else 0
+
     def update(self, state: StateT, ask: Ask, replies: Mapping[int, Vector], rng: np.random.Generator) -> StateT:
         """Add the changes, aggregate all estimates and step.
 
         The first round needs a quorum, more than half of the clients, and is repeated until it has one.
         """
         report = Report(step_norm=0.0 if state.x_prev is None else norm(state.x - state.x_prev))
-        quorum = self.n // 2 + 1
-        if ask.kind == START and len(replies) < quorum:
+        quorum = self.quorum(ask)
+        if len(replies) < quorum:
             note = f"no quorum: {len(replies)} usable replies of the {quorum} that the first round needs; repeated"
             return replace(state, round=state.round + 1, report=replace(report, note=note))
         # A change was made to what the server last read or sent: g_i, or g in place of it.

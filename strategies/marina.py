@@ -147,6 +147,10 @@ class Marina(Plain, ABC):
         """Return g^k, given g^{k-1} and what ``combine`` gave."""
         return combined
 
+    def quorum(self, ask: Ask) -> int:
+        """Return more than half of those who were sampled, in full rounds; see ``always_quorum``."""
+        return (ask.sample // 2 + 1) if ask.kind == FULL or self.always_quorum else 0
+
     def close(self, state: MarinaState, ask: Ask, rows: Mapping[int, Vector], rng: np.random.Generator) -> MarinaState:
         """Aggregate and step.
 
@@ -161,7 +165,7 @@ class Marina(Plain, ABC):
         """
         combined = self.combine(ask, stack(state.x, rows), rng)
         g, full_due, note = state.g, False, combined.note
-        quorum = (ask.sample // 2 + 1) if ask.kind == FULL or self.always_quorum else 0
+        quorum = self.quorum(ask)
         if quorum and (combined.vector is None or len(rows) < quorum):
             full_due = True
             note = f"no quorum: {len(rows)} usable replies of the {quorum} that a {ask.kind} round needs; g stays"

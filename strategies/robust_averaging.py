@@ -16,7 +16,7 @@ a Byzantine majority could then set both. So the opening rounds, one, or two whe
 and count only with enough replies for an honest majority.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +25,7 @@ from strategies.algorithm import Ask, Report, Vector
 from strategies.clipped import Clipped
 from strategies.descent import DescentState
 from strategies.local_sgd import LocalSGD
-from strategies.radius import AUTO
+from strategies.radius import AUTO, RATIOS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,25 +34,26 @@ class RobustAveraging(Clipped):
 
     method: LocalSGD
 
-    @property
-    def quorum(self) -> int:
-        """The replies that an opening round needs: 2f + 1, or all that n - f honest workers can give."""
+    def quorum(self, ask: Ask) -> int:
+        """Return the replies that an opening round needs: 2f + 1, or all that n - f honest workers can give."""
         n, f = self.method.n, self.method.f
-        return min(2 * f + 1, n - f)
+        ratios = ask.private.get(RATIOS, ())
+        return min(2 * f + 1, n - f) if self._opening(ask.private.get("g"), ratios) else 0
 
     def ask(self, state: DescentState, rng: np.random.Generator) -> Ask:
         """Ask as ``Clipped`` does; all n workers in an opening round."""
         ask = super().ask(state, rng)
-        return replace(ask, sample=self.method.n) if self._opening(state) else ask
+        return replace(ask, sample=self.method.n) if self._opening(state.g, state.ratios) else ask
 
     def update(
         self, state: DescentState, ask: Ask, replies: Mapping[int, Vector], rng: np.random.Generator
     ) -> DescentState:
         """Update as ``Clipped`` does; an opening round without its quorum leaves everything as it is."""
-        if not self._opening(state) or len(replies) >= self.quorum:
+        quorum = self.quorum(ask)
+        if len(replies) >= quorum:
             return super().update(state, ask, replies, rng)
-        note = f"no quorum: {len(replies)} usable replies of the {self.quorum} that an opening round needs; x stays"
+        note = f"no quorum: {len(replies)} usable replies of the {quorum} that an opening round needs; x stays"
         return self.method.step(state, ask, replies, None, Report(note=note))
 
-    def _opening(self, state: DescentState) -> bool:
-        return state.g is None or (self.alpha == AUTO and not state.ratios)
+    def _opening(self, g: Vector | None, ratios: Sized) -> bool:
+        return g is None or (self.alpha == AUTO and not len(ratios))

@@ -11,6 +11,7 @@ plain loop, because every draw has its own stream and replies are ordered by wor
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -20,13 +21,19 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from strategies.algorithm import Ask, Compressor, Evaluation, Mark, Method, Packet, Rejected, State, Vector
-from strategies.cohorts import sample
+from strategies.algorithm import STALE, Ask, Compressor, Evaluation, Mark, Method, Packet, Rejected, State, Vector
+from strategies.cohorts import quorum_of, sample
 from strategies.deadline import LearntDeadline
 from strategies.evidence import Evidence
+from strategies.progress import STALL_ROUNDS, Progress, Stall
 from strategies.randomness import Role, stream
 
 log = logging.getLogger("breakwater.strategy")
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 15.0
+"""Seconds between two attempts to find clients that answer, while a run is held: at first, and at most."""
+_MAX_REASONS = 100
+"""Different reasons that are counted while a run is held."""
 
 
 class Codec(Protocol):
@@ -66,6 +73,36 @@ class NoReplyCountsError(Exception):
     """More workers than may be Byzantine were refused before any reply counted: their ClientApp is another one."""
 
 
+class StalledError(Exception):
+    """The run is dead: too few clients answered for ``idle_timeout_s``, though everybody was asked again and again.
+
+    Args:
+        stall: what is known of it.
+        round_: the round after which ``model`` was the model.
+        model: of the last round that counted, or of one a little earlier; shape (d,).
+        arrays: the same as a record.
+    """
+
+    def __init__(self, stall: Stall, round_: int, model: Vector, arrays: ArrayRecord) -> None:
+        super().__init__(str(stall))
+        self.stall = stall
+        self.round = round_
+        self.model = model
+        self.arrays = arrays
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for a run's summary."""
+        return {
+            "since": self.stall.since,
+            "model_of": self.round,
+            "needed": self.stall.needed,
+            "answered": self.stall.found,
+            "held_s": round(self.stall.held_s, 3),
+            "reasons": dict(self.stall.reasons[:10]),
+            "text": str(self.stall),
+        }
+
+
 @dataclass(frozen=True)
 class RoundRecord:
     """One round as it is written to ``metrics.jsonl``.
@@ -90,6 +127,7 @@ class RoundRecord:
         names: of the cohort, in its order.
         evidence: what the round shows about each accepted worker, in their order; None where nothing was aggregated.
         late: names of clients whose reply to an earlier round came since.
+        incomplete: fewer replies than the quorum of this round came, so none of them was used.
     """
 
     round: int
@@ -111,6 +149,7 @@ class RoundRecord:
     names: Sequence[str] = ()
     evidence: Evidence | None = None
     late: Sequence[str] = ()
+    incomplete: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +162,25 @@ class _Open:
     resynced: list[int]
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """What came of a round, before it takes effect.
+
+    Args:
+        opened: the round.
+        after: the method's state after it.
+        record: of it.
+        used: the workers whose replies were used.
+        wanted: how many replies the round needed.
+    """
+
+    opened: _Open
+    after: Any
+    record: RoundRecord
+    used: Sequence[int]
+    wanted: int
+
+
 class RobustStrategy(Strategy):
     """Drives one method over any Grid.
 
@@ -131,14 +189,17 @@ class RobustStrategy(Strategy):
         codec: how asks and packets become Flower records.
         roster: which worker is at which node.
         clients: n.
-        byzantine: f, where the nodes may run any app: ``NoReplyCountsError`` then ends a run in which more workers than
-            that, and more than one, were refused before any reply has counted. None never to.
+        byzantine: f.
+        any_app: the nodes may run any app: ``NoReplyCountsError`` then ends a run in which more workers than f, and
+            more than one, were refused before any reply has counted.
+        stall_rounds: see ``strategies.progress``; used by ``start``.
         seed: the run's seed.
         deadline_s: seconds that a round waits for replies, or what learns it from the rounds.
         waits: returns the seconds after which each reply of the last round came; needed to learn a deadline.
         quorum: share of the sampled clients, in (0, 1], whose replies a round needs; with fewer usable ones the method
             is told that none came. None for what the method itself needs.
-        idle_timeout_s: seconds to wait when nobody is connected before ``NoClientsError`` is raised.
+        idle_timeout_s: seconds to wait when nobody is connected before ``NoClientsError`` is raised, and to look for
+            clients that answer before ``StalledError`` is.
         reveal_cohort: tell the sampled workers who else was sampled.
         traffic: returns (bytes up, bytes down) since the start, as measured by the transport; None if it cannot tell.
         late: returns the names of the clients whose reply came after its round was over, since the last call; None if
@@ -146,6 +207,7 @@ class RobustStrategy(Strategy):
         evaluate: measures a model; None to measure nothing.
         every: rounds between evaluations; the last round is always measured.
         on_round: called with the record of every finished round.
+        on_hold: called with one line when the run is held because too few clients answer, and with "" when it goes on.
     """
 
     def __init__(
@@ -155,7 +217,9 @@ class RobustStrategy(Strategy):
         codec: Codec,
         roster: Roster,
         clients: int,
-        byzantine: int | None = None,
+        byzantine: int = 0,
+        any_app: bool = False,
+        stall_rounds: int = STALL_ROUNDS,
         seed: int = 0,
         deadline_s: float | LearntDeadline = 30.0,
         waits: Callable[[], Sequence[float]] | None = None,
@@ -167,12 +231,15 @@ class RobustStrategy(Strategy):
         evaluate: Callable[[Vector], Evaluation] | None = None,
         every: int = 50,
         on_round: Callable[[RoundRecord], None] | None = None,
+        on_hold: Callable[[str], None] | None = None,
     ) -> None:
         self.method = method
         self.codec = codec
         self.roster = roster
         self.clients = clients
         self.byzantine = byzantine
+        self.any_app = any_app
+        self.stall_rounds = stall_rounds
         self.seed = seed
         self.learnt = deadline_s if isinstance(deadline_s, LearntDeadline) else None
         self.deadline_s = deadline_s.first_s if isinstance(deadline_s, LearntDeadline) else deadline_s
@@ -186,6 +253,7 @@ class RobustStrategy(Strategy):
         self.evaluate = evaluate
         self.every = every
         self.on_round = on_round
+        self.on_hold = on_hold
         self.forget()
 
     def forget(self) -> None:
@@ -196,6 +264,7 @@ class RobustStrategy(Strategy):
         self._warned: set[tuple[str, str]] = set()
         self._counted = False
         self._refused: set[int] = set()  # workers that were, while no reply has counted
+        self._reasons: Counter[str] = Counter()  # why replies did not count, since the last round that did
 
     @property
     def asked(self) -> list[int]:
@@ -218,33 +287,96 @@ class RobustStrategy(Strategy):
         nodes = self.roster.nodes()
         cohort = sample(self.clients, ask.sample, nodes, stream(self.seed, Role.COHORT, round_=state.round))
         ask = replace(ask, cohort=tuple(cohort))
-        told = replace(ask, cohort=ask.cohort if self.reveal_cohort else None, mark=self.mark)
         if self.learnt is not None:
             self.deadline_s = self.learnt.seconds(ask.kind)
+        self._open = self._opened(ask, cohort, nodes)
+        return self._open.messages
+
+    def _opened(self, ask: Ask, workers: list[int], nodes: Mapping[int, int]) -> _Open:
+        """Write one instruction for these workers, and for those that are behind one of their own."""
+        told = replace(ask, cohort=ask.cohort if self.reveal_cohort else None, mark=self.mark)
         content = self.codec.write_ask(told)  # one object for all: a Grid may serialise it once
         messages, resynced = [], []
-        for worker in cohort:
-            mine, extra = content, self.method.resync(state, worker)
+        for worker in workers:
+            mine, extra = content, self.method.resync(self.state, worker)
             if extra:
                 resynced.append(worker)
                 mine = self.codec.write_ask(told, extra)
-            messages.append(Message(mine, nodes[worker], "train", ttl=self.deadline_s, group_id=str(ask.round)))
-        self._open = _Open(ask, cohort, messages, resynced)
-        return messages
+            message = Message(mine, nodes[worker], "train", ttl=self.deadline_s, group_id=str(ask.round))
+            self.complete(message, worker, ask.round)
+            messages.append(message)
+        return _Open(ask, workers, messages, resynced)
+
+    def complete(self, message: Message, worker: int, round_: int) -> None:
+        """Add to an instruction what a subclass sends beside it."""
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Close the round: screen every reply, update, return the new model."""
-        self._close(replies)
+        self._commit(self._outcome(replies))
         state: State = self.state
         return self.codec.to_arrays(state.x), MetricRecord({"step-norm": state.report.step_norm})
 
-    def _close(self, replies: Iterable[Message]) -> RoundRecord:
+    def _outcome(self, replies: Iterable[Message]) -> _Outcome:
+        """Screen every reply and work out what the round makes of them; ``_commit`` lets it take effect."""
         opened, self._open = self._open, None
         if opened is None:
             raise RuntimeError("aggregate_train without configure_train")
         ask, before = opened.ask, self.state
+        verdicts, spoke = self._verdicts(opened, replies)
+        rows: dict[int, Vector] = {}
+        rejected: list[tuple[str, str]] = []
+        for worker in opened.cohort:
+            verdict = verdicts[worker]
+            if isinstance(verdict, Packet):
+                rows[worker] = self.method.form(ask, worker).decompress(verdict, before.x.dtype)
+            else:
+                name = self.roster.name(worker)
+                rejected.append((name, verdict.reason))
+                self._tell(ask.round, name, verdict)
+        refusals = {i: verdict.reason for i in sorted(spoke) if isinstance(verdict := verdicts[i], Rejected)}
+        self._check_app(ask.round, refusals, bool(rows))
+        void = self._void(ask, rows)
+        if void:
+            rejected += [(self.roster.name(worker), void) for worker in rows]
+            rows = {}
+        with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is seen in its model, see `start`
+            after = self.method.update(before, ask, rows, stream(self.seed, Role.AGGREGATE, round_=ask.round))
+        report = after.report
+        complete = not void and len(rows) >= self.method.quorum(ask)
+        record = RoundRecord(
+            round=ask.round,
+            kind=ask.kind,
+            cohort=opened.cohort,
+            accepted=list(rows),
+            rejected=rejected,
+            clipped=report.clipped,
+            lam=report.lam,
+            step_norm=report.step_norm,
+            bytes_up=0,
+            bytes_down=0,
+            round_s=0.0,
+            note="; ".join(filter(None, (void, report.note))),
+            resynced=opened.resynced,
+            deadline_s=self.deadline_s,
+            names=[self.roster.name(worker) for worker in opened.cohort],
+            evidence=None if report.evidence is None else report.evidence.of(list(rows)),
+            incomplete=not complete,
+        )
+        used = list(rows) if complete else []
+        return _Outcome(opened, after, record, used, max(self._quorum(ask), self.method.quorum(ask)))
+
+    def _commit(self, outcome: _Outcome) -> RoundRecord:
+        """Let a round take effect."""
+        self.state, self.last = outcome.after, outcome.record
+        if outcome.record.note:
+            log.info("round %d: %s", outcome.record.round, outcome.record.note)
+        return outcome.record
+
+    def _verdicts(self, opened: _Open, replies: Iterable[Message]) -> tuple[dict[int, Packet | Rejected], set[int]]:
+        """Return what became of each sampled worker's reply, and which workers said anything at all."""
+        ask = opened.ask
         # By instruction and not by sender: a SuperLink reports a lost node's error in its own name.
         worker_of = {m.metadata.message_id: worker for m, worker in zip(opened.messages, opened.cohort, strict=True)}
         node_of = {worker: m.metadata.dst_node_id for m, worker in zip(opened.messages, opened.cohort, strict=True)}
@@ -260,66 +392,34 @@ class RobustStrategy(Strategy):
             elif worker in verdicts:
                 verdicts[worker] = Rejected("duplicate: more than one reply")
             else:
-                verdicts[worker] = self._screen(worker, message, ask, before)
-        rows: dict[int, Vector] = {}
-        rejected: list[tuple[str, str]] = []
-        for worker in opened.cohort:
-            verdict = verdicts.get(worker, Rejected(f"silent: no reply within {self.deadline_s:g} s"))
-            if isinstance(verdict, Packet):
-                rows[worker] = self.method.form(ask, worker).decompress(verdict, before.x.dtype)
-            else:
-                name = self.roster.name(worker)
-                rejected.append((name, verdict.reason))
-                self._tell(ask.round, name, verdict)
-        refusals = {i: verdict.reason for i in sorted(spoke) if isinstance(verdict := verdicts[i], Rejected)}
-        self._check_app(ask.round, refusals, bool(rows))
-        void = self._void(opened, rows)
-        if void:
-            rejected += [(self.roster.name(worker), void) for worker in rows]
-            rows = {}
-        with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is seen in its model, see `start`
-            self.state = self.method.update(before, ask, rows, stream(self.seed, Role.AGGREGATE, round_=ask.round))
-        report = self.state.report
-        note = "; ".join(filter(None, (void, report.note)))
-        if note:
-            log.info("round %d: %s", ask.round, note)
-        self.last = RoundRecord(
-            round=ask.round,
-            kind=ask.kind,
-            cohort=opened.cohort,
-            accepted=list(rows),
-            rejected=rejected,
-            clipped=report.clipped,
-            lam=report.lam,
-            step_norm=report.step_norm,
-            bytes_up=0,
-            bytes_down=0,
-            round_s=0.0,
-            note=note,
-            resynced=opened.resynced,
-            deadline_s=self.deadline_s,
-            names=[self.roster.name(worker) for worker in opened.cohort],
-            evidence=None if report.evidence is None else report.evidence.of(list(rows)),
-        )
-        return self.last
+                verdicts[worker] = self._screen(worker, message, ask)
+        silent = Rejected(f"silent: no reply within {self.deadline_s:g} s")
+        return {worker: verdicts.get(worker, silent) for worker in opened.cohort}, spoke
 
-    def _void(self, opened: _Open, rows: Mapping[int, Vector]) -> str:
+    def _quorum(self, ask: Ask) -> int:
+        """Return how many replies the config wants for a round."""
+        return quorum_of(self.quorum, ask.sample)
+
+    def _void(self, ask: Ask, rows: Mapping[int, Vector]) -> str:
         """Say that these replies are fewer than the config wants; "" if they are enough."""
-        wanted = 0 if self.quorum is None else math.ceil(self.quorum * opened.ask.sample)
+        wanted = self._quorum(ask)
         if len(rows) >= wanted:
             return ""
         return f"no quorum: {len(rows)} usable replies of the {wanted} that federation.quorum wants; none is used"
 
-    def _screen(self, worker: int, message: Message, ask: Ask, state: State) -> Packet | Rejected:
+    def _screen(self, worker: int, message: Message, ask: Ask) -> Packet | Rejected:
+        state: State = self.state
         verdict = self.codec.read_reply(message, ask, self.method.form(ask, worker), state.x)
+        if ask.probe:  # it changes no state, so it may build on any
+            return verdict
         if isinstance(verdict, Packet) and not self.method.knows(state, worker, verdict.version):
-            return Rejected(f"stale state: the reply builds on version {verdict.version}, which is not this round's")
+            return Rejected(f"{STALE}: the reply builds on version {verdict.version}, which is not this round's")
         return verdict
 
     def _check_app(self, round_: int, refusals: Mapping[int, str], counted: bool) -> None:
         """End the run where the nodes run another ClientApp: no attack is mistaken for one, it is at most f workers."""
         self._counted = self._counted or counted
-        if self._counted or self.byzantine is None:
+        if self._counted or not self.any_app:
             return
         self._refused |= refusals.keys()
         if len(self._refused) >= min(self.clients, max(self.byzantine, 1) + 1):
@@ -374,7 +474,7 @@ class RobustStrategy(Strategy):
 
         Flower's own loop would do (the two halves of a round above are all it needs), but it writes eight log lines a
         round, packs the model into a record each time, and can neither measure traffic, nor pause while nobody is
-        connected, nor stop when the model has diverged.
+        connected, nor stop when the model has diverged or no reply counts any more.
 
         Args:
             grid: where the clients are.
@@ -386,20 +486,33 @@ class RobustStrategy(Strategy):
             evaluate_fn: called as Flower does, in rounds that are evaluated, in addition to ``evaluate``.
 
         Raises:
-            NoClientsError: no client was connected for ``idle_timeout_s``.
+            NoClientsError: no client was connected for ``idle_timeout_s``, before round 1.
+            StalledError: too few clients answered for ``idle_timeout_s``; see ``strategies.progress``.
         """
         result = Result()
         config = train_config or ConfigRecord()
-        while self.state is None or self.state.round <= num_rounds:
-            self._wait_for_anybody()
+        goes_on = self.state is not None and self.state.round > 1
+        if self.state is None:
+            self.state = self.method.start(self.codec.from_arrays(initial_arrays))
+        progress = Progress(
+            self.clients, self.byzantine, self.stall_rounds, self.state.round - 1, self.state.x, distrust=goes_on
+        )
+        while self.state.round <= num_rounds:
+            self._wait_for_anybody(progress)
             began, (up, down) = time.perf_counter(), self._traffic()
-            round_ = 1 if self.state is None else self.state.round
+            round_ = self.state.round
             messages = self.configure_train(round_, initial_arrays, config, grid)
             deadline_s = min(self.deadline_s, timeout)
             replies = grid.send_and_receive(messages, timeout=deadline_s)
             if self.learnt is not None and self.waits is not None and self._open is not None:
                 self.learnt.observe(self._open.ask.kind, len(self._open.messages), self.waits(), deadline_s)
-            record = self._close(replies)
+            outcome = self._outcome(replies)
+            progress.add(round_, outcome.opened.ask.sample, outcome.used)
+            self._note_reasons(outcome)
+            if progress.stalled or (round_ == num_rounds and not self._counted):
+                outcome = self._hold(grid, outcome, progress, deadline_s)
+            record = self._commit(outcome)
+            progress.keep(round_, self.state.x)
             round_s = time.perf_counter() - began
             up_now, down_now = self._traffic()
             x = self.state.x
@@ -431,15 +544,105 @@ class RobustStrategy(Strategy):
         result.arrays = self.codec.to_arrays(self.state.x)
         return result
 
-    def _wait_for_anybody(self) -> None:
+    # --- when nobody answers ----------------------------------------------------------------------------------------
+
+    def _wait_for_anybody(self, progress: Progress) -> None:
+        """Wait until a client is connected.
+
+        Raises:
+            NoClientsError, StalledError: none was in time, before a reply has counted and after that.
+        """
         if self.roster.nodes():
             return
         log.warning("nobody is connected: waiting up to %g s for a client", self.idle_timeout_s)
+        self._say_held("nobody is connected")
+        began = time.monotonic()
         if self.roster.wait(1, self.idle_timeout_s) < 1:
+            if self._counted:
+                raise self._stalled(progress, 1, found=0, asked=0, held_s=time.monotonic() - began)
             raise NoClientsError(
                 f"no client connected for {self.idle_timeout_s:g} s (federation.join_timeout_s): start clients, "
                 "or check that they can reach this address"
             )
+        self._say_held("")
+
+    def _hold(self, grid: Grid, outcome: _Outcome, progress: Progress, deadline_s: float) -> _Outcome:
+        """Hold the model and ask everybody, again and again, until enough answer; return the round, which then counts.
+
+        Everybody is asked what the round asked, at the same model and without any effect on what workers keep. What
+        they reply only shows that they can: the round itself ends as it has.
+
+        Raises:
+            StalledError: too few answered for ``idle_timeout_s``.
+        """
+        ask = outcome.opened.ask
+        wanted = max(progress.needed, outcome.wanted)
+        refused = set[int]()
+        answered = len(outcome.used)
+        began, pause = time.monotonic(), _FIRST_PAUSE_S
+        log.warning(
+            "round %d: since %s %s had a reply that counted: holding the model, asking all clients",
+            ask.round,
+            f"round {progress.since}" if progress.since else "the start",
+            f"at most {self.byzantine} clients" if self.byzantine else "no client",
+        )
+        while True:
+            nodes = dict(self.roster.nodes())
+            workers = sorted(nodes)
+            self._say_held(f"{answered} clients answer, {wanted} must; asking all {len(workers)}")
+            probe = self._opened(replace(ask, probe=True), workers, nodes)
+            replies = grid.send_and_receive(probe.messages, timeout=deadline_s)
+            verdicts, spoke = self._verdicts(probe, replies)
+            answered = 0
+            for worker, verdict in verdicts.items():
+                # A worker that lost its state is well: with the next ask it is sent the server's.
+                if isinstance(verdict, Packet) or verdict.slug == STALE:
+                    answered += 1
+                else:
+                    self._tell(ask.round, self.roster.name(worker), verdict)
+                    self._count_reason(verdict.reason)
+                    refused |= {worker} & spoke
+            held_s = time.monotonic() - began
+            if answered >= wanted:
+                break
+            hopeless = not self._counted and len(refused) >= min(self.clients, max(self.byzantine, 1) + 1)
+            if hopeless or held_s >= self.idle_timeout_s:
+                raise self._stalled(progress, wanted, found=answered, asked=len(workers), held_s=held_s)
+            self._pause(len(nodes), min(pause, self.idle_timeout_s - held_s))
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+        progress.trust()
+        self._say_held("")
+        held = f"held for {held_s:.1f} s until {answered} clients answered"
+        log.warning("round %d: %s; going on", ask.round, held)
+        note = "; ".join(filter(None, (outcome.record.note, held)))
+        return replace(outcome, record=replace(outcome.record, note=note))
+
+    def _pause(self, connected: int, seconds: float) -> None:
+        """Wait, but not after another client has come."""
+        end = time.monotonic() + seconds
+        if self.roster.wait(connected + 1, seconds) <= connected:
+            time.sleep(max(0.0, end - time.monotonic()))
+
+    def _stalled(self, progress: Progress, needed: int, *, found: int, asked: int, held_s: float) -> StalledError:
+        round_, model = progress.model
+        stall = Stall(progress.since, needed, found, asked, held_s, self._reasons.most_common())
+        return StalledError(stall, round_, model, self.codec.to_arrays(model))
+
+    def _note_reasons(self, outcome: _Outcome) -> None:
+        if len(outcome.used) > self.byzantine:  # more than the attackers alone
+            self._reasons.clear()
+        for _, reason in outcome.record.rejected:
+            self._count_reason(reason)
+        if outcome.record.incomplete and not outcome.record.rejected:
+            self._count_reason(outcome.record.note)
+
+    def _count_reason(self, reason: str) -> None:
+        known = reason in self._reasons or len(self._reasons) < _MAX_REASONS
+        self._reasons[reason if known else reason.partition(":")[0]] += 1
+
+    def _say_held(self, line: str) -> None:
+        if self.on_hold:
+            self.on_hold(line)
 
     def _traffic(self) -> tuple[int, int]:
         return self.traffic() if self.traffic else (0, 0)

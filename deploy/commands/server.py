@@ -53,7 +53,7 @@ def add(commands: Subparsers) -> None:
 def _server(options: argparse.Namespace) -> int:
     from deploy import logs
     from server.process import Terminated, serve
-    from strategies.strategy import NoClientsError
+    from strategies.strategy import NoClientsError, StalledError
 
     settings = _server_options(options)
     logs.to_terminal(options=log_options(options), process="server")
@@ -64,7 +64,7 @@ def _server(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"breakwater: interrupted; `breakwater server --resume {settings.out}` goes on", file=sys.stderr)
         return 130
-    except NoClientsError as error:
+    except (NoClientsError, StalledError) as error:
         print(f"breakwater: {error}; `breakwater server --resume {settings.out}` goes on", file=sys.stderr)
         return 1
     return 0

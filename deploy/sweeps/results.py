@@ -1,6 +1,6 @@
 """What came of the runs of a sweep: rows of a table, and what several seeds say together.
 
-A run that diverged has an infinite loss; one that failed has no numbers. Both are rows like any other.
+A run that diverged has an infinite loss; one that failed or stalled has no numbers. All are rows like any other.
 """
 
 import csv
@@ -26,6 +26,8 @@ MEASURES = ("gap", "loss", "accuracy")
 """What a run is judged by; a task has a gap where it knows f*."""
 DONE = frozenset({"finished", "diverged"})
 """The states of a run that another attempt would end in again."""
+FAILED = frozenset({"failed", "stalled"})
+"""The states of a run that shows nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +36,9 @@ class Outcome:
 
     Args:
         run: which.
-        status: "finished", "diverged" or "failed".
+        status: "finished", "diverged", "stalled" or "failed".
         folder: its run folder.
-        reason: why it failed.
+        reason: why it failed or stalled.
         summary: as in the run folder; empty where it failed.
         how: "in process" or "processes".
     """
@@ -47,6 +49,12 @@ class Outcome:
     reason: str = ""
     summary: Mapping[str, Any] | None = None
     how: str = ""
+
+    @property
+    def warning(self) -> str:
+        """What a reader must know of a run that has ended: "" for nothing."""
+        failure = (self.summary or {}).get("attack_failure")
+        return f"the attack failed in {failure['replies']} replies: {failure['reason']}" if failure else ""
 
     @cached_property
     def rounds(self) -> list[dict[str, Any]]:
@@ -107,11 +115,20 @@ def read_outcome(run: PlannedRun, folder: Path) -> Outcome | None:
         return None
 
 
+def stalled(folder: Path) -> str | None:
+    """Return why a run stalled; None where it did not."""
+    try:
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        return str(summary["stall"]["text"]) if summary["status"] == "stalled" else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def choose(outcomes: Iterable[Outcome], tune: Tune) -> dict[Cell, str]:
     """Return the best value of the tuned axis, by the combination of the others; none where all runs failed."""
     groups: dict[Cell, dict[str, list[tuple[float, float]]]] = {}
     for outcome in outcomes:
-        if outcome.status == "failed":
+        if outcome.status in FAILED:
             continue
         cell = outcome.run.cell
         ranks = groups.setdefault(cell.without(tune.axis), {}).setdefault(dict(cell.values)[tune.axis], [])
@@ -156,13 +173,14 @@ def row(outcome: Outcome, targets: Sequence[Target]) -> dict[str, Any]:
         "how": outcome.how,
         "folder": outcome.run.folder,
         "reason": outcome.reason,
+        "warning": outcome.warning,
     }
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows as CSV; a measure that no run has, and a reason that none needs, is no column."""
     columns = dict.fromkeys(key for each in rows for key in each)
-    for name in (*MEASURES, "reason"):
+    for name in (*MEASURES, "reason", "warning"):
         if not any(each.get(name) not in (None, "") for each in rows):
             columns.pop(name, None)
     out = io.StringIO()
@@ -186,8 +204,9 @@ def summaries(outcomes: Sequence[Outcome], targets: Sequence[Target]) -> list[di
     for cell, rows in groups.items():
         line: dict[str, Any] = dict(cell.values)
         line["runs"] = len(rows)
-        for status in ("finished", "diverged", "failed"):
+        for status in ("finished", "diverged", "stalled", "failed"):
             line[status] = sum(each["status"] == status for each in rows)
+        line["attack failed"] = sum(bool(each["warning"]) for each in rows)
         for name in numbers:
             values = [float(each[name]) for each in rows if each.get(name) is not None]
             if name in MEASURES and not values:
@@ -236,13 +255,23 @@ def as_markdown(
             some = f" ({n} of {runs})" if 0 < n < runs else ""
             cells.append(_spread(each, f"rounds to {target.name}") + some if n else "never")
             cells.append(_spread(each, f"bytes_up to {target.name}") if n else "")
-        states = [f"{each[status]} {status}" for status in ("diverged", "failed") if each[status]]
+        states = [f"{each[status]} {status}" for status in ("diverged", "stalled", "failed") if each[status]]
+        if each["attack failed"]:
+            states.append(f"the attack failed in {each['attack failed']}")
         cells += [_spread(each, "bytes_up"), _spread(each, "seconds"), ", ".join([str(each["runs"]), *states])]
         lines.append(_line(cells))
-    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    if failed:
-        lines += ["", "Failed:", "", *(f"- {o.run.label}: {_escaped(o.reason)} (`{o.run.folder}`)" for o in failed)]
+    for heading, told in (
+        ("Failed", [(o, o.reason) for o in outcomes if o.status == "failed"]),
+        ("Stalled", [(o, o.reason) for o in outcomes if o.status == "stalled"]),
+        ("The attack failed, so that these runs do not show what the method withstands", _warned(outcomes)),
+    ):
+        if told:
+            lines += ["", f"{heading}:", "", *(f"- {o.run.label}: {_escaped(w)} (`{o.run.folder}`)" for o, w in told)]
     return "\n".join(lines) + "\n"
+
+
+def _warned(outcomes: Iterable[Outcome]) -> list[tuple[Outcome, str]]:
+    return [(outcome, outcome.warning) for outcome in outcomes if outcome.warning]
 
 
 def _line(cells: Iterable[str]) -> str:

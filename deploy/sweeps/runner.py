@@ -22,7 +22,7 @@ from deploy import logs
 from deploy.local import GRACE_S, UNUSABLE, LocalFederation, LocalOptions, end_with_launcher, fork_server, how_it_ended
 from deploy.local import interrupt as interrupted
 from deploy.sweeps.experiment import PlannedRun
-from deploy.sweeps.results import NOTE, Outcome, note, read_outcome
+from deploy.sweeps.results import NOTE, Outcome, note, read_outcome, stalled
 from link.errors import BreakwaterError
 from server.monitor import Monitoring
 
@@ -113,7 +113,7 @@ class Alone:
 def _alone(options: LocalOptions, pipe: Connection) -> None:
     """Be the process of one run."""
     from deploy.inprocess import run_in_process
-    from strategies.strategy import NoClientsError
+    from strategies.strategy import NoClientsError, StalledError
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which ends us in order
     signal.signal(signal.SIGTERM, interrupted)
@@ -124,6 +124,8 @@ def _alone(options: LocalOptions, pipe: Connection) -> None:
             run_in_process(options)
         except KeyboardInterrupt:
             sys.exit(130)
+        except StalledError:
+            sys.exit(1)  # the run folder says it
         except (BreakwaterError, NoClientsError) as error:
             pipe.send(str(error))
             sys.exit(UNUSABLE)
@@ -235,6 +237,9 @@ def _outcome(slot: Slot, status: int, reason: str, terms: Terms) -> Outcome:
     found = read_outcome(slot.run, slot.folder) if status == 0 else None
     if found is not None:
         return found
+    why = stalled(slot.folder)
+    if why is not None:
+        return Outcome(slot.run, "stalled", slot.folder, reason=why)
     log = slot.folder / "logs" / "server.log"
     reason = " ".join(reason.split()) or f"ended with status {status}; see {log.relative_to(terms.root)}"
     return Outcome(slot.run, "failed", slot.folder, reason=reason)

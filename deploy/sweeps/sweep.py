@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.sweeps.experiment import Plan, PlannedRun
-from deploy.sweeps.results import Outcome, as_csv, as_markdown, choose, number, read_outcome, row, summaries
+from deploy.sweeps.results import FAILED, Outcome, as_csv, as_markdown, choose, number, read_outcome, row, summaries
 from deploy.sweeps.runner import IN_PROCESS, PROCESSES, Terms, run_all
 from link.errors import ConfigError
 
@@ -68,13 +68,16 @@ def _sweep(options: SweepOptions) -> int:
     from deploy.sweeps.figures import draw_all  # matplotlib takes a second to import, which --help need not wait for
 
     pictures = draw_all(plan.file, outcomes, out)
-    failed = [outcome for outcome in (*tuned, *outcomes) if outcome.status == "failed"]
+    failed = [outcome for outcome in (*tuned, *outcomes) if outcome.status in FAILED]
     print(
         f"{len(outcomes)} runs in {time.monotonic() - began:.0f} s: {out / 'table.md'}, table.csv, summary.csv"
         + "".join(f", {picture.name}" for picture in pictures)
     )
     for outcome in failed:
-        print(f"failed: {outcome.run.label}: {outcome.reason}")
+        print(f"{outcome.status}: {outcome.run.label}: {outcome.reason}")
+    for outcome in (*tuned, *outcomes):
+        if outcome.warning:
+            print(f"warning: {outcome.run.label}: {outcome.warning}")
     return 1 if failed else 0
 
 
@@ -99,8 +102,8 @@ def _run(stage: str, runs: Sequence[PlannedRun], terms: Terms) -> list[Outcome]:
 
 def _told(outcome: Outcome) -> str:
     """Return a run in a line."""
-    if outcome.status == "failed":
-        return f"{outcome.run.label}: failed: {outcome.reason}"
+    if outcome.status in FAILED:
+        return f"{outcome.run.label}: {outcome.status}: {outcome.reason}"
     shown = [f"{name} {number(value, name)}" for name, value in outcome.measures.items()]
     return f"{outcome.run.label}: {outcome.status}  {'  '.join(shown)}"
 

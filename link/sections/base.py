@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from link.errors import ConfigError
 from strategies.algorithm import Aggregator, Compressor, Method
 from strategies.deadline import FIRST_S
+from strategies.progress import STALL_ROUNDS
 
 
 class Section(BaseModel):
@@ -44,7 +45,12 @@ class Federation(Section):
     """The share of the sampled clients whose replies a round needs; with fewer usable ones it goes on as if none had
     come. Default: what the method itself needs (more than half in a full round, none elsewhere)."""
     join_timeout_s: float = Field(default=120.0, gt=0)
-    """Seconds to wait for clients, at the start and whenever nobody is connected."""
+    """Seconds to wait for clients: at the start, whenever nobody is connected, and while a run is held because too few
+    of them answer; see ``stall_rounds``."""
+    stall_rounds: int = Field(default=STALL_ROUNDS, ge=1)
+    """Rounds in a row without a usable reply after which the model is held and all connected clients are asked, until
+    f + 1 of them answer; after ``join_timeout_s`` the run ends as "stalled". The same happens where fewer than f + 1
+    distinct clients had usable replies for so long that sampling cannot explain it. See ``strategies.progress``."""
     start_with: int | None = Field(default=None, ge=1)
     """How many clients must have joined before round 1; default: all."""
     heartbeat_s: float = Field(default=5.0, ge=0.1)

@@ -33,7 +33,7 @@ small, .soft, figcaption { color: var(--soft); }
 .words { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 4px 16px; margin: .6em 0;
   max-width: 110ch; }
 .words dt { color: var(--soft); } .words dd { margin: 0; overflow-wrap: anywhere; }
-.words .warn { color: var(--bad); }
+.warning, .words .warn { color: var(--bad); }
 details { margin: .6em 0; } summary { cursor: pointer; color: var(--link); }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px 12px; margin: .5em 0;
   overflow-x: auto; font: 13px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }

@@ -22,7 +22,7 @@ from server.explain import TaskFacts
 from server.folder import CONFIG, METRICS, SUMMARY, each_round
 from server.suspects import Suspect, tally
 
-KEPT = ("round", "kind", "bytes_up", "bytes_down", "round_s", "loss", "accuracy", "gap", "note")
+KEPT = ("round", "kind", "bytes_up", "bytes_down", "round_s", "loss", "accuracy", "gap", "note", "incomplete")
 """What is kept of a round; of 100,000 rounds the rest would take gigabytes."""
 LOG = Path("logs") / "server.log"
 
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """How it ended: "finished", "diverged", "interrupted", or "going", or "killed" where nobody wrote it down."""
+        """How it ended: as its summary says; without one "going", or "killed" where no server runs it any more."""
         if self.summary is not None:
             return str(self.summary.get("status", "finished"))
         return "going" if self.going else "killed"

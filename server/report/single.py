@@ -40,6 +40,7 @@ def document(run: Run) -> str:
         f"<h1>{safe(head)}</h1>",
         f'<p><strong class="{safe(run.status, 20)}">{_status(run)}</strong> '
         f'<span class="soft">Run folder {safe(run.path.absolute())}</span></p>',
+        *_warnings(run),
         markup.tiles(_figures(run)),
         markup.section("config", "What was run", *_config(run)),
         markup.section("curves", "How it went", *_curves(run)),
@@ -85,6 +86,8 @@ def _status(run: Run) -> str:
             return f"Finished: all {last:,} rounds.{_worse(run)}"
         case "diverged":
             return f"Diverged in round {last:,}{of}: model or loss was not finite any more."
+        case "stalled":
+            return f"Stalled after round {last:,}{of}.{_stall(run)}"
         case "interrupted":
             return f"Interrupted after round {last:,}{of}."
         case "going":
@@ -95,6 +98,14 @@ def _status(run: Run) -> str:
             return f"{safe(other, 200)} after round {last:,}{of}."
 
 
+def _stall(run: Run) -> str:
+    """Say why a run stalled, and of which round its model is."""
+    stall = (run.summary or {}).get("stall")
+    if not isinstance(stall, dict):
+        return ""
+    return f" {safe(stall.get('text', ''), 600)}. The model is that of round {safe(stall.get('model_of', '?'), 20)}."
+
+
 def _worse(run: Run) -> str:
     """Say so where a run came to its end with less than it began with; "" if not."""
     for measure in ("gap", "loss"):
@@ -103,6 +114,26 @@ def _worse(run: Run) -> str:
             word = GAP if measure == "gap" else "loss"
             return f" But {word} grew, from {shown(measure, first)} to {shown(measure, last)}." if last > first else ""
     return ""
+
+
+def _warnings(run: Run) -> Iterator[str]:
+    """Yield what a reader must know before believing the curves."""
+    failure = (run.summary or {}).get("attack_failure")
+    if isinstance(failure, dict):
+        yield (
+            '<p class="warning"><strong>The attack failed</strong> in '
+            f"{safe(failure.get('replies', '?'), 20)} replies: "
+            f"{safe(failure.get('reason', ''), 300)}. They are missing, so this run does not show what the method "
+            "withstands.</p>"
+        )
+    incomplete = [record["round"] for record in run.rounds if record.get("incomplete")]
+    if incomplete:
+        first = ", ".join(f"{round_:,}" for round_ in incomplete[:20]) + (", ..." if len(incomplete) > 20 else "")
+        plural = "s" if len(incomplete) > 1 else ""
+        yield (
+            f'<p class="warning">{len(incomplete):,} incomplete round{plural}: fewer replies than the quorum came, so '
+            f"that none was used (round{plural} {first}).</p>"
+        )
 
 
 def _figures(run: Run) -> Iterator[tuple[str, str]]:
@@ -121,6 +152,8 @@ def _figures(run: Run) -> Iterator[tuple[str, str]]:
     yield "bytes up", size(int(run.total("bytes_up")))
     yield "bytes down", size(int(run.total("bytes_down")))
     yield "replies rejected", f"{sum(run.rejected.values()):,}"
+    if incomplete := sum(bool(record.get("incomplete")) for record in run.rounds):
+        yield "incomplete rounds", f"{incomplete:,}"
 
 
 def _config(run: Run) -> Iterator[str]:

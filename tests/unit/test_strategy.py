@@ -18,7 +18,7 @@ from strategies.compressors import Identity
 from strategies.deadline import LearntDeadline
 from strategies.randomness import Role, stream
 from strategies.robust_sgd import RobustSGD
-from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord
+from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord, StalledError
 from tests.local_grid import FIRST_NODE, LocalGrid
 
 N = 4
@@ -53,7 +53,7 @@ def strategy(grid: LocalGrid, method: Any = SGD, **options: Any) -> RobustStrate
 
 def run(grid: LocalGrid, rounds: int, method: Any = SGD, **options: Any) -> tuple[list[RoundRecord], Vector]:
     records: list[RoundRecord] = []
-    driven = strategy(grid, method, on_round=records.append, **options)
+    driven = strategy(grid, method, **{"on_round": records.append, **options})
     result = driven.start(grid, codec.to_arrays(X0), rounds)
     return records, codec.from_arrays(result.arrays)
 
@@ -247,12 +247,17 @@ def test_an_error_in_the_name_of_another_node_counts_against_the_one_that_was_as
 
 
 def test_nobody_answers() -> None:
-    records, x = run(LocalGrid(N, silent), 2)
-    assert x.tolist() == X0.tolist()
+    records: list[RoundRecord] = []
+    with pytest.raises(StalledError) as stalled:
+        run(LocalGrid(N, silent), 9, on_round=records.append, idle_timeout_s=0.01)
+    assert stalled.value.model.tolist() == X0.tolist()
     assert [record.note for record in records] == ["no usable reply; the model stays"] * 2
     assert [len(record.rejected) for record in records] == [4, 4]
-    records, x = run(LocalGrid(N, silent), 3, MARINA)
-    assert [record.kind for record in records] == ["full"] * 3
+    records = []
+    with pytest.raises(StalledError):
+        run(LocalGrid(N, silent), 9, MARINA, on_round=records.append, idle_timeout_s=0.01)
+    assert [record.kind for record in records] == ["full"] * 2
+    assert all(record.incomplete for record in records)
     assert records[0].note == "no quorum: 0 usable replies of the 3 that a full round needs; g stays"
 
 
