@@ -231,10 +231,12 @@ def _rows(state: Mapping[str, Any], width: int) -> list[tuple[str, Text]]:
         words = [f"{_share(whole[name], whole['sampled'])} {name}" for name in ("answered", "rejected")]
         rows.append(("so far", Text("  ".join([*words, f"{_share(whole['clipped'], whole['answered'])} clipped"]))))
     if state["incomplete"]:
-        few = f"{state['incomplete']} rounds had too few replies to use any"
+        few = f"{_many(state['incomplete'], 'round', 'rounds')} had too few replies to use any"
         rows.append(("incomplete", Text(f"{few}, the last one round {state['incomplete_at']}", style="yellow")))
     if state["attack_failed"]:
-        missing = f"{state['attack_failed']} replies of attackers are missing because their attack failed"
+        missing = (
+            f"{_many(state['attack_failed'], 'reply', 'replies')} of attackers missing because their attack failed"
+        )
         rows.append(("attack", Text(missing, style="yellow")))
     where = [state["address"], state["run"] and f"run folder {state['run']}"]
     rows.append(("server", Text("  ".join(one_line(part) for part in where if part), style="dim")))
@@ -252,6 +254,10 @@ def _curve(value: str, values: list[float | None], width: int, at: str, *, log: 
 def _traffic(state: Mapping[str, Any], way: str) -> str:
     rate = state[f"{way}_s"]
     return f"{size(state[way])} {way}" + ("" if rate is None else f" ({size(rate)}/s)")
+
+
+def _many(count: int, one: str, more: str) -> str:
+    return f"{count} {one if count == 1 else more}"
 
 
 def _share(part: int, whole: int) -> str:

@@ -301,3 +301,34 @@ def test_a_curve_of_many_values_keeps_its_ends() -> None:
     curve = sparkline([float(i) for i in range(1000)], 24)
     assert len(curve) == 24
     assert (curve[0], curve[-1]) == ("▁", "█")
+
+
+# --- runs that are not well ---
+
+
+def test_a_run_that_is_held_says_what_it_waits_for() -> None:
+    live = run(rounds(3))
+    live.hold("1 clients answer, 3 must; asking all 5")
+    assert "round 4 is held: 1 clients answer, 3 must; asking all 5" in drawn(live.state())
+    assert checked(json.loads(live.to_json()))["held"]
+    live.hold("")
+    assert "held" not in drawn(live.state())
+    live.hold("again")
+    live.end("stalled", "")
+    assert "held" not in drawn(live.state())
+    assert "stalled" in drawn(live.state())
+
+
+def test_incomplete_rounds_and_failed_attacks_are_shown() -> None:
+    bad = (("mallory", "attack failed: RuntimeError: no labels"),)
+    records = rounds(3)
+    records[1] = replace(records[1], incomplete=True, rejected=bad)
+    state = run(records).state()
+    assert (state["incomplete"], state["incomplete_at"], state["attack_failed"]) == (1, 2, 1)
+    assert "1 round had too few replies to use any, the last one round 2" in drawn(state)
+    assert "1 reply of attackers missing because their attack failed" in drawn(state)
+    assert "too few replies" not in drawn(run(rounds(3)).state())
+    followed = LiveRun(TITLE)
+    for record in records:
+        followed.replay(as_line(record) | ({"incomplete": True} if record.incomplete else {}))
+    assert followed.state()["incomplete_at"] == 2

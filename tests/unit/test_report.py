@@ -609,3 +609,32 @@ def test_titles() -> None:
     text = TEXT.format(seed=1, rounds=2, alpha=2.0, rule="cm", attack="bf")
     assert title(parse(text)) == "byz-vr-marina-pp on digits, 2 of 6 attack by bf"
     assert title(parse(text, ["attack.kind=none"])) == "byz-vr-marina-pp on digits"
+
+
+# --- runs that are not well ---
+
+
+def test_a_report_warns_of_incomplete_rounds_and_of_an_attack_that_failed(tmp_path: Path) -> None:
+    rounds = list(rounds_of(20))
+    rounds[5] |= {"incomplete": True, "note": "no quorum: 2 usable replies of the 4 that a full round needs; g stays"}
+    path = folder(tmp_path / "run", rounds)
+    summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    summary["attack_failure"] = {"replies": 7, "reason": HOSTILE}
+    (path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    write_report(path)
+    page = (path / REPORT).read_text(encoding="utf-8")
+    assert "<strong>The attack failed</strong> in 7 replies" in page
+    assert "1 incomplete round: fewer replies than the quorum came, so that none was used (round 6)" in page
+    assert "<script>" not in page
+
+
+def test_a_report_says_why_a_run_stalled(tmp_path: Path) -> None:
+    path = folder(tmp_path / "run", list(rounds_of(12)), "stalled")
+    summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    summary["stall"] = {"text": "stalled: nothing since round 10 counted", "model_of": 10, "since": 10}
+    (path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    write_report(path)
+    page = (path / REPORT).read_text(encoding="utf-8")
+    assert (
+        "Stalled after round 12 of 20. stalled: nothing since round 10 counted. The model is that of round 10." in page
+    )
