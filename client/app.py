@@ -22,6 +22,7 @@ from link.config import Config, parse_attack, suggest
 from link.errors import RESIDENT, Breakage, BreakwaterError, Broken, ConfigError, Silent
 from link.experiment import (
     ATTACKERS,
+    CONFIG,
     DATA,
     LAST,
     SET,
@@ -127,7 +128,7 @@ def who(message: Message, context: Context) -> Message:
     """Say which worker this is, which code it runs and on what, for servers that have no link to read it from."""
     answer = ConfigRecord({"fingerprint": code_fingerprint()})
     try:
-        if workers.find(context.run_id, context.node_id) is None:  # else it was compared when it joined
+        if CONFIG in context.run_config or workers.find(context.run_id, context.node_id) is None:
             answer[TASK] = identity_of(load_task(*named(context.run_config, context.node_config))[1]).written()
         answer["index"] = worker_of(context).index
     except ConfigError as error:

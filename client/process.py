@@ -3,6 +3,7 @@
 An honest client is one seat. An attacker may hold several: one process, N names, one brain.
 """
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -170,7 +171,12 @@ def _agree(own: configs.Config, servers: configs.Config) -> None:
     for section in mine:
         for key in sorted({*mine[section], *theirs[section]}):
             ours, other = mine[section].get(key), theirs[section].get(key)
-            if repr(ours) != repr(other):  # nan is what it is
+            if _text(ours) != _text(other):
                 raise Refused(
                     f"[{section}] {key}: the server has {other!r}, the file given has {ours!r}; make them agree"
                 )
+
+
+def _text(value: object) -> str:
+    """Return a value for comparison: tables have no order, and nan is what it is."""
+    return json.dumps(value, sort_keys=True)

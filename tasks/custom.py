@@ -7,6 +7,7 @@ network: without the folder of a config file (``setting.config_dir``) nothing is
 import inspect
 import math
 import re
+import tomllib
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+import tomli_w
 
 from tasks import siblings
 from tasks.contract import Problem, Setting, TaskError
@@ -161,7 +163,8 @@ def _leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _as_wanted(made: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options as the class may keep them: copies, and the words nan and inf where it wants strings.
+    """Return the options as the class may keep them: copies, in the order in which the resolved config has them, so
+    that a run of that is the same; and the words nan and inf where it wants strings.
 
     TOML reads these words as numbers, so ``--set task.options.how=nan`` would give a number to a class that says
     ``how: str`` or ``how="mean"``.
@@ -172,20 +175,13 @@ def _as_wanted(made: type, options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: str(value)
         if isinstance(value, float) and not math.isfinite(value) and name in wanted and _is_text(wanted[name])
-        else _copy(value)
-        for name, value in options.items()
+        else value
+        for name, value in tomllib.loads(tomli_w.dumps(options)).items()
     }
 
 
 def _is_text(parameter: inspect.Parameter) -> bool:
     return parameter.annotation in (str, "str") or isinstance(parameter.default, str)
-
-
-def _copy(value: Any) -> Any:
-    """Return lists and tables that the class may change without changing the config."""
-    if isinstance(value, Mapping):
-        return {key: _copy(inner) for key, inner in value.items()}
-    return [_copy(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _try(problem: Any, what: str) -> None:
