@@ -145,7 +145,7 @@ def test_who_never_came_fit_is_in_the_servers_last_line(processes: Processes, tm
     tables(tmp_path)
     config, out = tmp_path / "table.toml", tmp_path / "run"
     config.write_text(TABLE, encoding="utf-8")
-    options = ("--data", tmp_path / "mine", *sets("federation.join_timeout_s=8.0"))
+    options: tuple[str | Path, ...] = ("--data", tmp_path / "mine", *sets("federation.join_timeout_s=8.0"))
     server, address = serve(processes, config, out, *options)
     refusal(client(processes, address, "a", "--data", tmp_path / "labels"), "a")
     server.ends(1)
@@ -159,7 +159,7 @@ def test_a_run_goes_on_with_its_own_data_whatever_the_environment_names_and_not_
     config, out = tmp_path / "table.toml", tmp_path / "run"
     config.write_text(TABLE, encoding="utf-8")
     changes = sets("strategy.rounds=1000000", "checkpoint.every=5", "federation.clients=1", "federation.byzantine=0")
-    options = ("--data", tmp_path / "mine", *changes, *sets("attack.kind=none"))
+    options: tuple[str | Path, ...] = ("--data", tmp_path / "mine", *changes, *sets("attack.kind=none"))
     first, address = serve(processes, config, out, *options)
     worker = client(processes, address, "a", "--data", tmp_path / "mine")
     until(lambda: len(rounds_of(out)) > 10, "the first rounds")
