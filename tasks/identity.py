@@ -140,7 +140,7 @@ def identify(problem: Problem, data: Reading = "whole") -> TaskIdentity:
         files=_files_of(problem),
         data=_hash(said.encode()) if said else digest(arrays, sums=data == "whole") if read and arrays else "",
         frozen=digest(frozen, together=True) if frozen else "",
-        start=digest([np.asarray(problem.initial())]),
+        start=digest([np.asarray(problem.initial())], sums=False),
     )
 
 
