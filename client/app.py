@@ -20,7 +20,20 @@ from client.coalition import Coalition, CoalitionMember
 from link import codec, flwr_compat, invitation, pages
 from link.config import Config, parse_attack, suggest
 from link.errors import RESIDENT, Breakage, BreakwaterError, Broken, ConfigError, Silent
-from link.experiment import ATTACKERS, DATA, LAST, SET, Experiment, code_fingerprint, from_run_config
+from link.experiment import (
+    ATTACKERS,
+    CONFIG,
+    DATA,
+    LAST,
+    SET,
+    TASK,
+    Experiment,
+    code_fingerprint,
+    from_run_config,
+    identity_of,
+    load_task,
+    named,
+)
 from strategies.algorithm import ATTACK_FAILED, STALE, Ask, Packet, StateLostError
 
 PARTITION, PARTITIONS, ATTACK = "partition-id", "num-partitions", "attack"
@@ -136,9 +149,11 @@ def _faulty_content(faulty: Faulty, fault: Fault, ask: Ask) -> RecordDict:
 
 @app.query(invitation.WHO)
 def who(message: Message, context: Context) -> Message:
-    """Say which worker this is and which code it runs, for servers that have no link to read it from."""
+    """Say which worker this is, which code it runs and on what, for servers that have no link to read it from."""
     answer = ConfigRecord({"fingerprint": code_fingerprint()})
     try:
+        if CONFIG in context.run_config or workers.find(context.run_id, context.node_id) is None:
+            answer[TASK] = identity_of(load_task(*named(context.run_config, context.node_config))[1]).written()
         answer["index"] = worker_of(context).index
     except ConfigError as error:
         log.error("%s", error)

@@ -3,6 +3,7 @@
 An honest client is one seat. An attacker may hold several: one process, N names, one brain.
 """
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +16,23 @@ from client.app import app
 from client.coalition import Coalition, CoalitionMember
 from link import config as configs
 from link.compiled import prepare
-from link.errors import ConfigError, Refused
-from link.experiment import CONFIG, CONFIG_DIR, DATA, Experiment, code_fingerprint, open_experiment
-from link.node import join_as_many
+from link.errors import ConfigError, OtherTask, Refused
+from link.experiment import (
+    CONFIG,
+    CONFIG_DIR,
+    DATA,
+    TASK,
+    Experiment,
+    code_fingerprint,
+    identity_of,
+    load_task,
+    open_experiment,
+)
+from link.node import Prepared, join_as_many
 from link.tls import Identity
 from link.wire import Welcome
+from tasks.contract import Problem
+from tasks.identity import Reading, TaskIdentity
 
 log = logging.getLogger("breakwater.client")
 
@@ -40,6 +53,7 @@ class ClientOptions:
         data: folder of data files.
         patience_s: seconds to keep trying to reach a server; None for ever.
         fellows: workers that an attacker takes for its fellows, beside the seats of its own process.
+        reading: how the training data are read for the comparison with the server's.
         tls: folder of the certificate of this name, see ``link.tls.Identity``; a coalition's holds a folder for each of
             its names. None for an open port.
     """
@@ -56,6 +70,7 @@ class ClientOptions:
     patience_s: float | None = None
     tls: Path | None = None
     fellows: Sequence[int] = ()
+    reading: Reading = "whole"
 
 
 class Preparation:
@@ -65,23 +80,30 @@ class Preparation:
         self._options = options
         self._own = None if options.config is None else configs.load(options.config)
         self._coalition: Coalition | None = None
+        self._known: tuple[Problem, TaskIdentity] | None = None
 
-    def __call__(self, welcome: Welcome) -> Context:
+    def __call__(self, welcome: Welcome) -> Prepared:
         """Load the task, make the worker, keep it for the ClientApp.
 
         Raises:
+            OtherTask: what was loaded is not what the server has.
             BreakwaterError: the server's experiment is not ours, or cannot be run here.
         """
         options = self._options
         config_dir = options.config_dir
         if self._own is not None:
             _agree(self._own, configs.parse(welcome.settings[CONFIG], name="the server's config"))
+        identity = self._identity(load_task(welcome.settings[CONFIG], options.data, config_dir)[1])
+        found = identity.differences(TaskIdentity.parse(welcome.settings.get(TASK)))
+        if found:  # before the config is resolved, which may fail for what follows from it
+            reason = f"{welcome.name}: not the server's task: {'; '.join(found)}: give both ends the same"
+            raise OtherTask(reason, identity.written())
         experiment = open_experiment(welcome.settings[CONFIG], options.data, config_dir)
         prepare(experiment, aggregates=options.attack is not None)
         log.info("%s: takes part in run %d", welcome.name, welcome.run_id, extra={"run_id": welcome.run_id})
         worker = self._worker(experiment, welcome.worker)
         workers.keep(welcome.run_id, welcome.node_id, worker)
-        return Context(
+        context = Context(
             run_id=welcome.run_id,
             node_id=welcome.node_id,
             node_config={"partition-id": welcome.worker, "num-partitions": welcome.clients},
@@ -92,6 +114,13 @@ class Preparation:
                 CONFIG_DIR: str(config_dir or ""),
             },
         )
+        return Prepared(context, identity.written())
+
+    def _identity(self, problem: Problem) -> TaskIdentity:
+        """Return what was loaded; one reading of the data serves all seats."""
+        if self._known is None or self._known[0] is not problem:
+            self._known = problem, identity_of(problem, self._options.reading)
+        return self._known[1]
 
     def _worker(self, experiment: Experiment, index: int) -> workers.Worker:
         if self._options.attack is None:
@@ -142,7 +171,12 @@ def _agree(own: configs.Config, servers: configs.Config) -> None:
     for section in mine:
         for key in sorted({*mine[section], *theirs[section]}):
             ours, other = mine[section].get(key), theirs[section].get(key)
-            if ours != other:
+            if _text(ours) != _text(other):
                 raise Refused(
                     f"[{section}] {key}: the server has {other!r}, the file given has {ours!r}; make them agree"
                 )
+
+
+def _text(value: object) -> str:
+    """Return a value for comparison: tables have no order, and nan is what it is."""
+    return json.dumps(value, sort_keys=True)

@@ -319,6 +319,8 @@ def _take_part(options: LocalOptions, address: str, name: str, worker: int, seat
                 attack=None if attack is None else attack.kind,
                 config_dir=options.config_dir,
                 data=options.data,
+                # All processes read the same files of this machine: only a custom task may make data of its own.
+                reading="bits" if options.config.task.kind == "custom" else "none",
             )
         )
     except BreakwaterError as error:

@@ -7,6 +7,7 @@ to the same bits.
 """
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -365,25 +366,53 @@ def _override(tree: dict[str, Any], override: str) -> None:
     """Apply one ``section.key=value`` to the parsed file; the value is TOML, or a bare string."""
     key, equals, text = override.partition("=")
     path = key.strip().split(".")
-    if not equals or len(path) != 2 or not all(path):
-        raise ConfigError(f"--set {override}: must read section.key=value, for example --set strategy.rounds=100")
+    if path[:2] == ["task", "options"] and len(path) > 2:
+        path = _dotted(key) or path
+    elif len(path) != 2:
+        path = []
+    if not equals or not path or not all(path):
+        raise ConfigError(
+            f"--set {override}: must read section.key=value, for example --set strategy.rounds=100 or --set "
+            "task.options.hidden=8"
+        )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    section, name = path
-    if name == "kind" and not isinstance(value, str):
+    *tables, name = path
+    section = tables[0]
+    if path[1] == "kind" and not isinstance(value, str):
         value = text.strip()  # TOML reads the nan of attack.kind=nan as a number
-    if (section, name, value) == ("attack", "kind", "none"):
+    if (*path, value) == ("attack", "kind", "none"):
         tree.pop("attack", None)
         return
     if not isinstance(tree.setdefault(section, {}), dict):
         raise ConfigError(f"--set {override}: {section} is not a section")
-    if name == "kind" and tree[section].get("kind") != value:
+    if path[1] == "kind" and tree[section].get("kind") != value:
         # Another kind has other keys: start its section afresh, but keep what every kind of method shares.
         keep = {"rounds", "gamma"} if section == "strategy" else {"pre"} if section == "aggregator" else set()
         tree[section] = {k: v for k, v in tree[section].items() if k in keep}
-    tree[section][name] = value
+    place = tree
+    for depth, table in enumerate(tables):
+        place = place.setdefault(table, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"--set {override}: {'.'.join(tables[: depth + 1])} is not a table")
+    if isinstance(place.get(name), str) and isinstance(value, float) and not math.isfinite(value):
+        value = text.strip()  # TOML reads nan and inf as numbers, where a string was
+    place[name] = value
+
+
+def _dotted(key: str) -> list[str]:
+    """Return the parts of a dotted key as TOML reads it, so that a part may be quoted; none if it is no such key."""
+    try:
+        tree: Any = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError:
+        return []
+    path = []
+    while isinstance(tree, dict):
+        ((part, tree),) = tree.items()
+        path.append(part)
+    return path
 
 
 def _explain(error: ValidationError) -> list[str]:

@@ -6,6 +6,7 @@
     ├── ConfigError               a config that cannot be run: which value, which bound, how to mend it
     ├── LinkError                 the link between server and client
     │   ├── Refused               the server does not take this client: final, another attempt would end the same
+    │   │   └── OtherTask         because the two have not loaded the same task
     │   ├── ServerGone            the server has not answered for longer than the client's patience
     │   └── WireError             a peer sent bytes that are no message, or too many of them
     ├── Unwritten                 a run whose results or books could not be written down
@@ -46,6 +47,19 @@ class LinkError(BreakwaterError):
 
 class Refused(LinkError):  # noqa: N818  # the name says what happened
     """The server does not take this client, and would not at another attempt."""
+
+
+class OtherTask(Refused):  # the name says what happened
+    """What this client has loaded is not what the server has loaded.
+
+    Args:
+        reason: one line.
+        task: what it has loaded, for the server to say the same in its log.
+    """
+
+    def __init__(self, reason: str, task: str) -> None:
+        super().__init__(reason)
+        self.task = task
 
 
 class ServerGone(LinkError):  # noqa: N818  # the name says what happened

@@ -9,7 +9,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from link import config as configs
@@ -18,6 +18,7 @@ from strategies.algorithm import Method
 from strategies.compressors import QSGD, Identity, Natural, RandK, ScaledSign
 from strategies.randomness import Role, stream
 from tasks.contract import Problem, TaskError
+from tasks.identity import Reading, TaskIdentity, identify
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout, or the folder that a Flower App Bundle was unpacked to."""
@@ -27,6 +28,8 @@ CONFIG, CONFIG_DIR, SET, DATA, OUT = "config", "config-dir", "set", "data", "out
 TOML text is relative to; ``section.key=value`` on top of a file, separated by spaces; data folder; run folder."""
 RESUME, LIFE = "resume", "life"
 """More of them: the run folder of a run that goes on; how often a server was started for it, if clients outlive it."""
+TASK = "task"
+"""Key of a client's settings and of a node's answer: what the task looks like there, see ``tasks.identity``."""
 LINK, LISTEN, ATTACKERS, LAST = "link", "link-listen", "attackers", "last"
 """More of them: HOST:PORT where SuperNodes find the live link; where to bind it; ``"last"`` for nodes in the last f
 seats to run the config's ``[attack]``, as in a local run."""
@@ -46,6 +49,15 @@ class Experiment:
     problem: Problem
     method: Method
 
+    @cached_property
+    def identity(self) -> TaskIdentity:
+        """What other processes must have loaded too.
+
+        Raises:
+            ConfigError: see ``identity_of``.
+        """
+        return identity_of(self.problem)
+
 
 @lru_cache(maxsize=1)
 def open_experiment(text: str, data_dir: Path | None, config_dir: Path | None) -> Experiment:
@@ -60,6 +72,14 @@ def open_experiment(text: str, data_dir: Path | None, config_dir: Path | None) -
     Raises:
         ConfigError: the config or its task is at fault; one clear line.
     """
+    config, problem = load_task(text, data_dir, config_dir)
+    config = configs.resolve(config, problem)
+    return Experiment(config, problem, config.method)
+
+
+@lru_cache(maxsize=1)
+def load_task(text: str, data_dir: Path | None, config_dir: Path | None) -> tuple[configs.Config, Problem]:
+    """Parse a config and load its task; see ``open_experiment``, which resolves the config too."""
     config = configs.parse(text)
     if config.task.kind == "custom" and config_dir is None:
         raise ConfigError(
@@ -67,11 +87,28 @@ def open_experiment(text: str, data_dir: Path | None, config_dir: Path | None) -
             "only taken from a file of your own; give --config FILE"
         )
     try:
-        problem = config.task.load(config.setting(data_dir, config_dir))
+        return config, config.task.load(config.setting(data_dir, config_dir))
     except TaskError as error:
         raise ConfigError(f"[task] {error}") from None
-    config = configs.resolve(config, problem)
-    return Experiment(config, problem, config.method)
+
+
+def identity_of(problem: Problem, data: Reading = "whole") -> TaskIdentity:
+    """Return what other processes must have loaded too.
+
+    Args:
+        problem: the loaded task.
+        data: how its data are read.
+
+    Raises:
+        ConfigError: the problem of a custom task cannot say it; one line.
+    """
+    try:
+        return identify(problem, data)
+    except TaskError as error:
+        raise ConfigError(f"[task] {error}") from None
+    except Exception as error:  # methods of the user's own
+        text = (str(error).splitlines() or [""])[0]
+        raise ConfigError(f"[task] what it is cannot be said: {type(error).__name__}: {text}") from error
 
 
 def from_run_config(run_config: Mapping[str, object], node_config: Mapping[str, object] = {}) -> Experiment:

@@ -57,6 +57,8 @@ _LOOK_S = 1.0
 """Seconds between looks at the lists of who may be here."""
 _MOST_LATE = 10_000
 """So many late replies are remembered until somebody asks who was late."""
+_MOST_UNFIT = 1000
+"""So many clients that were not taken are remembered with the reason."""
 _MAX_STRIKES = 100
 """So many frames in a row that nobody asked for or that are no frames end a stream."""
 
@@ -86,6 +88,8 @@ class StreamGrid(Grid):
             more, is told so and cut off (``revoked:``, ``not listed:``). It keeps its seat, which is that of its name.
             None takes everybody whom ``credentials`` take.
         held: seats that are kept for clients by name, from an earlier server of the same run.
+        judge: called with the name of a client that is ready and what it has loaded; returns why it cannot take part,
+            or None. It runs on the link's thread, so it must be quick, and must not raise. None takes everybody.
     """
 
     clients_change = True
@@ -104,6 +108,7 @@ class StreamGrid(Grid):
         guests: Guests | None = None,
         held: Mapping[str, int] = {},  # never written to
         reply_bound: Callable[[RecordDict], int] | None = None,
+        judge: Callable[[str, str], str | None] | None = None,
     ) -> None:
         self.ledger = Ledger()
         self._run = flwr_compat.empty_run(run_id)
@@ -112,6 +117,7 @@ class StreamGrid(Grid):
         self._fingerprint = fingerprint
         self._max_reply_bytes = max_reply_bytes
         self._reply_bound = reply_bound
+        self._judge = judge
         self._heartbeat_s = heartbeat_s
         self._credentials = credentials
         self._guests = guests
@@ -120,6 +126,7 @@ class StreamGrid(Grid):
         self._seats = Seats(clients, held)
         self._waits: list[float] = []
         self._late: deque[str] = deque(maxlen=_MOST_LATE)
+        self._unfit: dict[str, str] = {}  # why a client was not taken when it was ready, by name
         self._ready: dict[int, Stream] = {}  # by node id
         self._pushed: dict[str, Call] = {}  # what pull_messages may ask for, by message id
         self._ids = itertools.count(1)
@@ -202,6 +209,11 @@ class StreamGrid(Grid):
             late = list(self._late)
             self._late.clear()
         return late
+
+    def unfit(self) -> dict[str, str]:
+        """Return why clients could not take part for what they have loaded, by name; who came back fit is not there."""
+        with self._changed:
+            return dict(self._unfit)
 
     def show(self, state: Callable[[], str]) -> None:
         """Take what tells those who watch of the run, from now on.
@@ -469,6 +481,18 @@ class StreamGrid(Grid):
             for call in list(stream.calls):
                 call.fail(flwr_compat.NODE_UNAVAILABLE, reason)
             self._changed.notify_all()
+        self._refuse(stream, reason)
+
+    def _turn_away(self, stream: Stream, flaw: str) -> None:
+        """Refuse a client that is ready for another task than this server's."""
+        self._door.warn("%s: refused: %s", stream.seat.name, flaw)
+        with self._changed:
+            if stream.seat.name in self._unfit or len(self._unfit) < _MOST_UNFIT:
+                self._unfit[stream.seat.name] = flaw
+        self._refuse(stream, flaw)
+
+    def _refuse(self, stream: Stream, reason: str) -> None:
+        """Let a stream end with a refusal."""
         stream.goodbye = control_frame(pb.Refusal(reason=reason))
         stream.wake.set()
         asyncio.get_running_loop().call_later(_GOODBYE_S, self._hang_up, stream)  # who does not read is not waited for
@@ -522,7 +546,12 @@ class StreamGrid(Grid):
                 if self._ready.get(stream.seat.node_id) is stream:
                     stream.strike("out of order: it has been ready before")
                     continue
+                flaw = None if self._judge is None else self._judge(stream.seat.name, frame.task)
+                if flaw is not None:
+                    self._turn_away(stream, flaw)
+                    continue
                 with self._changed:
+                    self._unfit.pop(stream.seat.name, None)
                     self._seats.confirm(stream.seat.name)
                     self._ready[stream.seat.node_id] = stream
                     self._changed.notify_all()

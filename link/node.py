@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from flwr.clientapp import ClientApp
 from link import link_pb2 as pb
 from link import loop, replies
 from link.certificates import Role
-from link.errors import RESIDENT, Refused, ServerGone, WireError
+from link.errors import RESIDENT, OtherTask, Refused, ServerGone, WireError
 from link.memory import keep_buffers
 from link.replies import Reply
 from link.seats import flaw_of_name
@@ -46,15 +46,34 @@ _STOP_CHECK_S = 0.2
 """How long a set ``stop`` may go unnoticed."""
 _HEARTBEAT_S = 5.0
 """Seconds between pings to the server where nothing else is said."""
+_VERDICT_S = 5.0
+"""How long a client that has loaded another task waits for the server to say so."""
 
 _log = logging.getLogger("breakwater.link")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a client has prepared for a run.
+
+    Args:
+        context: of the ClientApp.
+        task: what it has loaded, which the server compares with its own; "" where nothing is to be said.
+    """
+
+    context: Context
+    task: str = ""
+
+
+Prepare = Callable[[Welcome], Context | Prepared]
+"""Prepares for the run that a server tells of; raises OtherTask where it is not the server's that can be run here."""
 
 
 def join(
     address: str,
     name: str,
     app: ClientApp,
-    prepare: Callable[[Welcome], Context],
+    prepare: Prepare,
     *,
     worker: int | None = None,
     fingerprint: str,
@@ -100,7 +119,7 @@ def join_as_many(
     address: str,
     seats: Mapping[str, int | None],
     app: ClientApp,
-    prepare: Callable[[Welcome], Context],
+    prepare: Prepare,
     *,
     fingerprint: str,
     identities: Mapping[str, Identity] | None = None,
@@ -146,7 +165,7 @@ class _Terms:
 def _hold(
     seats: Mapping[str, int | None],
     app: ClientApp,
-    prepare: Callable[[Welcome], Context],
+    prepare: Prepare,
     terms: _Terms,
     identities: Mapping[str, Identity] | None,
 ) -> str:
@@ -183,7 +202,7 @@ class _Node:
         self,
         name: str,
         app: ClientApp,
-        prepare: Callable[[Welcome], Context],
+        prepare: Prepare,
         worker: int | None,
         terms: _Terms,
         identity: Identity | None,
@@ -196,7 +215,7 @@ class _Node:
         self._worker = worker
         self._terms = terms
         self._welcomed = False
-        self._prepared: tuple[Welcome, Context] | None = None
+        self._prepared: tuple[Welcome, Prepared] | None = None
         self._late: asyncio.Future[None] | None = None  # a reply that is not sent yet
         self._failure = "", ""  # why there was no stream: gRPC's word, and what a look has shown
 
@@ -284,8 +303,11 @@ class _Node:
             if isinstance(frame, Parcel):
                 reply = self._answer(frame)
             elif isinstance(frame, pb.Welcome):
-                self._settle_in(frame)
-                reply = Reply([control_frame(pb.Ready())])
+                try:
+                    reply = Reply([control_frame(pb.Ready(task=self._settle_in(frame)))])
+                except OtherTask as other:
+                    await self._tell(call, other)
+                    raise
             elif isinstance(frame, pb.Goodbye):
                 return frame
             elif isinstance(frame, pb.Refusal):
@@ -305,14 +327,28 @@ class _Node:
                 return reply.end
         return "stopped"
 
+    async def _tell(self, call: Any, other: OtherTask) -> None:
+        """Tell the server what was loaded here, so that it can say in its own log why we leave.
+
+        Raises:
+            Refused: its answer.
+        """
+        with suppress(TimeoutError, WireError, grpc.aio.AioRpcError):
+            async with asyncio.timeout(_VERDICT_S):
+                await call.write(control_frame(pb.Ready(task=other.task)))
+                raw = await call.read()
+                frame = None if raw is grpc.aio.EOF else Reader(MAX_BODY_BYTES).feed(raw)
+                if isinstance(frame, pb.Refusal):
+                    raise Refused(f"{self._name}: refused by the server: {frame.reason}")
+
     def _hello(self) -> pb.Hello:
         former = self._prepared[0].worker if self._prepared and self._worker is None else None
         return pb.Hello(
             protocol=PROTOCOL, name=self._name, fingerprint=self._terms.fingerprint, worker=self._worker, former=former
         )
 
-    def _settle_in(self, message: pb.Welcome) -> None:
-        """Prepare for the run, unless that was done on an earlier stream."""
+    def _settle_in(self, message: pb.Welcome) -> str:
+        """Prepare for the run, unless that was done on an earlier stream; return what was loaded for it."""
         welcome = Welcome(
             name=self._name,
             run_id=message.run_id,
@@ -327,14 +363,16 @@ class _Node:
         self._terms.log(f"{self._name}: joined as worker {welcome.worker} of {welcome.clients}")
         if self._prepared is None or _seat(self._prepared[0]) != _seat(welcome):
             self._prepared = None  # the old context's memory first
-            self._prepared = welcome, self._prepare(welcome)
-            self._prepared[1].node_config[RESIDENT] = True
+            made = self._prepare(welcome)
+            self._prepared = welcome, made if isinstance(made, Prepared) else Prepared(made)
+            self._prepared[1].context.node_config[RESIDENT] = True
+        return self._prepared[1].task
 
     def _answer(self, parcel: Parcel) -> Reply:
         """Run the ClientApp on an instruction and return its reply."""
         if self._prepared is None:
             return replies.error(parcel.id, "WireError: an instruction out of order")
-        return replies.answer(parcel, self._app, self._prepared[1], name=self._name)
+        return replies.answer(parcel, self._app, self._prepared[1].context, name=self._name)
 
 
 def _seat(welcome: Welcome) -> tuple[int, int, int]:

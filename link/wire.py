@@ -26,7 +26,7 @@ from link.records import (
     unpack,
 )
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the protocol; both ends must have the same."""
 METHOD = "/breakwater.link.v1.Link/Session"
 """The gRPC method of the stream."""

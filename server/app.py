@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -32,6 +32,7 @@ from server.checkpoints import resumed
 from server.curve import draw
 from server.explain import TaskFacts, title
 from server.folder import CURVE, RunFolder, read_rounds
+from server.link import judge_of
 from server.monitor import Monitoring
 from server.observers import watched
 from server.progress import last_line
@@ -40,6 +41,7 @@ from server.roster import LinkRoster, QueriedRoster
 from strategies.algorithm import Evaluation
 from strategies.deadline import LearntDeadline
 from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord, StalledError
+from tasks.contract import Problem
 
 log = logging.getLogger("breakwater.server")
 
@@ -96,7 +98,8 @@ def _run(grid: Grid, context: Context, monitoring: Monitoring) -> None:
                 )
             deadline_s = federation.flower_deadline_s
             polled = PolledGrid(grid)
-            roster = QueriedRoster(polled, federation.clients, code_fingerprint(), deadline_s)
+            judge = judge_of(experiment)
+            roster = QueriedRoster(polled, federation.clients, code_fingerprint(), deadline_s, judge)
             _train(polled, roster, deadline_s, books, monitoring)
 
 
@@ -123,7 +126,7 @@ def _train(
         joined_s = 0.0 if over else _gather(roster, federation, books)
         x0 = problem.initial()
         start = problem.evaluate(x0)
-        folder.begin(config, start)
+        folder.begin(config, start, *beside(problem))
         observers.start(start if books.state is None else problem.evaluate(books.state.x), folder.rounds)
 
         def on_round(record: RoundRecord) -> None:
@@ -191,6 +194,12 @@ def _train(
     console.print(line, highlight=False, markup=False)
     if stalled is not None:
         raise stalled
+
+
+def beside(problem: Problem) -> tuple[Mapping[str, Any], str]:
+    """Return what goes into the model's file beside x: frozen values by name, and the layout of x."""
+    frozen = problem.frozen() if hasattr(problem, "frozen") else {}
+    return frozen, str(problem.layout()) if hasattr(problem, "layout") else ""
 
 
 def _facts(experiment: Experiment) -> dict[str, Any] | None:

@@ -79,6 +79,7 @@ class Books:
                 seats={seat.name: worker for worker, seat in seats.items()},
                 present=len(roster.nodes()),
                 wall_s=folder.wall_s,
+                task=self.experiment.identity.written(),
             )
             began = time.monotonic()
             if folder.keep(self._checkpoints, checkpoint):

@@ -24,6 +24,7 @@ from link.config import Config
 from link.errors import ConfigError
 from link.experiment import Experiment
 from server.states import StateError, put_together, take_apart
+from tasks.identity import TaskIdentity
 
 log = logging.getLogger("breakwater.server")
 
@@ -51,6 +52,7 @@ class Checkpoint:
         wall_s: seconds spent in rounds so far.
         state: the method's state as plain data, see ``server.states``.
         arrays: its arrays.
+        task: what was loaded, see ``tasks.identity``; "" where that is not known.
     """
 
     round: int
@@ -60,6 +62,7 @@ class Checkpoint:
     wall_s: float
     state: Mapping[str, Any]
     arrays: Mapping[str, NDArray[Any]]
+    task: str = ""
 
 
 def clear_drafts(folder: Path) -> None:
@@ -68,10 +71,12 @@ def clear_drafts(folder: Path) -> None:
         draft.unlink()
 
 
-def of_state(state: Any, *, experiment: str, seats: Mapping[str, int], present: int, wall_s: float) -> Checkpoint:
+def of_state(
+    state: Any, *, experiment: str, seats: Mapping[str, int], present: int, wall_s: float, task: str = ""
+) -> Checkpoint:
     """Return the checkpoint of a method's state, which must not be modified any more; methods never do."""
     plain, arrays = take_apart(state)
-    return Checkpoint(state.round - 1, experiment, seats, present, wall_s, plain, arrays)
+    return Checkpoint(state.round - 1, experiment, seats, present, wall_s, plain, arrays, task)
 
 
 def digest_of(config: Config) -> str:
@@ -127,13 +132,22 @@ class Checkpoints:
             place = self._place(round_)
             try:
                 found = _read(place)
-                if found.experiment == digest:
+                before = TaskIdentity.parse(found.task)
+                other = experiment.identity.differences(before, "now", "in the checkpoint")
+                if found.experiment == digest and not other:
+                    for what in experiment.identity.roundings(before):
+                        log.warning("%s is not the same to the last bit as when the run began", what)
                     return found, put_together(start, found.state, found.arrays)
             except DamagedCheckpointError as damage:
                 log.error("%s: %s; going back to the one before it", place, damage)
             except StateError as error:
                 log.error("%s: no state of this method: %s; going back to the one before it", place, error)
             else:
+                if found.experiment == digest:
+                    raise ConfigError(
+                        f"{place}: is of another task: {'; '.join(other)}; give the same data (--data FOLDER) and task "
+                        "file as before"
+                    )
                 raise ConfigError(
                     f"{place}: is of another experiment: what changes the models (task, method, seed, ...) must stay "
                     "as it was; only rounds, evaluation, checkpoint and time-outs may change"
@@ -179,6 +193,7 @@ def _write(draft: Path, checkpoint: Checkpoint) -> None:
         "present": checkpoint.present,
         "wall_s": checkpoint.wall_s,
         "state": checkpoint.state,
+        "task": checkpoint.task,
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}
     text = json.dumps(told)
@@ -215,6 +230,7 @@ def _read(place: Path) -> Checkpoint:
         wall_s=told["wall_s"],
         state=told["state"],
         arrays=arrays,
+        task=told.get("task", ""),
     )
 
 

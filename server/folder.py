@@ -43,6 +43,8 @@ METRICS, SUMMARY, MODEL, CURVE, CONFIG, RUN = (
     "config.toml",
     "run.json",
 )
+FROZEN = "frozen."
+"""What names of arrays in the model's file begin with that belong to the model and are not trained."""
 _MAX_UNWRITTEN = 64 << 20
 """So many bytes of metrics wait in memory for room on the disk; with more the run ends."""
 
@@ -182,6 +184,8 @@ class RunFolder:
         self._rejected_of: dict[str, Counter[str]] = {}
         self._names: dict[int, str] = {}
         self._start: Evaluation | None = None
+        self._frozen: dict[str, Any] = {}
+        self._layout = ""
         self._last: dict[str, float | None] | None = None
         self._wall_s = 0.0 if checkpoint is None else checkpoint.wall_s  # in the lives before this one
         self._began: float | None = None
@@ -253,8 +257,22 @@ class RunFolder:
         """Seconds from the first round to now, in all lives of the server."""
         return self._wall_s + (0.0 if self._began is None else time.monotonic() - self._began)
 
-    def begin(self, config: Config, start: Evaluation) -> None:
-        """Write the resolved config and keep the measure of x^0; the first round follows."""
+    def begin(
+        self,
+        config: Config,
+        start: Evaluation,
+        frozen: Mapping[str, Any] = {},  # never written to
+        layout: str = "",
+    ) -> None:
+        """Write the resolved config and keep the measure of x^0; the first round follows.
+
+        Args:
+            config: resolved.
+            start: the measure of x^0.
+            frozen: arrays by name that belong to the model beside x; they go into the model's file.
+            layout: the names and shapes of what x holds, as JSON, for the file's metadata; "" where there are none.
+        """
+        self._frozen, self._layout = {f"{FROZEN}{name}": array for name, array in frozen.items()}, layout
         self._began = time.monotonic()
         with self._or_later(CONFIG):
             _replace(self.path / CONFIG, config.to_toml())
@@ -430,7 +448,9 @@ class RunFolder:
     def _save(self, model: Vector) -> None:
         written = self.path / f".{MODEL}"
         try:
-            save_file({"x": np.ascontiguousarray(model)}, written)
+            arrays = {"x": model, **self._frozen}
+            metadata = {"layout": self._layout} if self._layout else None
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, written, metadata)
             written.replace(self.path / MODEL)
         except SafetensorError as error:  # its own name for what the system says
             raise OSError(None, str(error)) from error

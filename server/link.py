@@ -1,14 +1,45 @@
 """The link of one experiment: what ``breakwater server`` listens on, and what a Flower deployment is invited to."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 from flwr.app import RecordDict
 
 from link import codec
-from link.experiment import CONFIG, Experiment, code_fingerprint
+from link.experiment import CONFIG, TASK, Experiment, code_fingerprint
 from link.grid import StreamGrid
 from link.guests import Guests
+from tasks.identity import TaskIdentity
+
+log = logging.getLogger("breakwater.server")
+
+
+def judge_of(experiment: Experiment) -> Callable[[str, str], str | None]:
+    """Return what compares a client's task with the server's: a reason why the client cannot take part, or None.
+
+    What differs by no more than processors round is told once, in the log.
+    """
+    mine = experiment.identity
+    told: set[str] = set()
+
+    def judge(name: str, said: str) -> str | None:
+        theirs = TaskIdentity.parse(said)
+        found = theirs.differences(mine)
+        if found:
+            return f"{'; '.join(found)}: give both ends the same"
+        for what in theirs.roundings(mine):
+            if what not in told:
+                told.add(what)
+                log.warning(
+                    "%s of %s is not the same to the last bit as here: its processor or its versions round otherwise, "
+                    "so that other machines may not repeat this run to the last bit; told once",
+                    what,
+                    name,
+                )
+        return None
+
+    return judge
 
 
 def open_link(
@@ -31,6 +62,7 @@ def open_link(
         held: seats that are kept by name.
     """
     config, method = experiment.config.for_clients().to_toml(), experiment.method
+    task = experiment.identity.written()
     dim, dtype, federation = experiment.problem.dim, experiment.problem.dtype, experiment.config.federation
 
     def reply_bound(content: RecordDict) -> int:
@@ -39,7 +71,7 @@ def open_link(
     return StreamGrid(
         run_id=run_id,
         clients=federation.clients,
-        welcome=lambda name, worker: {CONFIG: config},
+        welcome=lambda name, worker: {CONFIG: config, TASK: task},
         fingerprint=code_fingerprint(),
         max_reply_bytes=codec.max_reply_bytes(dim, dtype),
         reply_bound=reply_bound,
@@ -47,4 +79,5 @@ def open_link(
         credentials=credentials,
         guests=guests,
         held=held,
+        judge=judge_of(experiment),
     )

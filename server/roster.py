@@ -3,13 +3,14 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from link.experiment import TASK
 from link.grid import StreamGrid
 from link.invitation import WHO
 
@@ -36,8 +37,9 @@ class LinkRoster:
         return self._grid.wait_for(count, timeout)
 
     def complaints(self) -> str:
-        """Say nothing: who is refused by the link is told so itself."""
-        return ""
+        """Say in one line who came and had loaded another task than the server; "" where nobody has."""
+        told = Counter(self._grid.unfit().values())
+        return "; ".join(f"{n} refused: {reason}" for reason, n in told.most_common(3))
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class QueriedRoster:
         clients: n, the number of seats.
         fingerprint: of this server's code.
         timeout_s: seconds that a node has to answer.
+        judge: called with what a node is called and what it has loaded; returns why it cannot take part, or None.
     """
 
     POLL_S = 1.0
@@ -72,11 +75,19 @@ class QueriedRoster:
     AGAIN_S = 60.0
     """Seconds until a node that did not answer is asked again: each time may cost the whole timeout."""
 
-    def __init__(self, grid: Grid, clients: int, fingerprint: str, timeout_s: float) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        clients: int,
+        fingerprint: str,
+        timeout_s: float,
+        judge: Callable[[str, str], str | None] | None = None,
+    ) -> None:
         self._grid = grid
         self._clients = clients
         self._fingerprint = fingerprint
         self._timeout_s = timeout_s
+        self._judge = judge
         self._claims: dict[int, list[int]] = {}  # worker -> the nodes that say they are it, in order of their word
         self._seated: dict[int, int] = {}  # worker -> node, as last told
         self._unfit: dict[int, _Unfit] = {}
@@ -154,6 +165,9 @@ class QueriedRoster:
         if fingerprint != self._fingerprint:
             claimed = one_line(fingerprint)
             return self._foreign(f"runs other code (fingerprint {claimed}, this server {self._fingerprint})")
+        said = answer.get(TASK)
+        if self._judge is not None and isinstance(said, str) and (other := self._judge(f"node {node}", said)):
+            return _Unfit(f"cannot take part: {other}")
         if "flaw" in answer:
             return _Unfit(f"cannot take part: {one_line(answer['flaw'])}")
         if not isinstance(worker, int) or not 0 <= worker < self._clients:

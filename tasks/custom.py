@@ -4,19 +4,23 @@ This runs the file's code, so the path may come from the user's own config alone
 network: without the folder of a config file (``setting.config_dir``) nothing is loaded.
 """
 
-import importlib.util
+import inspect
+import math
 import re
-import sys
+import tomllib
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+import tomli_w
 
+from tasks import siblings
 from tasks.contract import Problem, Setting, TaskError
+from tasks.identity import remember_files
 from tasks.partition import check_partition
 
 if TYPE_CHECKING:
@@ -34,20 +38,26 @@ class CustomTask:
 
     Args:
         path: ``file.py:Class``, relative to the folder of the config.
-        options: keyword arguments of the class.
+        options: keyword arguments of the class: numbers, strings, booleans, and lists and tables of them.
         partition: who holds which training samples; see ``tasks/partition.py``.
     """
 
     kind: Literal["custom"] = "custom"
     path: str
-    options: Mapping[str, int | float | str | bool] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     partition: str = "iid"
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    __pydantic_config__: ClassVar = {"extra": "forbid", "ser_json_inf_nan": "constants"}
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r".+\.py:[^\W\d]\w*", self.path):
             raise ValueError(f'path = "{self.path}": must be "file.py:Class", for example "my_task.py:MyTask"')
         check_partition(self.partition)
+        for place, value in _leaves("options", self.options):
+            if not isinstance(value, str | bool | int | float):
+                raise ValueError(
+                    f"{place} = {value}: must be a number, a string, true or false, or a list or table of them; write "
+                    "dates as strings"
+                )
 
     def modules(self) -> Sequence[str]:
         """Return the heavy modules that ``load`` most likely imports; a task without torch can do without."""
@@ -66,17 +76,20 @@ class CustomTask:
         file = setting.config_dir / name
         if not file.is_file():
             raise TaskError(f'path = "{self.path}": there is no file {file}; the path is relative to the config file')
+        files: dict[str, str] = {}
         try:
-            made = getattr(_run(file), class_name, None)
+            module = siblings.run(file, files)
+            made = getattr(module, class_name, None)
             if not isinstance(made, type):
                 raise TaskError(f'path = "{self.path}": there is no class "{class_name}" in {file}')
-            user = made(**self.options)
+            user = made(**_as_wanted(made, self.options))
             problem: Problem = user.load(setting) if hasattr(user, "load") else self._torch_task(user).load(setting)
+            remember_files(problem, dict(files))
             _try(problem, f'path = "{self.path}"')
         except TaskError:
             raise
         except Exception as error:  # the user's own code: whatever it raises is told with its line
-            raise TaskError(f'path = "{self.path}": {_where(error, file)}') from error
+            raise TaskError(f'path = "{self.path}": {_where(error, file, files)}') from error
         return problem
 
     def _torch_task(self, user: Any) -> "TorchTask":
@@ -137,15 +150,38 @@ def _flip(targets: "Tensor") -> "Tensor":
     return targets.max() - targets
 
 
-def _run(file: Path) -> ModuleType:
-    """Run a Python file as a module of its own."""
-    spec = importlib.util.spec_from_file_location(f"custom_task_{file.stem}", file)
-    assert spec is not None  # noqa: S101  # the name ends in .py, which Python has a loader for
-    assert spec.loader is not None  # noqa: S101  # as above
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses in it look themselves up
-    spec.loader.exec_module(module)
-    return module
+def _leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what is in lists and tables, with its place."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(f"{place}.{key}", inner)
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _leaves(f"{place}[{number}]", inner)
+    else:
+        yield place, value
+
+
+def _as_wanted(made: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options as the class may keep them: copies, in the order in which the resolved config has them, so
+    that a run of that is the same; and the words nan and inf where it wants strings.
+
+    TOML reads these words as numbers, so ``--set task.options.how=nan`` would give a number to a class that says
+    ``how: str`` or ``how="mean"``.
+    """
+    wanted: Mapping[str, inspect.Parameter] = {}
+    with suppress(TypeError, ValueError):  # a class without a signature
+        wanted = inspect.signature(made).parameters
+    return {
+        name: str(value)
+        if isinstance(value, float) and not math.isfinite(value) and name in wanted and _is_text(wanted[name])
+        else value
+        for name, value in tomllib.loads(tomli_w.dumps(options)).items()
+    }
+
+
+def _is_text(parameter: inspect.Parameter) -> bool:
+    return parameter.annotation in (str, "str") or isinstance(parameter.default, str)
 
 
 def _try(problem: Any, what: str) -> None:
@@ -163,14 +199,17 @@ def _try(problem: Any, what: str) -> None:
             )
 
 
-def _where(error: Exception, file: Path) -> str:
-    """Say in one line what went wrong, and in which line of the user's file."""
-    lines = [
-        frame.lineno
+def _where(error: Exception, file: Path, files: Mapping[str, str]) -> str:
+    """Say in one line what went wrong, and in which line of the user's files."""
+    own = {file.resolve().parent / name for name in files}
+    places = [
+        (Path(frame.filename), frame.lineno)
         for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).resolve() == file.resolve()
+        if Path(frame.filename).resolve() in own
     ]
-    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    path, line = places[-1] if places else (file, None)
+    if isinstance(error, SyntaxError) and error.filename:
+        path, line = Path(error.filename), error.lineno
     message = str(error.msg if isinstance(error, SyntaxError) else error).strip().splitlines()
-    place = f"{file.name}, line {line}" if line else file.name
+    place = f"{path.name}, line {line}" if line else path.name
     return f"{place}: {type(error).__name__}" + (f": {message[0]}" if message else "")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from strategies.algorithm import Evaluation, Vector
 from strategies.randomness import Role, stream
@@ -153,6 +154,10 @@ class DigitsProblem:
     def samples(self) -> int:
         """m, the (mean) number of samples of an honest worker."""
         return mean_samples(self._parts, self._honest)
+
+    def training_data(self) -> list[NDArray[Any]]:
+        """Return images and labels of all workers."""
+        return list(self._train)
 
     def initial(self) -> Vector:
         """Return x^0, drawn from the run's seed."""

@@ -12,6 +12,7 @@ from functools import cache, cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from strategies.algorithm import Evaluation, Vector
 from tasks.contract import Setting, TaskError, check_l2_and_dtype, mean_samples
@@ -200,6 +201,10 @@ class LogisticProblem:
     def samples(self) -> int:
         """m, the (mean) number of samples of an honest worker."""
         return mean_samples(self._parts, self._honest)
+
+    def training_data(self) -> list[NDArray[Any]]:
+        """Return all samples and their labels."""
+        return [*self._matrix.arrays(), self._signs]
 
     def initial(self) -> Vector:
         """Return x^0 = 0, shape (d,)."""

@@ -44,6 +44,9 @@ class Matrix(Linear, Protocol):
     def gram(self, weights: Vector) -> Vector:
         """Return A^T diag(weights) A as a plain array, shape (d, d), float64."""
 
+    def arrays(self) -> list[NDArray[Any]]:
+        """Return what it is held in."""
+
 
 @dataclass(frozen=True, eq=False)
 class DenseMatrix:
@@ -80,6 +83,10 @@ class DenseMatrix:
         """Return A^T diag(weights) A, shape (d, d), float64."""
         rows = self.rows.astype(np.float64)
         return rows.T @ (rows * weights[:, None])
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """Return the rows."""
+        return [self.rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +144,10 @@ class SparseMatrix:
         weighted = dia_array((weights[None, :], [0]), shape=(len(weights), len(weights))) @ rows
         product: Vector = (rows.T @ weighted).toarray()
         return product
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """Return values, columns and where rows begin."""
+        return [self.rows.data, self.rows.indices, self.rows.indptr]
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ The parameters are views of one flat vector, and so are their gradients: a model
 goes out by one. On the CPU, with one thread, so that every process computes the same bits. Importing it imports torch.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from strategies.algorithm import Evaluation, Vector
 from strategies.randomness import Role, stream
 from tasks.contract import Setting, TaskError, mean_samples
+from tasks.modules import completed, trained, untrained
 from tasks.partition import Indices, draw, split
 from tasks.threads import one_thread
 
@@ -77,7 +79,7 @@ class TorchTask:
         seed = int(stream(setting.seed, Role.INITIAL).integers(2**63))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module = self.model()
+            module = completed(self.model(), self.prepare(self.train[0][:1]), self.dtype)
         parts = split(self.partition, _labels(self.train[1]), setting.clients, setting.seed)
         return TorchProblem(self, FlatModule(module, self.dtype), parts, setting.honest)
 
@@ -111,10 +113,10 @@ class FlatModule:
                     f'the model\'s layer "{name}" ({type(layer).__name__}) draws at random, so no run could be '
                     "repeated; leave it out"
                 )
+        trained(module)  # before they are converted, which would drop the imaginary part of a number
         self.module = module.to(getattr(torch, dtype))
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        if not parameters:
-            raise TaskError("the model has no parameters to train")
+        self.trained = trained(module)
+        parameters = list(self.trained.values())
         flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
         gradient = torch.zeros_like(flat)
         at = 0
@@ -190,6 +192,18 @@ class TorchProblem:
     def samples(self) -> int:
         """m, the (mean) number of samples of an honest worker."""
         return mean_samples(self.parts, self._honest)
+
+    def training_data(self) -> list[np.ndarray[Any, np.dtype[Any]]]:
+        """Return inputs and targets of all workers."""
+        return [part.numpy() for part in self.task.train]
+
+    def layout(self) -> str:
+        """Return the names and shapes of what x holds, in its order."""
+        return json.dumps([[name, list(parameter.shape)] for name, parameter in self.model.trained.items()])
+
+    def frozen(self) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+        """Return what belongs to the model beside x: frozen parameters and buffers by name."""
+        return untrained(self.model.module)
 
     def initial(self) -> Vector:
         """Return x^0: as the module was built, under a torch seed drawn from the run's."""

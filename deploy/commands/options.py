@@ -96,19 +96,24 @@ def log_options(options: argparse.Namespace) -> "LogOptions":
     return LogOptions(form=options.log_format, level=None if options.log_level is None else LEVELS[options.log_level])
 
 
-def data_dir(options: argparse.Namespace) -> Path | None:
+def data_dir(options: argparse.Namespace, recorded: str | None = None) -> Path | None:
     """Return the folder of data files that ``--data`` or the environment names; None for none.
+
+    Args:
+        options: of the command line.
+        recorded: the folder of a run that goes on: after ``--data``, and before the environment.
 
     Raises:
         ConfigError: there is no such folder.
     """
-    given = options.data or os.environ.get("BREAKWATER_DATA")
+    given = options.data or recorded or os.environ.get("BREAKWATER_DATA")
     if not given:
         return None
     path = Path(given).resolve()
     if not path.is_dir():
-        source = "--data" if options.data else "BREAKWATER_DATA"
-        raise ConfigError(f"{source} {given}: no such folder")
+        source = "--data" if options.data else "the run's data folder" if recorded else "BREAKWATER_DATA"
+        mend = "; name another with --data FOLDER" if recorded and not options.data else ""
+        raise ConfigError(f"{source} {given}: no such folder{mend}")
     return path
 
 

@@ -87,7 +87,7 @@ def _server_options(options: argparse.Namespace) -> "ServerOptions":
             card,
             config,
             listen=options.listen,
-            data=data_dir(options),
+            data=data_dir(options, card.data),
             tls=options.tls,
             lists=options.lists,
             monitoring=monitoring(options),

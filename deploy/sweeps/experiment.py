@@ -460,8 +460,9 @@ def _config_flaws(plan: Plan) -> list[str]:
         key = change.partition("=")[0].strip()
         if key == "federation.seed":
             flaws.append(f"--set {change}: the sweep sets it; use --seeds")
-        elif key in set_by_axes:
-            flaws.append(f"--set {change}: axis {set_by_axes[key]!r} sets {key} too")
+        for other, axis in set_by_axes.items():
+            if key == other or key.startswith(f"{other}.") or other.startswith(f"{key}."):
+                flaws.append(f"--set {change}: axis {axis!r} sets {other} too")
     if flaws:
         return flaws
     seen: dict[str, str] = {}

@@ -21,7 +21,9 @@ from strategies.progress import STALL_ROUNDS
 class Section(BaseModel):
     """A section of the file: unknown keys are refused, values are not converted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, ser_json_inf_nan="constants"
+    )
 
 
 class Federation(Section):

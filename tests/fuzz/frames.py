@@ -56,7 +56,7 @@ def _control(s: Script, id_: int) -> pb.Hello | pb.Welcome | pb.Refusal | pb.Rea
         case 3:
             return pb.Goodbye(reason=name(s), final=bool(s.below(2)))
         case 4:
-            return pb.Ready()
+            return pb.Ready(task=name(s)) if s.below(2) else pb.Ready()
         case _:
             return pb.Pass(id=_id(s, id_))
 

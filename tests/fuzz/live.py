@@ -37,10 +37,12 @@ from link.watch import follow
 from link.watchers import MAX_WATCHERS, WATCH
 from link.wire import METHOD, PROTOCOL, Parcel, Payload, Reader, Welcome, control_frame, error_frame, reply_head
 from strategies.compressors import Identity
+from tasks.identity import TaskIdentity
 from tests.fuzz import frames
 from tests.fuzz.script import Script
 from tests.fuzz.targets import ASK, X, check_line, check_verdict
 
+_TASK = TaskIdentity(dim="3", data="a b 1,2,3", files="own.py:1")
 _CODE = "code"
 _BOUND, _SHORT = 1 << 17, 5000
 _SEATS = 6
@@ -184,6 +186,7 @@ class World:
             fingerprint=_CODE,
             max_reply_bytes=_BOUND,
             reply_bound=lambda content: _SHORT if content else _BOUND,  # a round's, and that of what follows it
+            judge=lambda name, said: "; ".join(TaskIdentity.parse(said).differences(_TASK)) or None,
         )
         self.address = self.grid.listen("127.0.0.1:0")
         self._honest = threading.Thread(target=self._stay, daemon=True)

@@ -30,7 +30,8 @@ def _frames() -> list[bytes]:
     controls: list[Control | pb.Envelope] = [
         pb.Hello(protocol=PROTOCOL, name="worker-07", fingerprint="code", worker=3, former=2),
         pb.Welcome(run_id=5, node_id=7, worker=1, clients=4, settings={"config": "text"}, max_reply_bytes=1 << 20),
-        pb.Refusal(reason="no", retry=True), pb.Ready(), pb.Pass(id=1), pb.Goodbye(reason="over", final=True),
+        pb.Refusal(reason="no", retry=True), pb.Ready(task='{"dim": "3"}'), pb.Pass(id=1),
+        pb.Goodbye(reason="over", final=True),
         pb.Envelope(id=1, content=pb.Content(body_bytes=5)),
     ]  # fmt: skip
     return [

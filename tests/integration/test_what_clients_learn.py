@@ -4,6 +4,7 @@ Every frame that the server sends is written down, with the name of the client t
 the link; the grid and the clients are in this process.
 """
 
+import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from client.process import ClientOptions, Preparation
 from link import codec
 from link import link_pb2 as pb
 from link.config import load, parse
-from link.experiment import CONFIG, code_fingerprint, open_experiment
+from link.experiment import CONFIG, TASK, code_fingerprint, open_experiment
 from link.node import join
 from link.streams import Stream
 from link.wire import Parcel, Reader
@@ -196,7 +197,10 @@ def test_a_client_is_sent_what_the_method_asks_of_it_and_nothing_else(
         welcome, *instructions, goodbye = tape.frames(worker)
         assert isinstance(welcome, pb.Welcome)
         assert isinstance(goodbye, pb.Goodbye)
-        assert dict(welcome.settings) == {CONFIG: tape.config.replace("server_seed = 123456789123456789\n", "")}
+        settings = dict(welcome.settings)
+        task = json.loads(settings.pop(TASK))  # digests of the task that all have
+        assert task.keys() == {"dim", "dtype", "samples", "data", "start"}
+        assert settings == {CONFIG: tape.config.replace("server_seed = 123456789123456789\n", "")}
         assert {field.name for field, _ in welcome.ListFields()} <= {
             *("run_id", "node_id", "worker", "clients", "settings", "heartbeat_s", "max_reply_bytes", "chunk_bytes")
         }

@@ -16,6 +16,7 @@ from strategies.algorithm import Evaluation, Oracle, Vector
 from strategies.byz_vr_marina_pp import ByzVRMarinaPP
 from strategies.compressors import Identity, RandK
 from strategies.robust_sgd import RobustSGD
+from tasks.custom import CustomTask
 
 CONFIGS = sorted((Path(__file__).parents[2] / "deploy" / "configs").glob("*.toml"))
 MARINA = """
@@ -294,6 +295,77 @@ def test_overrides_that_are_none(override: str) -> None:
 def test_an_override_of_what_is_no_section() -> None:
     with pytest.raises(ConfigError, match=r"--set title\.x=1: title is not a section"):
         parse('title = "x"\n' + MARINA, ["title.x=1"])
+
+
+CUSTOM = """
+[federation]
+clients = 3
+[task]
+kind = "custom"
+path = "own.py:Own"
+options = { how = "mean", layers = [8, 4], inner = { rate = 0.5 } }
+[strategy]
+kind = "robust-sgd"
+rounds = 3
+gamma = 0.1
+"""
+
+
+def options_in(config: Config) -> list[tuple[str, object]]:
+    assert isinstance(config.task, CustomTask)
+    return list(config.task.options.items())
+
+
+def options_of(*overrides: str) -> dict[str, object]:
+    return dict(options_in(parse(CUSTOM, overrides)))
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("task.options.hidden=8", "hidden", 8),
+        ("task.options.word=plain", "word", "plain"),
+        ("task.options.layers=[16, [1, 2], {a = true}]", "layers", [16, [1, 2], {"a": True}]),
+        ("task.options.inner.rate=0.25", "inner", {"rate": 0.25}),
+        ("task.options.inner.more.depth=2", "inner", {"rate": 0.5, "more": {"depth": 2}}),
+        ('task.options.inner."a b"=1', "inner", {"rate": 0.5, "a b": 1}),
+        ("task.options.how=nan", "how", "nan"),  # where a string was
+        ("task.options.how=-inf", "how", "-inf"),
+        ('task.options.new="nan"', "new", "nan"),
+        ("task.options.new=inf", "new", math.inf),
+        ("task.options = { how = 'x' }", "how", "x"),
+    ],
+)
+def test_one_option_of_a_custom_task_can_be_set(override: str, key: str, value: object) -> None:
+    assert options_of(override)[key] == value
+
+
+@pytest.mark.parametrize(
+    "value", ["nan", "inf", "[1, nan, { a = -inf, b = [] }]", "{ a = { b = 'x' } }", "'nan'", "''"]
+)
+def test_options_are_written_down_so_that_they_load_to_the_same(value: str) -> None:
+    config = parse(CUSTOM, [f"task.options.value={value}"])
+    again = parse(config.to_toml())
+    assert repr(sorted(options_in(again))) == repr(sorted(options_in(config)))
+    assert "value" in dict(options_in(again))
+    assert again.to_toml() == config.to_toml()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("task.options.how.deep=1", "task.options.how is not a table"),
+        ("task.options.day=2026-01-01", "options.day = 2026-01-01: must be a number, a string, true or false"),
+        ("task.options.days=[{ a = 10:00:00 }]", "options.days[0].a = 10:00:00: must be"),
+        ("task.options.=1", "must read section.key=value"),
+        ("task.partition.x=1", "must read section.key=value"),
+    ],
+)
+def test_options_that_cannot_be(override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(CUSTOM, [override])
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 # --- what only the loaded task knows ---

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from link.config import load, parse
@@ -357,3 +358,16 @@ def test_a_curve_of_one_and_of_two_runs(tmp_path: Path, gap: float | None) -> No
 def test_a_curve_of_nothing_finite(tmp_path: Path) -> None:
     draw({"lost": ({"start": None}, [{"round": 1, "loss": None, "accuracy": None}])}, tmp_path / CURVE)
     assert (tmp_path / CURVE).stat().st_size > 0
+
+
+def test_the_models_file_has_what_is_frozen_beside_x(tmp_path: Path) -> None:
+    frozen = {"body.weight": np.arange(6.0).reshape(2, 3).T, "steps": np.array([1, 2])}
+    with RunFolder(tmp_path / "run") as folder:
+        folder.begin(parse(TEXT), START, frozen, '[["head", [3]]]')
+        folder.save(np.ones(3))
+        with safe_open(folder.path / "model.safetensors", "numpy") as file:
+            assert file.metadata() == {"layout": '[["head", [3]]]'}
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
+    assert found.keys() == {"x", "frozen.body.weight", "frozen.steps"}
+    assert np.array_equal(found["frozen.body.weight"], frozen["body.weight"])
+    assert np.array_equal(found["x"], np.ones(3))

@@ -166,6 +166,27 @@ def test_another_experiment_is_refused_but_more_rounds_and_patience_are_not(tmp_
             checkpoints.newest(opened(change))
 
 
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
+    experiment = opened()
+    state, mine = experiment.method.start(experiment.problem.initial()), experiment.identity
+    checkpoints = Checkpoints(tmp_path, keep=3)
+
+    def keep(task: str) -> None:
+        known = {"experiment": digest_of(experiment.config), "seats": {}, "present": 1, "wall_s": 2.0}
+        checkpoints.save(of_state(replace(state, round=6), **known, task=task))  # type: ignore[arg-type]  # as named
+
+    keep(mine.written())
+    assert checkpoints.newest(experiment)[0].round == 5
+    keep(replace(mine, samples="7", files="own.py:0123456789").written())
+    with pytest.raises(ConfigError) as error:
+        checkpoints.newest(experiment)
+    assert f"is of another task: the training data differ: {mine.samples} rows now, 7 in the checkpoint" in str(
+        error.value
+    )
+    keep("")  # of an earlier version
+    assert checkpoints.newest(experiment)[0].round == 5
+
+
 def test_what_a_crash_leaves_is_cleared_and_so_is_what_will_be_run_again(tmp_path: Path) -> None:
     _, checkpoints = saved(tmp_path, 5, 10, 15)
     for name in (".00000020.safetensors", ".tmpAbC123"):

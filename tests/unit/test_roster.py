@@ -12,10 +12,11 @@ from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
 
 from client.app import app as client_app
-from link.experiment import CONFIG, OUT, RESUME, code_fingerprint, open_experiment
+from link.experiment import CONFIG, OUT, RESUME, TASK, code_fingerprint, open_experiment
 from link.invitation import WHO
 from server.app import app
 from server.folder import read_rounds
+from server.link import judge_of
 from server.roster import QueriedRoster
 from tests.local_grid import FIRST_NODE, LocalGrid, federation
 from tests.reference.plain_loop import trajectory
@@ -192,3 +193,31 @@ def test_a_node_that_cannot_open_the_experiment_says_why_beside_its_fingerprint(
     roster = QueriedRoster(LocalGrid(1, lambda worker, asked: [client_app(asked, context)]), 1, code_fingerprint(), 1.0)
     assert roster.nodes() == {}
     assert 'cannot take part: run config: config = "deploy/configs/none.toml"' in roster.complaints()
+
+
+def test_a_node_that_has_other_data_is_left_out_and_told_why(tmp_path: Path) -> None:
+    for name, lines in (("mine", 30), ("other", 20)):
+        (tmp_path / name).mkdir()
+        rows = [f"{(-1) ** i} {1 + i % 3}:{1 + i}" for i in range(lines)]
+        (tmp_path / name / "t").write_text("\n".join(rows), encoding="utf-8")
+    text = (
+        '[federation]\nclients = 2\n[task]\nkind = "logistic"\ndata = "t"\n'
+        '[strategy]\nkind = "robust-sgd"\nrounds = 1\ngamma = 0.1\n'
+    )
+    contexts = [
+        Context(71, 72 + i, {"partition-id": i, "data": str(tmp_path / name)}, RecordDict(), {CONFIG: text})
+        for i, name in enumerate(("mine", "other"))
+    ]
+    judge = judge_of(open_experiment(text, tmp_path / "mine", None))
+    grid = LocalGrid(2, lambda worker, asked: [client_app(asked, contexts[worker])])
+    roster = QueriedRoster(grid, 2, code_fingerprint(), 1.0, judge)
+    assert list(roster.nodes()) == [0]
+    assert "1 of 2 nodes: cannot take part: the training data differ: 20 rows at the client, 30" in roster.complaints()
+
+
+@pytest.mark.parametrize("said", ["", "{", "[]", "[" * 4000, '{"dim": 3}', '{"dim": ["x"]}', "\x00" * 9000, 7, b"x"])
+def test_what_a_node_says_of_its_task_disturbs_nobody(said: object) -> None:
+    record = ConfigRecord({"index": 0, "fingerprint": "same", TASK: said})  # type: ignore[dict-item]
+    grid = LocalGrid(1, lambda worker, asked: [Message(RecordDict({WHO: record}), reply_to=asked)])
+    roster = QueriedRoster(grid, 1, "same", 1.0, judge_of(open_experiment(TEXT, None, None)))
+    assert list(roster.nodes()) == [0]

@@ -1,6 +1,7 @@
 """Torch modules on flat vectors, and the user's own tasks that stand on them."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from strategies.algorithm import Vector
 from tasks.contract import Problem, Setting, TaskError
 from tasks.custom import CustomTask
+from tasks.identity import identify
 from tasks.network import Network
 
 torch = pytest.importorskip("torch")
@@ -369,3 +371,92 @@ def test_flipping_what_is_no_class_label_needs_the_tasks_own_flip(tmp_path: Path
     )
     x = classes.initial()
     assert np.array_equal(classes.oracle(0, flipped=True).full_gradient(x), flipped.oracle(0).full_gradient(x))
+
+
+# --- what is not trained ----------------------------------------------------------------------------------------------
+
+
+class Transfer(nn.Module):
+    """A random body that is frozen, a buffer, a frozen number, a tied pair and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.same = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.same.weight = self.head.weight
+        self.out = nn.Linear(6, 3)
+        self.body.requires_grad_(False)
+        self.mean = nn.Buffer(torch.randn(4))
+        self.steps = nn.Parameter(torch.arange(3), requires_grad=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = torch.tanh(self.body(inputs - self.mean))
+        return self.out(self.same(torch.tanh(self.head(hidden))))  # type: ignore[no-any-return]  # as torch types it
+
+
+def test_what_is_frozen_is_no_part_of_x_and_goes_home_with_it() -> None:
+    task = problem(model=Transfer)
+    frozen = task.frozen()
+    assert sorted(frozen) == ["body.bias", "body.weight", "mean", "steps"]
+    assert task.dim == 6 * 6 + 6 + 6 + 6 * 3 + 3
+    x = task.initial() + 0.1
+    home = Transfer().double()
+    names, _ = zip(*json.loads(task.layout()), strict=True)
+    assert names == ("head.weight", "head.bias", "same.bias", "out.weight", "out.bias")
+    nn.utils.vector_to_parameters(torch.tensor(x), [p for p in home.parameters() if p.requires_grad])
+    home.load_state_dict({name: torch.from_numpy(array) for name, array in frozen.items()}, strict=False)
+    inputs, _ = task.task.test
+    (out,) = (out for out, _ in task.model.outputs(x, task.blocks(task.task.test, np.arange(9))))
+    assert torch.equal(out, home(inputs))
+
+
+def test_other_frozen_values_are_another_task_and_another_order_of_parameters_too() -> None:
+    def shifted() -> nn.Module:
+        module = Transfer()
+        module.mean.add_(1)
+        return module
+
+    mine, other = identify(problem(model=Transfer)), identify(problem(model=shifted))
+    assert other.differences(mine) == ["the model's frozen parameters or buffers have other values"]
+    assert identify(problem(model=Transfer)) == mine
+    renamed = identify(problem(model=lambda: nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))))
+    (said,) = renamed.differences(identify(problem()))
+    assert said == "the model's parameters have other names or shapes"
+
+
+def test_lazy_layers_get_their_shapes_and_their_start_from_the_seed() -> None:
+    def lazy() -> nn.Module:
+        return nn.Sequential(nn.LazyLinear(5), nn.Tanh(), nn.LazyLinear(3))
+
+    first, second = problem(model=lazy), problem(model=lazy)
+    assert first.dim == problem().dim
+    assert np.array_equal(first.initial(), second.initial())
+    x = first.initial()
+    assert first.oracle(0).full_gradient(x).shape == x.shape
+
+
+def test_a_sparse_embedding_has_the_gradient_of_a_plain_one() -> None:
+    class Bag(nn.Module):
+        def __init__(self, sparse: bool) -> None:
+            super().__init__()
+            self.words, self.out = nn.Embedding(9, 4, sparse=sparse), nn.Linear(4, 3)
+
+        def forward(self, words: Tensor) -> Tensor:
+            return self.out(self.words(words).mean(1))  # type: ignore[no-any-return]  # as torch types it
+
+    words = torch.randint(0, 9, (31, 5), generator=torch.Generator().manual_seed(1)), torch.arange(31) % 3
+    plain, sparse = (problem(model=lambda s=s: Bag(s), train=words, test=words) for s in (False, True))
+    for _ in range(2):
+        gradients = [task.oracle(0).full_gradient(plain.initial() + 0.1) for task in (plain, sparse)]
+        np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-12, atol=1e-15)
+
+
+def test_complex_parameters_and_other_devices_are_refused_by_name() -> None:
+    class Complex(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Parameter(torch.ones(4, 3, dtype=torch.complex64))
+
+    with pytest.raises(TaskError, match=r'parameter "a" is of torch.complex64; must be real'):
+        problem(model=Complex)
+    with pytest.raises(TaskError, match=r'parameter "weight" is on the device "meta"; must be on the CPU'):
+        problem(model=lambda: nn.Linear(4, 3, device="meta"))

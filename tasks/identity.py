@@ -1,0 +1,270 @@
+"""What all processes of a run must agree on about the task, so that their gradients belong together.
+
+Server and clients load the task each for themselves. A ``TaskIdentity`` is what a process found, as short strings that
+travel in the handshake (``docs/wire.md``) and lie in checkpoints. It is a guard against mistakes: another file, another
+copy of the data, data that are drawn anew in every process. It proves nothing of a client that lies.
+
+Where numbers were computed, processors may differ in the last bits, and a digest of bytes tells no small difference
+from a large one. So arrays of floating-point numbers are also summed up in two numbers each, with fixed random signs:
+whatever is more than rounding changes these.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from typing import Any, Literal, Self
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.contract import Problem
+
+Reading = Literal["whole", "bits", "none"]
+"""How the training data are read for their digest: whole; without the sums, for processes on one machine, where no
+rounding differs; or not at all."""
+
+_MOST, _MOST_TEXT = 480, 4096
+"""Characters of a field that are read, and of all of them together."""
+_FILES = 12
+"""Files of a task that are named one by one."""
+_PERIOD = 4093
+_ROWS = 2048
+"""The signs repeat after ``_PERIOD`` numbers, with another sign for each such row; so many rows are summed at once."""
+_ROUNDING = 1e-5
+"""Relative to the length of the array: what sums of its numbers differ by at most where only rounding differs."""
+
+_files: WeakKeyDictionary[Any, Mapping[str, str]] = WeakKeyDictionary()
+"""The files that the custom task of a problem was made by, see ``remember_files``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskIdentity:
+    """The task as one process sees it. An empty field is not known there, and is not compared.
+
+    Args:
+        dim: d.
+        dtype: of the model.
+        samples: how many training samples there are; of a task that does not say, m.
+        layout: digest of the names and shapes of the trained parameters, in their order.
+        files: the custom task's file and those that it imported, each with a digest.
+        data: digest of the training data, see ``digest``.
+        frozen: the same of what belongs to the model and is not trained.
+        start: the same of x^0. The server sends it, so a difference does no harm.
+    """
+
+    dim: str = ""
+    dtype: str = ""
+    samples: str = ""
+    layout: str = ""
+    files: str = ""
+    data: str = ""
+    frozen: str = ""
+    start: str = ""
+
+    def written(self) -> str:
+        """Return it as text, for ``parse``."""
+        return json.dumps({name: value for name, value in asdict(self).items() if value})
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Return what another process has said of itself; what makes no sense is taken for unknown. Never raises."""
+        try:
+            told = json.loads(text) if isinstance(text, str) and len(text) <= _MOST_TEXT else {}
+        except (ValueError, RecursionError):
+            told = {}
+        if not isinstance(told, dict):
+            return cls()
+        known = {field.name: told.get(field.name) for field in fields(cls)}
+        return cls(
+            **{
+                name: "".join(c if c.isprintable() else "?" for c in value[:_MOST])
+                for name, value in known.items()
+                if isinstance(value, str)
+            }
+        )
+
+    def differences(self, other: Self, here: str = "at the client", there: str = "at the server") -> list[str]:
+        """Return what two processes must not differ in, in words; nothing where they agree.
+
+        Args:
+            other: of the other process.
+            here: where this one is.
+            there: where the other one is.
+        """
+        found = []
+        for name, said in (("dim", "d ="), ("dtype", "dtype")):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if _differ(mine, theirs):
+                found.append(f"{said} {mine[:40]} {here}, {theirs[:40]} {there}")
+        if not found and _differ(self.layout, other.layout):
+            found.append("the model's parameters have other names or shapes")
+        found += _files_that_differ(self.files, other.files, here, there)
+        if _differ(self.samples, other.samples):
+            found.append(f"the training data differ: {self.samples[:40]} rows {here}, {other.samples[:40]} {there}")
+        elif _compare(self.data, other.data) == "other":
+            found.append(f"the training data differ: {self.samples[:40]} rows both times, with other values or labels")
+        if not found and _compare(self.frozen, other.frozen) == "other":
+            found.append("the model's frozen parameters or buffers have other values")
+        return found
+
+    def roundings(self, other: Self) -> list[str]:
+        """Return what differs a little, as it may between processors; the run goes on."""
+        said = {"data": "the training data", "frozen": "the frozen parameters", "start": "the initial model"}
+        pairs = {name: _compare(getattr(self, name), getattr(other, name)) for name in said}
+        return [said[name] for name, how in pairs.items() if how == "near" or (name, how) == ("start", "other")]
+
+
+def identify(problem: Problem, data: Reading = "whole") -> TaskIdentity:
+    """Return the identity of a loaded task.
+
+    A problem may have ``training_data()``, ``frozen()`` (arrays), ``layout()`` (text) and ``fingerprint()`` (any text
+    that stands for the data); of one that has neither data nor fingerprint the data stay unknown.
+
+    Args:
+        problem: as it was loaded.
+        data: how the data are read.
+    """
+    arrays = list(problem.training_data()) if hasattr(problem, "training_data") else []
+    read = data != "none"
+    said = str(problem.fingerprint()) if read and hasattr(problem, "fingerprint") else ""
+    layout = str(problem.layout()) if hasattr(problem, "layout") else ""
+    frozen = list(problem.frozen().values()) if hasattr(problem, "frozen") else []
+    return TaskIdentity(
+        dim=str(int(problem.dim)),
+        dtype=str(np.dtype(problem.dtype)),
+        samples=str(len(arrays[-1]) if arrays else int(problem.samples)),
+        layout=_hash(layout.encode()) if layout else "",
+        files=_files_of(problem),
+        data=_hash(said.encode()) if said else digest(arrays, sums=data == "whole") if read and arrays else "",
+        frozen=digest(frozen, together=True) if frozen else "",
+        start=digest([np.asarray(problem.initial())], sums=False),
+    )
+
+
+def remember_files(problem: Any, files: Mapping[str, str]) -> None:
+    """Note by which files a custom task was made.
+
+    Args:
+        problem: the loaded task.
+        files: a digest by the path in the task's folder.
+    """
+    try:
+        _files[problem] = files
+    except TypeError:  # a class with slots, or that cannot be hashed: its files stay unknown
+        return
+
+
+def digest(arrays: Sequence[NDArray[Any]], *, together: bool = False, sums: bool = True) -> str:
+    """Return a short text that tells arrays apart, and rounding from other differences.
+
+    It is ``EXACT BITS NORM,SUM,SUM;...``: a digest of dtypes, shapes and everything but floating-point numbers; one of
+    these numbers' bytes; and of each floating-point array its length and two signed sums.
+
+    Args:
+        arrays: of numbers, booleans or bytes.
+        together: sum all of them up as one, for many small ones.
+        sums: whether to sum them up at all.
+    """
+    exact, bits = hashlib.sha256(), hashlib.sha256()
+    floats = []
+    for array in arrays:
+        exact.update(f"{array.dtype.str}{array.shape}".encode())
+        raw = np.ascontiguousarray(array)
+        if raw.dtype.kind == "f":
+            bits.update(raw.reshape(-1).view(np.uint8).data)
+            floats.append(raw.reshape(-1))
+        else:
+            exact.update(
+                raw.reshape(-1).view(np.uint8).data if raw.dtype.kind in "biu" else repr(raw.tolist()).encode()
+            )
+    if together and floats:
+        floats = [np.concatenate([part.astype(np.float64) for part in floats])]
+    summed = [",".join(f"{value:.12g}" for value in _sums(array)) for array in floats if sums]
+    return f"{exact.hexdigest()[:16]} {bits.hexdigest()[:16]} {';'.join(summed)}".rstrip()
+
+
+def _sums(array: NDArray[Any]) -> tuple[float, float, float]:
+    """Return the length of a vector, and its products with two vectors of signs."""
+    signs, squares, sums = _signs(), 0.0, np.zeros(2)
+    with np.errstate(all="ignore"):  # NaN and infinity may be in it
+        for number, at in enumerate(range(0, len(array), _PERIOD * _ROWS)):
+            block = array[at : at + _PERIOD * _ROWS].astype(np.float64)
+            squares += float(block @ block)
+            rows = -(-len(block) // _PERIOD)
+            if missing := rows * _PERIOD - len(block):
+                block = np.pad(block, (0, missing))
+            across = np.random.default_rng([number, 2]).choice([-1.0, 1.0], (2, rows))
+            sums += ((across @ block.reshape(rows, _PERIOD)) * signs).sum(axis=1)
+        return float(np.sqrt(squares)), float(sums[0]), float(sums[1])
+
+
+@cache
+def _signs() -> NDArray[np.float64]:
+    return np.random.default_rng(1).choice([-1.0, 1.0], (2, _PERIOD))
+
+
+def _compare(mine: str, theirs: str) -> str:
+    """Say how two digests compare: "same", "near" or "other"; "same" where one is unknown. Never raises."""
+    if not _differ(mine, theirs):
+        return "same"
+    ours, others = mine.split(" "), theirs.split(" ")
+    if len(ours) > 1 and ours[:2] == others[:2]:
+        return "same"
+    if len(ours) != 3 or len(others) != 3 or ours[0] != others[0]:
+        return "other"
+    left, right = _numbers(ours[2]), _numbers(others[2])
+    if left is None or right is None or left.shape != right.shape:
+        return "other"
+    scale = np.maximum(left[:, :1], right[:, :1])
+    with np.errstate(all="ignore"):
+        return "near" if bool(np.all(np.abs(left - right) <= _ROUNDING * scale)) else "other"
+
+
+def _numbers(text: str) -> NDArray[np.float64] | None:
+    """Return the sums of a digest, one row an array; None where they are none."""
+    try:
+        table = np.array([[float(number) for number in row.split(",")] for row in text.split(";")])
+    except ValueError:
+        return None
+    return table if table.ndim == 2 and table.shape[1] == 3 else None
+
+
+def _differ(mine: str, theirs: str) -> bool:
+    return bool(mine and theirs and mine != theirs)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _files_of(problem: Any) -> str:
+    """Return the files of a custom task, as ``NAME:DIGEST`` with spaces between; many in one at the end."""
+    try:
+        files = _files.get(problem, {})
+    except TypeError:  # it cannot be hashed
+        return ""
+    names = sorted(files)
+    told = [f"{_short(name)}:{files[name][:10]}" for name in names[:_FILES]]
+    if rest := names[_FILES:]:
+        told.append(f"(others):{_hash(repr([(name, files[name]) for name in rest]).encode())[:10]}")
+    return " ".join(told)
+
+
+def _short(name: str) -> str:
+    """Return a file's name without what separates names here, the end of it where it is long."""
+    return "".join(c if c.isprintable() and c not in " :" else "_" for c in name)[-24:]
+
+
+def _files_that_differ(mine: str, theirs: str, here: str, there: str) -> Iterable[str]:
+    if not _differ(mine, theirs):
+        return []
+    ours, others = (dict(part.rpartition(":")[::2] for part in text.split()) for text in (mine, theirs))
+    changed = [name for name in ours if name in others and others[name] != ours[name]]
+    found = [f"task file {name[:40]} differs" for name in changed[:3]]
+    if not found:
+        found += [f"task file {name[:40]} is used {here} alone" for name in ours if name not in others][:2]
+        found += [f"task file {name[:40]} is used {there} alone" for name in others if name not in ours][:2]
+    return found or ["the task's files differ"]

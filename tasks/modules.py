@@ -1,0 +1,57 @@
+"""What a torch module is made of: the parameters that are trained, and what belongs to the model beside them."""
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn, no_grad
+from torch.nn.parameter import is_lazy
+
+from tasks.contract import TaskError
+
+
+def completed(module: nn.Module, inputs: Tensor, dtype: str) -> nn.Module:
+    """Return a module whose parameters all have shapes: lazy layers get theirs from one forward pass.
+
+    Args:
+        module: as the task made it; under the seed that it was made under, as lazy layers draw only now.
+        inputs: of one sample, prepared.
+        dtype: of the model.
+    """
+    import torch
+
+    if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+        module = module.to(getattr(torch, dtype))
+        with no_grad():
+            module(inputs)
+    return module
+
+
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are trained by name, in the order in which they lie in the vector x; tied ones once.
+
+    Raises:
+        TaskError: there are none, or they are no real numbers on the CPU.
+    """
+    for name, parameter in module.named_parameters():
+        if parameter.is_complex():
+            raise TaskError(
+                f'the model\'s parameter "{name}" is of {parameter.dtype}; must be real: keep real and imaginary part '
+                "as two parameters (torch.view_as_real)"
+            )
+        if parameter.device.type != "cpu":
+            raise TaskError(
+                f'the model\'s parameter "{name}" is on the device "{parameter.device}"; must be on the CPU'
+            )
+    found = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    if not found:
+        raise TaskError("the model has no parameters to train")
+    return found
+
+
+def untrained(module: nn.Module) -> dict[str, NDArray[np.generic]]:
+    """Return copies of the frozen parameters and the buffers by name, those that a state dict has."""
+    learnt = {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
+    return {
+        name: tensor.detach().cpu().numpy().copy()
+        for name, tensor in module.state_dict(keep_vars=True).items()
+        if isinstance(tensor, Tensor) and id(tensor) not in learnt
+    }
