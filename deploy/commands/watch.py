@@ -112,5 +112,5 @@ def _lines(console: "Console", first: dict[str, Any], states: Iterator[dict[str,
 
 
 def _status(last: dict[str, Any]) -> int:
-    """Return 0 if the run has come to its end, 1 if its server has stopped before."""
-    return 0 if last.get("line") else 1
+    """Return 0 if the run has come to its end, 1 if it stalled or its server has stopped before."""
+    return 0 if last.get("line") and last.get("status") != "stalled" else 1

@@ -119,6 +119,21 @@ def test_a_run_folder_is_followed_as_it_grows_and_to_its_end(folder: Path, state
     assert last["line"].startswith("finished after 4 rounds in 1.0 s  loss 0.25  accuracy 50.0 %")
 
 
+@pytest.mark.parametrize(("status", "exit_status"), [("finished", 0), ("diverged", 0), ("stalled", 1)])
+def test_watching_a_run_that_stalled_is_no_success(folder: Path, status: str, exit_status: int) -> None:
+    summary = {
+        "status": status,
+        "rounds": 2,
+        "loss": 0.25,
+        "accuracy": 0.5,
+        "wall_s": 1.0,
+        "bytes_up": 1,
+        "bytes_down": 1,
+    }
+    (folder / SUMMARY).write_text(json.dumps(summary), encoding="utf-8")
+    assert main(["watch", str(folder)]) == exit_status
+
+
 def test_a_server_that_goes_back_to_a_checkpoint_is_followed_back(folder: Path, states: Iterator[State]) -> None:
     assert next(states)["round"] == 2
     (folder / METRICS).write_text(line(1), encoding="utf-8")
