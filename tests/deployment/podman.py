@@ -1,7 +1,7 @@
 """Runs real containers with podman: makes the base image, builds the Dockerfile, starts services, removes everything.
 
 No image is pulled from a registry: debootstrap makes the base image from the Debian mirror that apt uses, under the
-name that the Dockerfile is FROM. Images, volumes, networks, containers and the build's cache lie in one folder, podman's
+name that the Dockerfile is FROM. Images, volumes, networks, containers and the build's cache lie in one folder, the
 storage for these tests, which is removed at the end. Other images and containers on this machine are not touched.
 """
 
