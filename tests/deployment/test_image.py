@@ -38,7 +38,8 @@ TWO += sets("strategy.full_cohort=2", "strategy.rounds=20", "evaluation.every=10
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What the first stage of the Dockerfile makes of this checkout, in a folder that stands for /opt.
 
-    uv takes packages from its cache, which `make setup` filled; only where that lacks one it asks the registry.
+    uv takes packages from its cache, which `make setup` filled. That lacks uv itself, which pip installed: where
+    something is missing, the step is run again with the registry.
     """
     opt = tmp_path_factory.mktemp("image") / "opt"
     env = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
@@ -61,10 +62,13 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         elif step.keyword == "RUN" and not step.value.endswith("constraints.txt uv"):  # uv is here already
             script = re.sub(r"^--mount=\S+ ", "", step.value).replace("/opt", str(opt))
             script = script.replace("UV_LINK_MODE=copy ", "")  # links to uv's cache are as good here, and quick
+            before = set(opt.iterdir())
             for offline in ("1", "0"):
                 ended = ran("sh", "-c", script, cwd=folder, env={**env, "UV_OFFLINE": offline})
                 if ended.returncode == 0:
                     break
+                for made in set(opt.iterdir()) - before:  # of a step that fails a build keeps nothing
+                    shutil.rmtree(made)
             assert ended.returncode == 0, ended.stderr
     yield opt
     # Hundreds of megabytes, which pytest would keep for three runs.

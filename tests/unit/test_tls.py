@@ -21,6 +21,7 @@ from link.certificates import Role, is_for
 from link.errors import ConfigError
 from link.tls import Identity, channel_credentials, server_credentials, what_is_wrong
 
+IMPORTED = datetime.now(UTC)
 AUTHORITY = Authority.create()
 OTHER = Authority.create()
 ALICE = AUTHORITY.issue_client("alice")
@@ -94,11 +95,12 @@ def test_every_name_of_a_client_can_be_certified(name: str) -> None:
 
 def test_how_long_certificates_are_valid(travel: Callable[[float], None]) -> None:
     def days(certificate: bytes) -> float:
-        return (opened(certificate).not_valid_after_utc - datetime.now(UTC)) / timedelta(days=1)
+        return (opened(certificate).not_valid_after_utc - IMPORTED) / timedelta(days=1)
 
     assert days(AUTHORITY.certificate) == pytest.approx(3650, abs=0.01)
     assert days(ALICE.certificate) == pytest.approx(365, abs=0.01)
-    assert days(AUTHORITY.issue_client("a", days=7).certificate) == pytest.approx(7, abs=0.01)
+    week = opened(AUTHORITY.issue_client("a", days=7).certificate).not_valid_after_utc
+    assert (week - datetime.now(UTC)) / timedelta(days=1) == pytest.approx(7, abs=0.01)
     travel(3600)
     late = AUTHORITY.issue_client("late")
     assert late.valid_until == opened(AUTHORITY.certificate).not_valid_after_utc, "never longer than the authority"
