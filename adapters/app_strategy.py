@@ -153,6 +153,24 @@ class AppStrategy(RobustStrategy):
             message.content = RecordDict({**message.content, "ask": ask, self.configrecord_key: told})
         return messages
 
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Close the round, where Flower's own loop drives it."""
+        closed = super().aggregate_train(server_round, replies)
+        flaw = self.flaw_of_model(self.state.x)
+        if flaw:
+            log.error("round %d: %s", server_round, flaw)
+        return closed
+
+    def flaw_of_model(self, x: Vector) -> str:
+        """Say why no round can follow this model: it is not finite, or an array has outgrown its own type."""
+        flaw, arrays = super().flaw_of_model(x), self.codec
+        if flaw or not isinstance(arrays, AppCodec):
+            return flaw
+        flaw = arrays.layout.flaw(x)
+        return flaw and f"{flaw}, where it is cut off; keep the model in float32 here, or take smaller steps"
+
     def start(
         self,
         grid: Grid,
@@ -183,7 +201,13 @@ class AppStrategy(RobustStrategy):
             raise ConfigError(f"num_rounds = {num_rounds}: must be at least 1")
         if evaluate_config is not None:
             log.warning("evaluate_config is not used: clients are not asked to evaluate; give evaluate_fn")
-        self.make_codec(Layout.of(initial_arrays)).from_arrays(initial_arrays)  # what is wrong is wrong before waiting
+        layout = Layout.of(initial_arrays)
+        self.make_codec(layout).from_arrays(initial_arrays)  # what is wrong is wrong before waiting
+        if layout.unchanged():
+            log.warning(
+                "not floating point, so not trained: they stay as they are at the start: %s",
+                ", ".join(layout.unchanged()[:10]),
+            )
         self.forget()
         self._num_rounds = num_rounds
         self.deadline_s = min(self.deadline_s, timeout)

@@ -28,6 +28,8 @@ from strategies.randomness import Role, stream
 
 log = logging.getLogger("breakwater.strategy")
 
+NOT_FINITE = "model or loss is not finite"
+
 
 class Codec(Protocol):
     """How asks and packets are written into Flower records; ``link.codec`` is the one in use."""
@@ -403,7 +405,8 @@ class RobustStrategy(Strategy):
             round_s = time.perf_counter() - began
             up_now, down_now = self._traffic()
             x = self.state.x
-            diverged = not bool(np.isfinite(x).all())
+            flaw = self.flaw_of_model(x)
+            diverged = bool(flaw)
             evaluation = None
             if round_ % self.every == 0 or round_ == num_rounds or diverged:
                 evaluation = self.evaluate(x) if self.evaluate else None
@@ -411,7 +414,7 @@ class RobustStrategy(Strategy):
                 metrics = evaluate_fn(round_, self.codec.to_arrays(x)) if evaluate_fn else None
                 if metrics is not None:
                     result.evaluate_metrics_serverapp[round_] = metrics
-            note = f"diverged: model or loss is not finite after round {round_}" if diverged else record.note
+            note = f"diverged: {flaw or NOT_FINITE} after round {round_}" if diverged else record.note
             record = replace(
                 record,
                 round_s=round_s,
@@ -430,6 +433,10 @@ class RobustStrategy(Strategy):
                 break
         result.arrays = self.codec.to_arrays(self.state.x)
         return result
+
+    def flaw_of_model(self, x: Vector) -> str:
+        """Say why no round can follow this model; "" if one can."""
+        return "" if np.isfinite(x).all() else NOT_FINITE
 
     def _wait_for_anybody(self) -> None:
         if self.roster.nodes():
