@@ -1,8 +1,8 @@
 """A model as Flower apps have it, arrays by name, and as methods have it, one vector x.
 
-The vector is the concatenation of all floating arrays in the order of their names, in float64 if one of them is (and has
-numbers), else in float32. Each goes back to its own shape and type. Integers and booleans (the step counter of a batch
-normalisation) have no mean that a rule could defend: they stay what they were at the start.
+The vector is the concatenation of all floating arrays in the order of their names, in float64 if one of them is (and
+has numbers), else in float32. Each goes back to its own shape and type. Integers and booleans (the step counter of a
+batch normalisation) have no mean that a rule could defend: they stay what they were at the start.
 """
 
 from collections.abc import Mapping
