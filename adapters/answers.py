@@ -8,16 +8,22 @@
 keeps at the worker is kept in the node's state, where Flower apps keep such things.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from flwr.app import Context, Error, Message
 
 from link import codec, flwr_compat, pages
 from link.errors import WireError
-from strategies.algorithm import STALE, Method, Oracle, StateLostError
+from strategies.algorithm import STALE, Method, Oracle, StateLostError, Vector
 
 
 def answer(message: Message, context: Context, method: Method, oracle: Oracle) -> Message:
     """Return an honest worker's reply.
+
+    A gradient of another floating type than the model's, in a list or as a row is converted. What cannot be, or not
+    without losing more than precision, becomes an error reply that says so.
 
     Args:
         message: the instruction.
@@ -40,11 +46,68 @@ def answer(message: Message, context: Context, method: Method, oracle: Oracle) -
         return Message(kept, reply_to=message)
     mine = pages.page_state(pages.read(context.state))
     try:
-        state, packet = method.reply(worker, mine, ask, oracle, np.random.default_rng(draw))
+        state, packet = method.reply(worker, mine, ask, _Converted(oracle), np.random.default_rng(draw))
     except StateLostError as lost:
         return Message(Error(flwr_compat.APP_RAISED, f"{STALE}: {lost}"), reply_to=message)
+    except _NoGradient as flaw:
+        return Message(Error(flwr_compat.APP_RAISED, f"the loss cannot be used: {flaw}"), reply_to=message)
     content = codec.write_packet(packet, ask)
     if method.stateful and not ask.probe:
         pages.write(context.state, pages.state_pages(state))
         pages.write_reply(context.state, ask.round, content)
     return Message(content, reply_to=message)
+
+
+class _NoGradient(Exception):  # noqa: N818  # the name says what happened
+    """What a loss returned is no gradient; one line."""
+
+
+class _Converted:
+    """A loss whose gradients have the shape and type of the point that they were asked at."""
+
+    def __init__(self, oracle: Oracle) -> None:
+        self._oracle = oracle
+        self.dim = oracle.dim
+
+    def full_gradient(self, x: Vector) -> Vector:
+        """Return the gradient at x."""
+        return _gradient(self._oracle.full_gradient(x), x, "full_gradient()")
+
+    def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: np.random.Generator) -> list[Vector]:
+        """Return the gradients of one minibatch."""
+        what = "minibatch_gradients()"
+        returned: Any = self._oracle.minibatch_gradients(points, batch, rng)
+        try:
+            gradients = list(returned)
+        except TypeError:
+            raise _NoGradient(f"{what} returned {type(returned).__name__}, expected a list of gradients") from None
+        if len(gradients) != len(points):
+            raise _NoGradient(f"{what} returned {len(gradients)} gradients for {len(points)} points")
+        return [_gradient(gradient, x, what) for gradient, x in zip(gradients, points, strict=True)]
+
+
+def _gradient(returned: Any, x: Vector, what: str) -> Vector:
+    """Return a gradient at x with its shape and type.
+
+    Raises:
+        _NoGradient: it is none.
+    """
+    try:
+        gradient = np.asarray(returned)
+    except Exception as error:  # what an array of another library raises is its own affair
+        line = (str(error).splitlines() or [""])[0]
+        kind = type(returned).__name__
+        raise _NoGradient(f"{what} returned {kind}, which is no array: {type(error).__name__}: {line}") from None
+    if gradient.dtype == x.dtype and gradient.shape == x.shape:
+        return gradient
+    if gradient.dtype.kind != "f":  # also integers: whoever has them has cut off fractions
+        kind = type(returned).__name__ if gradient.dtype.kind == "O" else str(gradient.dtype)
+        raise _NoGradient(f"wrong type: {what} returned {kind}, expected {x.dtype}")
+    if tuple(length for length in gradient.shape if length != 1) != tuple(n for n in x.shape if n != 1):
+        raise _NoGradient(f"wrong shape: {what} returned {gradient.shape}, expected {x.shape}")
+    with np.errstate(over="ignore"):
+        converted: Vector = gradient.reshape(x.shape).astype(x.dtype)
+    if not np.isfinite(converted).all():
+        beyond = bool(np.isfinite(gradient).all())
+        raise _NoGradient(f"{what} returned " + (f"numbers beyond {x.dtype}" if beyond else "NaN or infinity"))
+    return converted

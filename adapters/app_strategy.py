@@ -163,6 +163,24 @@ class AppStrategy(RobustStrategy):
         ask = ConfigRecord({**message.content.config_records["ask"], "worker": worker, "draw": draw})
         message.content = RecordDict({**message.content, "ask": ask, self.configrecord_key: self._told})
 
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Close the round, where Flower's own loop drives it."""
+        closed = super().aggregate_train(server_round, replies)
+        flaw = self.flaw_of_model(self.state.x)
+        if flaw:
+            log.error("round %d: %s", server_round, flaw)
+        return closed
+
+    def flaw_of_model(self, x: Vector) -> str:
+        """Say why no round can follow this model: it is not finite, or an array has outgrown its own type."""
+        flaw, arrays = super().flaw_of_model(x), self.codec
+        if flaw or not isinstance(arrays, AppCodec):
+            return flaw
+        flaw = arrays.layout.flaw(x)
+        return flaw and f"{flaw}, where it is cut off; keep the model in float32 here, or take smaller steps"
+
     def start(
         self,
         grid: Grid,
@@ -195,8 +213,14 @@ class AppStrategy(RobustStrategy):
             raise ConfigError(f"num_rounds = {num_rounds}: must be at least 1")
         if evaluate_config is not None:
             log.warning("evaluate_config is not used: clients are not asked to evaluate; give evaluate_fn")
-        self.codec = self.make_codec(Layout.of(initial_arrays))
+        layout = Layout.of(initial_arrays)
+        self.codec = self.make_codec(layout)
         self.codec.from_arrays(initial_arrays)  # what is wrong is wrong before waiting
+        if layout.unchanged():
+            log.warning(
+                "not floating point, so not trained: they stay as they are at the start: %s",
+                ", ".join(layout.unchanged()[:10]),
+            )
         self.forget()
         self._num_rounds = num_rounds
         self.deadline_s = min(self.deadline_s, timeout)

@@ -1,8 +1,8 @@
 """A model as Flower apps have it, arrays by name, and as methods have it, one vector x.
 
-The vector is the concatenation of all floating arrays in the order of their names, in float64 if one of them is, else
-in float32. Each goes back to its own shape and type. Integers and booleans (the step counter of a batch normalisation)
-have no mean that a rule could defend: they stay what they were at the start.
+The vector is the concatenation of all floating arrays in the order of their names, in float64 if one of them is (and
+has numbers), else in float32. Each goes back to its own shape and type. Integers and booleans (the step counter of a
+batch normalisation) have no mean that a rule could defend: they stay what they were at the start.
 """
 
 from collections.abc import Mapping
@@ -60,7 +60,7 @@ class Layout:
             places[name] = slice(at, at := at + int(np.prod(shapes[name], dtype=np.int64)))
         if at == 0:
             raise ConfigError(f"the model has no floating point numbers, in {len(arrays)} arrays: nothing to train")
-        wide = np.dtype(np.float64) in dtypes.values()
+        wide = any(dtype.itemsize == 8 for name, dtype in dtypes.items() if 0 not in shapes[name])
         return cls(shapes, dtypes, places, kept, tuple(arrays), at, np.dtype(np.float64 if wide else np.float32))
 
     def flat(self, arrays: ArrayRecord) -> Vector:
@@ -83,15 +83,52 @@ class Layout:
             with np.errstate(over="ignore"):
                 x[place] = values.reshape(-1)
             if not np.isfinite(x[place]).all():
-                raise ConfigError(f"array {name[:64]!r} is not finite: it holds NaN, or numbers beyond {self.dtype}")
+                beyond = f"numbers beyond {self.dtype}" if np.isfinite(values).all() else "infinity"
+                what = "NaN" if np.isnan(values).any() else beyond
+                raise ConfigError(f"array {name[:64]!r} is not finite: it holds {what}")
         return x
 
     def record(self, x: Vector) -> ArrayRecord:
-        """Return a vector as the model that the app knows, in NumPy's format, which all of Flower reads."""
-        with np.errstate(over="ignore"):
-            named = {name: x[self.places[name]].astype(self.dtypes[name]) for name in self.shapes}
+        """Return a vector as the model that the app knows, in NumPy's format, which all of Flower reads.
+
+        Finite numbers beyond an array's own type become its largest ones, never infinite: ``flaw`` reports them.
+        """
+        named = {name: _narrowed(x[self.places[name]], dtype) for name, dtype in self.dtypes.items()}
         arrays = {name: Array(v.reshape(self.shapes[name])) for name, v in named.items()}
         return ArrayRecord({name: self.kept[name] if name in self.kept else arrays[name] for name in self.names})
+
+    def flaw(self, x: Vector) -> str:
+        """Say which array of a finite vector has outgrown its own type; "" if none has."""
+        for name, dtype in self.dtypes.items():
+            if dtype.itemsize >= x.dtype.itemsize:
+                continue
+            part = x[self.places[name]]
+            largest = float(np.abs(part).max(initial=0))
+            if np.isinf(_cast(part, dtype)).any():
+                return (
+                    f"array {name[:64]!r} holds numbers up to {largest:.4g}, and {dtype} ends at "
+                    f"{np.finfo(dtype).max:.4g}"
+                )
+        return ""
+
+    def unchanged(self) -> list[str]:
+        """Return name, type and size of every array that is not trained, but for single counters."""
+        sizes = {name: int(np.prod(array.shape, dtype=np.int64)) for name, array in self.kept.items()}
+        return [f"{name[:64]!r} ({self.kept[name].dtype}, {size})" for name, size in sizes.items() if size > 1]
+
+
+def _cast(x: Vector, dtype: np.dtype[Any]) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        return x.astype(dtype)
+
+
+def _narrowed(x: Vector, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return numbers in an array's own type, at its ends where they are beyond it."""
+    cast = _cast(x, dtype)
+    beyond = np.isinf(cast) & np.isfinite(x)
+    if beyond.any():
+        cast[beyond] = np.copysign(np.finfo(dtype).max, x[beyond])
+    return cast
 
 
 def _dtype(name: str, array: Array) -> np.dtype[Any]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from deploy.commands import COMMANDS
+from deploy.environment import settle
 from deploy.signals import raising
 from link.errors import BreakwaterError, ServerGone, Unwritten
 
@@ -24,9 +25,12 @@ EPILOG = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
     options = _parser().parse_args(arguments)
-    # gRPC has a line of its own on standard error for every handshake that fails, and any stranger can make it fail. It
-    # reads this when it is imported, which is later.
-    os.environ.setdefault("GRPC_VERBOSITY", "none")
+    settle()
+    try:
+        os.getcwd()
+    except OSError:
+        print("breakwater: error: the current folder is gone; cd to one that is there", file=sys.stderr)
+        return 2
     try:
         with raising():
             return int(options.command(options))

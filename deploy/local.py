@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 from deploy import logs
+from deploy.environment import ours_first
 from deploy.signals import raising
 from link.config import Config
 from link.errors import BreakwaterError, ConfigError
@@ -86,7 +87,10 @@ class LocalFederation:
         context = fork_server(config.task.modules())
         here, there = context.Pipe()
         self.server = context.Process(target=_serve, args=(self.options, there), name="server")
-        self.server.start()
+        try:
+            self.server.start()
+        except (EOFError, ConnectionError):  # what the helper could not import, it has told on standard error
+            raise BreakwaterError("the process that starts the others has ended; its last words are above") from None
         there.close()
         self.address = self._await_address(here)
         self._pipe = here
@@ -221,12 +225,13 @@ def fork_server(modules: Sequence[str]) -> ForkServerContext:
     # Ctrl-C reaches every process of a terminal, but is for the launcher alone, which ends the others in order. They
     # inherit the mask, so that it cannot hit one that has only just started. The tracker, a helper of the standard
     # library that the fork server would start, first: it lifts the mask.
-    resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    with ours_first():
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     return context
 
 

@@ -22,6 +22,7 @@ from cryptography import x509
 from link.certificates import certificates_in, common_name, was_issued_by
 from link.errors import ConfigError
 from link.tls import CERTIFICATE_FILE, Identity
+from tasks.text import TextError, read_text
 
 REGISTER_FILE = "issued.txt"
 
@@ -77,14 +78,12 @@ class Register:
         """
         path = folder / REGISTER_FILE
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except FileNotFoundError:
             return cls(tuple(_found(folder, authority)))
-        except UnicodeDecodeError:
-            raise ConfigError(f"{path}: is no text in UTF-8") from None
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-        lines = enumerate(text.splitlines(), 1)
+        except TextError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        lines = enumerate(text.split("\n"), 1)
         return cls(tuple(_entry(path, number, line) for number, line in lines if line and not line.startswith("#")))
 
     def plus(self, *entries: Entry) -> "Register":

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from link import certificates
+from link.address import parse_host
 from link.certificates import WATCHER, Role, certificates_in, fits, flaw_of_authority, key_in
 from link.errors import ConfigError
 from link.seats import flaw_of_name
@@ -204,12 +205,16 @@ def _host(host: str) -> x509.GeneralName:
     Raises:
         ConfigError: it is neither an IP address nor a DNS name.
     """
+    plain = parse_host(host, what="host")
     with suppress(ValueError):
-        return x509.IPAddress(ipaddress.ip_address(host))
-    labels = host.split(".")
-    if len(host) > 253 or not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit():
-        raise ConfigError(f"host {host[:80]!r}: must be a DNS name or an IP address, without a port")
-    return x509.DNSName(host)
+        ip = ipaddress.ip_address(plain)
+        if "%" in plain:
+            raise ConfigError(f"host {plain!r}: leave out the zone; write {plain.partition('%')[0]}")
+        return x509.IPAddress(ip)
+    labels = plain.split(".")
+    if len(plain) > 253 or not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit():
+        raise ConfigError(f"host {plain[:80]!r}: must be a DNS name or an IP address")
+    return x509.DNSName(plain)
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

@@ -63,6 +63,7 @@ from tasks.custom import CustomTask
 from tasks.digits import DigitsTask
 from tasks.logistic import LogisticTask
 from tasks.mnist import MnistTask
+from tasks.text import TextError, read_text
 
 
 class EvaluationSection(Section):
@@ -281,11 +282,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: one line a problem, each naming the key, the value, the bound and the mend.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; deploy/configs/ holds one for each thing to try") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except TextError as error:
+        raise ConfigError(f"{path}: {error}") from None
     return parse(text, overrides, name=str(path))
 
 

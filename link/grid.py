@@ -11,12 +11,12 @@ never works through a backlog (an instruction that has expired by then is not se
 import asyncio
 import itertools
 import logging
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
@@ -25,6 +25,7 @@ from flwr.serverapp import Grid
 
 from link import flwr_compat, loop
 from link import link_pb2 as pb
+from link.address import Address
 from link.door import HELLO_BYTES, HELLO_S, LOOK_S, Bans, Door, NoHello, limits
 from link.errors import LinkError, Refused, WireError
 from link.guests import Guests
@@ -153,20 +154,25 @@ class StreamGrid(Grid):
             The same with the port that was bound.
 
         Raises:
+            ConfigError: it is no address.
             LinkError: it cannot be bound.
         """
         if self._loop is not None:
             raise LinkError(f"cannot listen on {address!r}: this grid has a port already")
-        host = _probe(address)
+        wanted = Address.parse(address, listens=True, what="cannot listen on")
+        try:
+            wanted.try_to_bind()
+        except OSError as error:
+            raise LinkError(f"cannot listen on {address!r}: {error.strerror}") from error
         keep_buffers()
         self._loop = loop.acquire()
         try:
-            port = asyncio.run_coroutine_threadsafe(self._serve(address), self._loop).result()
+            port = asyncio.run_coroutine_threadsafe(self._serve(str(wanted)), self._loop).result()
         except RuntimeError as error:
             self._loop = None
             loop.release()
             raise LinkError(f"cannot listen on {address!r}: {error}") from error
-        self.address = f"{host}:{port}"
+        self.address = str(replace(wanted, port=port))
         return self.address
 
     def close(self, reason: str, *, final: bool = True) -> None:
@@ -641,20 +647,3 @@ def _dispatch(calls: list[Call]) -> None:
     for call in calls:
         if call.stream is not None and not call.settled:
             call.stream.enqueue(call)
-
-
-def _probe(address: str) -> str:
-    """Return the host of ``HOST:PORT`` if it can be bound: gRPC does not say why it cannot."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise LinkError(f"cannot listen on {address!r}: must be HOST:PORT with a port from 0 to 65535")
-    try:
-        family, kind, protocol, _, target = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(target)
-    except OSError as error:
-        raise LinkError(f"cannot listen on {address!r}: {error.strerror}") from error
-    return host

@@ -26,6 +26,7 @@ from link.certificates import certificates_in, common_name
 from link.errors import ConfigError
 from link.seats import flaw_of_name
 from link.tls import AUTHORITY_FILE, Identity
+from tasks.text import TextError, decoded
 
 REVOKED_FILE, LISTED_FILE = "ca.crl", "clients.txt"
 
@@ -210,11 +211,11 @@ def read_listed(path: Path, before: frozenset[str] | None = None) -> frozenset[s
         ConfigError: the file cannot be read, names nobody, or a line is no name.
     """
     try:
-        text = _bytes_of(path).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is no text in UTF-8") from None
+        text = decoded(_bytes_of(path))
+    except TextError as error:
+        raise ConfigError(f"{path}: {error}") from None
     names = set()
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         name = line.partition("#")[0].strip()
         flaw = flaw_of_name(name) if name else None
         if flaw is not None:

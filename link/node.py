@@ -22,9 +22,11 @@ from flwr.clientapp import ClientApp
 
 from link import link_pb2 as pb
 from link import loop, replies
+from link.address import Address
 from link.certificates import Role
 from link.errors import RESIDENT, OtherTask, Refused, ServerGone, WireError
 from link.memory import keep_buffers
+from link.proxy import Route, route_to
 from link.replies import Reply
 from link.seats import flaw_of_name
 from link.tls import Identity, channel_credentials, what_is_wrong
@@ -106,12 +108,12 @@ def join(
         The reason that the server gave for its goodbye, or ``"stopped"``.
 
     Raises:
-        Refused: by the server, for good; or no server can be asked, because name or address is none.
-        ConfigError: the identity cannot be used, or not any more. What is wrong with the server's certificate is told
-            and tried again: a stranger in between must not be able to end a client.
+        Refused: by the server, for good; or the name cannot be used.
+        ConfigError: the address is none; the identity cannot be used, or not any more. What is wrong with the server's
+            certificate is told and tried again: a stranger in between must not be able to end a client.
         ServerGone: the server was away for longer than ``patience_s``.
     """
-    terms = _Terms(address, fingerprint, stop or threading.Event(), patience_s, heartbeat_s, log)
+    terms = _Terms.of(address, fingerprint, stop or threading.Event(), patience_s, heartbeat_s, log)
     return _hold({name: worker}, app, prepare, terms, None if identity is None else {name: identity})
 
 
@@ -144,7 +146,7 @@ def join_as_many(
     Raises:
         Refused, ConfigError, ServerGone: see ``join``.
     """
-    terms = _Terms(address, fingerprint, threading.Event(), patience_s, _HEARTBEAT_S, log)
+    terms = _Terms.of(address, fingerprint, threading.Event(), patience_s, _HEARTBEAT_S, log)
     return _hold(seats, app, prepare, terms, identities)
 
 
@@ -152,7 +154,8 @@ def join_as_many(
 class _Terms:
     """What all seats of one call have in common; see ``join``."""
 
-    address: str
+    address: Address
+    route: Route
     fingerprint: str
     stop: threading.Event
     patience_s: float | None
@@ -160,6 +163,16 @@ class _Terms:
     log: Callable[[str], None]
     over: threading.Event = field(default_factory=threading.Event)
     """One of the seats has heard its last goodbye: another one that is without a stream then need not come back."""
+
+    @classmethod
+    def of(cls, address: str, *others: Any) -> "_Terms":
+        """Return the terms for an address that a user wrote.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        parsed = Address.parse(address, what="cannot connect to")
+        return cls(parsed, route_to(parsed), *others)
 
 
 def _hold(
@@ -173,9 +186,6 @@ def _hold(
         flaw = flaw_of_name(name)
         if flaw is not None:
             raise Refused(flaw)
-    host, _, port = terms.address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) <= 65535:
-        raise Refused(f"cannot connect to {terms.address!r}: must be HOST:PORT with a port from 1 to 65535")
     keep_buffers()
     nodes = [
         _Node(name, app, prepare, worker, terms, None if identities is None else identities[name])
@@ -255,7 +265,7 @@ class _Node:
         """
         terms, stop = self._terms, self._terms.stop
         self._welcomed = False
-        async with _channel(terms.address, self._credentials, terms.heartbeat_s) as channel:
+        async with _channel(terms, self._credentials) as channel:
             call = channel.stream_stream(METHOD)()
             watcher = asyncio.ensure_future(_cancel_once(stop, call))
             try:
@@ -264,7 +274,8 @@ class _Node:
             except WireError as error:
                 return f"the server sent nonsense: {error.reason}"
             except grpc.aio.AioRpcError as error:
-                return str(error.details()) if self._welcomed else await self._explain(str(error.details()))
+                details = str(error.details())
+                return terms.route.told(details if self._welcomed else await self._explain(details))
             except asyncio.CancelledError:
                 if not stop.is_set():
                     raise
@@ -284,7 +295,7 @@ class _Node:
         if self._identity is not None:
             self._identity.check(Role.CLIENT)
         if details != self._failure[0]:
-            finding = await what_is_wrong(self._terms.address, self._identity)
+            finding = await what_is_wrong(self._terms.address, self._identity, self._terms.route)
             if finding is None:
                 return details
             self._failure = details, finding
@@ -380,15 +391,18 @@ def _seat(welcome: Welcome) -> tuple[int, int, int]:
 
 
 @asynccontextmanager
-async def _channel(
-    address: str, credentials: grpc.ChannelCredentials | None, heartbeat_s: float
-) -> AsyncIterator[grpc.aio.Channel]:
+async def _channel(terms: _Terms, credentials: grpc.ChannelCredentials | None) -> AsyncIterator[grpc.aio.Channel]:
     """Open a channel with a TCP connection of its own, also beside others of this process; close it in the end."""
-    options = [("grpc.use_local_subchannel_pool", 1), *TRANSPORT, *heartbeat(heartbeat_s)]
+    options = [
+        ("grpc.use_local_subchannel_pool", 1),
+        *TRANSPORT,
+        *heartbeat(terms.heartbeat_s),
+        *terms.route.options,
+    ]
     if credentials is None:
-        channel = grpc.aio.insecure_channel(address, options)
+        channel = grpc.aio.insecure_channel(terms.address.target, options)
     else:
-        channel = grpc.aio.secure_channel(address, credentials, options)
+        channel = grpc.aio.secure_channel(terms.address.target, credentials, options)
     try:
         yield channel
     finally:

@@ -15,6 +15,7 @@ from typing import Any, Self
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 from cryptography import x509
 
+from link.address import Address
 from link.certificates import (
     Role,
     certificates_in,
@@ -28,6 +29,7 @@ from link.certificates import (
     key_in,
 )
 from link.errors import ConfigError
+from link.proxy import Route
 from link.seats import flaw_of_name
 
 AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE = "ca.crt", "tls.crt", "tls.key"
@@ -178,26 +180,27 @@ def may_watch(certificate: bytes) -> bool:
     return is_watchers(leaf)
 
 
-async def what_is_wrong(address: str, identity: Identity | None) -> str | None:
+async def what_is_wrong(address: Address, identity: Identity | None, route: Route) -> str | None:
     """Look at a server to which no stream could be opened: gRPC does not say what the matter is with its certificate.
 
     Nothing is sent but the beginning of a TLS handshake, and nothing that is seen is trusted.
 
     Args:
-        address: ``HOST:PORT``.
+        address: of the server.
         identity: what this client shows and trusts; None if it speaks no TLS.
+        route: how it is reached. One behind a proxy is not looked at.
 
     Returns:
         What is likely wrong, in words; None if this look tells nothing.
     """
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
+    if route.proxy:
+        return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # to see also what we would not take
     context.set_alpn_protocols(["h2"])
     try:
         async with asyncio.timeout(_PROBE_S):
-            _, writer = await asyncio.open_connection(host, int(port), ssl=context)
+            _, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
     except ssl.SSLError as error:
         # Something was said that is no TLS; to hang up or to send an alert is another matter.
         plain = not isinstance(error, ssl.SSLEOFError) and "ALERT" not in str(error.reason)
@@ -208,7 +211,7 @@ async def what_is_wrong(address: str, identity: Identity | None) -> str | None:
     writer.transport.abort()
     if identity is None:
         return _SPEAKS_TLS
-    return identity.flaw_of_server(certificate or b"", host) or _DECLINED
+    return identity.flaw_of_server(certificate or b"", address.host) or _DECLINED
 
 
 def _shown(hosts: list[str]) -> str:

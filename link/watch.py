@@ -11,8 +11,10 @@ import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 from google.protobuf.message import DecodeError
 
 from link import link_pb2 as pb
+from link.address import Address
 from link.certificates import Role
 from link.errors import ConfigError, Refused, ServerGone
+from link.proxy import Route, route_to
 from link.text import one_line
 from link.tls import Identity, channel_credentials, what_is_wrong
 from link.watchers import WATCH
@@ -41,19 +43,18 @@ def follow(
     ``goodbye``, the server's last word.
 
     Args:
-        address: the server's ``HOST:PORT``.
+        address: HOST:PORT of the server.
         identity: a watcher's certificate, for TLS; None for an open port.
         first_s: how long the server may not be there at the beginning.
         patience_s: how long it may be away later.
 
     Raises:
-        Refused: the address is none, no Breakwater server, or it lets nobody watch with this certificate.
-        ConfigError: the certificate cannot be used.
+        Refused: there is no Breakwater server at the address, or it lets nobody watch with this certificate.
+        ConfigError: the address is none, or the certificate cannot be used.
         ServerGone: nobody has answered for too long.
     """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) <= 65535:
-        raise Refused(f"cannot watch {address!r}: must be HOST:PORT with a port from 1 to 65535, or a run folder")
+    server = Address.parse(address, what="cannot watch")
+    route = route_to(server)
     if identity is not None and not identity.watches:
         raise ConfigError(
             f"--tls {identity.origin}: is the certificate of a client, which may not watch; "
@@ -65,7 +66,7 @@ def follow(
     while True:
         reason = "the server ended the stream"
         try:
-            for frame in _frames(address, identity):
+            for frame in _frames(server, route, identity):
                 kind = frame.WhichOneof("kind")
                 if kind == "state":
                     last, seen, delay, told = _parsed(address, frame.state), time.monotonic(), _FIRST_DELAY_S, ""
@@ -82,7 +83,7 @@ def follow(
         except DecodeError:
             raise Refused(f"{address}: is no Breakwater server: what it sends cannot be read") from None
         except grpc.RpcError as error:
-            before, (reason, suspicion) = suspicion, _explained(error, address, identity, known=last is not None)
+            before, (reason, suspicion) = suspicion, _explained(error, server, route, identity, known=last is not None)
             if suspicion and before:
                 raise Refused(f"{address}: {suspicion}") from None
             if suspicion:  # a server may have begun to listen between the attempt and the look: try once more
@@ -98,18 +99,18 @@ def follow(
         delay = min(2 * delay, _LAST_DELAY_S)
 
 
-def _frames(address: str, identity: Identity | None) -> Iterator[pb.WatchFrame]:
+def _frames(address: Address, route: Route, identity: Identity | None) -> Iterator[pb.WatchFrame]:
     """Yield what one stream brings.
 
     Raises:
         grpc.RpcError: it could not be opened, or broke.
         DecodeError: it brings what is no frame.
     """
-    options = [("grpc.use_local_subchannel_pool", 1), *TRANSPORT, *heartbeat(_HEARTBEAT_S)]
+    options = [("grpc.use_local_subchannel_pool", 1), *TRANSPORT, *heartbeat(_HEARTBEAT_S), *route.options]
     if identity is None:
-        channel = grpc.insecure_channel(address, options)
+        channel = grpc.insecure_channel(address.target, options)
     else:
-        channel = grpc.secure_channel(address, channel_credentials(identity), options)
+        channel = grpc.secure_channel(address.target, channel_credentials(identity), options)
     with channel:
         request = pb.WatchRequest(protocol=PROTOCOL)
         for raw in channel.unary_stream(WATCH)(request.SerializeToString()):
@@ -126,24 +127,27 @@ def _parsed(address: str, text: str) -> State:
     return {key: value for key, value in state.items() if key not in ("away", "goodbye")}  # these are for us to say
 
 
-def _explained(error: grpc.RpcError, address: str, identity: Identity | None, *, known: bool) -> tuple[str, str]:
+def _explained(
+    error: grpc.RpcError, address: Address, route: Route, identity: Identity | None, *, known: bool
+) -> tuple[str, str]:
     """Say why there is no stream, and, if somebody listens there who was never seen to serve, what is wrong with that.
 
     Raises:
         Refused: there would not be one later either.
         ConfigError: our own certificate has expired.
     """
-    code, details = error.code(), one_line(error.details() or "the stream broke")
+    code, details = error.code(), route.told(one_line(error.details() or "the stream broke"))
     if code is grpc.StatusCode.UNIMPLEMENTED:
         raise Refused(f"{address}: is no Breakwater server, or one too old to be watched") from None
     if known:
         return details, ""
     if identity is not None:
         identity.check(Role.CLIENT)
-    host, _, port = address.rpartition(":")
+    if route.proxy:  # a look of ours would go another way
+        return details, ""
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _LOOK_S).close()
+        socket.create_connection((address.host, address.port), _LOOK_S).close()
     except (OSError, UnicodeError) as failure:
-        return str(getattr(failure, "strerror", None) or failure), ""
-    finding = asyncio.run(what_is_wrong(address, identity))
+        return route.told(str(getattr(failure, "strerror", None) or failure)), ""
+    finding = asyncio.run(what_is_wrong(address, identity, route))
     return details, finding or f"whoever listens there is no Breakwater server ({details})"

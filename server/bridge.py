@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import IPv6Address
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from link import flwr_compat
+from link.address import Address
 from link.authority import Authority
 from link.errors import ConfigError
 from link.experiment import Experiment
@@ -51,16 +53,15 @@ def live_link(grid: Grid, experiment: Experiment, run_id: int, address: str, lis
         ConfigError: the address is none, or this is a simulation, whose nodes cannot stay.
         LinkError: it cannot be bound.
     """
-    name, _, port = address.rpartition(":")
-    if not name or not port.isdigit() or not 0 < int(port) <= 65535:
-        raise ConfigError(f'run config: link = "{address}": must be HOST:PORT, with a port from 1 to 65535')
+    found = Address.parse(address, what="run config: link =")
+    bind = Address.parse(listen, listens=True, what="run config: link-listen =") if listen else None
     if flwr_compat.is_simulated(grid):
         raise ConfigError(f'run config: link = "{address}": simulated nodes share processes and cannot stay on a link')
     authority = Authority.create()
-    stream_grid = open_link(experiment, run_id, server_credentials(authority.issue_server([name.strip("[]")])))
-    bound = stream_grid.listen(listen or f"0.0.0.0:{port}")
-    log.info("the link listens on %s; nodes are told %s", bound, address)
-    host = _Host(grid, stream_grid, authority, address)
+    stream_grid = open_link(experiment, run_id, server_credentials(authority.issue_server([found.host])))
+    bound = stream_grid.listen(str(bind or Address(_every(found), found.port)))
+    log.info("the link listens on %s; nodes are told %s", bound, found)
+    host = _Host(grid, stream_grid, authority, str(found))
     thread = threading.Thread(target=host.receive, name="invitations", daemon=True)
     thread.start()
     try:
@@ -72,6 +73,11 @@ def live_link(grid: Grid, experiment: Experiment, run_id: int, address: str, lis
     finally:
         host.over.set()
         stream_grid.close("the server stopped before the end of the run", final=True)
+
+
+def _every(address: Address) -> str:
+    """Return what stands for all of this machine's addresses of the kind."""
+    return "::" if isinstance(address.ip, IPv6Address) else "0.0.0.0"  # noqa: S104  # nodes are elsewhere
 
 
 class _Host:

@@ -32,6 +32,7 @@ from server.live import finite
 from strategies.algorithm import ATTACK_FAILED, Evaluation, Vector
 from strategies.evidence import Evidence
 from strategies.strategy import RoundRecord
+from tasks.text import TextError, read_text
 
 log = logging.getLogger("breakwater.server")
 
@@ -80,11 +81,11 @@ class RunCard:
         """
         path = folder / RUN
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            return cls(**json.loads(read_text(path)))
         except FileNotFoundError:
             raise ConfigError(f"--resume {folder}: no run of `breakwater server` is there ({RUN} is missing)") from None
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        except TextError as error:
+            raise ConfigError(f"{path}: {error}") from None
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{path}: is damaged: {error}") from None
 

@@ -5,7 +5,6 @@ live view is, and neither ends a run: what cannot be written is told once and le
 """
 
 import logging
-import socket
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from link.address import Address, parse_host
 from link.errors import ConfigError
 from server.live import MEASURES, LiveRun, finite
 
@@ -75,7 +75,9 @@ class Monitoring:
             quiet=quiet,
             tensorboard=None if not folder else "" if folder == "." else folder,
             metrics_port=None if port < 0 else port,
-            metrics_host=str(run_config.get(METRICS_HOST) or LOOPBACK),
+            metrics_host=parse_host(
+                str(run_config.get(METRICS_HOST) or LOOPBACK), what=f"run config: {METRICS_HOST} ="
+            ),
             pictures=bool(run_config.get(PICTURES, True)),
         )
 
@@ -106,8 +108,7 @@ class Monitoring:
                 raise ConfigError(f"{said_in}{key}: needs the library {library}{_INSTALL}")
         if self.metrics_port is not None:
             try:
-                with _bound(self.metrics_host, self.metrics_port):
-                    pass
+                Address(self.metrics_host, self.metrics_port).try_to_bind()
             except OSError as error:
                 raise self._unbound(error, said_in) from None
 
@@ -136,22 +137,8 @@ class Monitoring:
         return EventFiles(Path(self.tensorboard) if self.tensorboard else out / "tensorboard", again)
 
     def _unbound(self, error: OSError, said_in: str = "--") -> ConfigError:
-        where = f"{said_in}{METRICS_PORT}: {self.metrics_host}:{self.metrics_port}"
+        where = f"{said_in}{METRICS_PORT}: {Address(self.metrics_host, self.metrics_port or 0)}"
         return ConfigError(f"{where} cannot be bound: {error.strerror or error}; choose another port")
-
-
-@contextmanager
-def _bound(host: str, port: int) -> Iterator[None]:
-    """Within: this port is bound.
-
-    Raises:
-        OSError: it cannot be.
-    """
-    family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(target)
-        yield
 
 
 # --- TensorBoard ------------------------------------------------------------------------------------------------------
@@ -283,11 +270,9 @@ class MetricsPort:
         self._seconds = 0.0
         self._lock = threading.Lock()
         registry.register(self)
-        with _bound(host, port):
-            pass  # the library does not say why it cannot bind
+        Address(host, port).try_to_bind()  # the library does not say why it cannot
         self._server, self._thread = start_http_server(port, host, registry)
-        shown = f"[{host}]" if ":" in host else host
-        self.url = f"http://{shown}:{self._server.server_port}/metrics"
+        self.url = f"http://{Address(host, self._server.server_port)}/metrics"
 
     def add(self, record: "RoundRecord") -> None:
         """Count one round."""

@@ -34,6 +34,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 15.0
 """Seconds between two attempts to find clients that answer, while a run is held: at first, and at most."""
 _MAX_REASONS = 100
 """Different reasons that are counted while a run is held."""
+NOT_FINITE = "model or loss is not finite"
 
 
 class Codec(Protocol):
@@ -516,7 +517,8 @@ class RobustStrategy(Strategy):
             round_s = time.perf_counter() - began
             up_now, down_now = self._traffic()
             x = self.state.x
-            diverged = not bool(np.isfinite(x).all())
+            flaw = self.flaw_of_model(x)
+            diverged = bool(flaw)
             evaluation = None
             if round_ % self.every == 0 or round_ == num_rounds or diverged:
                 evaluation = self.evaluate(x) if self.evaluate else None
@@ -524,7 +526,7 @@ class RobustStrategy(Strategy):
                 metrics = evaluate_fn(round_, self.codec.to_arrays(x)) if evaluate_fn else None
                 if metrics is not None:
                     result.evaluate_metrics_serverapp[round_] = metrics
-            note = f"diverged: model or loss is not finite after round {round_}" if diverged else record.note
+            note = f"diverged: {flaw or NOT_FINITE} after round {round_}" if diverged else record.note
             record = replace(
                 record,
                 round_s=round_s,
@@ -543,6 +545,10 @@ class RobustStrategy(Strategy):
                 break
         result.arrays = self.codec.to_arrays(self.state.x)
         return result
+
+    def flaw_of_model(self, x: Vector) -> str:
+        """Say why no round can follow this model; "" if one can."""
+        return "" if np.isfinite(x).all() else NOT_FINITE
 
     # --- when nobody answers ----------------------------------------------------------------------------------------
 

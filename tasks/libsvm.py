@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tasks.contract import TaskError
 from tasks.files import read
+from tasks.text import TextError, without_marks
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,10 @@ def read_libsvm(path: Path) -> Samples:
     Raises:
         TaskError: the file is missing or unreadable, has no samples, or a line breaks the format.
     """
-    content = read(path)
+    try:
+        content = without_marks(read(path))
+    except TextError as error:
+        raise TaskError(f"data file {path}: {error}") from None
     if b"#" in content:
         content = re.sub(rb"#[^\r\n]*", b"", content)
     lines = [b" ".join(line.split()) for line in content.splitlines() if line.strip()]

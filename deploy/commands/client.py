@@ -4,14 +4,14 @@ import argparse
 import logging
 from pathlib import Path
 
-from deploy.commands.options import Subparsers, add_data, add_logs, data_dir, log_options
+from deploy.commands.options import Subparsers, add_data, add_logs, address, data_dir, log_options
 from link.errors import ConfigError
 
 
 def add(commands: Subparsers) -> None:
     """Register the command."""
     parser = commands.add_parser("client", help="take part in a federation, honestly or not")
-    parser.add_argument("--connect", required=True, metavar="HOST:PORT", help="address of the server")
+    parser.add_argument("--connect", type=address, required=True, metavar="HOST:PORT", help="address of the server")
     parser.add_argument(
         "--name", metavar="NAME", help="this client's name; unique in the federation (default: that of the certificate)"
     )
@@ -50,7 +50,7 @@ def _client(options: argparse.Namespace) -> int:
         logs.to_file(options.log_file, form, name)
     reason = run_client(
         ClientOptions(
-            connect=options.connect,
+            connect=str(options.connect),
             name=name,
             worker=options.worker,
             seats=options.seats,

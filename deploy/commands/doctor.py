@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from deploy.commands.options import Subparsers, add_data
+from deploy.commands.options import Subparsers, add_data, address, address_to_listen_on
 
 
 def add(commands: Subparsers) -> None:
@@ -20,8 +20,12 @@ def add(commands: Subparsers) -> None:
     parser.add_argument(
         "--lists", type=Path, metavar="DIR", help="folder of a server's ca.crl and clients.txt (default: that of --tls)"
     )
-    parser.add_argument("--connect", metavar="HOST:PORT", help="look at the server there; it takes no seat")
-    parser.add_argument("--listen", metavar="HOST:PORT", help="an address that a server is to have here")
+    parser.add_argument(
+        "--connect", type=address, metavar="HOST:PORT", help="look at the server there; it takes no seat"
+    )
+    parser.add_argument(
+        "--listen", type=address_to_listen_on, metavar="HOST:PORT", help="an address that a server is to have here"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("runs"), metavar="DIR", help="where run folders go (default: runs)"
     )

@@ -3,9 +3,11 @@
 import argparse
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from link.address import Address, parse_host
 from link.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 else:  # generic to the type checker alone
     Subparsers = argparse._SubParsersAction
+
+
+T = TypeVar("T")
 
 
 def add_config(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
@@ -58,7 +63,11 @@ def add_monitoring(parser: argparse.ArgumentParser) -> None:
         "--metrics-port", type=int, metavar="PORT", help="let Prometheus read metrics from this port (0: any free one)"
     )
     parser.add_argument(
-        "--metrics-host", default="127.0.0.1", metavar="HOST", help="address of that port (default: 127.0.0.1)"
+        "--metrics-host",
+        type=host,
+        default="127.0.0.1",
+        metavar="HOST",
+        help="address of that port (default: 127.0.0.1)",
     )
 
 
@@ -79,6 +88,32 @@ def monitoring(options: argparse.Namespace) -> "Monitoring":
         metrics_port=port,
         metrics_host=options.metrics_host,
     )
+
+
+def address(text: str) -> Address:
+    """Return the address of a server that an argument names; for argparse.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    return _argument(lambda: Address.parse(text))
+
+
+def address_to_listen_on(text: str) -> Address:
+    """Return an address to listen on, see ``address``."""
+    return _argument(lambda: Address.parse(text, listens=True))
+
+
+def host(text: str) -> str:
+    """Return a host name or IP address, see ``address``."""
+    return _argument(lambda: parse_host(text))
+
+
+def _argument(parse: Callable[[], T]) -> T:
+    try:
+        return parse()
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_logs(parser: argparse.ArgumentParser) -> None:

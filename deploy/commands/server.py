@@ -12,6 +12,7 @@ from deploy.commands.options import (
     add_logs,
     add_monitoring,
     add_out,
+    address_to_listen_on,
     data_dir,
     log_options,
     monitoring,
@@ -28,7 +29,9 @@ def add(commands: Subparsers) -> None:
     parser = commands.add_parser("server", help="run the server of a federation")
     add_config(parser, optional=True)
     add_data(parser)
-    parser.add_argument("--listen", metavar="HOST:PORT", help="address for clients, e.g. 0.0.0.0:9090")
+    parser.add_argument(
+        "--listen", type=address_to_listen_on, metavar="HOST:PORT", help="address for clients, e.g. 0.0.0.0:9090"
+    )
     parser.add_argument(
         "--resume",
         type=Path,
@@ -86,7 +89,7 @@ def _server_options(options: argparse.Namespace) -> "ServerOptions":
             resume,
             card,
             config,
-            listen=options.listen,
+            listen=None if options.listen is None else str(options.listen),
             data=data_dir(options, card.data),
             tls=options.tls,
             lists=options.lists,
@@ -98,7 +101,7 @@ def _server_options(options: argparse.Namespace) -> "ServerOptions":
         options.complain(f"the following arguments are required: {', '.join(missing)}; or --resume DIR alone")
     return ServerOptions(
         config=load(options.config, options.set),
-        listen=options.listen,
+        listen=str(options.listen),
         out=resume or out_dir(options, options.config.stem),
         data=data_dir(options),
         config_dir=options.config.resolve().parent,

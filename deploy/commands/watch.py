@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.commands.options import Subparsers
-from link.errors import Refused
+from link.errors import ConfigError, Refused
 from link.text import one_line
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def _states(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         from server.following import PATIENCE_S, follow_folder
 
         return follow_folder(path, patience_s=PATIENCE_S if options.patience is None else options.patience)
+    if ":" not in options.what:
+        raise ConfigError(f"{options.what}: no such run folder; give one, or HOST:PORT of a server")
     from link.tls import Identity
     from link.watch import FIRST_S, PATIENCE_S, follow
 

@@ -11,6 +11,7 @@ from deploy.doctor.findings import Finding, ok, problem, warning
 from link.errors import ConfigError
 from tasks.contract import TaskError
 from tasks.mnist import FILES
+from tasks.text import TextError, read_text
 
 SUMS = "SHA256SUMS"
 """A file of check sums that the data folder may have, as ``sha256sum`` writes it."""
@@ -59,8 +60,13 @@ def _sums(folder: Path) -> Iterator[Finding]:
     """Hold the files against the folder's own check sums."""
     if not (folder / SUMS).is_file():
         return
+    try:
+        lines = read_text(folder / SUMS).split("\n")
+    except TextError as error:
+        yield warning("data", f"{folder / SUMS} {error}", "make it again, with sha256sum")
+        return
     good = 0
-    for line in (folder / SUMS).read_text(encoding="utf-8").splitlines():
+    for line in filter(None, lines):
         wanted, _, name = line.partition(" ")
         path = folder / name.strip().removeprefix("*")
         if not path.is_file():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from deploy.doctor import machine
 from deploy.doctor.findings import Finding, guarded
+from link.address import Address
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +17,8 @@ class Questions:
         config: an experiment to be run here.
         tls: folder of a party's certificate.
         lists: folder of a server's lists, where it is not ``tls``.
-        connect: HOST:PORT of a server.
-        listen: HOST:PORT of a server to be.
+        connect: address of a server.
+        listen: address of a server to be.
         data: folder of data files.
         out: where run folders are made.
     """
@@ -25,8 +26,8 @@ class Questions:
     config: Path | None = None
     tls: Path | None = None
     lists: Path | None = None
-    connect: str | None = None
-    listen: str | None = None
+    connect: Address | None = None
+    listen: Address | None = None
     data: Path | None = None
     out: Path = Path("runs")
 
@@ -87,13 +88,13 @@ def _certificates(tls: Path, lists: Path | None) -> Iterator[Finding]:
     yield from party.look(tls, lists)
 
 
-def _listening(address: str) -> Iterator[Finding]:
+def _listening(address: Address) -> Iterator[Finding]:
     from deploy.doctor import network
 
     yield from network.listening(address)
 
 
-def _connecting(address: str, tls: Path | None) -> Iterator[Finding]:
+def _connecting(address: Address, tls: Path | None) -> Iterator[Finding]:
     from deploy.doctor import network
 
     yield from network.connecting(address, tls)

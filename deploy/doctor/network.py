@@ -16,8 +16,10 @@ import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 
 from deploy.doctor.findings import Finding, ok, problem
 from link import link_pb2 as pb
+from link.address import Address
 from link.certificates import Role
 from link.errors import ConfigError, WireError
+from link.proxy import Route, route_to
 from link.tls import Identity, channel_credentials, may_watch, what_is_wrong
 from link.wire import MAX_FRAME_BYTES, METHOD, PROTOCOL, TRANSPORT, Reader, control_frame
 
@@ -30,29 +32,21 @@ NO_CODE = "doctor"
 """The fingerprint of no code: those of code are hexadecimal."""
 
 
-def listening(address: str) -> Iterator[Finding]:
+def listening(address: Address) -> Iterator[Finding]:
     """Look whether an address can be listened on."""
     try:
-        host, port = _parts(address, least=0)
-        family, kind, protocol, _, target = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(target)
-            probe.listen(1)
-    except ValueError as error:
-        yield problem("listen", str(error), "give HOST:PORT, such as 0.0.0.0:9090")
+        address.try_to_bind()
     except OSError as error:
         yield problem("listen", f"{address}: {error.strerror}", _mend_of_listening(error, address))
     else:
         yield ok("listen", f"{address} is free")
 
 
-def _mend_of_listening(error: OSError, address: str) -> str:
-    port = address.rpartition(":")[2]
+def _mend_of_listening(error: OSError, address: Address) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"another process has it (`ss -ltnp 'sport = :{port}'` says which); end that, or take another port"
+        return (
+            f"another process has it (`ss -ltnp 'sport = :{address.port}'` says which); end that, or take another port"
+        )
     if error.errno == errno.EADDRNOTAVAIL:
         return "this machine has no such address; 0.0.0.0 is all that it has"
     if error.errno in (errno.EACCES, errno.EPERM):
@@ -60,23 +54,22 @@ def _mend_of_listening(error: OSError, address: str) -> str:
     return "give an address of this machine, such as 0.0.0.0:9090"
 
 
-def connecting(address: str, tls: Path | None) -> Iterator[Finding]:
+def connecting(address: Address, tls: Path | None) -> Iterator[Finding]:
     """Look whether a Breakwater server is at an address and would take this party.
 
     Args:
-        address: ``HOST:PORT``.
+        address: of the server.
         tls: folder of the client's certificate; None for a server without TLS.
     """
-    try:
-        host, port = _parts(address, least=1)
-        with socket.create_connection((host, port), TCP_S):
-            pass
-    except ValueError as error:
-        yield problem("connect", str(error), "give HOST:PORT, as the server prints it")
-        return
-    except OSError as error:
-        yield problem("connect", f"{address}: {error.strerror or error}", _mend_of_connecting(error))
-        return
+    route = route_to(address)
+    if not route.proxy:  # else only the proxy need reach it
+        try:
+            with socket.create_connection((address.host, address.port), TCP_S):
+                pass
+        except OSError as error:
+            says = route.told(f"{address}: {error.strerror or error}")
+            yield problem("connect", says, _mend_of_connecting(error))
+            return
     try:
         identity = None if tls is None else Identity.load(tls)
         if identity is not None:
@@ -84,7 +77,7 @@ def connecting(address: str, tls: Path | None) -> Iterator[Finding]:
     except ConfigError as error:
         yield problem("connect", f"{address} is reached, but not with this certificate: {error}", "see the line on tls")
         return
-    yield asyncio.run(_ask(address, identity))
+    yield asyncio.run(_ask(address, identity, route))
 
 
 def _mend_of_connecting(error: OSError) -> str:
@@ -97,6 +90,10 @@ def _mend_of_connecting(error: OSError) -> str:
     return "look at the network between here and there"
 
 
+def _mend_of_proxy(route: Route) -> str:
+    return f"ask whether the proxy lets connections through to that port, or unset {route.variable}" * bool(route.proxy)
+
+
 @dataclass(frozen=True)
 class _Answer:
     """What came of a hello: the server's refusal, or why there is none."""
@@ -105,13 +102,13 @@ class _Answer:
     failure: str = ""
 
 
-async def _ask(address: str, identity: Identity | None) -> Finding:
-    answer = await _hello(address, identity)
+async def _ask(address: Address, identity: Identity | None, route: Route) -> Finding:
+    answer = await _hello(address, identity, route)
     how = "without TLS" if identity is None else f"by TLS, certificates good both ways, as {identity.name!r}"
     if not answer.refusal:
-        finding = await what_is_wrong(address, identity)
-        says = finding or f"no Breakwater server answers: {answer.failure}"
-        mend = _TABLE if finding else "look at the port, and at what listens there"
+        finding = await what_is_wrong(address, identity, route)
+        says = finding or f"no Breakwater server answers: {route.told(answer.failure)}"
+        mend = _TABLE if finding else _mend_of_proxy(route) or "look at the port, and at what listens there"
         return problem("connect", f"{address}: {says}", mend)
     if identity is not None and may_watch(identity.certificate) and "is for watching" in answer.refusal:
         return ok("connect", f"{address}: a Breakwater server, {how}, who may watch only")
@@ -129,13 +126,13 @@ async def _ask(address: str, identity: Identity | None) -> Finding:
     return ok("connect", f"{address}: a Breakwater server of the same code, {how}")
 
 
-async def _hello(address: str, identity: Identity | None) -> _Answer:
+async def _hello(address: Address, identity: Identity | None, route: Route) -> _Answer:
     """Say hello with the fingerprint of no code and return the answer."""
-    options = [("grpc.use_local_subchannel_pool", 1), *TRANSPORT]
+    options = [("grpc.use_local_subchannel_pool", 1), *TRANSPORT, *route.options]
     if identity is None:
-        channel = grpc.aio.insecure_channel(address, options)
+        channel = grpc.aio.insecure_channel(address.target, options)
     else:
-        channel = grpc.aio.secure_channel(address, channel_credentials(identity), options)
+        channel = grpc.aio.secure_channel(address.target, channel_credentials(identity), options)
     name = "doctor" if identity is None else identity.name
     try:
         async with channel, asyncio.timeout(ANSWER_S):
@@ -157,15 +154,3 @@ async def _hello(address: str, identity: Identity | None) -> _Answer:
     if not isinstance(frame, pb.Refusal):
         return _Answer(failure=f"a {type(frame).__name__} came where a refusal was due")
     return _Answer(refusal=frame.reason)
-
-
-def _parts(address: str, *, least: int) -> tuple[str, int]:
-    """Return host and port.
-
-    Raises:
-        ValueError: it is not HOST:PORT.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not least <= int(port) <= 65535:
-        raise ValueError(f"{address}: must be HOST:PORT with a port from {least} to 65535")
-    return host.strip("[]"), int(port)

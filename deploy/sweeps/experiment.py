@@ -38,6 +38,7 @@ from link import config as configs
 from link.config import Config, suggest
 from link.errors import ConfigError
 from link.sections.base import Section
+from tasks.text import TextError, read_text
 
 Measure = Literal["loss", "accuracy", "gap"]
 Value = dict[str, list[str]]
@@ -332,11 +333,11 @@ def load_plan(
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except TextError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _explain(error: ValidationError) -> Iterator[str]:

@@ -21,6 +21,7 @@ from server.bands import X
 from server.explain import TaskFacts
 from server.folder import CONFIG, METRICS, SUMMARY, each_round
 from server.suspects import Suspect, tally
+from tasks.text import TextError, read_text
 
 KEPT = ("round", "kind", "bytes_up", "bytes_down", "round_s", "loss", "accuracy", "gap", "note", "incomplete")
 """What is kept of a round; of 100,000 rounds the rest would take gigabytes."""
@@ -178,8 +179,8 @@ def _config(text: str) -> Config | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+        return read_text(path)
+    except (FileNotFoundError, TextError):
         return ""
 
 

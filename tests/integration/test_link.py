@@ -26,7 +26,7 @@ from flwr.serverapp.strategy import FedAvg
 from link import grid as grid_module
 from link import link_pb2 as pb
 from link.codec import write_packet
-from link.errors import LinkError, Refused, ServerGone, Silent
+from link.errors import BreakwaterError, LinkError, Refused, ServerGone, Silent
 from link.grid import StreamGrid
 from link.node import join
 from link.tls import Identity, channel_credentials
@@ -498,7 +498,7 @@ def test_what_prepare_raises_ends_join(federation: Federation) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:x", ":5", "127.0.0.1:70000", "no.such.host.invalid:5"])
 def test_an_address_that_cannot_be_bound_is_one_clear_line(address: str) -> None:
     grid = StreamGrid(run_id=1, clients=1, welcome=lambda *_: {}, fingerprint="", max_reply_bytes=100)
-    with pytest.raises(LinkError, match=f"cannot listen on '{re.escape(address)}': .+"):
+    with pytest.raises(BreakwaterError, match=f"cannot listen on '{re.escape(address)}': .+"):
         grid.listen(address)
 
 

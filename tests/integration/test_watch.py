@@ -277,7 +277,7 @@ def test_an_address_that_is_no_server_is_told_in_one_line(federation: Federation
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    assert "must be HOST:PORT with a port from 1 to 65535, or a run folder" in told(Refused, "nonsense")
+    assert "must be HOST:PORT with a port from 1 to 65535" in told(ConfigError, "nonsense")
     assert "Connection refused" in told(ServerGone, free_address())
     _, plain = federation.grid(1)
     _, secured = federation.grid(1, credentials=server_credentials(SERVER))

@@ -473,3 +473,126 @@ def test_a_worker_state_survives_flowers_records() -> None:
     assert read.version == 7
     assert {name: v.tobytes() for name, v in read.vectors.items()} == {n: v.tobytes() for n, v in state.vectors.items()}
     assert pages.page_state(pages.read(RecordDict())) == STATELESS
+
+
+class Formed(Pull):
+    """Its gradients come in another form."""
+
+    def __init__(self, form: Callable[[Vector], Any]) -> None:
+        super().__init__(CENTRES[0].astype(np.float32))
+        self.form = form
+
+    def full_gradient(self, x: Vector) -> Any:
+        return self.form((0.2 * (x - self.centre)).astype(np.float32))
+
+    def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: np.random.Generator) -> Any:
+        return [self.full_gradient(x) for x in points]
+
+
+def trained(loss: Oracle, compressor: Any = MARINA.compressor, on_round: Any = None) -> Vector:
+    """Train a float32 model with one loss at all nodes."""
+    method = replace(MARINA, compressor=compressor)
+    nodes = AppGrid({node: app(lambda m, c: answer(m, c, method, loss)) for node in NODES})
+    arrays = ArrayRecord({"w": Array(X0.astype(np.float32))})
+    drive = AppStrategy(method, clients=N, byzantine=F, seed=1, join_timeout_s=0.05, on_round=on_round)
+    x: Vector = drive.start(nodes, arrays, 6).arrays["w"].numpy()
+    return x
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda g: g.astype(np.float64),
+        lambda g: g[None],
+        lambda g: g[:, None],
+        lambda g: [float(number) for number in g],
+        lambda g: np.repeat(g, 2)[::2],
+        lambda g: g.astype(">f4"),
+    ],
+    ids=["float64", "row", "column", "list", "strided", "big-endian"],
+)
+@pytest.mark.parametrize("compressor", [Identity(), RandK(k=3)])
+def test_a_gradient_in_another_form_is_converted(form: Callable[[Vector], Any], compressor: Any) -> None:
+    x = trained(Formed(form), compressor)
+    assert x.tobytes() == trained(Formed(lambda g: g), compressor).tobytes()
+    assert not np.array_equal(x, X0.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("form", "reason"),
+    [
+        (lambda g: g[:-1], r"wrong shape: full_gradient\(\) returned \(5,\), expected \(6,\)"),
+        (lambda g: g.reshape(2, 3), r"wrong shape: full_gradient\(\) returned \(2, 3\), expected \(6,\)"),
+        (lambda g: g.astype(np.int64), r"wrong type: full_gradient\(\) returned int64, expected float32"),
+        (lambda g: g.astype(np.complex64), r"wrong type: full_gradient\(\) returned complex64, expected float32"),
+        (lambda g: g > 0, r"wrong type: full_gradient\(\) returned bool, expected float32"),
+        (lambda g: None, r"wrong type: full_gradient\(\) returned NoneType, expected float32"),
+        (lambda g: [[1.0], [1.0, 2.0]], r"full_gradient\(\) returned list, which is no array: ValueError: .*"),
+        (lambda g: g.astype(np.float64) * 1e300, r"full_gradient\(\) returned numbers beyond float32"),
+        (lambda g: g.astype(np.float64) * np.nan, r"full_gradient\(\) returned NaN or infinity"),
+        (lambda g: g * np.float32("nan"), "not finite: NaN or infinite values"),
+    ],
+)
+def test_what_is_no_gradient_is_named(form: Callable[[Vector], Any], reason: str) -> None:
+    with pytest.raises(
+        NoReplyCountsError, match=rf"worker 0 \(node 30\): (error: the loss cannot be used: )?{reason}$"
+    ):
+        trained(Formed(form))
+
+
+def test_a_minibatch_has_a_gradient_for_each_point() -> None:
+    class One(Formed):
+        def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: np.random.Generator) -> Any:
+            return self.returned(points)
+
+        def returned(self, points: Sequence[Vector]) -> Any:
+            return [self.full_gradient(points[0])]
+
+    class Bare(One):
+        def returned(self, points: Sequence[Vector]) -> Any:
+            return 3
+
+    class Rows(One):
+        def returned(self, points: Sequence[Vector]) -> Any:
+            return np.stack([self.full_gradient(x) for x in points]).astype(np.float64)
+
+    for kind, told in (
+        (One, "minibatch_gradients() returned 1 gradients for 2 points"),
+        (Bare, "minibatch_gradients() returned int, expected a list of gradients"),
+    ):
+        records: list[RoundRecord] = []
+        trained(kind(lambda g: g), on_round=records.append)
+        assert {reason for record in records[1:] for _, reason in record.rejected} == {
+            f"error: the loss cannot be used: {told}"
+        }
+    assert trained(Rows(lambda g: g)).tobytes() == trained(Formed(lambda g: g)).tobytes()
+
+
+def test_a_model_that_outgrows_float16_is_cut_off_and_reported(caplog: pytest.LogCaptureFixture) -> None:
+    def grow(message: Message, context: Context) -> Message:
+        w = message.content.array_records["arrays"]["w"].numpy()
+        return Message(RecordDict({"arrays": ArrayRecord({"w": Array(w + np.float16(4000))})}), reply_to=message)
+
+    records: list[RoundRecord] = []
+    start = ArrayRecord({"w": Array(np.full(2, 60000, np.float16))})
+    made = strategy(server_learning_rate=1.0, on_round=records.append)
+    result = made.start(grid(train=grow), start, num_rounds=9)
+    assert result.arrays["w"].numpy().tolist() == [65504, 65504]
+    assert [record.diverged for record in records] == [False, True]
+    assert records[-1].note == (
+        "diverged: array 'w' holds numbers up to 6.8e+04, and float16 ends at 6.55e+04, where it is cut off; keep the "
+        "model in float32 here, or take smaller steps after round 2"
+    )
+    assert records[-1].note in caplog.text
+
+
+def test_arrays_that_are_not_trained_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger="flwr.breakwater")
+    arrays = ArrayRecord({**model(X0), "codes": Array(np.zeros((2, 2), np.uint8))})
+
+    def train(message: Message, context: Context) -> Message:
+        return Message(RecordDict({"arrays": message.content.array_records["arrays"]}), reply_to=message)
+
+    strategy().start(grid(train=train), arrays, num_rounds=1)
+    assert "not trained: they stay as they are at the start: 'codes' (uint8, 4)" in caplog.text
+    assert "steps" not in caplog.text

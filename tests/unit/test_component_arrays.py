@@ -91,7 +91,9 @@ GOOD: dict[str, NDArray[Any]] = {"b": np.zeros(2, np.float32), "w": np.ones((2, 
         ({f"e{i}": np.zeros(1) for i in range(5)}, "has unknown 'e0', 'e1', 'e2' and 2 more"),
         ({"w": np.ones(4, np.float32)}, r"array 'w' has shape \(4,\), expected \(2, 2\)"),
         ({"b": np.array([0, np.nan], np.float32)}, "array 'b' is not finite"),
-        ({"b": np.array([0, 1e300])}, "array 'b' is not finite: it holds NaN, or numbers beyond float32"),
+        ({"b": np.array([0, 1e300])}, "array 'b' is not finite: it holds numbers beyond float32"),
+        ({"b": np.array([0, np.inf], np.float16)}, "array 'b' is not finite: it holds infinity"),
+        ({"b": np.array([np.inf, np.nan])}, "array 'b' is not finite: it holds NaN"),
         ({"b": np.zeros(2, np.int64)}, "array 'b' holds int64: expected floating point"),
     ],
 )
@@ -118,3 +120,45 @@ def test_bytes_that_are_no_array(array: Array) -> None:
 def test_a_wider_answer_is_taken() -> None:
     layout = Layout.of(record(GOOD))
     assert layout.flat(record({name: array.astype(np.float64) for name, array in GOOD.items()})).dtype == np.float32
+
+
+def test_an_empty_float64_array_does_not_make_everything_wide() -> None:
+    arrays = record({"w": np.ones(2, np.float32), "e": np.zeros((3, 0))})
+    layout = Layout.of(arrays)
+    assert layout.dtype == np.float32
+    back = layout.record(layout.flat(arrays))
+    assert [(array.dtype, tuple(array.shape)) for array in back.values()] == [("float32", (2,)), ("float64", (3, 0))]
+
+
+def test_what_outgrows_its_type_is_cut_off_and_reported() -> None:
+    arrays = record({"w": np.ones(4, np.float16), "v": np.ones(1, np.float32)})
+    layout = Layout.of(arrays)
+    x = np.array([1e30, 65519, -70000, 65520, np.inf], np.float32)  # v, w
+    assert layout.record(x)["w"].numpy().tolist() == [65504, -65504, 65504, np.inf]
+    assert layout.flaw(np.array([1, 1, -70000, 1, 1], np.float32)) == (
+        "array 'w' holds numbers up to 7e+04, and float16 ends at 6.55e+04"
+    )
+    assert layout.flaw(np.array([1e30, 65519, 1, 1, 1], np.float32)) == ""
+
+
+def test_arrays_that_are_not_trained_are_listed_without_counters() -> None:
+    assert Layout.of(record(MIXED)).unchanged() == ["'mask' (bool, 2)"]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array(1.5, np.float32),
+        np.ones(4, ">f4"),
+        np.asfortranarray(np.arange(6, dtype=np.float64).reshape(2, 3)),
+        np.arange(8, dtype=np.float16)[::2],
+        np.ones((2, 1, 2), np.float32),
+    ],
+)
+def test_any_floating_array_comes_back_as_it_was(array: NDArray[Any]) -> None:
+    for name in ("w", "", "model/layer 1.größe"):
+        arrays = record({name: array})
+        layout = Layout.of(arrays)
+        (back,) = layout.record(layout.flat(arrays)).to_numpy_ndarrays()
+        assert np.array_equal(back, array)
+        assert (back.shape, back.dtype.newbyteorder("=")) == (array.shape, array.dtype.newbyteorder("="))

@@ -172,7 +172,7 @@ BAD_LISTED = {
     "two-names": (b"alice\nbob carol\n", "line 2: name 'bob carol': must be 1 to 64 characters"),
     "a-path": (b"\n\n../alice", "line 3: name '../alice': must be"),
     "too-long": (b"x" * 65, "line 1: name 'xxxx"),
-    "not-unicode": (b"\xff\xfe", "is no text in UTF-8"),
+    "not-unicode": (b"\xff\xfe", "is text in UTF-16; save it as UTF-8"),
 }
 BAD = [
     pytest.param(name, *bad, id=f"{name}-{kind}")

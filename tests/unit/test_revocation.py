@@ -213,7 +213,7 @@ def test_what_cannot_be_revoked_leaves_everything_as_it_was(
         (REGISTER_FILE, b"# head\nissued xy alice 2026-01-01T00:00:00Z", "certs/issued.txt: line 2: 'issued xy alice"),
         (REGISTER_FILE, b"lost 12 alice 2026-01-01T00:00:00Z", "certs/issued.txt: line 1: 'lost 12 alice"),
         (REGISTER_FILE, b"issued 12 alice yesterday", "certs/issued.txt: line 1: 'issued 12 alice yesterday'"),
-        (REGISTER_FILE, b"\xff", "certs/issued.txt: is no text in UTF-8"),
+        (REGISTER_FILE, b"\xff", "certs/issued.txt: is not UTF-8: byte 0xff in line 1"),
         (REVOKED_FILE, b"garbage", "certs/ca.crl: holds no list of revoked certificates"),
         ("ca.key", b"garbage", "certs/ca.key: holds no private key"),
     ],

@@ -16,9 +16,11 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from deploy.cli import main
 from link import certificates
+from link.address import Address
 from link.authority import AUTHORITY_DAYS, Authority
 from link.certificates import Role, is_for
 from link.errors import ConfigError
+from link.proxy import Route
 from link.tls import Identity, channel_credentials, server_credentials, what_is_wrong
 
 IMPORTED = datetime.now(UTC)
@@ -113,9 +115,9 @@ def test_a_key_is_shown_to_nobody() -> None:
     assert ALICE.key != AUTHORITY.issue_client("alice").key
 
 
-@pytest.mark.parametrize("host", ["", "a b", "server:9090", "-a", "a..b", "*.example", "x" * 64, "1.2.3", "ä.example"])
+@pytest.mark.parametrize("host", ["", "a b", "server:9090", "-a", "a..b", "*.example", "x" * 64, "1.2.3"])
 def test_hosts_that_are_none(host: str) -> None:
-    with pytest.raises(ConfigError, match="must be a DNS name or an IP address, without a port"):
+    with pytest.raises(ConfigError, match=r"^host .*: must be a (DNS|host) name or an IP address"):
         AUTHORITY.issue_server(["good.example", host])
 
 
@@ -249,9 +251,9 @@ def test_no_bytes_that_a_server_shows_raise_here() -> None:
     assert ALICE.flaw_of_server(bytes(der), "server.example") is None
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "a..b:1", f"{'x' * 64}:1"])
-def test_a_look_at_what_is_no_server_tells_nothing(address: str) -> None:
-    assert asyncio.run(what_is_wrong(address, ALICE)) is None
+@pytest.mark.parametrize("host", ["127.0.0.1", "a..b", "x" * 64])
+def test_a_look_at_what_is_no_server_tells_nothing(host: str) -> None:
+    assert asyncio.run(what_is_wrong(Address(host, 1), ALICE, Route())) is None
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------
@@ -297,7 +299,7 @@ def test_the_folders_hold_what_each_machine_needs_and_no_more(certs: Path) -> No
     ("words", "complaint"),
     [
         (["init", "certs", "--host", "x"], "certs/ca.crt: exists; --renew keeps the authority and replaces"),
-        (["init", "new", "--host", "x:1"], "host 'x:1': must be a DNS name"),
+        (["init", "new", "--host", "x:1"], "host 'x:1': must be a host name or an IP address: leave out"),
         (["init", "new", "--host", "x", "--days", "-1"], "a certificate for -1 days"),
         (
             ["init", "new", "--host", "x", "--renew"],

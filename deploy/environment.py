@@ -1,0 +1,55 @@
+"""What the environment may hold that is not meant for us, made harmless before anything heavy is imported."""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout."""
+
+
+def settle() -> None:
+    """Change this process, and what it hands on to others, so that nothing in a user's environment breaks it."""
+    # gRPC has a line of its own on standard error for every handshake that fails, and any stranger can make it fail. It
+    # reads this when it is imported, which is later.
+    os.environ.setdefault("GRPC_VERBOSITY", "none")
+    os.environ["MPLBACKEND"] = "agg"  # we draw into files alone
+    for name in ("COLUMNS", "LINES", "NUMBA_NUM_THREADS"):  # a terminal of width 0 shows no result
+        if not os.environ.get(name, "1").strip().lstrip("0").isdecimal():
+            del os.environ[name]
+    _warn_only()
+
+
+def _warn_only() -> None:
+    """Let no warning of a library end a run, where Python was told to make errors of them."""
+    if not any(option.startswith("error") for option in sys.warnoptions):
+        return
+    sys.warnoptions[:] = [_milder(option) for option in sys.warnoptions]
+    if os.environ.get("PYTHONWARNINGS"):
+        os.environ["PYTHONWARNINGS"] = ",".join(map(_milder, os.environ["PYTHONWARNINGS"].split(",")))
+    filters = [("default", *entry[1:]) if entry[0] == "error" else entry for entry in warnings.filters]
+    warnings.filters[:] = filters  # type: ignore[index]  # it is a list
+
+
+def _milder(option: str) -> str:
+    action, colon, rest = option.partition(":")
+    return f"default{colon}{rest}" if action.strip() and "error".startswith(action.strip().lower()) else option
+
+
+@contextmanager
+def ours_first() -> Iterator[None]:
+    """Within: Python processes that are started find our packages, and no others that lie in the current folder."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    os.environ.update(PYTHONPATH=path, PYTHONSAFEPATH="1")
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
