@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from deploy.signals import raising
+from link.signals import raising
 
 
 class Stopped(KeyboardInterrupt):
