@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from deploy import files, logs, streams
 from link.config import Config
@@ -144,7 +145,8 @@ class LocalFederation:
         """Tell of clients that have died; return the exit status of the run, None while it goes on."""
         if self.server is None:
             raise RuntimeError("wait before start")
-        if self.server.exitcode == LOST:
+        if any(process.exitcode == LOST for process in (self.server, *self.clients.values())):
+            self.server.join(1.0)  # it counts as lost too, a moment later
             self.say("the helper process that started all others was killed; the run ends here")
             return 1
         for name, process in self.clients.items():
@@ -159,6 +161,7 @@ class LocalFederation:
             return None
         if (self.server.exitcode or 0) < 0:
             self.say(f"the server {how_it_ended(self.server)}; the run ends here (log: {self._log_of('server')})")
+            self._killed()
             return 1
         if self.server.exitcode == INTERRUPTED:
             self.say("the server was told to end by a signal; the run ends here")
@@ -190,6 +193,11 @@ class LocalFederation:
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
+        out, logs_ = self.options.out, self.options.out / "logs"
+        with suppress(OSError):  # the same folder can be given again where the run has left nothing there
+            if not any(logs_.iterdir()) and list(out.iterdir()) == [logs_]:
+                logs_.rmdir()
+                out.rmdir()
 
     def _tell(self, line: str) -> None:
         """Tell the user while the server runs: a terminal is the server's, which draws the live view there."""
@@ -218,10 +226,17 @@ class LocalFederation:
         if isinstance(answer, str):
             return answer
         self.stop()
-        with suppress(OSError):  # the same folder can be given again if the run has left nothing there
-            (self.options.out / "logs").rmdir()
-            self.options.out.rmdir()
         raise answer
+
+    def _killed(self) -> None:
+        """Leave the report of a run whose server had no time for it."""
+        from server.report import REPORT, write_report
+
+        if self.options.monitoring.pictures:
+            try:
+                write_report(self.options.out)
+            except Exception as error:  # a page that cannot be made changes nothing of how the run has ended
+                self.say(f"{self.options.out / REPORT}: cannot be made: {error}")
 
     def _log_of(self, name: str) -> Path:
         return self.options.out / "logs" / f"{name}.log"
@@ -338,8 +353,8 @@ def fork_server(modules: Sequence[str]) -> ForkServerContext:
     atexit.register(_end_helpers)
     # A signal to the whole group reaches every process, but is for the launcher, which ends the others in order, and
     # for those that know what to do with it. All inherit the mask, so that none is hit that has only just started, and
-    # the helper never. The tracker, a helper of the standard library that the fork server would start, first: it lifts the
-    # mask, but for SIGHUP.
+    # the helper never. The tracker, a helper of the standard library that the fork server would start, first: it lifts
+    # the mask, but for SIGHUP.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         resource_tracker.ensure_running()
@@ -352,7 +367,7 @@ def fork_server(modules: Sequence[str]) -> ForkServerContext:
 
 def _end_helpers() -> None:
     """Wait for the helper processes to end with this one, so that nothing runs any more when it has ended."""
-    server = forkserver._forkserver
+    server: Any = forkserver._forkserver  # it has no public name for what follows
     alive, pid = getattr(server, "_forkserver_alive_fd", None), getattr(server, "_forkserver_pid", None)
     if alive is None or pid is None:
         return
