@@ -385,6 +385,7 @@ def _short_sockets() -> None:
     Raises:
         ConfigError: no folder for temporary files can be written.
     """
+    before = tempfile.tempdir
     try:
         given = tempfile.gettempdir()
         if len(os.fsencode(given)) + len("/pymp-12345678/listener-12345678") <= _LONGEST_SOCKET:
@@ -398,7 +399,7 @@ def _short_sockets() -> None:
     except OSError as error:
         raise ConfigError(f"no folder for temporary files: {error.strerror or error}; set TMPDIR to one") from None
     finally:
-        tempfile.tempdir = None
+        tempfile.tempdir = before
     raise ConfigError(f"TMPDIR {given}: is too long for the paths of sockets; set TMPDIR to a shorter one")
 
 
