@@ -115,6 +115,5 @@ def _stream(sink: Sink, before: TextIO | None) -> TextIO:
     if before is not None:
         before.flush()
     buffer = io.BufferedWriter(sink)
-    line = sink.isatty() or sink.fileno() == 2
     encoding = "utf-8" if before is None else before.encoding
-    return io.TextIOWrapper(buffer, encoding, errors="backslashreplace", line_buffering=line)
+    return io.TextIOWrapper(buffer, encoding, errors="backslashreplace", line_buffering=True)
