@@ -5,15 +5,17 @@ says what); 130 interrupted. docs/troubleshooting.md says which command gives wh
 """
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from deploy import streams
 from deploy.commands import COMMANDS
 from deploy.environment import settle
-from deploy.signals import raising
-from link.errors import BreakwaterError, ServerGone, Unwritten
+from link.errors import BreakwaterError, ProcessEnded, ServerGone, Unwritten
+from link.signals import raising
 
 EPILOG = (
     "Exit status: 0 it is done; 1 it began and could not go on, or doctor found a problem; 2 something that was given "
@@ -23,23 +25,26 @@ EPILOG = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status."""
-    options = _parser().parse_args(arguments)
+    """Run a command and return its exit status.
+
+    Args:
+        arguments: without the program's name; None for those of this process, which is then all ours.
+    """
+    output = streams.prepare() if arguments is None else None
     settle()
     try:
-        os.getcwd()
-    except OSError:
-        print("breakwater: error: the current folder is gone; cd to one that is there", file=sys.stderr)
-        return 2
-    try:
-        with raising():
-            return int(options.command(options))
+        with raising(for_good=output is not None):
+            return _run(arguments, output)
     except KeyboardInterrupt:
         print("breakwater: interrupted", file=sys.stderr)
         return 130
-    except (ServerGone, Unwritten) as error:
-        print(f"breakwater: error: {error}", file=sys.stderr)
+    except streams.OutputLost as error:
+        if not error.reader_left:
+            print(f"breakwater: error: {error}", file=sys.stderr)
         return 1
+    except (ProcessEnded, ServerGone, Unwritten) as error:
+        print(f"breakwater: error: {error}", file=sys.stderr)
+        return error.status if isinstance(error, ProcessEnded) else 1
     except BreakwaterError as error:
         for line in str(error).splitlines():
             print(f"breakwater: error: {line}", file=sys.stderr)
@@ -48,6 +53,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has left; say nothing more, and do not complain on the way out either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in _SURROUNDINGS:
+            raise
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"breakwater: error: {where}{error.strerror}", file=sys.stderr)
+        return 1
+
+
+def _run(arguments: Sequence[str] | None, output: streams.Sink | None) -> int:
+    """Run a command; raise where its output is its result and cannot be written."""
+    if output is not None:
+        output.strict = True  # also for --help and --version, with which parsing ends
+    try:
+        options = _parser().parse_args(arguments)
+        try:
+            os.getcwd()
+        except OSError:
+            print("breakwater: error: the current folder is gone; cd to one that is there", file=sys.stderr)
+            return 2
+        if output is not None:
+            output.strict = options.prints
+        return int(options.command(options))
+    finally:
+        if output is not None:
+            sys.stdout.flush()
+
+
+_SURROUNDINGS = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+        *(errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE),
+    }
+)
+"""What the system refuses because of files, folders, disks and limits: no fault of ours, so a line says it."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,7 +114,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the versions that matter in a bug report")
-    parser.set_defaults(parser=parser)
+    # Whether what a command prints is its result, so that output that cannot be written is an error.
+    parser.set_defaults(parser=parser, prints=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     for command in COMMANDS:

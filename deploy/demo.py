@@ -48,7 +48,7 @@ def demo(out: Path, *, quiet: bool = False) -> int:
         options = LocalOptions(
             config=load(CONFIG, changes), out=out / name, config_dir=CONFIG.parent, monitoring=Monitoring(quiet=quiet)
         )
-        status = run_local(options, console.print)
+        status = run_local(options, console.print, last=False)
         if status != 0:
             return status
         console.print()

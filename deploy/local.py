@@ -6,33 +6,58 @@ every process of the federation is forked from it: separate processes with share
 The helper never opens a connection and has a single thread, which is what makes forking it safe.
 """
 
+import atexit
 import logging
 import multiprocessing
 import os
+import select
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from deploy import logs
+from deploy import files, logs, streams
 from deploy.environment import ours_first
-from deploy.signals import raising
 from link.config import Config
-from link.errors import BreakwaterError, ConfigError
+from link.errors import BreakwaterError, ConfigError, ProcessEnded
+from link.signals import ENDING, ignore, raising
 from server.monitor import Monitoring
 
 log = logging.getLogger("breakwater.deploy")
 
-GRACE_S = 10.0
-"""How long processes may take to end by themselves before they are killed."""
+GRACE_S = 60.0
+"""How long a server may take to write its results before it is killed."""
+
+SLOW_S = 5.0
+"""After so long the user is told what is waited for."""
+
+CLIENTS_S = 5.0
+"""How long clients may take to end by themselves once their server has said goodbye, or is gone."""
+
+LAST_S = 0.5
+"""A client that gets SIGTERM goes on for so long: where all processes get it, the server's last round is then whole."""
+
+HELPERS_S = 2.0
+"""How long to wait at most for the helper processes, which end by themselves once their launcher has."""
+
+_LONGEST_SOCKET = 100
+"""The path of a Unix socket has at most 107 bytes on Linux, 103 on macOS."""
+
+LOST = 255
+"""What multiprocessing takes for the exit status of a process whose fork server is gone. It may still run."""
+
+INTERRUPTED = 130
+"""Exit status of a process that was asked to end, and did so in order."""
 
 UNUSABLE = 2
 """Exit status of a process that cannot use what the user gave."""
@@ -78,27 +103,32 @@ class LocalFederation:
         """Start the server, wait until it listens, start the clients.
 
         Raises:
-            ConfigError: the config says that some clients are Byzantine, but not what they do.
+            ConfigError: the config says that some clients are Byzantine, but not what they do; the run folder cannot be
+                made, or more files must be open than this machine allows.
+            ProcessEnded: the server, or what starts the processes, was killed.
             BreakwaterError: the server could not start; its own message.
         """
         config = self.options.config
         n, f = config.federation.clients, config.federation.byzantine
         check_attack(config)
-        context = fork_server(config.task.modules())
-        here, there = context.Pipe()
-        self.server = context.Process(target=_serve, args=(self.options, there), name="server")
+        files.allow(files.for_server(n), f"a run of {n} clients")
+        files.allow(files.for_launcher(n - f + 2), f"a run of {n} clients")
+        logs.make_folder(self.options.out / "logs", f"run folder {self.options.out}")
         try:
+            context = fork_server(config.task.modules())
+            here, there = context.Pipe()
+            self.server = context.Process(target=_serve, args=(self.options, there), name="server")
             self.server.start()
-        except (EOFError, ConnectionError):  # what the helper could not import, it has told on standard error
-            raise BreakwaterError("the process that starts the others has ended; its last words are above") from None
-        there.close()
-        self.address = self._await_address(here)
-        self._pipe = here
-        width = len(str(n - 1))
-        for worker in range(n - f):
-            self._spawn(context, f"client-{worker:0{width}}", worker, seats=1)
-        if f:
-            self._spawn(context, "byzantine", n - f, seats=f)
+            there.close()
+            self.address = self._await_address(here)
+            self._pipe = here
+            width = len(str(n - 1))
+            for worker in range(n - f):
+                self._spawn(context, f"client-{worker:0{width}}", worker, seats=1)
+            if f:
+                self._spawn(context, "byzantine", n - f, seats=f)
+        except (EOFError, ConnectionError):  # its word for how many processes there are does not come
+            raise ProcessEnded("the helper process that starts all others was killed") from None
 
     def wait(self) -> int:
         """Wait for the server to end, telling of clients that die before it; return the exit status of the run."""
@@ -116,6 +146,10 @@ class LocalFederation:
         """Tell of clients that have died; return the exit status of the run, None while it goes on."""
         if self.server is None:
             raise RuntimeError("wait before start")
+        if any(process.exitcode == LOST for process in (self.server, *self.clients.values())):
+            self.server.join(1.0)  # it counts as lost too, a moment later
+            self.say("the helper process that started all others was killed; the run ends here")
+            return 1
         for name, process in self.clients.items():
             if name in self._ended or process.is_alive():
                 continue
@@ -128,29 +162,43 @@ class LocalFederation:
             return None
         if (self.server.exitcode or 0) < 0:
             self.say(f"the server {how_it_ended(self.server)}; the run ends here (log: {self._log_of('server')})")
+            self._killed()
             return 1
+        if self.server.exitcode == INTERRUPTED:
+            self.say("the server was told to end by a signal; the run ends here")
         return self.server.exitcode or 0
 
     def stop(self) -> None:
         """Leave no process behind: ask, wait, kill. Safe to call at any time, and again."""
         # One whose start was interrupted has no pid that we know; it ends by itself when it finds the launcher gone.
-        processes = [p for p in (self.server, *self.clients.values()) if p is not None and p.pid is not None]
-        if self.server in processes and self.server.is_alive():
-            self.server.terminate()  # it writes its summary and tells the clients goodbye
-            self.server.join(GRACE_S)
-        end = time.monotonic() + (GRACE_S if self.server in processes and self.server.exitcode == 0 else 1.0)
+        known = [p for p in (self.server, *self.clients.values()) if p is not None and p.pid is not None]
+        processes = [Orphan(p.pid or 0) if p.exitcode == LOST else p for p in known]
+        server = processes[0] if known and known[0] is self.server else None
+        if server is not None and server.is_alive():
+            server.terminate()  # it writes its summary and tells the clients goodbye
+            server.join(SLOW_S)
+            if server.is_alive():
+                self.say(f"waiting for the server, which writes its results, for up to {GRACE_S:g} s")
+                server.join(GRACE_S)
+        in_order = server is not None and server.exitcode in (0, INTERRUPTED)
+        end = time.monotonic() + (CLIENTS_S if in_order else 1.0)
         for process in processes:
             process.join(max(0.0, end - time.monotonic()))
-        for ask in (ForkServerProcess.terminate, ForkServerProcess.kill):
+        for ask in ("terminate", "kill"):
             for process in processes:
                 if process.is_alive():
-                    ask(process)
+                    getattr(process, ask)()
             end = time.monotonic() + 2.0
             for process in processes:
                 process.join(max(0.0, end - time.monotonic()))
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
+        out, logs_ = self.options.out, self.options.out / "logs"
+        with suppress(OSError):  # the same folder can be given again where the run has left nothing there
+            if not any(logs_.iterdir()) and list(out.iterdir()) == [logs_]:
+                logs_.rmdir()
+                out.rmdir()
 
     def _tell(self, line: str) -> None:
         """Tell the user while the server runs: a terminal is the server's, which draws the live view there."""
@@ -170,12 +218,26 @@ class LocalFederation:
         try:
             answer: str | BreakwaterError = pipe.recv()
         except EOFError:
+            if self.server is not None:
+                self.server.join(SLOW_S)
             self.stop()
-            raise BreakwaterError(f"the server process {how_it_ended(self.server)} before it listened") from None
+            status = INTERRUPTED if self.server is not None and self.server.exitcode == INTERRUPTED else 1
+            ended = how_it_ended(self.server)
+            raise ProcessEnded(f"the server process {ended} before it listened", status) from None
         if isinstance(answer, str):
             return answer
         self.stop()
         raise answer
+
+    def _killed(self) -> None:
+        """Leave the report of a run whose server had no time for it."""
+        from server.report import REPORT, write_report
+
+        if self.options.monitoring.pictures:
+            try:
+                write_report(self.options.out)
+            except Exception as error:  # a page that cannot be made changes nothing of how the run has ended
+                self.say(f"{self.options.out / REPORT}: cannot be made: {error}")
 
     def _log_of(self, name: str) -> Path:
         return self.options.out / "logs" / f"{name}.log"
@@ -195,22 +257,87 @@ def check_attack(config: Config) -> None:
         )
 
 
-def run_local(options: LocalOptions, say: Callable[[str], None] = print) -> int:
-    """Run a federation to its end and return the exit status; nothing is left behind, whatever happens."""
+def run_local(options: LocalOptions, say: Callable[[str], None] = print, *, last: bool = True) -> int:
+    """Run a federation to its end and return the exit status; nothing is left behind, whatever happens.
+
+    Args:
+        options: of the run.
+        say: see ``LocalFederation``.
+        last: nothing follows, so that a signal that finds the run over is no interruption.
+    """
     federation = LocalFederation(options, say)
-    with raising():
+    with raising(ctrl_c=KeyboardInterrupt):
         try:
             federation.start()
             return federation.wait()
+        except KeyboardInterrupt:
+            federation.stop()
+            if last and federation.server is not None and federation.server.exitcode == 0:
+                return 0
+            raise
         finally:
             federation.stop()
             if sys.stdout.isatty():
                 print("\x1b[?25h", end="", flush=True)  # a server that was killed has left the cursor hidden
 
 
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """Take a signal for Ctrl-C; a handler."""
-    raise KeyboardInterrupt
+class Orphan:
+    """A process of which only the pid is known, as its fork server is gone; it ends as a ``Process`` does.
+
+    Args:
+        pid: of a process that ran a moment ago.
+    """
+
+    exitcode = None
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._fd = -1
+        self._gone = False
+        try:
+            self._fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._gone = True
+        except (OSError, AttributeError):  # a system without: it is looked for again and again
+            pass
+
+    def __del__(self) -> None:
+        """Close the descriptor."""
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def is_alive(self) -> bool:
+        """Return whether it runs."""
+        self.join(0.0)
+        return not self._gone
+
+    def join(self, timeout: float) -> None:
+        """Wait for its end."""
+        end = time.monotonic() + timeout
+        while not self._gone:
+            left = max(0.0, end - time.monotonic())
+            if self._fd >= 0:
+                self._gone = bool(select.select([self._fd], [], [], left)[0])
+            else:
+                self.send(0)
+                time.sleep(min(left, 0.05))
+            if time.monotonic() >= end:
+                return
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it."""
+        self.send(signal.SIGKILL)
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        try:
+            os.kill(self._pid, number)
+        except ProcessLookupError:
+            self._gone = True
 
 
 def fork_server(modules: Sequence[str]) -> ForkServerContext:
@@ -222,17 +349,60 @@ def fork_server(modules: Sequence[str]) -> ForkServerContext:
     os.environ.update(SINGLE_THREADED)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["deploy.local", "client.process", "server.process", *modules])
-    # Ctrl-C reaches every process of a terminal, but is for the launcher alone, which ends the others in order. They
-    # inherit the mask, so that it cannot hit one that has only just started. The tracker, a helper of the standard
-    # library that the fork server would start, first: it lifts the mask.
-    with ours_first():
-        resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+    _short_sockets()
+    atexit.unregister(_end_helpers)
+    atexit.register(_end_helpers)
+    # A signal to the whole group reaches every process, but is for the launcher, which ends the others in order, and
+    # for those that know what to do with it. All inherit the mask, so that none is hit that has only just started, and
+    # the helper never. The tracker, a helper of the standard library that the fork server would start, first: it lifts
+    # the mask, but for SIGHUP.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        with ours_first():
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
             forkserver.ensure_running()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     return context
+
+
+def _end_helpers() -> None:
+    """Wait for the helper processes to end with this one, so that nothing runs any more when it has ended."""
+    server: Any = forkserver._forkserver  # it has no public name for what follows
+    alive, pid = getattr(server, "_forkserver_alive_fd", None), getattr(server, "_forkserver_pid", None)
+    if alive is None or pid is None:
+        return
+    with suppress(OSError):
+        os.close(alive)
+        server._forkserver_alive_fd = None
+        end = time.monotonic() + HELPERS_S
+        while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < end:
+            time.sleep(0.002)
+
+
+def _short_sockets() -> None:
+    """Have multiprocessing make its sockets where their paths are short enough, whatever TMPDIR says.
+
+    Raises:
+        ConfigError: no folder for temporary files can be written.
+    """
+    before = tempfile.tempdir
+    try:
+        given = tempfile.gettempdir()
+        if len(os.fsencode(given)) + len("/pymp-12345678/listener-12345678") <= _LONGEST_SOCKET:
+            util.get_temp_dir()
+            return
+        for folder in ("/tmp", "/var/tmp", "/dev/shm", os.path.relpath(given)):  # noqa: S108  # it makes a private one there
+            if os.access(folder, os.W_OK | os.X_OK) and len(os.fsencode(folder)) < _LONGEST_SOCKET - 32:
+                tempfile.tempdir = folder
+                util.get_temp_dir()
+                return
+    except OSError as error:
+        raise ConfigError(f"no folder for temporary files: {error.strerror or error}; set TMPDIR to one") from None
+    finally:
+        tempfile.tempdir = before
+    raise ConfigError(f"TMPDIR {given}: is too long for the paths of sockets; set TMPDIR to a shorter one")
 
 
 def how_it_ended(process: ForkServerProcess | None) -> str:
@@ -246,14 +416,42 @@ def how_it_ended(process: ForkServerProcess | None) -> str:
 # --- in the processes ------------------------------------------------------------------------------------------------
 
 
+def begin(*, server: bool) -> None:
+    """Begin a process of a local run: from here on signals take effect. Before, they were blocked.
+
+    Args:
+        server: SIGTERM and SIGHUP are for it; within ``link.signals.raising``.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which ends us in order
+    if not server:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the same
+        signal.signal(signal.SIGTERM, _end_soon)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+    end_with_launcher(server=server)
+    streams.prepare()
+
+
+def _end_soon(number: int, frame: FrameType | None) -> None:
+    """End by SIGTERM a moment later; a handler, of a client."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, LAST_S)
+
+
 def _serve(options: LocalOptions, pipe: Connection) -> None:
     """Be the server, until the run ends or the launcher says so."""
     try:
-        signal.signal(signal.SIGTERM, interrupt)  # from here on; before, it ends us without a word
-        _be_server(options, pipe)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are ending; the launcher's word to end is no news
+        with raising(for_good=True):
+            begin(server=True)
+            _be_server(options, pipe)
+            ignore()  # we are ending; the launcher's word to end is no news
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 def _be_server(options: LocalOptions, pipe: Connection) -> None:
@@ -261,8 +459,6 @@ def _be_server(options: LocalOptions, pipe: Connection) -> None:
     from server.process import ServerOptions, serve
     from strategies.strategy import NoClientsError, StalledError
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which ends us in order
-    end_with_launcher()
     if options.silent:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # for the rest of this process
     else:
@@ -295,10 +491,11 @@ def _be_server(options: LocalOptions, pipe: Connection) -> None:
             on_listening,
         )
     except StalledError as error:
+        ignore()
         log.error("%s", error)
         sys.exit(1)
     except (BreakwaterError, NoClientsError) as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        ignore()
         if listening:
             log.error("%s", error)
             sys.exit(1)
@@ -310,8 +507,7 @@ def _take_part(options: LocalOptions, address: str, name: str, worker: int, seat
     """Be a client, or the coalition."""
     from client.process import ClientOptions, run_client
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_launcher()
+    begin(server=False)
     logs.to_file(options.out / "logs" / f"{name}.log", options.log_options)
     attack = options.config.attack if seats > 1 or name == "byzantine" else None
     try:
@@ -334,13 +530,20 @@ def _take_part(options: LocalOptions, address: str, name: str, worker: int, seat
         sys.exit(UNUSABLE)
 
 
-def end_with_launcher() -> None:
-    """End this process when the launcher is gone, however it went."""
+def end_with_launcher(*, server: bool) -> None:
+    """End this process when the launcher is gone, however it went: a server in order, clients after their server.
+
+    Args:
+        server: this process handles SIGTERM; it gets as long for its results as the launcher would give it.
+    """
     launcher = multiprocessing.parent_process()
 
     def watch() -> None:
         if launcher is not None:
             launcher.join()
+            if server:
+                os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(GRACE_S if server else CLIENTS_S)
             os._exit(1)
 
     threading.Thread(target=watch, name="launcher-watch", daemon=True).start()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from link.errors import ConfigError
 from link.text import escaped
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -50,17 +51,45 @@ def to_terminal(level: int = logging.WARNING, options: LogOptions | None = None,
     _add(handler, max(level, options.level or level))
 
 
-def to_file(path: Path, options: LogOptions | None = None, process: str = "") -> None:
+def make_folder(folder: Path, what: str) -> None:
+    """Make a folder, and those above it.
+
+    Args:
+        folder: it may be there.
+        what: is to lie in it, as a user knows it.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{folder} cannot be made: {error.strerror or error}"
+        raise ConfigError(f"{what}: {reason}; choose another folder") from None
+
+
+def to_file(
+    path: Path, options: LogOptions | None = None, process: str = "", *, what: str = "", at_once: bool = False
+) -> None:
     """Append our log to a file; times are UTC.
 
     Args:
         path: its folder is made if it is not there.
         options: see there.
         process: who writes, for JSON; "" for the name of the file.
+        what: is written there, as a user knows it; "" for the name of the file.
+        at_once: open it now; else with the first line, so that there is no file where there is nothing to say.
+
+    Raises:
+        ConfigError: its folder cannot be made, it is a folder itself, or it cannot be opened.
     """
     options = options or LogOptions()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = _File(path, encoding="utf-8", delay=True)
+    make_folder(path.parent, what or f"log file {path}")
+    try:
+        handler = _File(path, encoding="utf-8", errors="backslashreplace", delay=not at_once)
+    except OSError as error:
+        reason = f"{what or path}: cannot be written: {error.strerror or error}"
+        raise ConfigError(f"{reason}; name another file") from None
     handler.setFormatter(_Json(process or path.stem) if options.form == "json" else _Text(_FORMAT, _TIME))
     _add(handler, logging.INFO if options.level is None else options.level)
 
@@ -122,6 +151,13 @@ class _Run:
 
 class _File(logging.FileHandler):
     """Writes to a file as long as there is room: a full disk must not bury the terminal under tracebacks."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line; the first one opens the file, which may fail as any other."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name is logging's
         """Let the line go where the system refuses to write it; what writes the run folder tells the user."""

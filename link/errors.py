@@ -9,6 +9,7 @@
     │   │   └── OtherTask         because the two have not loaded the same task
     │   ├── ServerGone            the server has not answered for longer than the client's patience
     │   └── WireError             a peer sent bytes that are no message, or too many of them
+    ├── ProcessEnded              a process that a run cannot do without has ended
     ├── Unwritten                 a run whose results or books could not be written down
     ├── Silent                    raised by a ClientApp that sends no reply at all (a Byzantine fault)
     └── Broken                    raised by a ClientApp whose reply is to break on the way (a Byzantine fault)
@@ -39,6 +40,19 @@ class ConfigError(BreakwaterError):
 
 class Unwritten(BreakwaterError):  # noqa: N818  # the name says what happened
     """A run's results or books could not be written down; it can be continued from its last checkpoint."""
+
+
+class ProcessEnded(BreakwaterError):  # noqa: N818  # the name says what happened
+    """A process that a run cannot do without has ended before its time.
+
+    Args:
+        said: which, and how.
+        status: the exit status of the command.
+    """
+
+    def __init__(self, said: str, status: int = 1) -> None:
+        super().__init__(said)
+        self.status = status
 
 
 class LinkError(BreakwaterError):

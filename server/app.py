@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from flwr.app import Context
@@ -27,6 +26,7 @@ from link.experiment import ATTACKERS, LIFE, LINK, LISTEN, OUT, RESUME, Experime
 from link.grid import StreamGrid
 from link.polled import PolledGrid
 from link.sections.base import Federation
+from link.signals import done, held, raising
 from server.books import Books
 from server.checkpoints import resumed
 from server.curve import draw
@@ -34,7 +34,7 @@ from server.explain import TaskFacts, title
 from server.folder import CURVE, RunFolder, read_rounds
 from server.link import judge_of
 from server.monitor import Monitoring
-from server.observers import watched
+from server.observers import Observers, watched
 from server.progress import last_line
 from server.report import REPORT, write_report
 from server.roster import LinkRoster, QueriedRoster
@@ -123,19 +123,25 @@ def _train(
     federation, rounds = config.federation, config.strategy.rounds
     over = books.state is not None and books.state.round > rounds  # only its results are still to be written
     with watched(grid, config, folder.path, folder.rounds, monitoring, console) as observers:
-        joined_s = 0.0 if over else _gather(roster, federation, books)
-        x0 = problem.initial()
-        start = problem.evaluate(x0)
-        folder.begin(config, start, *beside(problem))
-        observers.start(start if books.state is None else problem.evaluate(books.state.x), folder.rounds)
+        try:
+            joined_s = 0.0 if over else _gather(roster, federation, books)
+            x0 = problem.initial()
+            start = problem.evaluate(x0)
+            folder.begin(config, start, *beside(problem))
+            observers.start(start if books.state is None else problem.evaluate(books.state.x), folder.rounds)
+        except BaseException:
+            with held():
+                _end_early(books, observers, monitoring)
+            raise
 
         def on_round(record: RoundRecord) -> None:
-            folder.add(record)
-            if record.evaluation is not None and strategy.state is not None:
-                folder.save(strategy.state.x)
-            observers.add(record)
-            if not record.diverged and books.due(record.round):
-                books.keep(grid, roster, strategy)
+            with held():  # a round is written whole, or not at all
+                folder.add(record)
+                if record.evaluation is not None and strategy.state is not None:
+                    folder.save(strategy.state.x)
+                observers.add(record)
+                if not record.diverged and books.due(record.round):
+                    books.keep(grid, roster, strategy)
 
         strategy = RobustStrategy(
             experiment.method,
@@ -158,33 +164,36 @@ def _train(
             on_hold=observers.hold,
         )
         strategy.state = books.state if books.state is not None else experiment.method.start(x0)
-        books.keep(grid, roster, strategy)
         status: str = "interrupted"
         stalled: StalledError | None = None
         measured: Evaluation | None = None  # of the model that is left, where it is not the last one
         try:
+            books.keep(grid, roster, strategy)
             strategy.start(grid, codec.to_arrays(x0), num_rounds=rounds)
             status = "diverged" if strategy.last and strategy.last.diverged else "finished"
         except StalledError as error:
             status, stalled, measured = "stalled", error, problem.evaluate(error.model)
         finally:
-            if status != "diverged":
-                books.keep(grid, roster, strategy)
-            summary = folder.finish(
-                status=status,
-                seed=federation.seed,
-                joined_s=joined_s,
-                model=strategy.state.x if stalled is None else stalled.model,
-                evaluation=measured,
-                stall=None if stalled is None else stalled.to_dict(),
-                lives=books.life or 1,
-                patience_s=federation.join_timeout_s if status == "finished" else 0.0,
-                task=_facts(experiment),
-            )
-            line = last_line(summary, folder.path)
-            observers.end(status, line)
-            if monitoring.pictures:
-                _report(folder.path)
+            with held():  # a signal may come at any time, and again
+                if status != "diverged":
+                    books.keep(grid, roster, strategy)
+                summary = folder.finish(
+                    status=status,
+                    seed=federation.seed,
+                    joined_s=joined_s,
+                    model=strategy.state.x if stalled is None else stalled.model,
+                    evaluation=measured,
+                    stall=None if stalled is None else stalled.to_dict(),
+                    lives=books.life or 1,
+                    patience_s=federation.join_timeout_s if status == "finished" else 0.0,
+                    task=_facts(experiment),
+                )
+                if status != "interrupted":
+                    done()
+                line = last_line(summary, folder.path)
+                observers.end(status, line)
+                if monitoring.pictures:
+                    _report(folder.path)
     try:
         if monitoring.pictures:
             draw({config.strategy.kind: (summary, read_rounds(folder.path))}, folder.path / CURVE, title=title(config))
@@ -200,6 +209,22 @@ def beside(problem: Problem) -> tuple[Mapping[str, Any], str]:
     """Return what goes into the model's file beside x: frozen values by name, and the layout of x."""
     frozen = problem.frozen() if hasattr(problem, "frozen") else {}
     return frozen, str(problem.layout()) if hasattr(problem, "layout") else ""
+
+
+def _end_early(books: Books, observers: Observers, monitoring: Monitoring) -> None:
+    """Leave what there is of a run that ends before its first round, or before the first one after it went on."""
+    folder, federation = books.folder, books.experiment.config.federation
+    summary = folder.finish(
+        status="interrupted",
+        seed=federation.seed,
+        joined_s=0.0,
+        model=None if books.state is None else books.state.x,
+        lives=books.life or 1,
+        task=_facts(books.experiment),
+    )
+    observers.end("interrupted", last_line(summary, folder.path))
+    if monitoring.pictures:
+        _report(folder.path)
 
 
 def _facts(experiment: Experiment) -> dict[str, Any] | None:
@@ -260,19 +285,11 @@ def _ended_in_order() -> Iterator[None]:
     class Ended(BaseException):
         """Raised in place of the signal's effect."""
 
-    def end(number: int, frame: FrameType | None) -> None:
-        for each in before:  # Flower may send more than one
-            signal.signal(each, signal.SIG_IGN)
-        raise Ended(number)
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     ended = None
     try:
-        yield
+        with raising(Ended, ctrl_c=Ended):
+            yield
     except Ended as error:
         ended = error.args[0]
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if ended is not None:
         signal.raise_signal(ended)

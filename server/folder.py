@@ -27,6 +27,7 @@ from safetensors.numpy import save_file
 
 from link.config import Config
 from link.errors import ConfigError, Unwritten
+from link.signals import waiting
 from server.checkpoints import Checkpoint, Checkpoints, clear_drafts
 from server.live import finite
 from strategies.algorithm import ATTACK_FAILED, Evaluation, Vector
@@ -480,7 +481,7 @@ class RunFolder:
                 write()
             except OSError as error:
                 problem = f"{self.path}: the results cannot be written: {error.strerror or error}"
-                if time.monotonic() >= end:
+                if time.monotonic() >= end or waiting():
                     raise Unwritten(f"{problem}; mend that, then `breakwater server --resume {self.path}`") from None
                 if "results" not in self._failing:
                     self._failing.add("results")

@@ -10,7 +10,7 @@ def add(commands: Subparsers) -> None:
     parser = commands.add_parser("check", help="check and explain a config without running it")
     add_config(parser)
     add_data(parser)
-    parser.set_defaults(command=_check)
+    parser.set_defaults(command=_check, prints=True)
 
 
 def _check(options: argparse.Namespace) -> int:

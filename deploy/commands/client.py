@@ -47,7 +47,7 @@ def _client(options: argparse.Namespace) -> int:
     name, form = _name(options), log_options(options)
     logs.to_terminal(form.level or logging.INFO, form, name)
     if options.log_file is not None:
-        logs.to_file(options.log_file, form, name)
+        logs.to_file(options.log_file, form, name, what=f"--log-file {options.log_file}", at_once=True)
     reason = run_client(
         ClientOptions(
             connect=str(options.connect),

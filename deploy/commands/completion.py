@@ -25,7 +25,7 @@ def add(commands: Subparsers) -> None:
         epilog="docs/troubleshooting.md says where each shell wants it.",
     )
     parser.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="which shell")
-    parser.set_defaults(command=_completion)
+    parser.set_defaults(command=_completion, prints=True)
 
 
 def _completion(options: argparse.Namespace) -> int:

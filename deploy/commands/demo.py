@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from deploy.commands.options import Subparsers, add_quiet, out_dir
+from link.signals import raising
 
 
 def add(commands: Subparsers) -> None:
@@ -17,4 +18,5 @@ def add(commands: Subparsers) -> None:
 def _demo(options: argparse.Namespace) -> int:
     from deploy.demo import demo
 
-    return demo(out_dir(options, "demo"), quiet=options.quiet)
+    with raising(ctrl_c=KeyboardInterrupt):
+        return demo(out_dir(options, "demo"), quiet=options.quiet)

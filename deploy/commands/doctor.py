@@ -30,7 +30,7 @@ def add(commands: Subparsers) -> None:
         "--out", type=Path, default=Path("runs"), metavar="DIR", help="where run folders go (default: runs)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts and bug reports")
-    parser.set_defaults(command=_doctor)
+    parser.set_defaults(command=_doctor, prints=True)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -156,9 +156,13 @@ def out_dir(options: argparse.Namespace, name: str) -> Path:
     """Return the folder that ``--out`` names, or one of this name and the time; it need not be there yet.
 
     Raises:
-        ConfigError: it holds something.
+        ConfigError: it holds something, or cannot be looked at.
     """
     out: Path = options.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    try:
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be used: {error.strerror or error}; choose another folder") from None
+    if taken:
         raise ConfigError(f"--out {out}: exists and is not an empty folder; choose another or remove it")
     return out

@@ -18,7 +18,7 @@ from deploy.commands.options import (
     monitoring,
     out_dir,
 )
-from deploy.signals import raising
+from link.signals import raising
 
 if TYPE_CHECKING:
     from server.process import ServerOptions
@@ -54,18 +54,21 @@ def add(commands: Subparsers) -> None:
 
 
 def _server(options: argparse.Namespace) -> int:
-    from deploy import logs
+    from deploy import files, logs
+    from server.folder import RUN
     from server.process import Terminated, serve
     from strategies.strategy import NoClientsError, StalledError
 
     settings = _server_options(options)
+    files.allow(files.for_server(settings.config.federation.clients), "a server of this federation")
     logs.to_terminal(options=log_options(options), process="server")
-    logs.to_file(settings.out / "logs" / "server.log", log_options(options))
+    logs.to_file(settings.out / "logs" / "server.log", log_options(options), what=f"run folder {settings.out}")
     try:
-        with raising(Terminated):
+        with raising(Terminated, ctrl_c=KeyboardInterrupt):
             serve(settings, None if options.quiet else lambda address: print(f"listening on {address}", flush=True))
     except KeyboardInterrupt:
-        print(f"breakwater: interrupted; `breakwater server --resume {settings.out}` goes on", file=sys.stderr)
+        more = f"; `breakwater server --resume {settings.out}` goes on" if (settings.out / RUN).exists() else ""
+        print(f"breakwater: interrupted{more}", file=sys.stderr)
         return 130
     except (NoClientsError, StalledError) as error:
         print(f"breakwater: {error}; `breakwater server --resume {settings.out}` goes on", file=sys.stderr)

@@ -18,7 +18,7 @@ def add(commands: Subparsers) -> None:
     parser = commands.add_parser("suspects", help="who attacked? what a run shows about each client")
     parser.add_argument("folder", type=Path, metavar="DIR", help="run folder; the run may still be going on")
     parser.add_argument("--json", action="store_true", help="as JSON, one object a client")
-    parser.set_defaults(command=_suspects)
+    parser.set_defaults(command=_suspects, prints=True)
 
 
 def _suspects(options: argparse.Namespace) -> int:

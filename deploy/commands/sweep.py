@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from deploy.commands.options import Subparsers, add_data, data_dir
+from link.signals import raising
 
 
 def add(commands: Subparsers) -> None:
@@ -51,13 +52,13 @@ def _sweep(options: argparse.Namespace) -> int:
     from deploy.sweeps.sweep import SweepOptions, sweep
 
     plan = load_plan(options.experiment, seeds=options.seeds, reduced=options.reduced, changes=options.set)
-    return sweep(
-        SweepOptions(
-            path=options.experiment,
-            plan=plan,
-            out=options.out,
-            jobs=options.jobs or default_jobs(options.in_process),
-            in_process=options.in_process,
-            data=data_dir(options),
-        )
+    asked = SweepOptions(
+        path=options.experiment,
+        plan=plan,
+        out=options.out,
+        jobs=options.jobs or default_jobs(options.in_process),
+        in_process=options.in_process,
+        data=data_dir(options),
     )
+    with raising(ctrl_c=KeyboardInterrupt):
+        return sweep(asked)

@@ -29,7 +29,7 @@ def add(commands: Subparsers) -> None:
     parser.add_argument(
         "--patience", type=float, metavar="S", help="give up after S seconds without a server (default: 300)"
     )
-    parser.set_defaults(command=_watch)
+    parser.set_defaults(command=_watch, prints=True)
 
 
 def _watch(options: argparse.Namespace) -> int:

@@ -19,10 +19,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from deploy.doctor.findings import Finding, ok, problem, warning
+from deploy.files import OWN_FILES
 from deploy.versions import ROOT
 
-OWN_FILES = 160
-"""File descriptors that a server needs beside its connections."""
 STRANGERS = 512
 """Connections beyond the clients' that a server takes, see ``link.door``."""
 LITTLE_DISK = 1 << 30

@@ -7,7 +7,6 @@ processes (``deploy.local``). Everything is forked from one helper, so a run beg
 import logging
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +18,22 @@ from pathlib import Path
 from typing import Protocol
 
 from deploy import logs
-from deploy.local import GRACE_S, UNUSABLE, LocalFederation, LocalOptions, end_with_launcher, fork_server, how_it_ended
-from deploy.local import interrupt as interrupted
+from deploy.local import (
+    GRACE_S,
+    INTERRUPTED,
+    LOST,
+    UNUSABLE,
+    LocalFederation,
+    LocalOptions,
+    Orphan,
+    begin,
+    fork_server,
+    how_it_ended,
+)
 from deploy.sweeps.experiment import PlannedRun
 from deploy.sweeps.results import NOTE, Outcome, note, read_outcome, stalled
 from link.errors import BreakwaterError
+from link.signals import ignore, raising
 from server.monitor import Monitoring
 
 log = logging.getLogger("breakwater.deploy")
@@ -93,21 +103,25 @@ class Alone:
             if self._pipe is not None and self._pipe.poll():
                 self.say(str(self._pipe.recv()))
         code = self._process.exitcode or 0
+        if code == LOST:
+            self.say("the helper process that started it was killed")
+            return 1
         if code < 0:
             self.say(f"the process {how_it_ended(self._process)}")
         return code if code >= 0 else 1
 
     def stop(self) -> None:
         """Leave no process behind: ask, wait, kill."""
-        process = self._process
-        if process is None or process.pid is None:
+        if self._process is None or self._process.pid is None:
             return
+        lost = self._process.exitcode == LOST
+        process: ForkServerProcess | Orphan = Orphan(self._process.pid) if lost else self._process
         if process.is_alive():
             process.terminate()
             process.join(GRACE_S)
         if process.is_alive():
             process.kill()
-            process.join()
+            process.join(GRACE_S)
 
 
 def _alone(options: LocalOptions, pipe: Connection) -> None:
@@ -115,24 +129,28 @@ def _alone(options: LocalOptions, pipe: Connection) -> None:
     from deploy.inprocess import run_in_process
     from strategies.strategy import NoClientsError, StalledError
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which ends us in order
-    signal.signal(signal.SIGTERM, interrupted)
-    end_with_launcher()
-    logs.to_file(options.out / "logs" / "server.log")
-    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-        try:
-            run_in_process(options)
-        except KeyboardInterrupt:
-            sys.exit(130)
-        except StalledError:
-            sys.exit(1)  # the run folder says it
-        except (BreakwaterError, NoClientsError) as error:
-            pipe.send(str(error))
-            sys.exit(UNUSABLE)
-        except Exception as error:  # a fault of one run, whatever it is, is a row of the table
-            log.exception("the run failed")
-            pipe.send(f"{type(error).__name__}: {error}"[:500])
-            sys.exit(1)
+    try:
+        with raising(for_good=True):
+            begin(server=True)
+            logs.to_file(options.out / "logs" / "server.log")
+            with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+                try:
+                    run_in_process(options)
+                    ignore()
+                except StalledError:
+                    ignore()
+                    sys.exit(1)  # the run folder says it
+                except (BreakwaterError, NoClientsError) as error:
+                    ignore()
+                    pipe.send(str(error))
+                    sys.exit(UNUSABLE)
+                except Exception as error:  # a fault of one run, whatever it is, is a row of the table
+                    ignore()
+                    log.exception("the run failed")
+                    pipe.send(f"{type(error).__name__}: {error}"[:500])
+                    sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 @dataclass

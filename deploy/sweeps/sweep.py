@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy import files
 from deploy.sweeps.experiment import Plan, PlannedRun
 from deploy.sweeps.results import FAILED, Outcome, as_csv, as_markdown, choose, number, read_outcome, row, summaries
 from deploy.sweeps.runner import IN_PROCESS, PROCESSES, Terms, run_all
@@ -84,6 +85,11 @@ def _sweep(options: SweepOptions) -> int:
 def _run(stage: str, runs: Sequence[PlannedRun], terms: Terms) -> list[Outcome]:
     """Have runs run, telling of each; return them in the order of the plan."""
     todo = [run for run in runs if read_outcome(run, terms.root / run.folder) is None]
+    if not terms.in_process and todo:
+        federations = [run.config.federation for run in todo]
+        most = max(each.clients for each in federations)
+        files.allow(files.for_server(most), f"a run of {most} clients")
+        files.allow(files.for_launcher(terms.jobs * (most + 2)), f"a sweep of {terms.jobs} such runs at a time")
     how = IN_PROCESS if terms.in_process else PROCESSES
     beside = f", {terms.jobs} at a time" if terms.jobs > 1 else ""
     kept = f", {len(runs) - len(todo)} done before" if len(todo) < len(runs) else ""

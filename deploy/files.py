@@ -1,0 +1,44 @@
+"""How many files a command may have open: each connection and each process of a run is one or two."""
+
+import resource
+
+from link.errors import ConfigError
+
+OWN_FILES = 160
+"""File descriptors that a server needs beside its connections."""
+
+
+def for_server(clients: int) -> int:
+    """Return how many files a server of so many clients opens at most."""
+    return clients + OWN_FILES
+
+
+def for_launcher(processes: int) -> int:
+    """Return how many files the launcher of so many processes opens at most: a pipe and a sentinel for each."""
+    return 2 * processes + 64
+
+
+def allow(needed: int, what: str) -> None:
+    """Let this process, and those that it starts, have so many files open; the soft limit is raised if need be.
+
+    Args:
+        needed: how many.
+        what: what needs them, for the message.
+
+    Raises:
+        ConfigError: the system allows fewer.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard == resource.RLIM_INFINITY or hard >= needed:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        except (OSError, ValueError):
+            hard = soft
+        else:
+            return
+    raise ConfigError(
+        f"{what} has up to {needed} files open, and the limit is {hard} (ulimit -n): raise it to {needed} (ulimit -Hn "
+        f"{needed} as root, LimitNOFILE= of systemd, --ulimit of docker), or use fewer clients"
+    )
