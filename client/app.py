@@ -20,7 +20,7 @@ from client.coalition import Coalition, CoalitionMember
 from link import codec, flwr_compat, invitation, pages
 from link.config import Config, parse_attack, suggest
 from link.errors import RESIDENT, Breakage, BreakwaterError, Broken, ConfigError, Silent
-from link.experiment import ATTACKERS, DATA, LAST, SET, Experiment, code_fingerprint, from_run_config
+from link.experiment import ATTACKERS, DATA, LAST, SET, Experiment, code_fingerprint, from_run_config, try_out
 from strategies.algorithm import Ask, StateLostError
 
 PARTITION, PARTITIONS, ATTACK = "partition-id", "num-partitions", "attack"
@@ -115,11 +115,32 @@ def who(message: Message, context: Context) -> Message:
     """Say which worker this is and which code it runs, for servers that have no link to read it from."""
     answer = ConfigRecord({"fingerprint": code_fingerprint()})
     try:
-        answer["index"] = worker_of(context).index
+        worker = worker_of(context)
+        _try_task(worker.index, context)
+        answer["index"] = worker.index
     except ConfigError as error:
         log.error("%s", error)
         answer["flaw"] = str(error)  # beside the fingerprint: with other code, it is that which is wrong
     return Message(RecordDict({invitation.WHO: answer}), reply_to=message)
+
+
+def _try_task(index: int, context: Context) -> None:
+    """Try the task once in this process, for its first worker.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    experiment = from_run_config(context.run_config, context.node_config)
+    if _tried.get("experiment") is experiment:
+        return
+    kind = attack_of(context, experiment.config)
+    attack = None if kind is None else parse_attack(kind, settings_of(context.node_config), experiment.config)
+    try_out(experiment, index, attack)
+    _tried["experiment"] = experiment
+
+
+_tried: dict[str, Experiment] = {}
+"""The experiment whose task this process has tried."""
 
 
 @app.query(invitation.JOIN)

@@ -16,7 +16,7 @@ from client.coalition import Coalition, CoalitionMember
 from link import config as configs
 from link.compiled import prepare
 from link.errors import ConfigError, Refused
-from link.experiment import CONFIG, CONFIG_DIR, DATA, Experiment, code_fingerprint, open_experiment
+from link.experiment import CONFIG, CONFIG_DIR, DATA, Experiment, code_fingerprint, open_experiment, try_out
 from link.node import join_as_many
 from link.tls import Identity
 from link.wire import Welcome
@@ -42,6 +42,7 @@ class ClientOptions:
         fellows: workers that an attacker takes for its fellows, beside the seats of its own process.
         tls: folder of the certificate of this name, see ``link.tls.Identity``; a coalition's holds a folder for each of
             its names. None for an open port.
+        tried: a process of the same launcher has tried the task, for all workers.
     """
 
     connect: str
@@ -56,6 +57,7 @@ class ClientOptions:
     patience_s: float | None = None
     tls: Path | None = None
     fellows: Sequence[int] = ()
+    tried: bool = False
 
 
 class Preparation:
@@ -95,9 +97,13 @@ class Preparation:
 
     def _worker(self, experiment: Experiment, index: int) -> workers.Worker:
         if self._options.attack is None:
+            if not self._options.tried:
+                try_out(experiment, index)
             return workers.HonestWorker(experiment, index)
         if self._coalition is None or self._coalition.experiment is not experiment:
             attack = configs.parse_attack(self._options.attack, self._options.settings, experiment.config)
+            if not self._options.tried:
+                try_out(experiment, index, attack)
             self._coalition = Coalition(experiment, attack)
             for fellow in self._options.fellows:
                 self._coalition.enlist(fellow)

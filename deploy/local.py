@@ -316,6 +316,7 @@ def _take_part(options: LocalOptions, address: str, name: str, worker: int, seat
                 attack=None if attack is None else attack.kind,
                 config_dir=options.config_dir,
                 data=options.data,
+                tried=True,
             )
         )
     except BreakwaterError as error:

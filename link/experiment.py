@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from attacks.attack import Attack
 from link import config as configs
 from link.errors import ConfigError
 from strategies.algorithm import Method
 from strategies.compressors import QSGD, Identity, Natural, RandK, ScaledSign
 from strategies.randomness import Role, stream
-from tasks.contract import Problem, TaskError
+from tasks.contract import Problem, Setting, TaskError
+from tasks.tryout import Demands, needs_trial
+from tasks.tryout import try_out as try_task
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout, or the folder that a Flower App Bundle was unpacked to."""
@@ -40,11 +43,13 @@ class Experiment:
         config: resolved, see ``link.config.resolve``.
         problem: the loaded task.
         method: the method, ready for either half.
+        setting: what the task was loaded with; None where it was not loaded from a config.
     """
 
     config: configs.Config
     problem: Problem
     method: Method
+    setting: Setting | None = None
 
 
 @lru_cache(maxsize=1)
@@ -67,11 +72,46 @@ def open_experiment(text: str, data_dir: Path | None, config_dir: Path | None) -
             "only taken from a file of your own; give --config FILE"
         )
     try:
-        problem = config.task.load(config.setting(data_dir, config_dir))
+        setting = config.setting(data_dir, config_dir)
+        problem = config.task.load(setting)
     except TaskError as error:
         raise ConfigError(f"[task] {error}") from None
     config = configs.resolve(config, problem)
-    return Experiment(config, problem, config.method)
+    return Experiment(config, problem, config.method, setting)
+
+
+@lru_cache(maxsize=1)
+def try_out(experiment: Experiment, worker: int | None = None, attack: Attack | None = None) -> None:
+    """Try the task of an experiment before anybody relies on it; see ``tasks.tryout``. A second call does nothing.
+
+    Args:
+        experiment: as ``open_experiment`` returns it.
+        worker: whose gradients this process computes, and nothing else; None for the server and for whole federations,
+            which try all workers and measure the model.
+        attack: what that worker does; None for an honest one.
+
+    Raises:
+        ConfigError: the task cannot be used; one clear line.
+    """
+    config = experiment.config
+    if experiment.setting is None or not needs_trial(config.task):
+        return
+    n, f = config.federation.clients, config.federation.byzantine
+    flips = getattr(attack if worker is not None else config.attack, "flips_labels", False)
+    attackers = range(n - f, n) if worker is None else [worker]
+    strategy = config.strategy.model_dump()
+    sizes = [strategy[key] for key in ("batch", "full_batch") if strategy.get(key) is not None]
+    full = 0 in sizes or "full_batch" not in strategy or not sizes
+    demands = Demands(
+        workers=range(n) if worker is None else [worker],
+        batches=[size for size in sizes if size] + ([0] if full else []),
+        flipped=attackers if flips else [],
+        evaluates=worker is None,
+    )
+    try:
+        try_task(config.task, experiment.setting, demands, experiment.problem)
+    except TaskError as error:
+        raise ConfigError(f"[task] {error}") from None
 
 
 def from_run_config(run_config: Mapping[str, object], node_config: Mapping[str, object] = {}) -> Experiment:

@@ -70,7 +70,7 @@ def split(partition: str, labels: NDArray[np.generic], workers: int, seed: int) 
 
     Raises:
         ValueError: ``partition`` names no partition.
-        TaskError: fewer rows than workers.
+        TaskError: fewer rows than workers; Dirichlet over labels that are no whole numbers.
 
     Source: Dirichlet label skew: Hsu, Qi, Brown 2019 (arXiv 1909.06335); here with equal quotas.
     """
@@ -104,6 +104,11 @@ def _dirichlet(
 
     Labels run out, so the last to choose take what is left: the workers choose in random order.
     """
+    if labels.dtype.kind == "f" and not np.array_equal(labels, np.round(labels)):
+        raise TaskError(
+            'partition = "dirichlet(a)" shares out classes, and these targets are other numbers; use "iid", or "label", '
+            "which sorts by them"
+        )
     classes = np.unique(labels)
     pools = [shuffled[labels[shuffled] == label] for label in classes]
     left = np.array([len(pool) for pool in pools])
