@@ -55,11 +55,11 @@ class TaskFacts:
     def told(self) -> dict[str, Any]:
         """Return them as JSON has it."""
         return {
-            "dim": self.dim,
+            "dim": int(self.dim),
             "dtype": self.dtype.name,
-            "samples": self.samples,
-            "smoothness": self.smoothness,
-            "optimum": self.optimum,
+            "samples": int(self.samples),
+            "smoothness": _maybe(self.smoothness),
+            "optimum": _maybe(self.optimum),
         }
 
 

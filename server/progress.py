@@ -138,7 +138,7 @@ def last_line(summary: Mapping[str, Any], out: Path) -> str:
         summary: as the run folder has it.
         out: the run folder.
     """
-    final = "  ".join(_measured(summary["loss"], summary.get("gap"), summary["accuracy"]))
+    final = "  ".join(_measured(summary["loss"], summary.get("gap"), summary.get("accuracy")))
     return (
         f"{summary['status']} after {summary['rounds']} rounds in {summary['wall_s']:.1f} s  {final}  "
         f"{size(summary['bytes_up'])} up  {size(summary['bytes_down'])} down  run folder {out}"
@@ -146,11 +146,13 @@ def last_line(summary: Mapping[str, Any], out: Path) -> str:
 
 
 def _measured(loss: float | None, gap: float | None, accuracy: float | None) -> list[str]:
-    """Return measures in words; a loss that is not finite is None in a state."""
+    """Return measures in words; None is a loss that is not finite, and a gap or an accuracy that is not known."""
     words = [f"loss {'not finite' if loss is None else f'{loss:.4g}'}"]
     if gap is not None:
         words.append(f"f-f* {gap:.1e}")
-    return [*words, "accuracy unknown" if accuracy is None else f"accuracy {100 * accuracy:.1f} %"]
+    if accuracy is not None:
+        words.append(f"accuracy {100 * accuracy:.1f} %")
+    return words
 
 
 # --- the live view ----------------------------------------------------------------------------------------------------

@@ -97,8 +97,10 @@ def _converted(part: Tensor, what: str, dtype: str) -> Tensor:
     converted = part.to(getattr(torch, dtype))
     _check_finite(
         converted,
-        lambda value, place: f"{what} beyond the range of {dtype} {place}; scale the data"
-        + (', or set dtype = "float64" in the class' if dtype == "float32" else ""),
+        lambda value, place: (
+            f"{what} beyond the range of {dtype} {place}; scale the data"
+            + (', or set dtype = "float64" in the class' if dtype == "float32" else "")
+        ),
     )
     return converted
 

@@ -68,14 +68,14 @@ class OwnProblem:
         )
 
 
-def _count(name: str, value: object) -> int:
+def _count(name: str, value: Any) -> int:
     """Return a positive whole number."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value.item()
-    whole = (isinstance(value, numbers.Real) and float(value).is_integer()) and not isinstance(value, bool)
-    if not whole or int(value) < 1:  # type: ignore[call-overload]  # a real number
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not float(value).is_integer() or value < 1:
         raise TaskError(f"{name} = {value!r}: must be a whole number from 1 up")
-    return int(value)  # type: ignore[call-overload]  # as above
+    return int(value)
 
 
 def _number(name: str, value: object, *, above_zero: bool = False) -> float:

@@ -49,8 +49,8 @@ class TorchTask:
         train: inputs and targets, one sample a row.
         test: the same for the accuracy.
         loss: mean loss of some samples.
-        correct: which of some samples are predicted rightly, see ``tasks/measures.py``; None for no accuracy, and it may
-            return None itself.
+        correct: which of some samples are predicted rightly, see ``tasks/measures.py``; None, or returning None, for no
+            accuracy.
         flip: the targets that an attacker pretends to have, from the true ones.
         prepare: applied to the inputs of each block, so that they can be kept small (bytes of pixels).
         l2: weight of the regulariser (l2/2) ||x||^2.
@@ -122,7 +122,9 @@ class FlatModule:
                     "the layer its sizes, or run one batch through it in model()"
                 )
             if parameter.device.type != "cpu":
-                raise TaskError(f'the model\'s parameter "{name}" is on device "{parameter.device}"; must be on the CPU')
+                raise TaskError(
+                    f'the model\'s parameter "{name}" is on device "{parameter.device}"; must be on the CPU'
+                )
         self.module = module.to(getattr(torch, dtype))
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if not parameters:

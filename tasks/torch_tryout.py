@@ -29,6 +29,11 @@ AGAIN = 16
 """Further forward passes of a model that draws at random, to see whether it matters."""
 
 
+def is_torch(problem: object) -> bool:
+    """Return whether a loaded task stands on ``TorchTask``."""
+    return isinstance(problem, TorchProblem)
+
+
 def compare_data(one: TorchTask, other: TorchTask) -> None:
     """Refuse a task whose methods give other data at their second call.
 
@@ -53,8 +58,10 @@ def compare_data(one: TorchTask, other: TorchTask) -> None:
             )
 
 
-def shortened(problem: TorchProblem) -> TorchProblem:
-    """Return a problem with so few samples that measuring it is cheap."""
+def shortened(problem: Any) -> Any:
+    """Return a torch problem with so few samples that measuring it is cheap; any other as it is."""
+    if not isinstance(problem, TorchProblem):
+        return problem
     task, parts = problem.task, list(problem.parts)
     each = max(1, MOST_EVALUATED // problem.honest)
     if sum(len(part) for part in parts[: problem.honest]) > MOST_EVALUATED and parts[0] is not parts[-1]:
@@ -87,13 +94,27 @@ def try_module(trial: "_Trial", problem: TorchProblem, demands: "Demands") -> No
         _try_loss(trial, task, module, inputs, targets)
         _try_modes(trial, module, inputs)
         for sample, target in problem.blocks(task.train, _telling_rows(task)):
-            with torch.no_grad(), trial.told(f"the loss of training samples with targets {_range(target)}"):
+            what = f"the loss of training samples with targets {_range(target)}{_hint(task)}"
+            with torch.no_grad(), trial.told(what):
                 value = task.loss(module(sample), target)
             if not bool(torch.isfinite(value).all()):
                 raise TaskError(
                     f"the loss of {len(target)} training samples at x0 is {float(value.reshape(-1)[0]):g} (targets "
                     f"{_range(target)}); must be finite at the start"
                 )
+
+    if demands.evaluates and task.test is not task.train:
+        sample, _ = next(problem.blocks(task.test, np.arange(min(8, len(task.test[1])))))
+        with torch.no_grad(), trial.told(f"the model on inputs of shape {tuple(sample.shape)} of test_data()"):
+            module(sample)
+
+
+def _default_loss(task: TorchTask) -> bool:
+    return task.loss is nn.functional.cross_entropy
+
+
+def _hint(task: TorchTask) -> str:
+    return "; classes count from 0, and the model must give an output for each" if _default_loss(task) else ""
 
 
 def _range(targets: Tensor) -> str:
@@ -142,12 +163,14 @@ def _try_forward(trial: "_Trial", problem: TorchProblem, inputs: Tensor) -> None
         )
     for name, parameter in after.items():
         if parameter is not before[name][0] or parameter.data_ptr() != before[name][1]:
-            raise TaskError(f'the model puts another parameter in the place of "{name}" in a forward pass; train it in place')
+            raise TaskError(
+                f'the model puts another parameter in the place of "{name}" in a forward pass; train it in place'
+            )
     for name, tensor in _tensors(module):
         if name not in values or not torch.equal(tensor, values[name]):
             layer, _, key = name.rpartition(".")
             raise TaskError(
-                f"the model's {_layer(module, layer)} changes its state \"{key}\" in a forward pass, which no gradient "
+                f'the model\'s {_layer(module, layer)} changes its state "{key}" in a forward pass, which no gradient '
                 "carries to the server; use a layer that keeps nothing (GroupNorm, LayerNorm)"
             )
     draws = drawn != _generators()
@@ -164,6 +187,11 @@ def _try_forward(trial: "_Trial", problem: TorchProblem, inputs: Tensor) -> None
 def _try_loss(trial: "_Trial", task: TorchTask, module: nn.Module, inputs: Tensor, targets: Tensor) -> None:
     """Try that the loss is one finite number, depends on the output, and is a mean over samples."""
     output = module(inputs)
+    if isinstance(output, Tensor) and _default_loss(task) and output.ndim > 1 and len(output[0]) == 1:
+        raise TaskError(
+            f"the model gives one number a sample (shape {tuple(output.shape)}), and cross-entropy of one class is "
+            "always 0; write loss(output, target), such as torch.nn.functional.binary_cross_entropy_with_logits"
+        )
     first = _loss(trial, task, output, targets)
     if not isinstance(first, Tensor):
         raise TaskError(f"loss() gave {type(first).__name__}; must be a scalar tensor, computed from output by torch")
@@ -173,30 +201,30 @@ def _try_loss(trial: "_Trial", task: TorchTask, module: nn.Module, inputs: Tenso
             '"mean")'
         )
     if not first.requires_grad:
-        raise TaskError("loss() does not depend on output: it gave a tensor without a gradient; leave out detach(), item()")
-    if isinstance(output, Tensor) and task.loss is nn.functional.cross_entropy and output.ndim > 1 and len(output[0]) == 1:
         raise TaskError(
-            f"the model gives one number a sample (shape {tuple(output.shape)}), and cross-entropy of one class is always "
-            "0; write loss(output, target), such as binary_cross_entropy_with_logits or mse_loss of torch.nn.functional"
+            "loss() gave a tensor without a gradient: it does not depend on output; leave out detach() and item()"
         )
     if not bool(torch.isfinite(first).all()):
         raise TaskError(f"the loss of {len(targets)} training samples at x0 is {first.item():g}; must be finite")
     with torch.no_grad():
         if first.item() != _loss(trial, task, module(inputs), targets).item():
-            raise TaskError("loss() gives another number for the same samples at its second call; it may not draw or keep")
+            raise TaskError(
+                "loss() gives another number for the same samples at its second call; it may draw and keep nothing"
+            )
         twice = _loss(trial, task, module(torch.cat([inputs, inputs])), torch.cat([targets, targets])).item()
     one = first.item()
     if abs(one) > 1e-8 and not 2 / 3 < twice / one < 1.5:
         raise TaskError(
-            f"loss() gave {one:.6g} for {len(targets)} samples and {twice:.6g} for the same samples taken twice; must be "
-            'the mean over the samples, not their sum (reduction = "mean")'
+            f"loss() gave {one:.6g} for {len(targets)} samples and {twice:.6g} for the same samples taken twice; must "
+            'be the mean over the samples, not their sum (reduction = "mean")'
         )
 
 
 def _loss(trial: "_Trial", task: TorchTask, output: Any, targets: Tensor) -> Any:
     shape = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-    what = f"{'loss()' if task.loss is not nn.functional.cross_entropy else 'cross-entropy, as there is no method loss(),'}"
-    with trial.told(f"{what} of output of {shape} and targets of shape {tuple(targets.shape)} ({targets.dtype})"):
+    what = "cross-entropy, as there is no method loss()," if _default_loss(task) else "loss()"
+    given = f"of shape {tuple(targets.shape)} ({targets.dtype}, {_range(targets)}){_hint(task)}"
+    with trial.told(f"{what} of output of {shape} and targets {given}"):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             found = task.loss(output, targets)
@@ -224,8 +252,8 @@ def _try_modes(trial: "_Trial", module: nn.Module, inputs: Tensor) -> None:
                 layer.training = mode
     if not _same(expected, found, close=True):
         raise TaskError(
-            f"the model's {_culprit(module, training, evaluation, close=True)} computes something else in evaluation mode "
-            "(self.training); it is measured as it is trained, so make both the same"
+            f"the model's {_culprit(module, training, evaluation, close=True)} computes something else in evaluation "
+            "mode (self.training); it is measured as it is trained, so make both the same"
         )
 
 
@@ -308,5 +336,5 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _generators() -> tuple[object, ...]:
     """Return where the global generators are."""
-    numpy: Any = np.random.get_state()  # noqa: NPY002  # users' code may draw from it
+    numpy: Any = np.random.get_state()  # users' code may draw from it
     return torch.get_rng_state().numpy().tobytes(), numpy[1].tobytes(), numpy[2], copy.copy(random.getstate())

@@ -66,27 +66,33 @@ def try_out(spec: TaskSpec, setting: Setting, demands: Demands, problem: Problem
     trial = _Trial(spec, setting)
     with _generators_put_back():
         again = trial.load()
-        if isinstance(problem, OwnProblem):
-            _try_form(trial, again)
-            _compare_loads(trial, again, demands)
-        else:
+        one, other, on_torch = _inner(problem), _inner(again), False
+        if "torch" in sys.modules:
             from tasks import torch_tryout
-            from tasks.torch_model import TorchProblem
 
-            if isinstance(problem, TorchProblem) and isinstance(again, TorchProblem):
-                torch_tryout.compare_data(problem.task, again.task)
-                torch_tryout.try_module(trial, again, demands)
-            _try_form(trial, again)
+            on_torch = torch_tryout.is_torch(one) and torch_tryout.is_torch(other)
+            if on_torch:
+                with trial.told("train_data()"):
+                    torch_tryout.compare_data(one.task, other.task)
+                torch_tryout.try_module(trial, other, demands)
+        _try_form(trial, again)
+        if not on_torch:
+            _compare_loads(trial, again, demands)
         x0 = again.initial()
         for worker in _some(demands.workers):
             for batch in dict.fromkeys(demands.batches):
-                _try_gradient(trial, again, worker, batch)
+                _try_gradient(trial, again, worker, batch, fresh=not on_torch)
         for worker in _some(demands.flipped):
             _try_flipped(trial, again, worker, demands.batches[0])
         if demands.evaluates:
             _try_evaluate(trial, again, x0)
-            if isinstance(problem, OwnProblem):
+            if not on_torch:
                 _hold_against_objective(trial, again, setting)
+
+
+def _inner(problem: Any) -> Any:
+    """Return what a class of the user's own gave."""
+    return problem.inner if isinstance(problem, OwnProblem) else problem
 
 
 class _Trial:
@@ -143,14 +149,14 @@ class _Trial:
 @contextmanager
 def _generators_put_back() -> Iterator[None]:
     """Within: the global generators of Python, NumPy and torch may be drawn from."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # users' code may draw from it
+    python, numpy = random.getstate(), np.random.get_state()  # users' code may draw from it
     torch: Any = sys.modules.get("torch")
     state = None if torch is None else torch.get_rng_state()
     try:
         yield
     finally:
         random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002  # as above
+        np.random.set_state(numpy)  # as above
         if torch is not None:
             torch.set_rng_state(state)
 
@@ -159,7 +165,7 @@ def _disturb_generators() -> None:
     """Set the global generators to where no other load has found them: data that depend on them then differ."""
     seed = int(np.random.default_rng().integers(2**32))
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  # what users' code may draw from
+    np.random.seed(seed)  # what users' code may draw from
     torch: Any = sys.modules.get("torch")
     if torch is not None:
         torch.manual_seed(seed)
@@ -173,6 +179,8 @@ def _some(workers: Sequence[int]) -> list[int]:
 
 
 def _try_form(trial: _Trial, problem: Problem) -> None:
+    with trial.told("smoothness and optimum"):
+        getattr(problem, "smoothness"), getattr(problem, "optimum")  # noqa: B009  # what is no number is refused
     with trial.told("initial()"):
         x = problem.initial()
     _check_vector(trial, "initial()", x, problem)
@@ -215,8 +223,11 @@ def _gradients(
     return found
 
 
-def _try_gradient(trial: _Trial, problem: Problem, worker: int, batch: int) -> None:
-    """Try one worker: two gradients at one point on one minibatch are equal bit for bit, now and later."""
+def _try_gradient(trial: _Trial, problem: Problem, worker: int, batch: int, *, fresh: bool) -> None:
+    """Try one worker: two gradients at one point on one minibatch are equal bit for bit.
+
+    With ``fresh`` also later, and whatever the caller does to what was returned.
+    """
     x = problem.initial()
     if not batch and problem.samples > MOST_SAMPLES:
         return
@@ -230,7 +241,7 @@ def _try_gradient(trial: _Trial, problem: Problem, worker: int, batch: int) -> N
             f"{what}: two gradients at one point on one minibatch differ; nothing may be drawn at random, or kept, "
             "between them (the methods send differences of gradients)"
         )
-    if not isinstance(problem, OwnProblem):
+    if not fresh:
         return
     kept = first.copy()
     (elsewhere,) = _gradients(trial, problem, oracle, [x + 1], batch, what)
@@ -256,11 +267,11 @@ def _try_flipped(trial: _Trial, problem: Problem, worker: int, batch: int) -> No
 
 def _try_evaluate(trial: _Trial, problem: Problem, x0: Vector) -> None:
     """Measure x0, the objective and the accuracy: as much of them as is cheap."""
-    inner: Any = problem.inner if isinstance(problem, OwnProblem) else problem
-    if not isinstance(problem, OwnProblem) and hasattr(problem, "parts"):
+    inner = _inner(problem)
+    if "torch" in sys.modules:
         from tasks import torch_tryout
 
-        inner = torch_tryout.shortened(problem)
+        inner = torch_tryout.shortened(inner)
     x = x0.copy()
     x.setflags(write=False)
     with trial.told("evaluate(x0)"):
@@ -326,19 +337,20 @@ def _hold_against_objective(trial: _Trial, problem: Problem, setting: Setting) -
     away = rng.standard_normal(len(x0)) / math.sqrt(len(x0))
     for reach in (0.1, 100.0):
         x = x0 + reach * away
-        with np.errstate(all="ignore"):
-            gradient = np.mean(
-                [
-                    _gradients(trial, problem, _oracle(trial, problem, i), [x.astype(problem.dtype)], 0, "a gradient")[0]
-                    for i in range(setting.honest)
-                ],
-                axis=0,
-                dtype=np.float64,
+        at = [x.astype(problem.dtype)]
+        gradients = [
+            _gradients(
+                trial, problem, _oracle(trial, problem, i), at, 0, f"a gradient of worker {i} on all its samples"
             )
+            for i in range(setting.honest)
+        ]
+        with np.errstate(all="ignore"):
+            gradient: Vector = np.mean([each[0] for each in gradients], axis=0, dtype=np.float64)
             length = float(np.linalg.norm(gradient))
             if not (math.isfinite(length) and length > 0):
                 continue
-            for way in (gradient / length, away):
+            ways: tuple[Vector, Vector] = gradient / length, away
+            for way in ways:
                 _hold_slope(trial, problem, x, gradient, way)
 
 

@@ -10,7 +10,9 @@ def add(commands: Subparsers) -> None:
     parser = commands.add_parser("check", help="check and explain a config without running it")
     add_config(parser)
     add_data(parser)
-    parser.add_argument("--no-load", action="store_true", help="check the config alone; do not load the task and its data")
+    parser.add_argument(
+        "--no-load", action="store_true", help="check the config alone; do not load the task and its data"
+    )
     parser.set_defaults(command=_check)
 
 
