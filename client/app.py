@@ -115,27 +115,28 @@ def who(message: Message, context: Context) -> Message:
     """Say which worker this is and which code it runs, for servers that have no link to read it from."""
     answer = ConfigRecord({"fingerprint": code_fingerprint()})
     try:
-        worker = worker_of(context)
-        _try_task(worker.index, context)
-        answer["index"] = worker.index
+        if workers.find(context.run_id, context.node_id) is None:
+            _try_task(context)
+        answer["index"] = worker_of(context).index
     except ConfigError as error:
         log.error("%s", error)
         answer["flaw"] = str(error)  # beside the fingerprint: with other code, it is that which is wrong
     return Message(RecordDict({invitation.WHO: answer}), reply_to=message)
 
 
-def _try_task(index: int, context: Context) -> None:
+def _try_task(context: Context) -> None:
     """Try the task once in this process, for its first worker.
 
     Raises:
-        ConfigError: it cannot be used.
+        ConfigError: it cannot be used, or node config or run config are at fault.
     """
+    check_node_config(context.node_config)
     experiment = from_run_config(context.run_config, context.node_config)
     if _tried.get("experiment") is experiment:
         return
     kind = attack_of(context, experiment.config)
     attack = None if kind is None else parse_attack(kind, settings_of(context.node_config), experiment.config)
-    try_out(experiment, index, attack)
+    try_out(experiment, seat_of(context.node_config, experiment.config.federation.clients), attack)
     _tried["experiment"] = experiment
 
 
