@@ -1,4 +1,4 @@
-"""Custom tasks in real processes: one without an accuracy runs to the end; one that would mislead is refused at once."""
+"""Custom tasks in real processes: one without an accuracy runs to the end, one that would mislead is refused."""
 
 import json
 from pathlib import Path
@@ -54,7 +54,7 @@ def config(tmp_path: Path) -> Path:
     return tmp_path / "line.toml"
 
 
-def test_a_run_without_an_accuracy_shows_its_loss_everywhere(
+def test_a_regression_shows_its_loss_everywhere_and_nothing_else(
     processes: Processes, config: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -70,7 +70,7 @@ def test_a_run_without_an_accuracy_shows_its_loss_everywhere(
     page = (out / "report.html").read_text(encoding="utf-8")
     for shown in (last, page):
         assert "accuracy" not in shown
-        assert "nan" not in shown.lower().replace("dominant", "")
+        assert "nan %" not in shown
     assert (out / "curve.png").stat().st_size > 0
 
     alone = tmp_path / "alone"
@@ -90,7 +90,7 @@ def test_a_task_that_would_mislead_is_refused_before_anybody_joins(
         ("server", config, "--listen", address, "--out", tmp_path / "server"),
     ):
         process = processes.breakwater(*command, *changes)
-        process.line("train_data() gave other inputs at its second call")
+        process.line(r"train_data\(\) gave other inputs at its second call")
         process.ends(2)
     assert not (tmp_path / "run" / "summary.json").exists()
 
@@ -106,5 +106,7 @@ def test_a_client_refuses_a_task_that_would_mislead_on_its_machine(
     server = processes.breakwater("server", config, "--listen", address, "--out", tmp_path / "run")
     server.line("listening on")
     client = processes.breakwater("client", "--connect", address, "--name", "alice", "--config", there / "line.toml")
-    client.line("train_data() gave other inputs at its second call")
+    client.line(r"train_data\(\) gave other inputs at its second call")
     client.ends(2)
+    server.ctrl_c()
+    server.ends(130)
