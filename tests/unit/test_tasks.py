@@ -212,6 +212,15 @@ def test_features_widens_the_model_and_rows_are_scaled(tmp_path: Path) -> None:
     np.testing.assert_allclose(columns.T, [[0.6, 0.8, 0, 0, 0], [0.0] * 5, [1.0, 0, 0, 0, 0]], rtol=1e-15)
 
 
+def test_values_beyond_the_range_of_the_dtype_are_refused(tmp_path: Path) -> None:
+    file_of(tmp_path, "1 1:1\n-1 1:2 3:1e39\n")
+    setting = Setting(clients=1, data_dir=tmp_path)
+    with pytest.raises(TaskError, match=r"sample 2 has the entry 3:1e\+39, beyond the range of float32"):
+        LogisticTask(data="set", dtype="float32", normalise=False).load(setting)
+    LogisticTask(data="set", dtype="float32").load(setting)
+    LogisticTask(data="set", normalise=False).load(setting)
+
+
 # --- digits ---
 
 

@@ -330,6 +330,21 @@ def test_trying_moves_no_generator_and_calls_nothing_of_the_task_that_is_used(tm
     assert task.loss.__self__.calls == 0
 
 
+@pytest.mark.parametrize("partition", ["label", "dirichlet(0.05)"])
+def test_one_hot_targets_are_split_by_class(tmp_path: Path, partition: str) -> None:
+    parts = [
+        opened(tmp_path, own(f"def train_data(self): return X, {targets}"), partition=partition).problem.parts  # type: ignore[attr-defined]  # a torch problem
+        for targets in ("Y", "one_hot(Y, 3).float()")
+    ]
+    assert all(np.array_equal(a, b) for a, b in zip(*parts, strict=True))
+
+
+def test_a_dirichlet_split_of_other_numbers_is_refused(tmp_path: Path) -> None:
+    line = own(COLUMN + MSE + "def train_data(self): return X, X[:, 0]")
+    opened(tmp_path, line, partition="label")
+    assert "needs classes, and the targets are not whole numbers" in refusal(tmp_path, line, partition="dirichlet(1)")
+
+
 # --- tasks without torch ---
 
 PLAIN = """
