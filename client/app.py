@@ -33,6 +33,7 @@ from link.experiment import (
     identity_of,
     load_task,
     named,
+    try_out,
 )
 from strategies.algorithm import ATTACK_FAILED, STALE, Ask, Packet, StateLostError
 
@@ -154,11 +155,33 @@ def who(message: Message, context: Context) -> Message:
     try:
         if CONFIG in context.run_config or workers.find(context.run_id, context.node_id) is None:
             answer[TASK] = identity_of(load_task(*named(context.run_config, context.node_config))[1]).written()
+        if workers.find(context.run_id, context.node_id) is None:
+            _try_task(context)
         answer["index"] = worker_of(context).index
     except ConfigError as error:
         log.error("%s", error)
         answer["flaw"] = str(error)  # beside the fingerprint: with other code, it is that which is wrong
     return Message(RecordDict({invitation.WHO: answer}), reply_to=message)
+
+
+def _try_task(context: Context) -> None:
+    """Try the task once in this process, for its first worker.
+
+    Raises:
+        ConfigError: it cannot be used, or node config or run config are at fault.
+    """
+    check_node_config(context.node_config)
+    experiment = from_run_config(context.run_config, context.node_config)
+    if _tried.get("experiment") is experiment:
+        return
+    kind = attack_of(context, experiment.config)
+    attack = None if kind is None else parse_attack(kind, settings_of(context.node_config), experiment.config)
+    try_out(experiment, seat_of(context.node_config, experiment.config.federation.clients), attack)
+    _tried["experiment"] = experiment
+
+
+_tried: dict[str, Experiment] = {}
+"""The experiment whose task this process has tried."""
 
 
 @app.query(invitation.JOIN)

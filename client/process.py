@@ -27,6 +27,7 @@ from link.experiment import (
     identity_of,
     load_task,
     open_experiment,
+    try_out,
 )
 from link.node import Prepared, join_as_many
 from link.tls import Identity
@@ -56,6 +57,7 @@ class ClientOptions:
         reading: how the training data are read for the comparison with the server's.
         tls: folder of the certificate of this name, see ``link.tls.Identity``; a coalition's holds a folder for each of
             its names. None for an open port.
+        tried: a process of the same launcher has tried the task, for all workers.
     """
 
     connect: str
@@ -71,6 +73,7 @@ class ClientOptions:
     tls: Path | None = None
     fellows: Sequence[int] = ()
     reading: Reading = "whole"
+    tried: bool = False
 
 
 class Preparation:
@@ -124,9 +127,13 @@ class Preparation:
 
     def _worker(self, experiment: Experiment, index: int) -> workers.Worker:
         if self._options.attack is None:
+            if not self._options.tried:
+                try_out(experiment, index)
             return workers.HonestWorker(experiment, index)
         if self._coalition is None or self._coalition.experiment is not experiment:
             attack = configs.parse_attack(self._options.attack, self._options.settings, experiment.config)
+            if not self._options.tried:
+                try_out(experiment, index, attack)
             self._coalition = Coalition(experiment, attack)
             for fellow in self._options.fellows:
                 self._coalition.enlist(fellow)

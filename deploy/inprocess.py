@@ -20,7 +20,7 @@ from deploy.local import LocalOptions, check_attack
 from link import codec, flwr_compat, replies
 from link import link_pb2 as pb
 from link.errors import RESIDENT, WireError
-from link.experiment import CONFIG, CONFIG_DIR, DATA, LIFE, OUT, RESUME, Experiment, from_run_config
+from link.experiment import CONFIG, CONFIG_DIR, DATA, LIFE, OUT, RESUME, Experiment, from_run_config, try_out
 from link.grid import StreamGrid
 from link.streams import Batch, Call
 from link.wire import CONTROL_BYTES, Parcel, Payload, Reader
@@ -48,7 +48,9 @@ def run_in_process(options: LocalOptions) -> None:
         LIFE: 1,
         **options.monitoring.run_config(),
     }
-    grid = InProcessGrid(from_run_config(settings), run_id)
+    experiment = from_run_config(settings)
+    try_out(experiment)
+    grid = InProcessGrid(experiment, run_id)
     server_app(grid, Context(run_id=run_id, node_id=1, node_config={}, state=RecordDict(), run_config=settings))
 
 

@@ -522,6 +522,7 @@ def _take_part(options: LocalOptions, address: str, name: str, worker: int, seat
                 data=options.data,
                 # All processes read the same files of this machine: only a custom task may make data of its own.
                 reading="bits" if options.config.task.kind == "custom" else "none",
+                tried=True,
             )
         )
     except BreakwaterError as error:

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+from attacks.attack import Attack
 from link import config as configs
 from link.errors import ConfigError
 from strategies.algorithm import Method
 from strategies.compressors import QSGD, Identity, Natural, RandK, ScaledSign
 from strategies.randomness import Role, stream
-from tasks.contract import Problem, TaskError
+from tasks.contract import Problem, Setting, TaskError
 from tasks.identity import Reading, TaskIdentity, identify
+from tasks.tryout import Demands, needs_trial
+from tasks.tryout import try_out as try_task
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout, or the folder that a Flower App Bundle was unpacked to."""
@@ -43,11 +46,13 @@ class Experiment:
         config: resolved, see ``link.config.resolve``.
         problem: the loaded task.
         method: the method, ready for either half.
+        setting: what the task was loaded with; None where it was not loaded from a config.
     """
 
     config: configs.Config
     problem: Problem
     method: Method
+    setting: Setting | None = None
 
     @cached_property
     def identity(self) -> TaskIdentity:
@@ -74,7 +79,7 @@ def open_experiment(text: str, data_dir: Path | None, config_dir: Path | None) -
     """
     config, problem = load_task(text, data_dir, config_dir)
     config = configs.resolve(config, problem)
-    return Experiment(config, problem, config.method)
+    return Experiment(config, problem, config.method, config.setting(data_dir, config_dir))
 
 
 @lru_cache(maxsize=1)
@@ -109,6 +114,40 @@ def identity_of(problem: Problem, data: Reading = "whole") -> TaskIdentity:
     except Exception as error:  # methods of the user's own
         text = (str(error).splitlines() or [""])[0]
         raise ConfigError(f"[task] what it is cannot be said: {type(error).__name__}: {text}") from error
+
+
+@lru_cache(maxsize=1)
+def try_out(experiment: Experiment, worker: int | None = None, attack: Attack | None = None) -> None:
+    """Try the task of an experiment before anybody relies on it; see ``tasks.tryout``. A second call does nothing.
+
+    Args:
+        experiment: as ``open_experiment`` returns it.
+        worker: whose gradients this process computes, and nothing else; None for the server and for whole federations,
+            which try all workers and measure the model.
+        attack: what that worker does; None for an honest one.
+
+    Raises:
+        ConfigError: the task cannot be used; one clear line.
+    """
+    config = experiment.config
+    if experiment.setting is None or not needs_trial(config.task):
+        return
+    n, f = config.federation.clients, config.federation.byzantine
+    flips = getattr(attack if worker is not None else config.attack, "flips_labels", False)
+    attackers = range(n - f, n) if worker is None else [worker]
+    strategy = config.strategy.model_dump()
+    sizes = [strategy[key] for key in ("batch", "full_batch") if strategy.get(key) is not None]
+    full = 0 in sizes or "full_batch" not in strategy or not sizes
+    demands = Demands(
+        workers=range(n) if worker is None else [worker],
+        batches=[size for size in sizes if size] + ([0] if full else []),
+        flipped=attackers if flips else [],
+        evaluates=worker is None,
+    )
+    try:
+        try_task(config.task, experiment.setting, demands, experiment.problem)
+    except TaskError as error:
+        raise ConfigError(f"[task] {error}") from None
 
 
 def from_run_config(run_config: Mapping[str, object], node_config: Mapping[str, object] = {}) -> Experiment:

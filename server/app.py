@@ -22,7 +22,18 @@ from rich.console import Console
 from link import codec, flwr_compat
 from link.compiled import LONG_S, prepare
 from link.errors import BreakwaterError
-from link.experiment import ATTACKERS, LIFE, LINK, LISTEN, OUT, RESUME, Experiment, code_fingerprint, from_run_config
+from link.experiment import (
+    ATTACKERS,
+    LIFE,
+    LINK,
+    LISTEN,
+    OUT,
+    RESUME,
+    Experiment,
+    code_fingerprint,
+    from_run_config,
+    try_out,
+)
 from link.grid import StreamGrid
 from link.polled import PolledGrid
 from link.sections.base import Federation
@@ -77,6 +88,7 @@ def _run(grid: Grid, context: Context, monitoring: Monitoring) -> None:
     """Run it over the link where that is to be had."""
     console = Console(file=sys.stdout, soft_wrap=True, quiet=monitoring.quiet)
     experiment = from_run_config(context.run_config)
+    try_out(experiment)
     resume = str(context.run_config.get(RESUME, ""))
     out = Path(resume or str(context.run_config.get(OUT) or f"runs/{time.strftime('%Y%m%d-%H%M%S')}")).absolute()
     point = resumed(out, experiment) if resume else None

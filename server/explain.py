@@ -8,13 +8,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from link.config import Config, resolve
-from link.errors import ConfigError
+from link.config import Config
+from link.experiment import open_experiment, try_out
 from link.sections.base import Facts, MethodSection, RoundKind
 from link.sections.clipping import ClippingSection
 from server import words
 from strategies.cohorts import expected_byzantine
-from tasks.contract import Problem, TaskError
+from tasks.contract import Problem
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class TaskFacts:
     def told(self) -> dict[str, Any]:
         """Return them as JSON has it."""
         return {
-            "dim": self.dim,
+            "dim": int(self.dim),
             "dtype": self.dtype.name,
-            "samples": self.samples,
-            "smoothness": self.smoothness,
-            "optimum": self.optimum,
+            "samples": int(self.samples),
+            "smoothness": _maybe(self.smoothness),
+            "optimum": _maybe(self.optimum),
         }
 
 
@@ -92,21 +92,24 @@ def title(config: Config) -> str:
     return f"{config.strategy.kind} on {config.task.kind}{attack}"
 
 
-def explain(config: Config, data_dir: Path | None, config_dir: Path | None) -> Iterator[str]:
+def explain(config: Config, data_dir: Path | None, config_dir: Path | None, *, load: bool = True) -> Iterator[str]:
     """Yield the lines that tell what the config would do.
 
+    Args:
+        config: as it was read.
+        data_dir: folder of data files.
+        config_dir: folder of the config.
+        load: load the task and try it; without it the sentences that need it are left out.
+
     Raises:
-        ConfigError: the config does not fit its task.
+        ConfigError: the config does not fit its task, or the task cannot be used.
     """
     facts, given = None, config.strategy.model_fields_set
-    try:
-        problem = config.task.load(config.setting(data_dir, config_dir))
-    except TaskError as error:
-        if config.task.kind == "custom":
-            raise ConfigError(f"[task] {error}") from None
-        task = f"{config.task.kind}; not loaded: {error}"
-    else:
-        config, facts = resolve(config, problem), TaskFacts.of(problem)
+    task = f"{config.task.kind}; not loaded (--no-load), so nobody has looked at its data"
+    if load:
+        experiment = open_experiment(config.to_toml(), data_dir, config_dir)
+        try_out(experiment)
+        config, facts = experiment.config, TaskFacts.of(experiment.problem)
         task = _task(config, facts)
     for head, told in sentences(config, facts, task, given):
         yield f"{head:12} {told}"

@@ -317,7 +317,7 @@ class RunFolder:
         if record.evaluation is not None:
             line |= _measures(record.evaluation)
         self._count(line)
-        self._unwritten += (json.dumps(line) + "\n").encode()
+        self._unwritten += (json.dumps(line, default=_plain) + "\n").encode()
         with self._or_later(METRICS):
             self._flush()
         if len(self._unwritten) > _MAX_UNWRITTEN:
@@ -374,7 +374,9 @@ class RunFolder:
         summary: dict[str, Any] = {
             "status": status,
             "rounds": self._rounds,
-            **(self._last or (_measures(self._start) if self._start else {"loss": None, "accuracy": None})),
+            "loss": None,
+            "accuracy": None,
+            **(self._last or (_measures(self._start) if self._start else {})),
             "start": _measures(self._start) if self._start else None,
             "bytes_up": self._bytes_up,
             "bytes_down": self._bytes_down,
@@ -399,7 +401,7 @@ class RunFolder:
             self._flush()
             if model is not None:
                 self._save(model)
-            _replace(self.path / SUMMARY, json.dumps(summary, indent=2) + "\n")
+            _replace(self.path / SUMMARY, json.dumps(summary, indent=2, default=_plain) + "\n")
 
         self._insist(write, patience_s)
         self.close()
@@ -537,8 +539,19 @@ def read_rounds(folder: Path) -> list[dict[str, Any]]:
 
 
 def _measures(evaluation: Evaluation) -> dict[str, float | None]:
-    measures = {"loss": finite(evaluation.loss), "accuracy": finite(evaluation.accuracy)}
-    return measures if evaluation.gap is None else measures | {"gap": finite(evaluation.gap)}
+    """Return measures as JSON has them; those that the task has not are left out."""
+    measures = {"loss": finite(evaluation.loss)}
+    for name, value in (("accuracy", evaluation.accuracy), ("gap", evaluation.gap)):
+        if value is not None:
+            measures[name] = finite(value)
+    return measures
+
+
+def _plain(value: object) -> Any:
+    """Return a number of another type as JSON has it."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
 
 
 def _evidence(evidence: Evidence) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from link.config import Config
 from link.errors import ConfigError
-from link.experiment import CONFIG, CONFIG_DIR, DATA, LIFE, OUT, RESUME, open_experiment
+from link.experiment import CONFIG, CONFIG_DIR, DATA, LIFE, OUT, RESUME, open_experiment, try_out
 from link.guests import Guests
 from link.tls import Identity, server_credentials
 from server.app import app, load_loops
@@ -121,6 +121,7 @@ def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None) -
     options.monitoring.check()
     text = options.config.to_toml()
     experiment = open_experiment(text, options.data, options.config_dir)
+    try_out(experiment)
     # Before anybody joins: clients on the same machine then find on disk what they would all compile at once.
     load_loops(experiment, Console(file=sys.stdout, soft_wrap=True, quiet=options.monitoring.quiet))
     resolved = experiment.config.to_toml()

@@ -138,7 +138,7 @@ def last_line(summary: Mapping[str, Any], out: Path) -> str:
         summary: as the run folder has it.
         out: the run folder.
     """
-    final = "  ".join(_measured(summary["loss"], summary.get("gap"), summary["accuracy"]))
+    final = "  ".join(_measured(summary["loss"], summary.get("gap"), summary.get("accuracy")))
     failure = summary.get("attack_failure")
     failed = f"the attack failed in {failure['replies']} replies ({one_line(failure['reason'])})  " if failure else ""
     return (
@@ -148,11 +148,13 @@ def last_line(summary: Mapping[str, Any], out: Path) -> str:
 
 
 def _measured(loss: float | None, gap: float | None, accuracy: float | None) -> list[str]:
-    """Return measures in words; a loss that is not finite is None in a state."""
+    """Return measures in words; None is a loss that is not finite, and a gap or an accuracy that is not known."""
     words = [f"loss {'not finite' if loss is None else f'{loss:.4g}'}"]
     if gap is not None:
         words.append(f"f-f* {gap:.1e}")
-    return [*words, "accuracy unknown" if accuracy is None else f"accuracy {100 * accuracy:.1f} %"]
+    if accuracy is not None:
+        words.append(f"accuracy {100 * accuracy:.1f} %")
+    return words
 
 
 # --- the live view ----------------------------------------------------------------------------------------------------

@@ -431,10 +431,11 @@ class Evaluation:
 
     Args:
         loss: the full training objective f(x), over the honest workers' data.
-        accuracy: share of correct predictions in [0, 1], on the test set where the task has one.
+        accuracy: share of correct predictions in [0, 1], on the test set where the task has one; None for tasks that
+            predict no classes.
         gap: f(x) - f* where the task knows f*; else None.
     """
 
     loss: float
-    accuracy: float
+    accuracy: float | None
     gap: float | None = None

@@ -15,21 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 import tomli_w
 
 from tasks import siblings
 from tasks.contract import Problem, Setting, TaskError
 from tasks.identity import remember_files
+from tasks.own_problem import OwnProblem, check_l2
 from tasks.partition import check_partition
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.torch_model import TorchTask
-
-PROBLEM = ("dim", "dtype", "smoothness", "optimum", "samples", "initial", "oracle", "evaluate")
-"""What ``tasks.contract.Problem`` asks for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +61,7 @@ class CustomTask:
         return ("torch", "threadpoolctl")
 
     def load(self, setting: Setting) -> Problem:
-        """Run the file, make the class, and try one gradient, so that mistakes show before the federation starts.
+        """Run the file and make the class; ``tasks.tryout`` tries what comes of it, on an instance of its own.
 
         Raises:
             TaskError: the file or the class is missing, the class has not the form of ``docs/tasks.md``, or its code
@@ -83,14 +80,26 @@ class CustomTask:
             if not isinstance(made, type):
                 raise TaskError(f'path = "{self.path}": there is no class "{class_name}" in {file}')
             user = made(**_as_wanted(made, self.options))
-            problem: Problem = user.load(setting) if hasattr(user, "load") else self._torch_task(user).load(setting)
+            own = hasattr(user, "load")
+            problem: Problem = OwnProblem(user.load(setting)) if own else self._torch_task(user).load(setting)
             remember_files(problem, dict(files))
-            _try(problem, f'path = "{self.path}"')
-        except TaskError:
-            raise
-        except Exception as error:  # the user's own code: whatever it raises is told with its line
-            raise TaskError(f'path = "{self.path}": {_where(error, file, files)}') from error
+        except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is told with its line
+            raise self.fault(error, setting) from error
         return problem
+
+    def fault(self, error: BaseException, setting: Setting, what: str = "") -> TaskError:
+        """Return what went wrong in the user's code as one line, with its place in the file.
+
+        Args:
+            error: what was raised.
+            setting: of the load.
+            what: was being done, such as "loss() of the samples of worker 3".
+        """
+        if isinstance(error, TaskError):
+            told = str(error)
+            return error if told.startswith("path = ") else TaskError(f'path = "{self.path}": {told}')
+        file = (setting.config_dir or Path()) / self.path.rpartition(":")[0]
+        return TaskError(f'path = "{self.path}": {_where(error, file)}{f" ({what})" if what else ""}')
 
     def _torch_task(self, user: Any) -> "TorchTask":
         """Read a class that gives a module and data."""
@@ -101,53 +110,50 @@ class CustomTask:
                 "model() and train_data(), or load(setting)"
             )
         try:
-            from tasks.torch_model import TorchTask, correct_class
+            from tasks.given import read_pair
+            from tasks.torch_model import TorchTask
         except ImportError as error:
             raise TaskError(
                 f'path = "{self.path}": model() needs torch ({error}); install it by `make setup` or the extra `torch`'
             ) from None
         from torch.nn.functional import cross_entropy
 
+        from tasks.measures import DefaultMeasure
+
         dtype = str(getattr(user, "dtype", "float32"))
         if dtype not in ("float32", "float64"):
             raise TaskError(f'path = "{self.path}": dtype = "{dtype}": must be "float32" or "float64"')
-        train = self._data(user, "train_data", dtype)
+        l2, own_loss = check_l2(getattr(user, "l2", 0.0)), hasattr(user, "loss")
+        train = read_pair(user.train_data(), "train_data", dtype, own_loss=own_loss)
+        test = train
+        if hasattr(user, "test_data"):
+            test = read_pair(user.test_data(), "test_data", dtype, own_loss=own_loss)
+        loss = user.loss if own_loss else cross_entropy
+        measure = DefaultMeasure(loss, own_loss=own_loss, targets=(train[1], test[1]))
         return TorchTask(
             model=user.model,
             train=train,
-            test=self._data(user, "test_data", dtype) if hasattr(user, "test_data") else train,
-            loss=getattr(user, "loss", cross_entropy),
-            correct=getattr(user, "correct", correct_class),
+            test=test,
+            loss=loss,
+            correct=getattr(user, "correct", measure),
             flip=getattr(user, "flip", _flip),
-            l2=float(getattr(user, "l2", 0.0)),
+            l2=l2,
             dtype=dtype,
             partition=self.partition,
         )
 
-    def _data(self, user: Any, method: str, dtype: str) -> "tuple[Tensor, Tensor]":
-        """Return inputs and targets as tensors; floating ones with the task's dtype."""
-        import torch
-
-        pair = getattr(user, method)()
-        if not (isinstance(pair, tuple) and len(pair) == 2):
-            raise TaskError(f'path = "{self.path}": {method}() gave {type(pair).__name__}; must be (inputs, targets)')
-        inputs, targets = (torch.as_tensor(part) for part in pair)
-        if inputs.ndim == 0 or targets.ndim == 0 or len(inputs) != len(targets) or len(inputs) == 0:
-            raise TaskError(
-                f'path = "{self.path}": {method}() gave inputs of shape {tuple(inputs.shape)} and targets of shape '
-                f"{tuple(targets.shape)}; must have one row a sample, equally many"
-            )
-        inputs, targets = (
-            part.to(getattr(torch, dtype)) if part.is_floating_point() else part for part in (inputs, targets)
-        )
-        return inputs, targets
-
 
 def _flip(targets: "Tensor") -> "Tensor":
-    """Flip class labels 0 .. K-1 as y -> K-1 - y."""
+    """Flip class labels 0 .. K-1 as y -> K-1 - y, one-hot rows too; zeros and ones as y -> 1 - y."""
+    from tasks.measures import is_one_hot
+
+    if is_one_hot(targets):
+        return targets.flip(1)
     if targets.is_floating_point():
+        if bool(((targets == 0) | (targets == 1)).all()):
+            return 1 - targets
         raise TaskError("label flipping of targets that are no class labels needs the task's own method flip(targets)")
-    return targets.max() - targets
+    return (targets.max() - targets).where(targets >= 0, targets)
 
 
 def _leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -184,28 +190,13 @@ def _is_text(parameter: inspect.Parameter) -> bool:
     return parameter.annotation in (str, "str") or isinstance(parameter.default, str)
 
 
-def _try(problem: Any, what: str) -> None:
-    """Check that it has the form of a problem, and that a gradient has the form of the model."""
-    absent = [name for name in PROBLEM if not hasattr(problem, name)]
-    if absent:
-        raise TaskError(f"{what}: what load() gave has no {', '.join(absent)}; must be a tasks.contract.Problem")
-    x = problem.initial()
-    (gradient,) = problem.oracle(0).minibatch_gradients([x], 2, np.random.default_rng(0))
-    for name, vector in (("initial()", x), ("a gradient", gradient)):
-        if vector.shape != (problem.dim,) or vector.dtype != problem.dtype:
-            raise TaskError(
-                f"{what}: {name} has shape {vector.shape} and dtype {vector.dtype}; must have ({problem.dim},) and "
-                f"{problem.dtype}"
-            )
-
-
-def _where(error: Exception, file: Path, files: Mapping[str, str]) -> str:
+def _where(error: BaseException, file: Path) -> str:
     """Say in one line what went wrong, and in which line of the user's files."""
-    own = {file.resolve().parent / name for name in files}
+    folder = file.resolve().parent
     places = [
         (Path(frame.filename), frame.lineno)
         for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).resolve() in own
+        if folder in Path(frame.filename).resolve().parents and "site-packages" not in frame.filename
     ]
     path, line = places[-1] if places else (file, None)
     if isinstance(error, SyntaxError) and error.filename:

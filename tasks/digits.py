@@ -44,6 +44,7 @@ class DigitsTask:
     partition: str = "iid"
     dtype: Literal["float32", "float64"] = "float32"
     test_share: float = 0.2
+    tested: ClassVar[bool] = True
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def __post_init__(self) -> None:

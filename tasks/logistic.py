@@ -47,6 +47,7 @@ class LogisticTask:
     dtype: Literal["float32", "float64"] = "float64"
     partition: str = "replicated"
     features: int | None = None
+    tested: ClassVar[bool] = True
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.algorithm import Vector
+from tasks.contract import TaskError
 from tasks.libsvm import Samples
 
 DENSE_ABOVE = 0.25
@@ -181,6 +182,9 @@ def build(samples: Samples, features: int, dtype: np.dtype[Any], *, normalise: b
         features: d.
         dtype: float32 or float64.
         normalise: scale every row to Euclidean norm 1; rows of zeros stay.
+
+    Raises:
+        TaskError: a value is beyond the range of ``dtype``.
     """
     from scipy.sparse import csr_array
 
@@ -196,6 +200,15 @@ def build(samples: Samples, features: int, dtype: np.dtype[Any], *, normalise: b
         norms = np.sqrt(np.bincount(row, values**2, count))
         norms[norms == 0] = 1.0
         values = values / norms[row]
+    with np.errstate(over="ignore"):
+        fits = np.isfinite(values.astype(dtype))
+    if not fits.all():
+        at = int(np.argmin(fits))
+        sample = int(np.searchsorted(samples.starts, at, side="right"))
+        raise TaskError(
+            f"sample {sample} has the entry {samples.columns[at] + 1}:{values[at]:g}, beyond the range of {dtype}; set "
+            'dtype = "float64", or normalise = true'
+        )
     rows = csr_array(
         (values.astype(dtype), samples.columns.astype(np.int32), samples.starts.astype(np.int32)),
         shape=(count, features),

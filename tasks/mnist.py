@@ -51,6 +51,7 @@ class MnistTask:
     partition: str = "iid"
     dtype: Literal["float32", "float64"] = "float32"
     train_limit: int | None = None
+    tested: ClassVar[bool] = True
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def __post_init__(self) -> None:

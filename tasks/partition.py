@@ -17,6 +17,7 @@ workers' losses weighs every sample alike.
 
 import math
 import re
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ def split(partition: str, labels: NDArray[np.generic], workers: int, seed: int) 
 
     Raises:
         ValueError: ``partition`` names no partition.
-        TaskError: fewer rows than workers.
+        TaskError: fewer rows than workers; Dirichlet over labels that are no whole numbers.
 
     Source: Dirichlet label skew: Hsu, Qi, Brown 2019 (arXiv 1909.06335); here with equal quotas.
     """
@@ -93,23 +94,29 @@ def split(partition: str, labels: NDArray[np.generic], workers: int, seed: int) 
     elif partition == "label":
         order = shuffled[np.argsort(labels[shuffled], kind="stable")]  # which rows of a label: at random
     else:
-        return _dirichlet(concentration(partition), labels, shuffled, quotas, rng)
+        return _dirichlet(partition, labels, shuffled, quotas, rng)
     return [np.sort(part) for part in np.split(order, np.cumsum(quotas)[:-1])]
 
 
 def _dirichlet(
-    a: float, labels: NDArray[np.generic], shuffled: Indices, quotas: Indices, rng: np.random.Generator
+    partition: str, labels: NDArray[np.generic], shuffled: Indices, quotas: Indices, rng: np.random.Generator
 ) -> list[Indices]:
     """Fill each worker's quota by its own label proportions ~ Dir(a, ..., a).
 
     Labels run out, so the last to choose take what is left: the workers choose in random order.
     """
+    numbers: NDArray[Any] = labels
+    if numbers.dtype.kind == "f" and (broken := numbers != np.round(numbers)).any():
+        raise TaskError(
+            f'partition = "{partition}" needs classes, and the targets are not whole numbers, such as '
+            f'{numbers[broken][0]:g}; use "iid", or "label", which sorts by them'
+        )
     classes = np.unique(labels)
     pools = [shuffled[labels[shuffled] == label] for label in classes]
     left = np.array([len(pool) for pool in pools])
     parts: list[Indices] = [np.empty(0, dtype=np.int64)] * len(quotas)
     for worker in rng.permutation(len(quotas)):
-        proportions = rng.dirichlet(np.full(len(classes), a))
+        proportions = rng.dirichlet(np.full(len(classes), concentration(partition)))
         taken = np.zeros_like(left)
         while (need := quotas[worker] - taken.sum()) > 0:
             weights = np.where(left > taken, proportions, 0.0)

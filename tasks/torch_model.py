@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from strategies.algorithm import Evaluation, Vector
 from strategies.randomness import Role, stream
 from tasks.contract import Setting, TaskError, mean_samples
+from tasks.measures import is_one_hot, share_right
 from tasks.modules import completed, trained, untrained
 from tasks.partition import Indices, draw, split
 from tasks.threads import one_thread
@@ -49,7 +50,8 @@ class TorchTask:
         train: inputs and targets, one sample a row.
         test: the same for the accuracy.
         loss: mean loss of some samples.
-        correct: which of some samples are predicted rightly, as booleans.
+        correct: which of some samples are predicted rightly, see ``tasks/measures.py``; None, or returning None, for no
+            accuracy.
         flip: the targets that an attacker pretends to have, from the true ones.
         prepare: applied to the inputs of each block, so that they can be kept small (bytes of pixels).
         l2: weight of the regulariser (l2/2) ||x||^2.
@@ -61,7 +63,7 @@ class TorchTask:
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     loss: Loss = nn.functional.cross_entropy
-    correct: Callable[[Tensor, Tensor], Tensor] = correct_class
+    correct: Callable[[Tensor, Tensor], Tensor | None] | None = correct_class
     flip: Callable[[Tensor], Tensor]
     prepare: Callable[[Tensor], Tensor] = unchanged
     l2: float = 0.0
@@ -85,8 +87,9 @@ class TorchTask:
 
 
 def _labels(targets: Tensor) -> np.ndarray[tuple[int], np.dtype[Any]]:
-    """Return one sortable label a sample; several targets a sample are compared by their first."""
-    labels: np.ndarray[tuple[int], np.dtype[Any]] = targets.reshape(len(targets), -1)[:, 0].numpy()
+    """Return one sortable label a sample: the class of one-hot rows, else the first of several targets."""
+    one = targets.argmax(dim=1) if is_one_hot(targets) else targets.reshape(len(targets), -1)[:, 0]
+    labels: np.ndarray[tuple[int], np.dtype[Any]] = one.numpy()
     return labels
 
 
@@ -175,7 +178,7 @@ class TorchProblem:
     """f* is not known."""
 
     def __init__(self, task: TorchTask, model: FlatModule, parts: Sequence[Indices], honest: int) -> None:
-        self.task, self.model, self.parts, self._honest = task, model, parts, honest
+        self.task, self.model, self.parts, self.honest = task, model, parts, honest
         self._local = cache(self._oracle_of)
 
     @property
@@ -191,7 +194,7 @@ class TorchProblem:
     @property
     def samples(self) -> int:
         """m, the (mean) number of samples of an honest worker."""
-        return mean_samples(self.parts, self._honest)
+        return mean_samples(self.parts, self.honest)
 
     def training_data(self) -> list[np.ndarray[Any, np.dtype[Any]]]:
         """Return inputs and targets of all workers."""
@@ -225,18 +228,29 @@ class TorchProblem:
 
     def evaluate(self, x: Vector) -> Evaluation:
         """Measure the model: mean of the honest workers' losses, accuracy on the test samples."""
-        parts = self.parts[:1] if self.parts[-1] is self.parts[0] else self.parts[: self._honest]
+        parts = self.parts[:1] if self.parts[-1] is self.parts[0] else self.parts[: self.honest]
         total = 0.0
         for part in parts:
             outputs = self.model.outputs(x, self.blocks(self.task.train, part))
             total += sum(float(self.task.loss(out, y)) * len(y) for out, y in outputs) / (len(part) * len(parts))
-        hits = 0
-        everything = np.arange(len(self.task.test[1]))
-        for out, y in self.model.outputs(x, self.blocks(self.task.test, everything)):
-            hits += int(self.task.correct(out, y).sum())
+        accuracy = self._accuracy(x)
         with np.errstate(over="ignore", invalid="ignore"):  # an attack may have destroyed the model
             total += self.task.l2 / 2 * float(np.sum(np.square(x), dtype=np.float64))
-        return Evaluation(loss=total, accuracy=hits / len(everything))
+        return Evaluation(loss=total, accuracy=accuracy)
+
+    def _accuracy(self, x: Vector) -> float | None:
+        """Return the share of the test samples that are predicted rightly; None where the task has no such measure."""
+        if self.task.correct is None:
+            return None
+        hits, samples = 0.0, 0
+        everything = np.arange(len(self.task.test[1]))
+        for out, y in self.model.outputs(x, self.blocks(self.task.test, everything)):
+            right = self.task.correct(out, y)
+            if right is None:
+                return None
+            share, count = share_right(right, y)
+            hits, samples = hits + share, samples + count
+        return hits / samples
 
     def blocks(self, data: tuple[Tensor, Tensor], rows: Indices) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield some rows of the data, prepared, in blocks of near-equal size."""

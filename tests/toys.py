@@ -5,11 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from strategies.algorithm import Vector
+from strategies.algorithm import Evaluation, Vector
 
 
 def vector(*numbers: float) -> Vector:
     return np.array(numbers, np.float64)
+
+
+def accuracy(evaluation: Evaluation | None) -> float:
+    """Return an accuracy that must be there."""
+    assert evaluation is not None
+    assert evaluation.accuracy is not None
+    return evaluation.accuracy
 
 
 def rng() -> np.random.Generator:

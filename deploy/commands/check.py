@@ -10,6 +10,9 @@ def add(commands: Subparsers) -> None:
     parser = commands.add_parser("check", help="check and explain a config without running it")
     add_config(parser)
     add_data(parser)
+    parser.add_argument(
+        "--no-load", action="store_true", help="check the config alone; do not load the task and its data"
+    )
     parser.set_defaults(command=_check, prints=True)
 
 
@@ -18,6 +21,6 @@ def _check(options: argparse.Namespace) -> int:
     from server.explain import explain
 
     config = load(options.config, options.set)
-    for line in explain(config, data_dir(options), options.config.resolve().parent):
+    for line in explain(config, data_dir(options), options.config.resolve().parent, load=not options.no_load):
         print(line)
     return 0

@@ -150,13 +150,14 @@ def config(path: Path, given: Path | None) -> tuple[Finding, Demand | None]:
         What was found; and what the experiment asks for, where it can be opened.
     """
     from link.config import load
-    from link.experiment import open_experiment
+    from link.experiment import open_experiment, try_out
 
     folder = given or os.environ.get("BREAKWATER_DATA")
     try:
         read = load(path)
         data_dir = Path(folder).resolve() if folder else None
         experiment = open_experiment(read.to_toml(), data_dir, path.resolve().parent)
+        try_out(experiment)
     except ConfigError as error:
         return problem("config", " / ".join(str(error).splitlines()), "`breakwater check` explains a config"), None
     problem_, federation = experiment.problem, experiment.config.federation

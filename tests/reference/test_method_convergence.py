@@ -11,6 +11,7 @@ from client.worker import HonestWorker
 from link import codec
 from link.experiment import Experiment
 from strategies.strategy import RoundRecord
+from tests import toys
 from tests.local_grid import FIRST_NODE, LocalGrid, federation
 from tests.reference.test_methods import ATTACKS, KINDS, open_experiment
 
@@ -62,7 +63,7 @@ def run(
 def accuracy(records: list[RoundRecord]) -> float:
     evaluation = records[-1].evaluation
     assert evaluation is not None
-    return evaluation.accuracy
+    return toys.accuracy(evaluation)
 
 
 @pytest.mark.parametrize("name", KINDS)

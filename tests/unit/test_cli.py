@@ -187,9 +187,13 @@ def test_check_explains_a_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert '\nwarning      aggregator.kind = "mean" defends against nobody' in said.out
 
 
-def test_check_without_the_data_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert status("check", A9A, "--data", str(tmp_path)) == 0
-    assert "\ntask         logistic; not loaded: " in capsys.readouterr().out
+def test_check_is_good_without_the_data_only_where_it_did_not_look(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert status("check", A9A, "--data", str(tmp_path)) == 2
+    assert "a9a.gz" in capsys.readouterr().err
+    assert status("check", A9A, "--data", str(tmp_path), "--no-load") == 0
+    assert "\ntask         logistic; not loaded (--no-load)" in capsys.readouterr().out
 
 
 def test_check_of_an_own_task_looks_beside_the_config(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -27,10 +27,10 @@ alpha = 2.0
 """
 
 
-def lines(text: str, *overrides: str, data_dir: Path | None = None) -> dict[str, str]:
+def lines(text: str, *overrides: str, data_dir: Path | None = None, load: bool = True) -> dict[str, str]:
     """The lines by their first word; warnings are joined."""
     found: dict[str, str] = {}
-    for line in explain(parse(text, overrides), data_dir, None):
+    for line in explain(parse(text, overrides), data_dir, None, load=load):
         head, _, rest = line.partition(" ")
         found[head] = f"{found[head]} | {rest.strip()}" if head in found else rest.strip()
     return found
@@ -128,16 +128,19 @@ def test_presteps_are_named_in_the_order_of_their_application() -> None:
     assert said["rule"].startswith("cm after nnm after bucketing: breaks down beyond")
 
 
-def test_data_that_cannot_be_loaded_leave_the_rest() -> None:
-    said = lines(MARINA.replace('kind = "digits"\nmodel = "softmax"', 'kind = "logistic"'))
-    assert said["task"].startswith("logistic; not loaded: ")
+def test_data_that_cannot_be_loaded_are_an_error_unless_nobody_looks() -> None:
+    text = MARINA.replace('kind = "digits"\nmodel = "softmax"', 'kind = "logistic"')
+    with pytest.raises(ConfigError, match=r"\[task\] data file .* no data folder is known"):
+        lines(text)
+    said = lines(text, load=False)
+    assert said["task"].startswith("logistic; not loaded (--no-load)")
     assert "compressor" not in said
     assert said["cohort"]
 
 
 def test_an_own_task_that_cannot_be_loaded_is_an_error() -> None:
     text = MARINA.replace('kind = "digits"\nmodel = "softmax"', 'kind = "custom"\npath = "own.py:Own"')
-    with pytest.raises(ConfigError, match=r"\[task\] path"):
+    with pytest.raises(ConfigError, match=r"\[task\] .*path"):
         lines(text)
 
 

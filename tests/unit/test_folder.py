@@ -7,6 +7,7 @@ import os
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +114,19 @@ def test_rejections_are_counted_by_reason_and_client(tmp_path: Path) -> None:
     summary = finish(folder)
     assert summary["rejected"] == {"silent": 3, "not finite": 1}
     assert summary["rejected_by_client"] == {"a": {"silent": 2}, "b": {"not finite": 1, "silent": 1}}
+
+
+def test_numbers_of_numpys_types_are_written_and_an_accuracy_that_is_none_is_left_out(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    measured: Any = Evaluation(loss=np.float32(0.5), accuracy=None)  # type: ignore[arg-type]  # what users give
+    folder.begin(parse(TEXT), measured)
+    folder.add(replace(RECORD, bytes_up=np.int64(7), evaluation=measured))  # type: ignore[arg-type]  # as above
+    folder.finish(status="finished", seed=7, joined_s=0.5, model=None, task={"dim": np.int64(6)})
+    summary = json.loads((folder.path / SUMMARY).read_text())
+    (line,) = read_rounds(folder.path)
+    assert (line["loss"], line["bytes_up"], "accuracy" in line) == (0.5, 7, False)
+    assert (summary["loss"], summary["accuracy"], summary["start"]) == (0.5, None, {"loss": 0.5})
+    assert (summary["bytes_up"], summary["task"]) == (7, {"dim": 6})
 
 
 def test_numbers_that_json_has_not(tmp_path: Path) -> None:

@@ -1,0 +1,377 @@
+"""Tries a task before anybody relies on it: data, gradients and the measure, on an instance that is thrown away.
+
+What the methods assume of a task is tried on a few samples, so that a mistake is one line before the federation starts
+and no run that lies. The task that is used is never called here, and the generators of torch, NumPy and Python are put
+back. ``docs/tasks.md`` lists what is tried.
+
+Tasks that come with the project have tests for all of this, and are not tried again.
+"""
+
+import math
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from strategies.algorithm import Evaluation, Oracle, Vector
+from tasks.contract import Problem, Setting, TaskError, TaskSpec
+from tasks.own_problem import OwnProblem
+
+MOST_WORKERS = 64
+"""At most this many workers are tried: the first, the last, and others evenly between."""
+MOST_SAMPLES = 4_096
+"""Full gradients are tried on workers with at most this many samples."""
+MOST_MEASURED = 20_000
+"""Samples of all workers together up to which the objective is held against the gradients."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demands:
+    """What an experiment needs of its task.
+
+    Args:
+        workers: whose gradients are needed.
+        batches: sizes of minibatches; 0 for full local gradients.
+        flipped: workers whose gradients on flipped labels are needed, for attackers.
+        evaluates: the model is measured in this process.
+    """
+
+    workers: Sequence[int]
+    batches: Sequence[int] = (0,)
+    flipped: Sequence[int] = ()
+    evaluates: bool = True
+
+
+def needs_trial(spec: object) -> bool:
+    """Return whether a task is tried: all are, but those that say they are tested with the project."""
+    return not getattr(spec, "tested", False)
+
+
+def try_out(spec: TaskSpec, setting: Setting, demands: Demands, problem: Problem) -> None:
+    """Load the task once more and try it.
+
+    Args:
+        spec: of the task.
+        setting: of the load.
+        demands: what will be needed of it.
+        problem: the loaded task that is to be used; only its data are looked at.
+
+    Raises:
+        TaskError: the task cannot be used; one line that says why, and what to change.
+    """
+    trial = _Trial(spec, setting)
+    with _generators_put_back():
+        again = trial.load()
+        one, other, on_torch = _inner(problem), _inner(again), False
+        if "torch" in sys.modules:
+            from tasks import torch_tryout
+
+            on_torch = torch_tryout.is_torch(one) and torch_tryout.is_torch(other)
+            if on_torch:
+                with trial.told("train_data()"):
+                    torch_tryout.compare_data(one.task, other.task)
+                torch_tryout.try_module(trial, other, demands)
+        _try_form(trial, again)
+        if not on_torch:
+            _compare_loads(trial, again, demands)
+        x0 = again.initial()
+        for worker in _some(demands.workers):
+            for batch in dict.fromkeys(demands.batches):
+                _try_gradient(trial, again, worker, batch, fresh=not on_torch)
+        for worker in _some(demands.flipped):
+            _try_flipped(trial, again, worker, demands.batches[0])
+        if demands.evaluates:
+            _try_evaluate(trial, again, x0)
+            if not on_torch:
+                _hold_against_objective(trial, again, setting)
+
+
+def _inner(problem: Any) -> Any:
+    """Return what a class of the user's own gave."""
+    return problem.inner if isinstance(problem, OwnProblem) else problem
+
+
+class _Trial:
+    """Calls the user's code, and turns whatever it raises into one line.
+
+    Args:
+        spec: of the task.
+        setting: of the load.
+    """
+
+    def __init__(self, spec: TaskSpec, setting: Setting) -> None:
+        self._spec, self._setting = spec, setting
+
+    def load(self) -> Problem:
+        """Return a fresh instance, loaded with other generators than the one before."""
+        _disturb_generators()
+        modules = dict(sys.modules)
+        try:
+            with self.told("load()"):
+                return self._spec.load(self._setting)
+        finally:
+            for name, module in modules.items():  # a module of the user's that was run again
+                if sys.modules.get(name) is not module:
+                    sys.modules[name] = module
+
+    @contextmanager
+    def told(self, what: str) -> Iterator[None]:
+        """Within: whatever is raised becomes a TaskError of one line.
+
+        Args:
+            what: is being done.
+        """
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            fault = getattr(self._spec, "fault", None)
+            if fault is not None:
+                raise fault(error, self._setting, what) from error
+            if isinstance(error, TaskError):
+                raise
+            said = str(error).strip().splitlines()
+            raise TaskError(f"{what}: {type(error).__name__}{f': {said[0]}' if said else ''}") from error
+
+    def refuse(self, message: str) -> None:
+        """Refuse the task.
+
+        Raises:
+            TaskError: always.
+        """
+        with self.told(""):
+            raise TaskError(message)
+
+
+@contextmanager
+def _generators_put_back() -> Iterator[None]:
+    """Within: the global generators of Python, NumPy and torch may be drawn from."""
+    python, numpy = random.getstate(), np.random.get_state()  # users' code may draw from it
+    torch: Any = sys.modules.get("torch")
+    state = None if torch is None else torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # as above
+        if torch is not None:
+            torch.set_rng_state(state)
+
+
+def _disturb_generators() -> None:
+    """Set the global generators to where no other load has found them: data that depend on them then differ."""
+    seed = int(np.random.default_rng().integers(2**32))
+    random.seed(seed)
+    np.random.seed(seed)  # what users' code may draw from
+    torch: Any = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(seed)
+
+
+def _some(workers: Sequence[int]) -> list[int]:
+    """Return at most MOST_WORKERS of them, the first and the last among them."""
+    if len(workers) <= MOST_WORKERS:
+        return list(workers)
+    return [workers[i] for i in np.linspace(0, len(workers) - 1, MOST_WORKERS).astype(int)]
+
+
+def _try_form(trial: _Trial, problem: Problem) -> None:
+    with trial.told("smoothness and optimum"):
+        getattr(problem, "smoothness"), getattr(problem, "optimum")  # noqa: B009  # what is no number is refused
+    with trial.told("initial()"):
+        x = problem.initial()
+    _check_vector(trial, "initial()", x, problem)
+    if not np.isfinite(x).all():
+        trial.refuse(f"initial() has {x[~np.isfinite(x)][0]} in it; must be finite numbers")
+
+
+def _check_vector(trial: _Trial, name: str, vector: Any, problem: Problem) -> None:
+    if not isinstance(vector, np.ndarray):
+        trial.refuse(f"{name} is {type(vector).__name__}; must be a NumPy array")
+    if vector.shape != (problem.dim,) or vector.dtype != problem.dtype:
+        trial.refuse(
+            f"{name} has shape {vector.shape} and dtype {vector.dtype}; must have ({problem.dim},) and {problem.dtype}"
+        )
+
+
+def _oracle(trial: _Trial, problem: Problem, worker: int, flipped: bool = False) -> Oracle:
+    with trial.told(f"oracle({worker}{', flipped=True' if flipped else ''})"):
+        return problem.oracle(worker, flipped=flipped)
+
+
+def _gradients(
+    trial: _Trial, problem: Problem, oracle: Oracle, points: Sequence[Vector], batch: int, what: str
+) -> list[Vector]:
+    """Return gradients, of the right form, at points that the task must leave alone."""
+    given = [x.copy() for x in points]
+    for x in given:
+        x.setflags(write=False)  # as they come off the wire
+    with trial.told(what), np.errstate(all="ignore"):
+        if batch:
+            found = list(oracle.minibatch_gradients(given, batch, np.random.default_rng(0)))
+        else:
+            found = [oracle.full_gradient(x) for x in given]
+    if len(found) != len(points):
+        trial.refuse(f"{what}: {len(found)} gradients for {len(points)} points; must be one for each")
+    for gradient in found:
+        _check_vector(trial, f"{what}: a gradient", gradient, problem)
+    if any(not np.array_equal(x, kept) for x, kept in zip(given, points, strict=True)):
+        trial.refuse(f"{what}: changed the model x that it was given; compute with x.copy()")
+    return found
+
+
+def _try_gradient(trial: _Trial, problem: Problem, worker: int, batch: int, *, fresh: bool) -> None:
+    """Try one worker: two gradients at one point on one minibatch are equal bit for bit.
+
+    With ``fresh`` also later, and whatever the caller does to what was returned.
+    """
+    x = problem.initial()
+    if not batch and problem.samples > MOST_SAMPLES:
+        return
+    what = f"a gradient of worker {worker} on " + (f"a minibatch of {batch}" if batch else "all its samples")
+    oracle = _oracle(trial, problem, worker)
+    first, second = _gradients(trial, problem, oracle, [x, x], batch, what)
+    if not np.isfinite(first).all():
+        trial.refuse(f"{what}: {first[~np.isfinite(first)][0]} at x0; loss and gradient must be finite at the start")
+    if not np.array_equal(first, second):
+        trial.refuse(
+            f"{what}: two gradients at one point on one minibatch differ; nothing may be drawn at random, or kept, "
+            "between them (the methods send differences of gradients)"
+        )
+    if not fresh:
+        return
+    kept = first.copy()
+    (elsewhere,) = _gradients(trial, problem, oracle, [x + 1], batch, what)
+    if not np.array_equal(first, kept) or np.shares_memory(first, elsewhere):
+        trial.refuse(f"{what}: a later gradient changes an earlier one; return a fresh array each time")
+    elsewhere = first if first.flags.writeable else first.copy()
+    elsewhere[...] = 0
+    (again,) = _gradients(trial, problem, oracle, [x], batch, what)
+    if not np.array_equal(again, kept):
+        trial.refuse(
+            f"{what}: another one at the same point when asked again with the same generator; draw from the given rng "
+            "alone, and return fresh arrays"
+        )
+
+
+def _try_flipped(trial: _Trial, problem: Problem, worker: int, batch: int) -> None:
+    what = f"a gradient of worker {worker} on flipped labels, which the attack needs"
+    x = problem.initial()
+    gradient, *_ = _gradients(trial, problem, _oracle(trial, problem, worker, True), [x], batch, what)
+    if not np.isfinite(gradient).all():
+        trial.refuse(f"{what}: {gradient[~np.isfinite(gradient)][0]} at x0; must be finite")
+
+
+def _try_evaluate(trial: _Trial, problem: Problem, x0: Vector) -> None:
+    """Measure x0, the objective and the accuracy: as much of them as is cheap."""
+    inner = _inner(problem)
+    if "torch" in sys.modules:
+        from tasks import torch_tryout
+
+        inner = torch_tryout.shortened(inner)
+    x = x0.copy()
+    x.setflags(write=False)
+    with trial.told("evaluate(x0)"):
+        measured = inner.evaluate(x)
+    if not np.array_equal(x, x0):
+        trial.refuse("evaluate(x) changed the model x that it was given; compute with x.copy()")
+    if not all(hasattr(measured, name) for name in ("loss", "accuracy", "gap")):
+        trial.refuse(f"evaluate() gave {type(measured).__name__}; must be strategies.algorithm.Evaluation")
+    _check_evaluation(trial, measured)
+
+
+def _check_evaluation(trial: _Trial, measured: Evaluation) -> None:
+    values: dict[str, float | None] = {}
+    for name in ("loss", "accuracy", "gap"):
+        value = getattr(measured, name)
+        try:
+            values[name] = None if value is None and name != "loss" else float(value)
+        except (TypeError, ValueError):
+            shown = f"an array of shape {np.shape(value)}" if np.size(value) > 1 else f"{value!r:.80}"
+            trial.refuse(f"evaluate() gave {name} = {shown}; must be one number")
+    loss, accuracy = values["loss"], values["accuracy"]
+    if loss is None or not math.isfinite(loss):
+        trial.refuse(f"evaluate(x0) gave loss = {loss}; must be finite at the start: the mean loss over the samples")
+    if accuracy is not None and not math.isnan(accuracy) and not 0 <= accuracy <= 1:
+        trial.refuse(
+            f"evaluate(x0) gave accuracy = {accuracy:g}; must be a share from 0 to 1, or None where there is none"
+        )
+
+
+def _compare_loads(trial: _Trial, first: Problem, demands: Demands) -> None:
+    """Load a problem of the user's own a second time: both must compute the same."""
+    second = trial.load()
+    if first.dim != second.dim or first.samples != second.samples:
+        trial.refuse(
+            f"load() gave d = {first.dim} and {first.samples} samples, and at its second call {second.dim} and "
+            f"{second.samples}; every process must get the same"
+        )
+    with trial.told("initial()"):
+        x = first.initial()
+    batch = demands.batches[0]
+    for worker in _some(demands.workers):
+        what = f"a gradient of worker {worker}"
+        (one,), (other,) = (
+            _gradients(trial, each, _oracle(trial, each, worker), [x], batch, what) for each in (first, second)
+        )
+        if not np.array_equal(one, other, equal_nan=True):
+            trial.refuse(
+                f"load() gave other data at its second call: gradients of worker {worker} differ; every process must "
+                "get the same, so draw with generators of a fixed seed, such as np.random.default_rng(0)"
+            )
+
+
+def _hold_against_objective(trial: _Trial, problem: Problem, setting: Setting) -> None:
+    """Hold the slope of evaluate's loss against the mean of the honest workers' gradients.
+
+    Only what is clearly wrong is refused: a slope of the other sign, or far longer or shorter. Kinks and rounding are
+    told from that by two step widths, which must agree.
+    """
+    if setting.honest * problem.samples > MOST_MEASURED or setting.honest > MOST_WORKERS:
+        return
+    x0 = problem.initial().astype(np.float64)
+    rng = np.random.default_rng(0)
+    away = rng.standard_normal(len(x0)) / math.sqrt(len(x0))
+    for reach in (0.1, 100.0):
+        x = x0 + reach * away
+        at = [x.astype(problem.dtype)]
+        gradients = [
+            _gradients(
+                trial, problem, _oracle(trial, problem, i), at, 0, f"a gradient of worker {i} on all its samples"
+            )
+            for i in range(setting.honest)
+        ]
+        with np.errstate(all="ignore"):
+            gradient: Vector = np.mean([each[0] for each in gradients], axis=0, dtype=np.float64)
+            length = float(np.linalg.norm(gradient))
+            if not (math.isfinite(length) and length > 0):
+                continue
+            ways: tuple[Vector, Vector] = gradient / length, away
+            for way in ways:
+                _hold_slope(trial, problem, x, gradient, way)
+
+
+def _hold_slope(trial: _Trial, problem: Problem, x: Vector, gradient: Vector, way: Vector) -> None:
+    """Compare in one direction."""
+    expected = float(np.dot(gradient, way))
+    width = (1e-3 if problem.dtype == np.float64 else 2e-2) * max(1.0, float(np.linalg.norm(x)))
+
+    def loss(at: float) -> float:
+        with trial.told("evaluate(x)"):
+            return float(problem.evaluate((x + at * way).astype(problem.dtype)).loss)
+
+    wide = (loss(width) - loss(-width)) / (2 * width)
+    narrow = (loss(width / 2) - loss(-width / 2)) / width
+    scale = max(abs(narrow), abs(expected))
+    noise = abs(wide - narrow)
+    tiny = 1e-6 * max(1.0, float(np.linalg.norm(gradient)))
+    if not (math.isfinite(narrow) and noise < 0.05 * scale and scale > tiny):
+        return
+    if abs(narrow - expected) > 0.6 * scale:
+        trial.refuse(
+            f"the loss of evaluate(x) rises by {narrow:.3g} where the honest workers' gradients say {expected:.3g}: "
+            "they must be of one objective, regulariser included (a mean over samples, and over honest workers)"
+        )
