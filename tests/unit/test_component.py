@@ -561,7 +561,8 @@ def test_a_minibatch_has_a_gradient_for_each_point() -> None:
         (Bare, "minibatch_gradients() returned int, expected a list of gradients"),
     ):
         records: list[RoundRecord] = []
-        trained(kind(lambda g: g), on_round=records.append)
+        with pytest.raises(StalledError, match="the loss cannot be used"):
+            trained(kind(lambda g: g), on_round=records.append)
         assert {reason for record in records[1:] for _, reason in record.rejected} == {
             f"error: the loss cannot be used: {told}"
         }
