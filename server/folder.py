@@ -16,7 +16,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -47,6 +47,8 @@ METRICS, SUMMARY, MODEL, CURVE, CONFIG, RUN = (
 )
 FROZEN = "frozen."
 """What names of arrays in the model's file begin with that belong to the model and are not trained."""
+_RESERVE, _RESERVE_BYTES = ".reserve", 64 << 10
+"""A file that keeps room for the summary while the run goes, so that a full disk cannot lose it; and its size."""
 _MAX_UNWRITTEN = 64 << 20
 """So many bytes of metrics wait in memory for room on the disk; with more the run ends."""
 
@@ -278,6 +280,8 @@ class RunFolder:
         self._began = time.monotonic()
         with self._or_later(CONFIG):
             _replace(self.path / CONFIG, config.to_toml())
+        with suppress(OSError):  # then the disk is full already
+            (self.path / _RESERVE).write_bytes(bytes(_RESERVE_BYTES))
         self._start = start
 
     def add(self, record: RoundRecord) -> None:
@@ -353,7 +357,7 @@ class RunFolder:
         patience_s: float = 0.0,
         task: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Write summary and model, and return the summary.
+        """Write summary and model, and return the summary. Where the disk stays full the summary is written alone.
 
         Args:
             status: "finished", "diverged", "stalled" or "interrupted".
@@ -403,9 +407,21 @@ class RunFolder:
                 self._save(model)
             _replace(self.path / SUMMARY, json.dumps(summary, indent=2, default=_plain) + "\n")
 
-        self._insist(write, patience_s)
+        try:
+            self._insist(write, patience_s)
+        except Unwritten as error:
+            self._leave_summary(summary, str(error))
+            raise
+        (self.path / _RESERVE).unlink(missing_ok=True)
         self.close()
         return summary
+
+    def _leave_summary(self, summary: Mapping[str, Any], reason: str) -> None:
+        """Write the summary alone where the disk has stayed full, into the room that was kept for it."""
+        lost = {"rounds": self._unwritten.count(b"\n"), "reason": reason}
+        with suppress(OSError):
+            (self.path / _RESERVE).unlink(missing_ok=True)
+            _replace(self.path / SUMMARY, json.dumps({**summary, "unwritten": lost}, indent=2, default=_plain) + "\n")
 
     def _count(self, line: Mapping[str, Any]) -> None:
         """Keep the sums of the summary up with a line of the metrics."""

@@ -209,6 +209,8 @@ def test_results_wait_for_room_and_then_the_user_is_told(
     folder.add(RECORD)
     with pytest.raises(Unwritten, match=r"No space left on device; mend that, then `breakwater server --resume "):
         folder.finish(status="finished", seed=7, joined_s=0.5, model=None)
+    left = json.loads((tmp_path / SUMMARY).read_text())
+    assert (left["status"], left["rounds"], left["unwritten"]["rounds"]) == ("finished", 1, 1)
     make_room = threading.Timer(0.3, setattr, (disk, "room", math.inf))
     make_room.start()
     folder.finish(status="finished", seed=7, joined_s=0.5, model=None, patience_s=60.0)
