@@ -185,6 +185,11 @@ class Config(Section):
         start_with = self.federation.start_with
         if start_with is not None and start_with > n:
             yield f"federation.start_with = {start_with}: must be at most clients = {n}"
+        if start_with is not None and start_with <= f < n / 2:
+            yield (
+                f"federation.start_with = {start_with}: must be at least byzantine + 1 = {f + 1}; fewer may all be "
+                "attackers, and no round would count"
+            )
         for key, size in self.strategy.cohorts(self.federation).items():
             if size > n:
                 yield f"strategy.{key} = {size}: must be at most federation.clients = {n}"

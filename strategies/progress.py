@@ -135,6 +135,11 @@ class Progress:
         return full and self.since < self._window[0][0]
 
     @property
+    def counted(self) -> bool:
+        """Whether any round has used a reply."""
+        return bool(self._seen)
+
+    @property
     def since(self) -> int:
         """The last round up to which the run made progress: from the next on fewer than ``needed`` clients counted."""
         return next(iter(self._seen.values())) if len(self._seen) == self.needed else self._first

@@ -510,7 +510,7 @@ class RobustStrategy(Strategy):
             outcome = self._outcome(replies)
             progress.add(round_, outcome.opened.ask.sample, outcome.used)
             self._note_reasons(outcome)
-            if progress.stalled or (round_ == num_rounds and not self._counted):
+            if progress.stalled or (round_ == num_rounds and not progress.counted):
                 outcome = self._hold(grid, outcome, progress, deadline_s)
             record = self._commit(outcome)
             progress.keep(round_, self.state.x)

@@ -88,6 +88,7 @@ def problem(text: str, *overrides: str) -> str:
     ("overrides", "words"),
     [
         (["federation.byzantine=10"], ["byzantine = 10", "clients = 20", "at most 9"]),
+        (["federation.start_with=5"], ["start_with = 5", "at least byzantine + 1 = 6"]),
         (["federation.start_with=21"], ["start_with = 21", "at most clients = 20"]),
         (["strategy.cohort=21"], ["strategy.cohort = 21", "at most federation.clients = 20"]),
         (["strategy.full_cohort=21"], ["strategy.full_cohort = 21", "at most federation.clients = 20"]),
@@ -435,7 +436,7 @@ def test_the_methods_of_resolved_configs() -> None:
         ["strategy.gamma=0.2/L", "strategy.alpha=L", "strategy.full_cohort=19"],
         ["compressor.kind=rand-k", "compressor.ratio=0.25", "attack.kind=alie", "attack.z=1.06"],
         ["aggregator.kind=rfa", 'aggregator.pre=[{kind = "bucketing", s = 1}, "nnm"]', "attack.kind=shb"],
-        ["strategy.kind=robust-sgd", "task.partition=dirichlet(0.5)", "federation.start_with=3"],
+        ["strategy.kind=robust-sgd", "task.partition=dirichlet(0.5)", "federation.start_with=7"],
         ["strategy.clip=false", "attack.kind=big", "attack.value=-1e30", "federation.reveal_cohort=true"],
         ["strategy.clip=auto", "strategy.plus=true", "strategy.full_batch=9"],
         ["strategy.kind=byz-vr-marina", "strategy.batch=8"],

@@ -311,6 +311,13 @@ def test_replies_below_the_quorum_are_no_progress() -> None:
         start(grid, strategy, experiment, 50)
 
 
+def test_a_short_run_whose_only_rounds_missed_their_quorum_is_not_finished() -> None:
+    experiment = opened()
+    grid, strategy = ready(experiment, lambda worker, ask: worker < 2, quorum=0.8)
+    with pytest.raises(StalledError):
+        start(grid, strategy, experiment, 2)
+
+
 def test_full_rounds_below_their_quorum_are_incomplete_and_no_progress() -> None:
     """2 of 5 answer, which is f + 1, but a full round needs 3: g would never be renewed."""
     experiment = opened(*PP, "strategy.p=0.6")
