@@ -270,6 +270,7 @@ def _gather(roster: LinkRoster | QueriedRoster, federation: Federation, books: B
     least = wanted
     if books.present:
         wanted, least = books.present, 1
+    log.info("waiting for %d clients, for up to %g s", wanted, federation.join_timeout_s)
     ready = roster.wait(wanted, federation.join_timeout_s)
     if ready < least:
         raise NoClientsError(

@@ -75,8 +75,8 @@ def message(data: bytes, length: int | None = None) -> bytes:
 
 
 def hello(name: str) -> bytes:
-    """Return the Frame of a Hello."""
-    return field(1, b"\x08\x01" + field(2, name.encode()) + field(3, options.fingerprint.encode()))
+    """Return the Frame of a Hello; its first field is the version, ``link.wire.PROTOCOL``."""
+    return field(1, b"\x08\x02" + field(2, name.encode()) + field(3, options.fingerprint.encode()))
 
 
 def connect() -> socket.socket:

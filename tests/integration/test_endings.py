@@ -118,7 +118,7 @@ def test_a_server_that_is_ended_while_it_waits_for_clients_leaves_a_summary(
 ) -> None:
     server = forked.breakwater("server", endless, "--listen", "127.0.0.1:0", "--out", out := tmp_path / "run")
     server.line("^listening on ")
-    until((out / "run.json").exists, "the card of the run")
+    until(lambda: "waiting for" in (out / "logs" / "server.log").read_text(encoding="utf-8"), "the server to wait")
     server.send(number)
     server.ends(130)
     summary = summary_of(out)

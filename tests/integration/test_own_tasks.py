@@ -31,6 +31,7 @@ batch = 8
 every = 2
 """
 TASK = """
+from pathlib import Path
 import torch
 from torch import nn
 class Line:
@@ -41,6 +42,17 @@ class Line:
         return x, x @ torch.tensor([[1.0], [-2.0]])
     def loss(self, output, target):
         return nn.functional.mse_loss(output, target)
+class Moody(nn.Module):
+    # draws at random where a file says so: the task is the same everywhere, and the machine is not
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(2, 1)
+    def forward(self, x):
+        noise = torch.rand(1) if Path(__file__).with_name("moody").exists() else 0.0
+        return self.line(x) + noise
+class Machine(Line):
+    def model(self):
+        return Moody()
 class Unseeded(Line):
     def train_data(self):
         return torch.rand(60, 2), torch.rand(60, 1)
@@ -100,13 +112,15 @@ def test_a_client_refuses_a_task_that_would_mislead_on_its_machine(
 ) -> None:
     there = tmp_path / "there"
     there.mkdir()
-    (there / "own.py").write_text(TASK.replace("manual_seed(0)", "manual_seed(torch.seed() % 1000)"))
-    (there / "line.toml").write_text(CONFIG)
+    for folder in (tmp_path, there):
+        (folder / "own.py").write_text(TASK)
+        (folder / "line.toml").write_text(CONFIG.replace("own.py:Line", "own.py:Machine"))
+    (there / "moody").touch()
     address = free_address()
     server = processes.breakwater("server", config, "--listen", address, "--out", tmp_path / "run")
     server.line("listening on")
     client = processes.breakwater("client", "--connect", address, "--name", "alice", "--config", there / "line.toml")
-    client.line(r"train_data\(\) gave other inputs at its second call")
+    client.line(r"own forward \(Moody\) gives another output for the same inputs at its second call")
     client.ends(2)
     server.ctrl_c()
     server.ends(130)

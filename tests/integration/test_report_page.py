@@ -1,6 +1,7 @@
 """Reports in a real headless browser: nothing is fetched, nothing overflows, and everything can be read."""
 
 import json
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -231,9 +232,10 @@ def test_a_run_that_was_killed_gets_its_page_from_the_command(browser: Any, tmp_
         until(lambda: len(rounds_of(tmp_path / "run")) > 10, "rounds", BUSY_S)
         assert "Still running: round" in write_report(tmp_path / "run").read_text()
         (tmp_path / "run" / REPORT).unlink()
-        run.send(signal.SIGKILL)
-        run.wait()
-        until(lambda: not processes.living(), "the processes of the run end with their launcher")
+        os.kill(processes.holding(tmp_path / "run" / "metrics.jsonl"), signal.SIGKILL)
+        run.ends(1)
+        assert "Ended without a word" in (tmp_path / "run" / REPORT).read_text(), "the launcher has left it"
+        (tmp_path / "run" / REPORT).unlink()
         killed = processes.breakwater("report", tmp_path / "run")
         killed.ends(0)
         assert killed.out == [str(tmp_path / "run" / REPORT)]
