@@ -116,8 +116,11 @@ class AppStrategy(RobustStrategy):
         least = clients - byzantine if min_available_nodes is None else min_available_nodes
         if stall_rounds < 1:
             raise ConfigError(f"stall_rounds = {stall_rounds}: must be at least 1")
-        if not 1 <= least <= clients:
-            raise ConfigError(f"min_available_nodes = {least}: must be 1 .. clients = {clients}")
+        if not byzantine < least <= clients:
+            raise ConfigError(
+                f"min_available_nodes = {least}: must be byzantine + 1 = {byzantine + 1} .. clients = {clients}; fewer "
+                "may all be attackers, and no round would count"
+            )
         self.seats = NodeRoster(clients)
         super().__init__(
             method,

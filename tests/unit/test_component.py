@@ -321,7 +321,9 @@ def test_too_few_nodes() -> None:
     nodes.offline = set(SEATED[:3])
     with pytest.raises(NoClientsError, match=r"2 of 5 clients came within 0.05 s, and 3 are needed"):
         strategy().start(nodes, model(X0), 1)
-    assert strategy(min_available_nodes=2).start(nodes, model(X0), 1).arrays
+    assert strategy(byzantine=0, min_available_nodes=2).start(nodes, model(X0), 1).arrays
+    with pytest.raises(ConfigError, match=r"min_available_nodes = 2: must be byzantine \+ 1 = 3 .. clients = 5"):
+        strategy(min_available_nodes=2)
 
 
 def test_how_often_a_cohort_has_no_honest_majority_is_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -355,7 +357,7 @@ def test_fewer_nodes_than_clients_are_said(caplog: pytest.LogCaptureFixture) -> 
         ({"deadline_s": -1.0}, "deadline_s = -1.0: must be a positive number"),
         ({"join_timeout_s": float("inf")}, "join_timeout_s = inf: must be a positive number"),
         ({"every": 0}, "every = 0: must be a positive number"),
-        ({"min_available_nodes": 6}, r"min_available_nodes = 6: must be 1 .. clients = 5"),
+        ({"min_available_nodes": 6}, r"min_available_nodes = 6: must be byzantine \+ 1 = 3 .. clients = 5"),
         ({"compressor": TopK(k=1)}, "compressor = top-k: biased"),
         ({"arrayrecord_key": "ask"}, "arrayrecord_key = 'ask': another record has that name"),
         ({"arrayrecord_key": "config"}, "arrayrecord_key = 'config': another record has that name"),
