@@ -27,6 +27,8 @@ MOST_SAMPLES = 4_096
 """Full gradients are tried on workers with at most this many samples."""
 MOST_MEASURED = 20_000
 """Samples of all workers together up to which the objective is held against the gradients."""
+_FAR = 5.0
+"""The loss that is measured may be a multiple of the objective, such as one without the factor 1/2, up to this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,8 +329,8 @@ def _compare_loads(trial: _Trial, first: Problem, demands: Demands) -> None:
 def _hold_against_objective(trial: _Trial, problem: Problem, setting: Setting) -> None:
     """Hold the slope of evaluate's loss against the mean of the honest workers' gradients.
 
-    Only what is clearly wrong is refused: a slope of the other sign, or far longer or shorter. Kinks and rounding are
-    told from that by two step widths, which must agree.
+    Only what is clearly wrong is refused: against the gradient the loss does not fall, or ``_FAR`` times as fast or
+    slowly. Kinks and rounding are told from that by two step widths, which must agree.
     """
     if setting.honest * problem.samples > MOST_MEASURED or setting.honest > MOST_WORKERS:
         return
@@ -349,14 +351,11 @@ def _hold_against_objective(trial: _Trial, problem: Problem, setting: Setting) -
             length = float(np.linalg.norm(gradient))
             if not (math.isfinite(length) and length > 0):
                 continue
-            ways: tuple[Vector, Vector] = gradient / length, away
-            for way in ways:
-                _hold_slope(trial, problem, x, gradient, way)
+            _hold_slope(trial, problem, x, gradient / length, length)
 
 
-def _hold_slope(trial: _Trial, problem: Problem, x: Vector, gradient: Vector, way: Vector) -> None:
-    """Compare in one direction."""
-    expected = float(np.dot(gradient, way))
+def _hold_slope(trial: _Trial, problem: Problem, x: Vector, way: Vector, expected: float) -> None:
+    """Compare along the gradient, whose direction and length are given."""
     width = (1e-3 if problem.dtype == np.float64 else 2e-2) * max(1.0, float(np.linalg.norm(x)))
 
     def loss(at: float) -> float:
@@ -367,10 +366,10 @@ def _hold_slope(trial: _Trial, problem: Problem, x: Vector, gradient: Vector, wa
     narrow = (loss(width / 2) - loss(-width / 2)) / width
     scale = max(abs(narrow), abs(expected))
     noise = abs(wide - narrow)
-    tiny = 1e-6 * max(1.0, float(np.linalg.norm(gradient)))
+    tiny = 1e-6 * max(1.0, expected)
     if not (math.isfinite(narrow) and noise < 0.05 * scale and scale > tiny):
         return
-    if abs(narrow - expected) > 0.6 * scale:
+    if not expected / _FAR < narrow < expected * _FAR:
         trial.refuse(
             f"the loss of evaluate(x) rises by {narrow:.3g} where the honest workers' gradients say {expected:.3g}: "
             "they must be of one objective, regulariser included (a mean over samples, and over honest workers)"

@@ -58,7 +58,7 @@ def test_run_configs_that_cannot_be_end_their_runs_with_a_line(flower: Flower, a
     wrong = {
         "config": ("deploy/configs/flowr.toml", r'config = "deploy/configs/flowr\.toml": no such file in the bundle'),
         "set": ("strategy.round=3", r"\[strategy\] round: unknown key; did you mean rounds\?"),
-        "link": ("localhost", r'link = "localhost": must be HOST:PORT'),
+        "link": ("localhost", r"link = .localhost.: must be HOST:PORT"),
         "metrics-port": (70000, 'metrics-port = "70000": must be a port from 0 to 65535, or -1 for none'),
         "quiet": ("no", 'quiet = "no": must be true or false, without quotes'),
     }

@@ -480,8 +480,11 @@ def test_the_timeout_that_flower_gives_is_never_exceeded() -> None:
 
 def test_too_few_usable_replies_for_the_quorum_are_as_none() -> None:
     grid = spoilt(lambda i, message: [], 2)
-    records, x = run(grid, 2, quorum=0.9)
-    assert x.tolist() == X0.tolist()
+    records: list[RoundRecord] = []
+    with pytest.raises(StalledError) as stalled:
+        run(grid, 9, quorum=0.9, on_round=records.append, idle_timeout_s=0.01)
+    assert stalled.value.model.tolist() == X0.tolist()
+    assert len(records) == 2
     for record in records:
         assert (list(record.accepted), len(record.rejected)) == ([], 4)
         why = "no quorum: 3 usable replies of the 4 that federation.quorum wants; none is used"
@@ -497,5 +500,8 @@ def test_the_quorum_of_the_config_comes_before_that_of_the_method() -> None:
     records, _ = run(grid, 2, MARINA, quorum=1.0)
     assert [record.note for record in records] == ["", ""]
     grid.online = {0, 1, 3}
-    records, _ = run(grid, 2, MARINA, quorum=1.0)
+    records = []
+    with pytest.raises(StalledError):
+        run(grid, 9, MARINA, quorum=1.0, on_round=records.append, idle_timeout_s=0.01)
+    assert len(records) == 2
     assert all("none is used; no quorum: 0 usable replies" in record.note for record in records)
