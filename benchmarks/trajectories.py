@@ -140,11 +140,14 @@ def verdicts(before: Checkout, options: argparse.Namespace, scratch: Path) -> It
     now = Checkout(HERE)
     settings = [f"strategy.rounds={options.rounds}", f"evaluation.every={max(1, options.rounds // 3)}"]
     for config in sorted((before.root / "deploy" / "configs").glob("*.toml")):
+        tree = tomllib.loads(config.read_text(encoding="utf-8"))
+        attacked = "attack" in tree or not tree["federation"].get("byzantine")
+        changes = settings if attacked else [*settings, "attack.kind=bf"]  # its attackers come by hand
         for way in options.over:
             name = f"{config.stem} ({way})"
             if options.only in name:
                 ours, theirs = scratch / f"{name} here", scratch / f"{name} there"
-                words = now.run(config, way, ours, settings), before.run(config, way, theirs, settings)
+                words = now.run(config, way, ours, changes), before.run(config, way, theirs, changes)
                 yield name, compared(ours, theirs, words)
     for experiment in sorted((before.root / "benchmarks" / "experiments").glob("*.toml")):
         name = f"{experiment.stem} (reduced)"
