@@ -103,7 +103,10 @@ def _stall(run: Run) -> str:
     stall = (run.summary or {}).get("stall")
     if not isinstance(stall, dict):
         return ""
-    return f" {safe(stall.get('text', ''), 600)}. The model is that of round {safe(stall.get('model_of', '?'), 20)}."
+    why = str(stall.get("text", "")).removeprefix("stalled: ")
+    return (
+        f" {safe(why[:1].upper() + why[1:], 600)}. The model is that of round {safe(stall.get('model_of', '?'), 20)}."
+    )
 
 
 def _worse(run: Run) -> str:

@@ -635,6 +635,4 @@ def test_a_report_says_why_a_run_stalled(tmp_path: Path) -> None:
     (path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     write_report(path)
     page = (path / REPORT).read_text(encoding="utf-8")
-    assert (
-        "Stalled after round 12 of 20. stalled: nothing since round 10 counted. The model is that of round 10." in page
-    )
+    assert "Stalled after round 12 of 20. Nothing since round 10 counted. The model is that of round 10." in page
