@@ -219,10 +219,9 @@ class AppStrategy(RobustStrategy):
         layout = Layout.of(initial_arrays)
         self.codec = self.make_codec(layout)
         self.codec.from_arrays(initial_arrays)  # what is wrong is wrong before waiting
-        if layout.unchanged():
+        if unchanged := layout.unchanged():
             log.warning(
-                "not floating point, so not trained: they stay as they are at the start: %s",
-                ", ".join(layout.unchanged()[:10]),
+                "not floating point, so not trained: they stay as they are at the start: %s", ", ".join(unchanged[:10])
             )
         self.forget()
         self._num_rounds = num_rounds

@@ -490,11 +490,7 @@ def _be_server(options: LocalOptions, pipe: Connection) -> None:
             ),
             on_listening,
         )
-    except StalledError as error:
-        ignore()
-        log.error("%s", error)
-        sys.exit(1)
-    except (BreakwaterError, NoClientsError) as error:
+    except (BreakwaterError, NoClientsError, StalledError) as error:
         ignore()
         if listening:
             log.error("%s", error)

@@ -19,7 +19,6 @@ what was asked, so no length travels; what must be checked first, round and kind
 import struct
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -27,6 +26,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
 from link.errors import WireError
+from link.text import one_line
 from link.wire import CONTROL_BYTES
 from strategies.algorithm import ATTACK_FAILED, STALE, Ask, Compressor, Mark, Method, Packet, Rejected, Vector
 
@@ -37,6 +37,8 @@ INLINE_BYTES = 1 << 20
 """Up to this size a packet travels in a ConfigRecord: fewer objects on a SuperLink, fewer bytes on the link. A longer
 one travels as an array, which alone a SuperLink cuts into pieces."""
 
+_MOST = 200
+"""Characters of a reason that are kept."""
 _ERRORS = frozenset(
     {
         "disconnected",
@@ -144,8 +146,8 @@ def read_ask(content: RecordDict) -> Ask:
     members = None if cohort is None else tuple(cohort)
     named = {name: from_array(a) for name, a in vectors.items()}
     mark = _read_mark(config.get("mark"))
-    ask = Ask(round_, kind, named, seed=seed, packet=packet, cohort=members)  # type: ignore[arg-type]  # checked above
-    return replace(ask, mark=mark, probe=bool(config.get("probe", False)))
+    probe = bool(config.get("probe", False))
+    return Ask(round_, kind, named, seed=seed, packet=packet, cohort=members, mark=mark, probe=probe)  # type: ignore[arg-type]  # checked above
 
 
 def _read_mark(mark: object) -> Mark | None:
@@ -208,12 +210,12 @@ def read_reply(message: Message, ask: Ask, form: Compressor, like: Vector) -> Pa
     """
     try:
         if message.has_error():
-            return Rejected(_clean(_told(message.error.reason)))
+            return Rejected(one_line(_told(message.error.reason), _MOST))
         return _read_packet(message.content, ask, form, like)
     except WireError as error:
-        return Rejected(_clean(str(error)))
+        return Rejected(one_line(error, _MOST))
     except Exception as error:  # the last line of defence: whatever a peer finds, the round goes on
-        return Rejected(_clean(f"undecodable: {type(error).__name__}: {error}"))
+        return Rejected(one_line(f"undecodable: {type(error).__name__}: {error}", _MOST))
 
 
 def _read_packet(content: RecordDict, ask: Ask, form: Compressor, like: Vector) -> Packet | Rejected:
@@ -231,7 +233,7 @@ def _read_packet(content: RecordDict, ask: Ask, form: Compressor, like: Vector) 
     if round_ != ask.round:
         return Rejected(f"wrong round: {round_}, expected {ask.round}")
     if kind != form.kind:
-        return Rejected(_clean(f"wrong kind: {kind!r}, expected {form.kind!r}"))
+        return Rejected(one_line(f"wrong kind: {kind!r}, expected {form.kind!r}", _MOST))
     if version >= 2**63:
         return Rejected(f"undecodable: version {version}, expected one below 2^63")
     layout = form.layout(like.size, like.dtype)
@@ -245,7 +247,7 @@ def _read_packet(content: RecordDict, ask: Ask, form: Compressor, like: Vector) 
     scale = _SCALE.unpack_from(data, at + 8 * layout.seed)[0] if layout.scale else None
     packet = Packet(kind, like.size, values, seed, scale, marks, version)
     flaw = form.flaw(packet, like.size, like.dtype)
-    return packet if flaw is None else Rejected(_clean(flaw))
+    return packet if flaw is None else Rejected(one_line(flaw, _MOST))
 
 
 def _packet_bytes(content: RecordDict) -> bytes | None:
@@ -322,8 +324,3 @@ def _view(v: NDArray[Any]) -> memoryview:
 
 def _raw(v: NDArray[Any]) -> bytes:
     return _view(v).tobytes()
-
-
-def _clean(text: str) -> str:
-    """Make what a peer may have written safe for a log line: one short printable line."""
-    return "".join(c if c.isprintable() else "?" for c in text[:200])

@@ -22,9 +22,9 @@ from link.errors import ConfigError
 from link.experiment import Experiment
 from link.grid import StreamGrid
 from link.invitation import JOIN, Invitation
+from link.text import one_line
 from link.tls import server_credentials
 from server.link import open_link
-from server.roster import one_line
 
 log = logging.getLogger("breakwater.server")
 

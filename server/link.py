@@ -18,7 +18,7 @@ log = logging.getLogger("breakwater.server")
 def judge_of(experiment: Experiment) -> Callable[[str, str], str | None]:
     """Return what compares a client's task with the server's: a reason why the client cannot take part, or None.
 
-    What differs by no more than processors round is told once, in the log.
+    What differs by no more than processors round is logged once.
     """
     mine = experiment.identity
     told: set[str] = set()
@@ -33,7 +33,7 @@ def judge_of(experiment: Experiment) -> Callable[[str, str], str | None]:
                 told.add(what)
                 log.warning(
                     "%s of %s is not the same to the last bit as here: its processor or its versions round otherwise, "
-                    "so that other machines may not repeat this run to the last bit; told once",
+                    "so that other machines may not repeat this run to the last bit; reported once",
                     what,
                     name,
                 )

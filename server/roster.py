@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from link.experiment import TASK
 from link.grid import StreamGrid
 from link.invitation import WHO
+from link.text import one_line
 
 log = logging.getLogger("breakwater.server")
 
@@ -184,8 +185,3 @@ class QueriedRoster:
             "package of another one: restart it, or give every app a SuperLink of its own",
             foreign=True,
         )
-
-
-def one_line(said: object) -> str:
-    """Return what a node said as one short printable line."""
-    return "".join(c if c.isprintable() else "?" for c in str(said)[:300])

@@ -267,11 +267,6 @@ class RobustStrategy(Strategy):
         self._refused: set[int] = set()  # workers that were, while no reply has counted
         self._reasons: Counter[str] = Counter()  # why replies did not count, since the last round that did
 
-    @property
-    def asked(self) -> list[int]:
-        """The workers of the round that is open, in the order of its messages."""
-        return [] if self._open is None else self._open.cohort
-
     # --- one round: ask, screen, update ---------------------------------------------------------------------------
 
     def configure_train(
