@@ -4,7 +4,7 @@
     def train(message: Message, context: Context) -> Message:
         return answer(message, context, METHOD, MyLoss(partition))
 
-``MyLoss`` is an ``Oracle`` of ``strategies.algorithm``: gradients of this node's loss at a vector. What a method
+``MyLoss`` is an ``Oracle`` of ``strategies.method``: gradients of this node's loss at a vector. What a method
 keeps at the worker is kept in the node's state, where Flower apps keep such things.
 """
 
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from flwr.app import Context, Error, Message
 
-from link import codec, flwr_compat, pages
-from link.errors import WireError
-from strategies.algorithm import STALE, Method, Oracle, StateLostError, Vector
+from foundation.errors import WireError
+from link import codec, flwr_compat
+from link import worker_state as pages
+from strategies.method import STALE, Method, Oracle, StateLostError, Vector
 
 
 def answer(message: Message, context: Context, method: Method, oracle: Oracle) -> Message:

@@ -22,10 +22,10 @@ from flwr.serverapp.strategy import Result
 
 from adapters.named_arrays import Layout
 from adapters.node_roster import NodeRoster
+from foundation.errors import ConfigError
 from link import codec
-from link.errors import ConfigError
 from link.polled import PolledGrid
-from strategies.algorithm import Ask, Compressor, Method, Packet, Rejected, Vector
+from strategies.method import Ask, Compressor, Method, Packet, Rejected, Vector
 from strategies.progress import STALL_ROUNDS
 from strategies.randomness import Role, stream
 from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord

@@ -19,12 +19,12 @@ from flwr.app import RecordDict
 from adapters.app_strategy import OWN_RECORDS, AppCodec, AppStrategy, check_share
 from adapters.named_arrays import Layout
 from adapters.orders import ORDER, write, write_order
-from link.errors import ConfigError
+from foundation.errors import ConfigError
 from strategies.aggregators import CoordinateMedian, Rule
-from strategies.algorithm import Ask, Compressor, Vector
 from strategies.cohorts import expected_byzantine
 from strategies.compressors import Identity, PermK
 from strategies.local_sgd import LocalSGD
+from strategies.method import Ask, Compressor, Vector
 from strategies.progress import STALL_ROUNDS
 from strategies.radius import AUTO, Alpha
 from strategies.robust_averaging import RobustAveraging

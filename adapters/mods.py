@@ -15,9 +15,9 @@ from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 
 from adapters.named_arrays import Layout
 from adapters.orders import ORDER, Order, is_order, read_order
+from foundation.errors import ConfigError, WireError
 from link import codec, flwr_compat
-from link.errors import ConfigError, WireError
-from strategies.algorithm import Ask, Vector
+from strategies.method import Ask, Vector
 
 
 def robust_deltas_mod(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:

@@ -13,8 +13,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
-from link.errors import ConfigError
-from strategies.algorithm import Vector
+from foundation.errors import ConfigError
+from strategies.method import Vector
 
 
 @dataclass(frozen=True, eq=False)

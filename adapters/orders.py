@@ -11,9 +11,9 @@ from typing import Any, TypeGuard
 
 from flwr.app import ConfigRecord
 
-from link.errors import ConfigError, WireError
-from strategies.algorithm import Ask, Compressor
+from foundation.errors import ConfigError, WireError
 from strategies.compressors import QSGD, Identity, Masked, Natural, PermK, RandK, ScaledSign, TopK
+from strategies.method import Ask, Compressor
 
 ORDER = "ask"
 """Name of the record."""
@@ -23,7 +23,7 @@ _KIND = "deltas"
 COMPRESSORS: dict[str, type[Any]] = {
     kind.kind: kind for kind in (QSGD, Identity, Masked, Natural, PermK, RandK, ScaledSign, TopK)
 }
-"""By kind; those of the union in ``link.config``."""
+"""By kind; those of the union in ``experiment.config``."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ stay silent. There are four families, by how that vector becomes a packet:
 
 * a ``Repack`` changes the packet that this seat would have sent honestly;
 * a ``Copy`` sends the packet that somebody else sends;
-* a ``WireFault`` (``attacks.wire``) sends its honest packet, and lets it go wrong on the way;
+* a ``WireFault`` (``attacks.faults``) sends its honest packet, and lets it go wrong on the way;
 * any other attack aims at a vector that no honest packet need carry, and the compressor ``forge``s one.
 
 ``client.coalition`` does all of it. Collusion is agreement without talk: what a coalition knows is the same for all its
@@ -19,7 +19,7 @@ from typing import ClassVar
 import numpy as np
 
 from attacks.view import SIGHTS, Sight, View
-from strategies.algorithm import Compressor, Packet, Vector
+from strategies.method import Compressor, Packet, Vector
 
 
 @dataclass(frozen=True, kw_only=True)

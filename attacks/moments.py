@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.algorithm import Rows, Vector
+from strategies.method import Rows, Vector
 from strategies.vectors import column_blocks, mean_of_rows
 
 _CALM = 1e100

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from attacks.view import View
-from strategies.algorithm import Rows, Vector
+from strategies.method import Rows, Vector
 from strategies.vectors import norm
 
 COARSE: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6)

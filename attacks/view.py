@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from strategies.algorithm import Rows, Vector
+from strategies.method import Rows, Vector
 
 Sight = Literal["own", "coalition", "omniscient"]
 """How much an attacker knows, from least to most."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.bench import Result, arguments, publish
-from server.folder import read_rounds
+from server.run_folder.folder import read_rounds
 
 CONFIG = Path(__file__).parent.parent / "deploy" / "configs" / "a9a.toml"
 IDENTITY = ("compressor.kind=identity",)

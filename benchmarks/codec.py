@@ -26,8 +26,8 @@ import numpy as np
 from flwr.app import Message, RecordDict
 
 from link import codec, flwr_compat, memory
-from strategies.algorithm import Ask, Compressor, Rejected
 from strategies.compressors import QSGD, Identity, Masked, Natural, PermK, RandK, ScaledSign, TopK, packing
+from strategies.method import Ask, Compressor, Rejected
 
 FORMS: tuple[tuple[str, Compressor], ...] = (
     ("identity", Identity()),

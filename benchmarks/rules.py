@@ -37,9 +37,14 @@ from strategies.aggregators import (
     SmallestVarianceAveraging,
     TrimmedMean,
 )
-from strategies.aggregators.mixture import prepare
-from strategies.aggregators.presteps import AdaptiveRobustClipping, Bucketing, NearestNeighbourMixing, StaticClipping
-from strategies.algorithm import Rows
+from strategies.aggregators.preaggregators import (
+    AdaptiveRobustClipping,
+    Bucketing,
+    NearestNeighbourMixing,
+    StaticClipping,
+)
+from strategies.aggregators.weighted_rows import prepare
+from strategies.method import Rows
 
 Call = Callable[[], object]
 

@@ -36,7 +36,7 @@ from typing import Any
 from benchmarks.bench import arguments
 from client.process import ClientOptions, run_client
 from deploy import logs
-from link.errors import BreakwaterError
+from foundation.errors import BreakwaterError
 
 EXPERIMENT = """
 [federation]

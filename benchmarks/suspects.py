@@ -1,4 +1,4 @@
-"""Who attacked? How many of the true attackers the ranking of server/suspects.py puts first, attack by attack.
+"""Who attacked? How many of the true attackers the ranking of server/monitor/suspects.py puts first, attack by attack.
 
 Two federations, each in one process: that of the demo, whose clients have alike data, and one whose clients' data
 differ (Dirichlet), where an honest client may look odd too. With nobody attacking the ranking can only be wrong: the
@@ -18,9 +18,9 @@ from typing import Any
 from benchmarks.bench import Result, arguments, publish
 from deploy.inprocess import run_in_process
 from deploy.local import LocalOptions
-from link.config import load
-from server.folder import read_rounds
-from server.suspects import tally
+from experiment.config import load
+from server.monitor.suspects import tally
+from server.run_folder.folder import read_rounds
 
 CONFIGS = Path(__file__).parent.parent / "deploy" / "configs"
 FEDERATIONS = {"alike data (demo.toml)": "demo.toml", "uneven data (heterogeneous.toml)": "heterogeneous.toml"}

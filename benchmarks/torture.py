@@ -24,8 +24,8 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
-from link.config import Config, load
-from link.errors import ConfigError
+from experiment.config import Config, load
+from foundation.errors import ConfigError
 from tests.integration.processes import Process, Processes, rounds_of, sets, summary_of, until
 
 EXPERIMENT = """

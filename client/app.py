@@ -14,13 +14,11 @@ import numpy as np
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from attacks.wire import Fault, Faulty
+from attacks.faults import Fault, Faulty
 from client import worker as workers
 from client.coalition import Coalition, CoalitionMember
-from link import codec, flwr_compat, invitation, pages
-from link.config import Config, parse_attack, suggest
-from link.errors import RESIDENT, Breakage, BreakwaterError, Broken, ConfigError, Silent
-from link.experiment import (
+from experiment.config import Config, parse_attack, suggest
+from experiment.opened import (
     ATTACKERS,
     CONFIG,
     DATA,
@@ -35,7 +33,10 @@ from link.experiment import (
     named,
     try_out,
 )
-from strategies.algorithm import ATTACK_FAILED, STALE, Ask, Packet, StateLostError
+from foundation.errors import RESIDENT, Breakage, BreakwaterError, Broken, ConfigError, Silent
+from link import codec, flwr_compat, invitation
+from link import worker_state as pages
+from strategies.method import ATTACK_FAILED, STALE, Ask, Packet, StateLostError
 
 PARTITION, PARTITIONS, ATTACK = "partition-id", "num-partitions", "attack"
 """Keys of a node config, with DATA and SET: which worker the node is; of how many (Flower's simulation says so); the

@@ -22,15 +22,15 @@ from typing import Any
 import numpy as np
 
 from attacks.attack import Attack, Copy, Repack
-from attacks.kinds import Silence
+from attacks.classical import Silence
+from attacks.faults import Fault, Faulty, WireFault
 from attacks.view import View
-from attacks.wire import Fault, Faulty, WireFault
-from client.shadows import Shadows
-from client.trail import Trail
-from link.errors import ConfigError
-from link.experiment import Experiment
-from link.pages import Page, Pages, under
-from strategies.algorithm import HELD, Ask, Compressor, Packet, Plain, Rows, StateLostError, Vector
+from client.rollback import Trail
+from client.simulated import Shadows
+from experiment.opened import Experiment
+from foundation.errors import ConfigError
+from link.worker_state import Page, Pages, under
+from strategies.method import HELD, Ask, Compressor, Packet, Plain, Rows, StateLostError, Vector
 from strategies.randomness import Role, stream
 
 _LATE = 1.25

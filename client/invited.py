@@ -9,11 +9,11 @@ from flwr.app import Context, RecordDict
 
 from client import app as apps
 from client.process import ClientOptions, Preparation
-from link import config as configs
-from link.experiment import code_fingerprint, named
+from experiment import config as configs
+from experiment.opened import code_fingerprint, named
+from link.identity.tls import Identity
 from link.invitation import Invitation
 from link.node import join
-from link.tls import Identity
 
 PATIENCE_S = 60.0
 """Seconds to look for the server's link before the node is given back to Flower."""

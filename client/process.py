@@ -14,10 +14,9 @@ from flwr.app import Context, RecordDict
 from client import worker as workers
 from client.app import app
 from client.coalition import Coalition, CoalitionMember
-from link import config as configs
-from link.compiled import prepare
-from link.errors import ConfigError, OtherTask, Refused
-from link.experiment import (
+from experiment import config as configs
+from experiment.compiled import prepare
+from experiment.opened import (
     CONFIG,
     CONFIG_DIR,
     DATA,
@@ -29,8 +28,9 @@ from link.experiment import (
     open_experiment,
     try_out,
 )
+from foundation.errors import ConfigError, OtherTask, Refused
+from link.identity.tls import Identity
 from link.node import Prepared, join_as_many
-from link.tls import Identity
 from link.wire import Welcome
 from tasks.contract import Problem
 from tasks.identity import Reading, TaskIdentity
@@ -55,8 +55,8 @@ class ClientOptions:
         patience_s: seconds to keep trying to reach a server; None for ever.
         fellows: workers that an attacker takes for its fellows, beside the seats of its own process.
         reading: how the training data are read for the comparison with the server's.
-        tls: folder of the certificate of this name, see ``link.tls.Identity``; a coalition's holds a folder for each of
-            its names. None for an open port.
+        tls: folder of the certificate of this name, see ``link.identity.tls.Identity``; a coalition's holds a folder
+            for each of its names. None for an open port.
         tried: a process of the same launcher has tried the task, for all workers.
     """
 

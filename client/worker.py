@@ -2,16 +2,16 @@
 
 Workers live as long as their process and are found by (run, node), because Flower enters a ClientApp anew for every
 message, and one process may hold several nodes. Where the process itself does not outlive the message, what a worker
-knows lives in the node's state: ``link.pages``.
+knows lives in the node's state: ``link.worker_state``.
 """
 
 from typing import Protocol
 
-from attacks.wire import Faulty
-from client.trail import Trail
-from link.experiment import Experiment
-from link.pages import Pages, page_state, state_pages
-from strategies.algorithm import STATELESS, Ask, Packet
+from attacks.faults import Faulty
+from client.rollback import Trail
+from experiment.opened import Experiment
+from link.worker_state import Pages, page_state, state_pages
+from strategies.method import STATELESS, Ask, Packet
 from strategies.randomness import Role, stream
 
 
@@ -23,7 +23,7 @@ class Worker(Protocol):
     """Whether it is Byzantine: what it cannot do is then no fault of the task."""
 
     def follow(self, ask: Ask) -> None:
-        """Go back to the server's checkpoint, if the server has; see ``client.trail``.
+        """Go back to the server's checkpoint, if the server has; see ``client.rollback``.
 
         To be called before every ``answer`` of a worker that stays in its process.
         """

@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.register import REGISTER_FILE, Entry, Register
-from link import certificates
-from link.authority import AUTHORITY_KEY_FILE, LEAF_DAYS, Authority
-from link.errors import ConfigError
-from link.guests import REVOKED_FILE, Revoked, read_revoked
+from foundation.errors import ConfigError
+from link.identity import certificates
+from link.identity.access import REVOKED_FILE, Revoked, read_revoked
+from link.identity.authority import AUTHORITY_KEY_FILE, LEAF_DAYS, Authority
+from link.identity.tls import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Identity
 from link.seats import flaw_of_name
-from link.tls import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Identity
 
 SERVER = "server"
 """The folder of the server's certificate; no client can have this name."""

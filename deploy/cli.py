@@ -14,8 +14,8 @@ from typing import NoReturn
 from deploy import streams
 from deploy.commands import COMMANDS
 from deploy.environment import settle
-from link.errors import BreakwaterError, ProcessEnded, ServerGone, Unwritten
-from link.signals import raising
+from foundation.errors import BreakwaterError, ProcessEnded, ServerGone, Unwritten
+from foundation.signals import raising
 
 EPILOG = (
     "Exit status: 0 it is done; 1 it began and could not go on, or doctor found a problem; 2 something that was given "

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.local import LocalOptions, run_local
-from link.config import load
-from server.folder import SUMMARY, read_rounds
-from server.monitor import Monitoring
-from server.report import REPORT
-from server.suspects import tally
-from server.words import size
+from experiment.config import load
+from foundation.units import size
+from server.monitor.exporters import Monitoring
+from server.monitor.report import REPORT
+from server.monitor.suspects import tally
+from server.run_folder.folder import SUMMARY, read_rounds
 
 CONFIG = Path(__file__).parent / "configs" / "demo.toml"
 AVERAGING, OURS = "averaging", "byz-vr-marina-pp"
@@ -97,6 +97,6 @@ def _who_attacked(rounds: list[dict[str, Any]], f: int, folder: Path) -> str:
 
 
 def _draw(runs: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]], path: Path) -> None:
-    from server.curve import draw  # matplotlib takes a second to import, which --help need not wait for
+    from server.monitor.plot import draw  # matplotlib takes a second to import, which --help need not wait for
 
     draw(runs, path, title="The same attack on plain averaging and on Byz-VR-MARINA-PP")

@@ -2,7 +2,7 @@
 
 import resource
 
-from link.errors import ConfigError
+from foundation.errors import ConfigError
 
 OWN_FILES = 160
 """File descriptors that a server needs beside its connections."""

@@ -17,10 +17,10 @@ from client import worker as workers
 from client.app import app as client_app
 from client.coalition import Coalition, CoalitionMember
 from deploy.local import LocalOptions, check_attack
+from experiment.opened import CONFIG, CONFIG_DIR, DATA, LIFE, OUT, RESUME, Experiment, from_run_config, try_out
+from foundation.errors import RESIDENT, WireError
 from link import codec, flwr_compat, replies
 from link import link_pb2 as pb
-from link.errors import RESIDENT, WireError
-from link.experiment import CONFIG, CONFIG_DIR, DATA, LIFE, OUT, RESUME, Experiment, from_run_config, try_out
 from link.grid import StreamGrid
 from link.streams import Batch, Call
 from link.wire import CONTROL_BYTES, Parcel, Payload, Reader

@@ -28,10 +28,10 @@ from typing import Any
 
 from deploy import files, logs, streams
 from deploy.environment import ours_first
-from link.config import Config
-from link.errors import BreakwaterError, ConfigError, ProcessEnded
-from link.signals import ENDING, ignore, raising
-from server.monitor import Monitoring
+from experiment.config import Config
+from foundation.errors import BreakwaterError, ConfigError, ProcessEnded
+from foundation.signals import ENDING, ignore, raising
+from server.monitor.exporters import Monitoring
 
 log = logging.getLogger("breakwater.deploy")
 
@@ -231,7 +231,7 @@ class LocalFederation:
 
     def _killed(self) -> None:
         """Leave the report of a run whose server had no time for it."""
-        from server.report import REPORT, write_report
+        from server.monitor.report import REPORT, write_report
 
         if self.options.monitoring.pictures:
             try:
@@ -420,7 +420,7 @@ def begin(*, server: bool) -> None:
     """Begin a process of a local run: from here on signals take effect. Before, they were blocked.
 
     Args:
-        server: SIGTERM and SIGHUP are for it; within ``link.signals.raising``.
+        server: SIGTERM and SIGHUP are for it; within ``foundation.signals.raising``.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which ends us in order
     if not server:

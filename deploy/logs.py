@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from link.errors import ConfigError
-from link.text import escaped
+from foundation.errors import ConfigError
+from foundation.text import escaped
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 """What ``--log-level`` takes."""

@@ -19,10 +19,10 @@ from typing import Literal, Self
 
 from cryptography import x509
 
-from link.certificates import certificates_in, common_name, was_issued_by
-from link.errors import ConfigError
-from link.tls import CERTIFICATE_FILE, Identity
-from tasks.text import TextError, read_text
+from foundation.errors import ConfigError
+from foundation.text import TextError, read_text
+from link.identity.certificates import certificates_in, common_name, was_issued_by
+from link.identity.tls import CERTIFICATE_FILE, Identity
 
 REGISTER_FILE = "issued.txt"
 

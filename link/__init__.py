@@ -1,4 +1,4 @@
-"""What both ends must agree on: config, wire messages, packets, errors; and the gRPC link itself."""
+"""The transport: gRPC streams between one server and its clients, as a Flower Grid. It knows no task and no attack."""
 
 from importlib.metadata import version
 

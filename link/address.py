@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
-from link.errors import ConfigError
+from foundation.errors import ConfigError
 
 EXAMPLE_PORT = 9090
 """The port in suggestions where none was given."""

@@ -25,10 +25,10 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
-from link.errors import WireError
-from link.text import one_line
+from foundation.errors import WireError
+from foundation.text import one_line
 from link.wire import CONTROL_BYTES
-from strategies.algorithm import ATTACK_FAILED, STALE, Ask, Compressor, Mark, Method, Packet, Rejected, Vector
+from strategies.method import ATTACK_FAILED, STALE, Ask, Compressor, Mark, Method, Packet, Rejected, Vector
 
 RAW = "raw.le"
 """Serialisation type of our arrays: the values as they lie in memory, little-endian."""

@@ -1,6 +1,6 @@
 """The private names of flwr that a Grid outside a SuperLink needs. Nothing else in the repository touches any.
 
-tests/unit/test_flwr_compat.py is the contract: what each of these does for us, on the flwr that is installed.
+tests/unit/link/test_flwr_compat.py is the contract: what each of these does for us, on the flwr that is installed.
 """
 
 import time

@@ -23,17 +23,17 @@ import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from foundation.errors import LinkError, Refused, WireError
 from link import flwr_compat, loop
 from link import link_pb2 as pb
 from link.address import Address
-from link.door import HELLO_BYTES, HELLO_S, LOOK_S, Bans, Door, NoHello, limits
-from link.errors import LinkError, Refused, WireError
-from link.guests import Guests
+from link.guard import HELLO_BYTES, HELLO_S, LOOK_S, Bans, Door, NoHello, limits
+from link.identity.access import Guests
+from link.identity.tls import may_watch, peer_certificate, peer_name
 from link.ledger import Ledger
 from link.memory import keep_buffers
 from link.seats import NoSeat, Seat, Seats
 from link.streams import Batch, Call, Stream
-from link.tls import may_watch, peer_certificate, peer_name
 from link.watchers import WATCH, Watchers, only_local
 from link.wire import (
     CHUNK_BYTES,
@@ -83,8 +83,8 @@ class StreamGrid(Grid):
         reply_bound: called with the content of an instruction; returns the same for a reply to it, at most
             ``max_reply_bytes``. None where all may be as long.
         heartbeat_s: seconds between pings to a client; without an answer for as long again it is gone.
-        credentials: for TLS, see ``link.tls``: a client then has the name of its certificate, and can claim no other.
-            None for an open port.
+        credentials: for TLS, see ``link.identity.tls``: a client then has the name of its certificate, and can claim no
+            other. None for an open port.
         guests: who may be here now, by certificate, so with ``credentials`` only: a client that may not, or not any
             more, is told so and cut off (``revoked:``, ``not listed:``). It keeps its seat, which is that of its name.
             None takes everybody whom ``credentials`` take.

@@ -10,7 +10,7 @@ from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
 
-from link.errors import ConfigError
+from foundation.errors import ConfigError
 
 WHO = "breakwater_worker"
 """Action of the question which worker a node is, and name of the record that answers it."""

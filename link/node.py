@@ -20,16 +20,16 @@ import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 
+from foundation.errors import RESIDENT, OtherTask, Refused, ServerGone, WireError
 from link import link_pb2 as pb
 from link import loop, replies
 from link.address import Address
-from link.certificates import Role
-from link.errors import RESIDENT, OtherTask, Refused, ServerGone, WireError
+from link.identity.certificates import Role
+from link.identity.tls import Identity, channel_credentials, what_is_wrong
 from link.memory import keep_buffers
 from link.proxy import Route, route_to
 from link.replies import Reply
 from link.seats import flaw_of_name
-from link.tls import Identity, channel_credentials, what_is_wrong
 from link.wire import (
     MAX_BODY_BYTES,
     METHOD,

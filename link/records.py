@@ -9,8 +9,8 @@ from typing import cast
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from foundation.errors import WireError
 from link import link_pb2 as pb
-from link.errors import WireError
 
 INLINE_BYTES = 64 << 10
 """The longest byte string that stays in its record, and the longest body that stands in its envelope."""

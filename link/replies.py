@@ -12,9 +12,9 @@ import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from foundation.errors import Broken, Silent
 from link import flwr_compat
 from link import link_pb2 as pb
-from link.errors import Broken, Silent
 from link.wire import Parcel, Payload, control_frame, error_frame, reply_head
 
 _MAX_REASON = 500
@@ -93,7 +93,7 @@ def error(id_: int, reason: str) -> Reply:
 
 
 def broken(wish: Broken, id_: int) -> Reply:
-    """Return the reply that breaks as the ClientApp wishes (``attacks.wire``)."""
+    """Return the reply that breaks as the ClientApp wishes (``attacks.faults``)."""
     frames = whole(Payload(wish.content), id_)
     match wish.how:
         case "late":

@@ -10,13 +10,13 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 from google.protobuf.message import DecodeError
 
+from foundation.errors import ConfigError, Refused, ServerGone
+from foundation.text import one_line
 from link import link_pb2 as pb
 from link.address import Address
-from link.certificates import Role
-from link.errors import ConfigError, Refused, ServerGone
+from link.identity.certificates import Role
+from link.identity.tls import Identity, channel_credentials, what_is_wrong
 from link.proxy import Route, route_to
-from link.text import one_line
-from link.tls import Identity, channel_credentials, what_is_wrong
 from link.watchers import WATCH
 from link.wire import PROTOCOL, TRANSPORT, heartbeat
 

@@ -17,7 +17,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from link import link_pb2 as pb
-from link.door import HELLO_BYTES, HELLO_S, Door, NoHello, host_of
+from link.guard import HELLO_BYTES, HELLO_S, Door, NoHello, host_of
 from link.seats import NoSeat
 from link.wire import PROTOCOL
 

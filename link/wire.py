@@ -14,8 +14,8 @@ from typing import cast
 from flwr.app import Error, RecordDict
 from google.protobuf.message import DecodeError
 
+from foundation.errors import WireError
 from link import link_pb2 as pb
-from link.errors import WireError
 from link.records import (
     INLINE_BYTES,
     Body,

@@ -19,10 +19,9 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
-from link import codec, flwr_compat
-from link.compiled import LONG_S, prepare
-from link.errors import BreakwaterError
-from link.experiment import (
+from experiment.compiled import LONG_S, prepare
+from experiment.explain import TaskFacts, title
+from experiment.opened import (
     ATTACKERS,
     LIFE,
     LINK,
@@ -34,23 +33,24 @@ from link.experiment import (
     from_run_config,
     try_out,
 )
+from experiment.sections.base import Federation
+from foundation.errors import BreakwaterError
+from foundation.signals import done, held, raising
+from link import codec, flwr_compat
 from link.grid import StreamGrid
 from link.polled import PolledGrid
-from link.sections.base import Federation
-from link.signals import done, held, raising
-from server.books import Books
-from server.checkpoints import resumed
-from server.curve import draw
-from server.explain import TaskFacts, title
-from server.folder import CURVE, RunFolder, read_rounds
+from server.checkpointer import Books
 from server.link import judge_of
-from server.monitor import Monitoring
-from server.observers import Observers, watched
-from server.progress import last_line
-from server.report import REPORT, write_report
+from server.monitor.exporters import Monitoring
+from server.monitor.observers import Observers, watched
+from server.monitor.plot import draw
+from server.monitor.report import REPORT, write_report
+from server.monitor.terminal import last_line
 from server.roster import LinkRoster, QueriedRoster
-from strategies.algorithm import Evaluation
+from server.run_folder.checkpoints import resumed
+from server.run_folder.folder import CURVE, RunFolder, read_rounds
 from strategies.deadline import LearntDeadline
+from strategies.method import Evaluation
 from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord, StalledError
 from tasks.contract import Problem
 

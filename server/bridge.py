@@ -15,15 +15,15 @@ from ipaddress import IPv6Address
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from experiment.opened import Experiment
+from foundation.errors import ConfigError
+from foundation.text import one_line
 from link import flwr_compat
 from link.address import Address
-from link.authority import Authority
-from link.errors import ConfigError
-from link.experiment import Experiment
 from link.grid import StreamGrid
+from link.identity.authority import Authority
+from link.identity.tls import server_credentials
 from link.invitation import JOIN, Invitation
-from link.text import one_line
-from link.tls import server_credentials
 from server.link import open_link
 
 log = logging.getLogger("breakwater.server")

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 from flwr.app import RecordDict
 
+from experiment.opened import CONFIG, TASK, Experiment, code_fingerprint
 from link import codec
-from link.experiment import CONFIG, TASK, Experiment, code_fingerprint
 from link.grid import StreamGrid
-from link.guests import Guests
+from link.identity.access import Guests
 from tasks.identity import TaskIdentity
 
 log = logging.getLogger("breakwater.server")

@@ -11,16 +11,16 @@ from typing import Self
 from flwr.app import Context, RecordDict
 from rich.console import Console
 
-from link.config import Config
-from link.errors import ConfigError
-from link.experiment import CONFIG, CONFIG_DIR, DATA, LIFE, OUT, RESUME, open_experiment, try_out
-from link.guests import Guests
-from link.tls import Identity, server_credentials
+from experiment.config import Config
+from experiment.opened import CONFIG, CONFIG_DIR, DATA, LIFE, OUT, RESUME, open_experiment, try_out
+from foundation.errors import ConfigError
+from link.identity.access import Guests
+from link.identity.tls import Identity, server_credentials
 from server.app import app, load_loops
-from server.checkpoints import resumed
-from server.folder import RunCard, claimed
 from server.link import open_link
-from server.monitor import Monitoring
+from server.monitor.exporters import Monitoring
+from server.run_folder.checkpoints import resumed
+from server.run_folder.folder import RunCard, claimed
 from strategies.strategy import StalledError
 
 log = logging.getLogger("breakwater.server")
@@ -40,8 +40,8 @@ class ServerOptions:
         out: the run folder.
         data: folder of data files.
         config_dir: folder of the config file, where a custom task is looked up.
-        tls: folder of the server's certificate, see ``link.tls.Identity``; None for an open port.
-        lists: folder of the lists of who may take part, see ``link.guests``; None for that of the certificate.
+        tls: folder of the server's certificate, see ``link.identity.tls.Identity``; None for an open port.
+        lists: folder of the lists of who may take part, see ``link.identity.access``; None for that of the certificate.
         monitoring: what is shown of the run, and to whom.
         own: the clients are processes that the caller starts itself, so nothing is said of an open port.
         card: of the run in ``out`` that goes on; None for a new one.
@@ -76,7 +76,8 @@ class ServerOptions:
         Args:
             folder: the run folder.
             card: what is in it, of the server before this one.
-            config: the experiment; what in it changes the models must be as it was, see ``server.checkpoints``.
+            config: the experiment; what in it changes the models must be as it was, see
+                ``server.run_folder.checkpoints``.
             listen: HOST:PORT.
             data: folder of data files.
             tls: folder of the server's certificate.

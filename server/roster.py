@@ -10,10 +10,10 @@ from math import inf
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from link.experiment import TASK
+from experiment.opened import TASK
+from foundation.text import one_line
 from link.grid import StreamGrid
 from link.invitation import WHO
-from link.text import one_line
 
 log = logging.getLogger("breakwater.server")
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from strategies.algorithm import Ask, Oracle, Packet, Vector, WorkerState
 from strategies.cohorts import common_seed
 from strategies.compressors import Identity
 from strategies.estimates import START, Estimates, EstimatesState
+from strategies.method import Ask, Oracle, Packet, Vector, WorkerState
 
 FULL = "full"
 DIFFERENCE = "difference"

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from strategies.algorithm import Ask, Oracle, Packet, Vector, WorkerState
 from strategies.cohorts import common_seed
 from strategies.compressors import Identity
 from strategies.estimates import START, Estimates, EstimatesState
+from strategies.method import Ask, Oracle, Packet, Vector, WorkerState
 
 CHANGE = "change"
 

@@ -18,9 +18,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from strategies.algorithm import Ask, Combined, Rows, Vector
 from strategies.cohorts import aggregate
 from strategies.marina import FULL, Marina, MarinaState
+from strategies.method import Ask, Combined, Rows, Vector
 from strategies.vectors import bounded_sum
 
 

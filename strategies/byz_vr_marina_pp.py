@@ -19,10 +19,10 @@ from math import inf
 import numpy as np
 
 from strategies.aggregators import Mean
-from strategies.algorithm import Ask, Combined, Rows, Vector
 from strategies.clipping import clip_rows
 from strategies.cohorts import aggregate, stack
 from strategies.marina import DIFFERENCE, FULL, Marina, MarinaState
+from strategies.method import Ask, Combined, Rows, Vector
 from strategies.radius import AUTO, RATIOS, Alpha, observe, radius
 from strategies.vectors import norm
 

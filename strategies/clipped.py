@@ -16,11 +16,11 @@ from math import inf
 
 import numpy as np
 
-from strategies.algorithm import Ask, Combined, Compressor, Oracle, Packet, Report, Rows, Vector, WorkerState
 from strategies.clipping import clip_rows
 from strategies.cohorts import aggregate, stack
 from strategies.descent import Descent, DescentState
 from strategies.evidence import examine
+from strategies.method import Ask, Combined, Compressor, Oracle, Packet, Report, Rows, Vector, WorkerState
 from strategies.radius import AUTO, RATIOS, Alpha, observe, radius
 from strategies.vectors import bounded_sum, norm
 

@@ -7,7 +7,7 @@ entirely Byzantine one, moves its estimate further than lam.
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.algorithm import Rows, Vector
+from strategies.method import Rows, Vector
 from strategies.vectors import line_blocks, norm
 
 

@@ -14,7 +14,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from strategies.algorithm import (
+from strategies.cohorts import aggregate, common_seed, stack
+from strategies.evidence import examine
+from strategies.method import (
     Aggregator,
     Ask,
     Combined,
@@ -27,8 +29,6 @@ from strategies.algorithm import (
     Vector,
     WorkerState,
 )
-from strategies.cohorts import aggregate, common_seed, stack
-from strategies.evidence import examine
 from strategies.vectors import norm
 
 

@@ -19,7 +19,10 @@ from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from strategies.algorithm import (
+from strategies.cohorts import aggregate, stack
+from strategies.compressors import Identity
+from strategies.evidence import examine
+from strategies.method import (
     HELD,
     Aggregator,
     Ask,
@@ -32,9 +35,6 @@ from strategies.algorithm import (
     Vector,
     WorkerState,
 )
-from strategies.cohorts import aggregate, stack
-from strategies.compressors import Identity
-from strategies.evidence import examine
 from strategies.vectors import bounded_sum, norm
 
 START = "start"

@@ -1,7 +1,7 @@
 """What a round shows about each client: how far its vector lies from the aggregate, and how well it agrees with it.
 
 Nothing here changes what a method does. The numbers go to the metrics of the round; a person, or
-``server.suspects``, looks at many rounds of them.
+``server.monitor.suspects``, looks at many rounds of them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.algorithm import Combined, Rows
+from strategies.method import Combined, Rows
 
 MOST = 2**20
 """Numbers that are looked at in a round; of larger arrays randomly placed stretches of columns are."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from strategies.algorithm import Ask, Oracle, Packet, WorkerState
 from strategies.descent import Descent, local_gradient
+from strategies.method import Ask, Oracle, Packet, WorkerState
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from strategies.algorithm import (
+from strategies.cohorts import common_seed, stack
+from strategies.compressors import Identity
+from strategies.descent import gradient
+from strategies.evidence import examine
+from strategies.method import (
     Aggregator,
     Ask,
     Combined,
@@ -29,10 +33,6 @@ from strategies.algorithm import (
     Vector,
     WorkerState,
 )
-from strategies.cohorts import common_seed, stack
-from strategies.compressors import Identity
-from strategies.descent import gradient
-from strategies.evidence import examine
 from strategies.vectors import norm
 
 FULL = "full"

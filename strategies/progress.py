@@ -18,7 +18,7 @@ from collections import OrderedDict, deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from strategies.algorithm import Vector
+from strategies.method import Vector
 
 STALL_ROUNDS = 3
 """Default of ``stall_rounds``."""

@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from strategies.algorithm import Rows, Vector
+from strategies.method import Rows, Vector
 from strategies.vectors import norm
 
 AUTO: Literal["auto"] = "auto"

@@ -21,10 +21,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from strategies.algorithm import Ask, Report, Vector
 from strategies.clipped import Clipped
 from strategies.descent import DescentState
 from strategies.local_sgd import LocalSGD
+from strategies.method import Ask, Report, Vector
 from strategies.radius import AUTO, RATIOS
 
 

@@ -18,8 +18,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from strategies.algorithm import Ask, Oracle, Packet, Vector, WorkerState
 from strategies.descent import Descent, DescentState, gradient
+from strategies.method import Ask, Oracle, Packet, Vector, WorkerState
 
 MOMENTUM = "momentum"
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from strategies.algorithm import Ask, Oracle, Packet, WorkerState
 from strategies.descent import Descent, gradient
+from strategies.method import Ask, Oracle, Packet, WorkerState
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from strategies.algorithm import Ask, Oracle, Packet, Vector, WorkerState
 from strategies.descent import Descent, gradient, local_gradient
+from strategies.method import Ask, Oracle, Packet, Vector, WorkerState
 
 
 @dataclass(frozen=True, kw_only=True)

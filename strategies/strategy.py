@@ -21,10 +21,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from strategies.algorithm import STALE, Ask, Compressor, Evaluation, Mark, Method, Packet, Rejected, State, Vector
 from strategies.cohorts import quorum_of, sample
 from strategies.deadline import LearntDeadline
 from strategies.evidence import Evidence
+from strategies.method import STALE, Ask, Compressor, Evaluation, Mark, Method, Packet, Rejected, State, Vector
 from strategies.progress import STALL_ROUNDS, Progress, Stall
 from strategies.randomness import Role, stream
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from strategies.algorithm import Evaluation, Oracle, Vector
+from strategies.method import Evaluation, Oracle, Vector
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.algorithm import Evaluation, Vector
+from strategies.method import Evaluation, Vector
 from strategies.randomness import Role, stream
 from tasks.contract import Setting, check_l2_and_dtype, mean_samples
 from tasks.network import Labels, Matrix, Network, NetworkOracle

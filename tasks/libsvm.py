@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from foundation.text import TextError, without_marks
 from tasks.contract import TaskError
 from tasks.files import read
-from tasks.text import TextError, without_marks
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.algorithm import Evaluation, Vector
+from strategies.method import Evaluation, Vector
 from tasks.contract import Setting, TaskError, check_l2_and_dtype, mean_samples
 from tasks.files import locate
 from tasks.libsvm import read_libsvm

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.algorithm import Vector
+from strategies.method import Vector
 from tasks.contract import TaskError
 from tasks.libsvm import Samples
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.algorithm import Vector
+from strategies.method import Vector
 from tasks.partition import draw
 
 Matrix = NDArray[np.floating]

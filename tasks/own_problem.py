@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from strategies.algorithm import Evaluation, Oracle, Vector
+from strategies.method import Evaluation, Oracle, Vector
 from tasks.contract import Problem, TaskError
 
 PROBLEM = ("dim", "dtype", "smoothness", "optimum", "samples", "initial", "oracle", "evaluate")

@@ -19,7 +19,9 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-OURS = frozenset({"adapters", "attacks", "client", "deploy", "link", "server", "strategies", "tasks"})
+OURS = frozenset(
+    {"adapters", "attacks", "client", "deploy", "experiment", "foundation", "link", "server", "strategies", "tasks"}
+)
 """The product's packages: a sibling of such a name is not seen."""
 
 

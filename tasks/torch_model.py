@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from strategies.algorithm import Evaluation, Vector
+from strategies.method import Evaluation, Vector
 from strategies.randomness import Role, stream
 from tasks.contract import Setting, TaskError, mean_samples
 from tasks.measures import is_one_hot, share_right

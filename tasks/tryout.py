@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from strategies.algorithm import Evaluation, Oracle, Vector
+from strategies.method import Evaluation, Oracle, Vector
 from tasks.contract import Problem, Setting, TaskError, TaskSpec
 from tasks.own_problem import OwnProblem
 
@@ -281,7 +281,7 @@ def _try_evaluate(trial: _Trial, problem: Problem, x0: Vector) -> None:
     if not np.array_equal(x, x0):
         trial.refuse("evaluate(x) changed the model x that it was given; compute with x.copy()")
     if not all(hasattr(measured, name) for name in ("loss", "accuracy", "gap")):
-        trial.refuse(f"evaluate() gave {type(measured).__name__}; must be strategies.algorithm.Evaluation")
+        trial.refuse(f"evaluate() gave {type(measured).__name__}; must be strategies.method.Evaluation")
     _check_evaluation(trial, measured)
 
 

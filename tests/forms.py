@@ -1,7 +1,7 @@
 """One or more of every compressor, for tests that hold for all of them."""
 
-from strategies.algorithm import Compressor
 from strategies.compressors import QSGD, Identity, Masked, Natural, PermK, RandK, ScaledSign, TopK
+from strategies.method import Compressor
 
 FORMS: tuple[Compressor, ...] = (
     Identity(),

@@ -12,9 +12,9 @@ from flwr.serverapp import Grid
 from client import worker as workers
 from client.app import app, make_worker
 from client.coalition import Coalition, CoalitionMember
+from experiment.opened import Experiment
+from foundation.errors import RESIDENT, Broken, Silent
 from link import codec, flwr_compat
-from link.errors import RESIDENT, Broken, Silent
-from link.experiment import Experiment
 from strategies.strategy import RobustStrategy
 
 Answer = Callable[[int, Message], Iterable[Message]]

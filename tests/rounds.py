@@ -1,6 +1,6 @@
 """A finished round and two measures of a model, for tests of what shows or keeps them."""
 
-from strategies.algorithm import Evaluation
+from strategies.method import Evaluation
 from strategies.strategy import RoundRecord
 
 START = Evaluation(loss=2.0, accuracy=0.25, gap=1.5)

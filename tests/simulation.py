@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from strategies.algorithm import STATELESS, Ask, Method, Oracle, Packet, StateLostError, Vector, WorkerState
 from strategies.cohorts import sample
+from strategies.method import STATELESS, Ask, Method, Oracle, Packet, StateLostError, Vector, WorkerState
 from strategies.randomness import Role, stream
 
 Cheat = Callable[[int, Ask, Packet], Packet]

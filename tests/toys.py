@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from strategies.algorithm import Evaluation, Vector
+from strategies.method import Evaluation, Vector
 
 
 def vector(*numbers: float) -> Vector:

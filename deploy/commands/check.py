@@ -17,8 +17,8 @@ def add(commands: Subparsers) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from link.config import load
-    from server.explain import explain
+    from experiment.config import load
+    from experiment.explain import explain
 
     config = load(options.config, options.set)
     for line in explain(config, data_dir(options), options.config.resolve().parent, load=not options.no_load):

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from deploy.commands.options import Subparsers, add_data, add_logs, address, data_dir, log_options
-from link.errors import ConfigError
+from foundation.errors import ConfigError
 
 
 def add(commands: Subparsers) -> None:
@@ -69,7 +69,7 @@ def _client(options: argparse.Namespace) -> int:
 
 def _name(options: argparse.Namespace) -> str:
     """Return the client's name: what is typed, or what is certified."""
-    from link.tls import Identity
+    from link.identity.tls import Identity
 
     if options.name is not None:
         return str(options.name)

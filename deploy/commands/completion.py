@@ -31,7 +31,7 @@ def add(commands: Subparsers) -> None:
 def _completion(options: argparse.Namespace) -> int:
     import shtab
 
-    from link.config import AttackUnion, kinds_of
+    from experiment.config import AttackUnion, kinds_of
 
     kinds: dict[str | None, Any] = {
         "DIR": shtab.DIRECTORY,

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from foundation.errors import ConfigError
 from link.address import Address, parse_host
-from link.errors import ConfigError
 
 if TYPE_CHECKING:
     from deploy.logs import LogOptions
-    from server.monitor import Monitoring
+    from server.monitor.exporters import Monitoring
 
     Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 else:  # generic to the type checker alone
@@ -77,7 +77,7 @@ def monitoring(options: argparse.Namespace) -> "Monitoring":
     Raises:
         ConfigError: the port is none.
     """
-    from server.monitor import Monitoring
+    from server.monitor.exporters import Monitoring
 
     port: int | None = options.metrics_port
     if port is not None and not 0 <= port <= 65535:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from deploy.commands.options import Subparsers
-from link.errors import ConfigError
+from foundation.errors import ConfigError
 
 
 def add(commands: Subparsers) -> None:
@@ -29,8 +29,8 @@ def add(commands: Subparsers) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from server.report import REPORT, write_comparison, write_report
-    from server.report.reading import run_folders
+    from server.monitor.report import REPORT, write_comparison, write_report
+    from server.monitor.report.reading import run_folders
 
     out: Path | None = options.out
     if out is not None:

@@ -29,7 +29,7 @@ def add(commands: Subparsers) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from deploy.local import LocalOptions, run_local
-    from link.config import load
+    from experiment.config import load
 
     config = load(options.config, options.set)
     out = out_dir(options, options.config.stem)

@@ -18,7 +18,7 @@ from deploy.commands.options import (
     monitoring,
     out_dir,
 )
-from link.signals import raising
+from foundation.signals import raising
 
 if TYPE_CHECKING:
     from server.process import ServerOptions
@@ -55,8 +55,8 @@ def add(commands: Subparsers) -> None:
 
 def _server(options: argparse.Namespace) -> int:
     from deploy import files, logs
-    from server.folder import RUN
     from server.process import Terminated, serve
+    from server.run_folder.folder import RUN
     from strategies.strategy import NoClientsError, StalledError
 
     settings = _server_options(options)
@@ -78,9 +78,9 @@ def _server(options: argparse.Namespace) -> int:
 
 def _server_options(options: argparse.Namespace) -> "ServerOptions":
     """Return what the server is told: of a new run, or of one that goes on."""
-    from link.config import load
-    from server.folder import CONFIG, RUN, RunCard
+    from experiment.config import load
     from server.process import ServerOptions
+    from server.run_folder.folder import CONFIG, RUN, RunCard
 
     resume: Path | None = options.resume
     if resume is not None and options.out is not None:

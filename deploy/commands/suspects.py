@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from deploy.commands.options import Subparsers
-from link.errors import ConfigError
+from foundation.errors import ConfigError
 
 WIDE = 160
 """Columns of the table where the output is no terminal."""
@@ -22,10 +22,10 @@ def add(commands: Subparsers) -> None:
 
 
 def _suspects(options: argparse.Namespace) -> int:
-    from link.config import load
-    from server.folder import CONFIG, METRICS, read_rounds
-    from server.report.reading import readable
-    from server.suspects import STATEMENT, tally
+    from experiment.config import load
+    from server.monitor.report.reading import readable
+    from server.monitor.suspects import STATEMENT, tally
+    from server.run_folder.folder import CONFIG, METRICS, read_rounds
 
     folder: Path = options.folder
     if not (folder / METRICS).is_file() or not (folder / CONFIG).is_file():
@@ -38,7 +38,7 @@ def _suspects(options: argparse.Namespace) -> int:
         return 0
     from rich.console import Console
 
-    from server.suspects import table
+    from server.monitor.suspects import table
 
     console = Console(width=None if sys.stdout.isatty() else WIDE)
     console.print(table(suspects))

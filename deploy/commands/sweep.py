@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from deploy.commands.options import Subparsers, add_data, data_dir
-from link.signals import raising
+from foundation.signals import raising
 
 
 def add(commands: Subparsers) -> None:

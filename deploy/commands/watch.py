@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.commands.options import Subparsers
-from link.errors import ConfigError, Refused
-from link.text import one_line
+from foundation.errors import ConfigError, Refused
+from foundation.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,12 +54,12 @@ def _states(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Return the states of what is to be watched."""
     path = Path(options.what)
     if path.is_dir():
-        from server.following import PATIENCE_S, follow_folder
+        from server.monitor.follow import PATIENCE_S, follow_folder
 
         return follow_folder(path, patience_s=PATIENCE_S if options.patience is None else options.patience)
     if ":" not in options.what:
         raise ConfigError(f"{options.what}: no such run folder; give one, or HOST:PORT of a server")
-    from link.tls import Identity
+    from link.identity.tls import Identity
     from link.watch import FIRST_S, PATIENCE_S, follow
 
     identity = None if options.tls is None else Identity.load(options.tls)
@@ -74,7 +74,7 @@ def _checked(what: str, states: Iterator[dict[str, Any]]) -> Iterator[dict[str, 
     Raises:
         Refused: one is none.
     """
-    from server.live import checked
+    from server.monitor.live import checked
 
     for state in states:
         try:  # all that there is if the server says goodbye at once
@@ -88,7 +88,7 @@ def _checked(what: str, states: Iterator[dict[str, Any]]) -> Iterator[dict[str, 
 
 def _moving(console: "Console", first: dict[str, Any], states: Iterator[dict[str, Any]]) -> dict[str, Any]:
     """Show states in place; return the last one."""
-    from server.progress import Screen
+    from server.monitor.terminal import Screen
 
     newest = first
     with Screen(console, lambda: newest):
@@ -99,7 +99,7 @@ def _moving(console: "Console", first: dict[str, Any], states: Iterator[dict[str
 
 def _lines(console: "Console", first: dict[str, Any], states: Iterator[dict[str, Any]]) -> dict[str, Any]:
     """Write states as lines, about a dozen a run; return the last one."""
-    from server.progress import PlainLines
+    from server.monitor.terminal import PlainLines
 
     lines, newest, measured, away = PlainLines(console), first, -1, None
     for newest in chain([first], states):

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.doctor.findings import Finding, ok, problem, warning
-from link.errors import ConfigError
+from foundation.errors import ConfigError
+from foundation.text import TextError, read_text
 from tasks.contract import TaskError
 from tasks.mnist import FILES
-from tasks.text import TextError, read_text
 
 SUMS = "SHA256SUMS"
 """A file of check sums that the data folder may have, as ``sha256sum`` writes it."""
@@ -149,8 +149,8 @@ def config(path: Path, given: Path | None) -> tuple[Finding, Demand | None]:
     Returns:
         What was found; and what the experiment asks for, where it can be opened.
     """
-    from link.config import load
-    from link.experiment import open_experiment, try_out
+    from experiment.config import load
+    from experiment.opened import open_experiment, try_out
 
     folder = given or os.environ.get("BREAKWATER_DATA")
     try:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from link.text import one_line
+from foundation.text import one_line
 
 Level = Literal["ok", "warning", "problem"]
 

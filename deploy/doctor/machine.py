@@ -23,7 +23,7 @@ from deploy.files import OWN_FILES
 from deploy.versions import ROOT
 
 STRANGERS = 512
-"""Connections beyond the clients' that a server takes, see ``link.door``."""
+"""Connections beyond the clients' that a server takes, see ``link.guard``."""
 LITTLE_DISK = 1 << 30
 """Less free disk than this, in bytes, is worth a word."""
 PROBE_S = 120.0
@@ -185,7 +185,7 @@ def loops(probe: Answer) -> Iterator[Finding]:
 
 def code() -> Iterator[Finding]:
     """Say which code this is; server and clients must agree."""
-    from link.experiment import code_fingerprint
+    from experiment.opened import code_fingerprint
 
     yield ok("code", f"fingerprint {code_fingerprint()}, the same at server and clients of one run")
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 
 from deploy.doctor.findings import Finding, ok, problem
+from foundation.errors import ConfigError, WireError
 from link import link_pb2 as pb
 from link.address import Address
-from link.certificates import Role
-from link.errors import ConfigError, WireError
+from link.identity.certificates import Role
+from link.identity.tls import Identity, channel_credentials, may_watch, what_is_wrong
 from link.proxy import Route, route_to
-from link.tls import Identity, channel_credentials, may_watch, what_is_wrong
 from link.wire import MAX_FRAME_BYTES, METHOD, PROTOCOL, TRANSPORT, Reader, control_frame
 
 TCP_S = 5.0
@@ -115,7 +115,7 @@ async def _ask(address: Address, identity: Identity | None, route: Route) -> Fin
     theirs = re.search(r"this server runs '([0-9a-f]{12})'", answer.refusal)
     if theirs is None:
         return problem("connect", f"{address}: refused: {answer.refusal[:300]}", _TABLE)
-    from link.experiment import code_fingerprint
+    from experiment.opened import code_fingerprint
 
     if theirs[1] != code_fingerprint():
         return problem(

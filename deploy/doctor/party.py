@@ -8,11 +8,11 @@ from pathlib import Path
 from cryptography import x509
 
 from deploy.doctor.findings import Finding, ok, problem, warning
-from link.authority import AUTHORITY_KEY_FILE
-from link.certificates import Role, certificates_in, hosts_of, now
-from link.errors import ConfigError
-from link.guests import LISTED_FILE, REVOKED_FILE, Guests
-from link.tls import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Identity, may_watch
+from foundation.errors import ConfigError
+from link.identity.access import LISTED_FILE, REVOKED_FILE, Guests
+from link.identity.authority import AUTHORITY_KEY_FILE
+from link.identity.certificates import Role, certificates_in, hosts_of, now
+from link.identity.tls import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Identity, may_watch
 
 SOON = timedelta(days=30)
 """A certificate that ends sooner is worth a word."""

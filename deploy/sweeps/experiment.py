@@ -34,11 +34,11 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from link import config as configs
-from link.config import Config, suggest
-from link.errors import ConfigError
-from link.sections.base import Section
-from tasks.text import TextError, read_text
+from experiment import config as configs
+from experiment.config import Config, suggest
+from experiment.sections.base import Section
+from foundation.errors import ConfigError
+from foundation.text import TextError, read_text
 
 Measure = Literal["loss", "accuracy", "gap"]
 Value = dict[str, list[str]]

@@ -16,8 +16,8 @@ from matplotlib.ticker import LogFormatter, NullFormatter
 
 from deploy.sweeps.experiment import ExperimentFile, Figure, Target, Value
 from deploy.sweeps.results import DONE, Outcome
-from server.bands import LOWER_IS_BETTER, Numbers, X, band, spread
-from server.curve import COLOURS
+from server.monitor.curves import LOWER_IS_BETTER, Numbers, X, band, spread
+from server.monitor.plot import COLOURS
 
 STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")

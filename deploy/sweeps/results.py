@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from deploy.sweeps.experiment import Cell, PlannedRun, Target, Tune
-from server.bands import LOWER_IS_BETTER, Curve, X, curve, spread
-from server.folder import SUMMARY, read_rounds
+from server.monitor.curves import LOWER_IS_BETTER, Curve, X, curve, spread
+from server.run_folder.folder import SUMMARY, read_rounds
 
 NOTE = "sweep.json"
 """In a run's folder: which run of the sweep it is."""

@@ -32,9 +32,9 @@ from deploy.local import (
 )
 from deploy.sweeps.experiment import PlannedRun
 from deploy.sweeps.results import NOTE, Outcome, note, read_outcome, stalled
-from link.errors import BreakwaterError
-from link.signals import ignore, raising
-from server.monitor import Monitoring
+from foundation.errors import BreakwaterError
+from foundation.signals import ignore, raising
+from server.monitor.exporters import Monitoring
 
 log = logging.getLogger("breakwater.deploy")
 

@@ -11,7 +11,7 @@ from deploy import files
 from deploy.sweeps.experiment import Plan, PlannedRun
 from deploy.sweeps.results import FAILED, Outcome, as_csv, as_markdown, choose, number, read_outcome, row, summaries
 from deploy.sweeps.runner import IN_PROCESS, PROCESSES, Terms, run_all
-from link.errors import ConfigError
+from foundation.errors import ConfigError
 
 COPY, LOCK = "experiment.toml", ".lock"
 """In the sweep's folder: the file that it was made of, and what keeps a second sweep out."""

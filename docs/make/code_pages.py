@@ -10,10 +10,15 @@ PACKAGES = {
     "attacks": "Attacks",
     "tasks": "Tasks",
     "adapters": "Adapters",
+    "experiment": "Experiment",
+    "experiment.sections": "Config sections",
     "link": "Link",
-    "link.sections": "Config sections",
+    "link.identity": "Identity",
     "server": "Server",
+    "server.run_folder": "Run folder",
+    "server.monitor": "Monitor",
     "client": "Client",
+    "foundation": "Foundation",
 }
 """The packages of the reference, and what their pages are called."""
 LEFT_OUT = ("fast_", "kernels", "link_pb2", "__init__")

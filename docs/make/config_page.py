@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from link.config import (
+from experiment.config import (
     AggregatorUnion,
     AttackUnion,
     CheckpointSection,
@@ -26,8 +26,8 @@ from link.config import (
     TaskUnion,
     kinds_of,
 )
-from link.sections.base import Federation
-from strategies.aggregators.presteps import PreStep
+from experiment.sections.base import Federation
+from strategies.aggregators.preaggregators import PreStep
 
 HEAD = """---
 search:

@@ -12,10 +12,10 @@ from typing import Literal
 
 import numpy as np
 
-from strategies.aggregators.mixture import Matrix, Mixture
 from strategies.aggregators.rule import Rule
 from strategies.aggregators.subsets import least_variance
-from strategies.algorithm import Rows, Vector
+from strategies.aggregators.weighted_rows import Matrix, Mixture
+from strategies.method import Rows, Vector
 from strategies.vectors import column_blocks, coordinate_median
 
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from strategies.aggregators.mixture import Mixture
 from strategies.aggregators.rule import Rule
-from strategies.algorithm import Vector
+from strategies.aggregators.weighted_rows import Mixture
+from strategies.method import Vector
 
 
 @dataclass(frozen=True, kw_only=True)

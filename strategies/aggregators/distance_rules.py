@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.aggregators.mixture import Matrix, Mixture
 from strategies.aggregators.rule import Rule
 from strategies.aggregators.subsets import least_diameter
-from strategies.algorithm import Vector
+from strategies.aggregators.weighted_rows import Matrix, Mixture
+from strategies.method import Vector
 
 
 def krum_scores(squares: Matrix, neighbours: int) -> Matrix:

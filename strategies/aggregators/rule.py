@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from strategies.aggregators.mixture import Mixture, Taken
-from strategies.aggregators.presteps import PreStep
-from strategies.algorithm import Rows, Vector, Weights
+from strategies.aggregators.preaggregators import PreStep
+from strategies.aggregators.weighted_rows import Mixture, Taken
+from strategies.method import Rows, Vector, Weights
 
 
 @dataclass(frozen=True, kw_only=True)

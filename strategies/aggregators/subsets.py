@@ -5,7 +5,7 @@ from itertools import combinations, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.aggregators.mixture import Matrix
+from strategies.aggregators.weighted_rows import Matrix
 
 MOST_NODES = 50_000
 """Nodes of a search tree after which ``least_diameter`` takes the best that it has: a second or two."""

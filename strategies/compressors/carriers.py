@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.algorithm import Layout, Vector
 from strategies.compressors import packing
 from strategies.compressors.coordinates import draw_seed, words
+from strategies.method import Layout, Vector
 
 Codes = NDArray[Any]
 """What travels for the values: of the dtype and length that ``Carrier.layout`` says."""

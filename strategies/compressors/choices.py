@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.algorithm import Vector
 from strategies.compressors import packing
 from strategies.compressors.packing import Bytes
+from strategies.method import Vector
 
 Choice = NDArray[Any]
 """By its dtype: d truth values (bool); d bits in words of 64, the lowest first (uint64); or places (other integers)."""

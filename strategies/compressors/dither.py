@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.algorithm import Layout, Vector
 from strategies.compressors import packing
 from strategies.compressors.carriers import Codes, bad_scale, overflows, uniform_bits
 from strategies.compressors.coordinates import draw_seed
+from strategies.method import Layout, Vector
 
 Norm = Literal["l2", "linf"]
 MAX_LEVELS = 2**15 - 1

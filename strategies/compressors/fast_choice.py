@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies import parallel
-from strategies.algorithm import Vector
 from strategies.compressors.fast_bits import (
     U32,
     U64,
@@ -22,6 +21,7 @@ from strategies.compressors.fast_bits import (
     shared,
     word64,
 )
+from strategies.method import Vector
 
 Words = NDArray[np.uint64]
 _BATCH = 1024

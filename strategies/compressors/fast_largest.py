@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.algorithm import Vector
 from strategies.compressors.coordinates import words
 from strategies.compressors.fast_bits import U32, U64, bit_count, compiled, fixed, shared
 from strategies.compressors.fast_choice import Words, take
+from strategies.method import Vector
 
 _SAMPLE = 4096
 """How many sizes give the bracket in which the k-th largest is looked for; four times as many for long vectors."""

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.algorithm import Vector
 from strategies.compressors.fast_bits import U32, compiled, fixed, shared, word32
 from strategies.compressors.packing import LANES, SUMMED
+from strategies.method import Vector
 
 _PIECE = 4096
 """Bytes of packed codes that are written at a time, so that the planes meet in the cache."""

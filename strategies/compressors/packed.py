@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 
-from strategies.algorithm import Layout, Packet, Vector
 from strategies.compressors import choices
 from strategies.compressors.carriers import Carrier, Full
 from strategies.compressors.choices import Choice
 from strategies.compressors.dither import MAX_LEVELS, Dither
 from strategies.compressors.half import Half
+from strategies.method import Layout, Packet, Vector
 
 Values = Literal["full", "float16", "bfloat16"]
 """How values travel: as they are, or in 16 bits; see half.py."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.algorithm import Vector
+from strategies.method import Vector
 
 LONG = 1 << 17
 """From this length on the compiled loops are loaded."""

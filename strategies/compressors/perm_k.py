@@ -5,11 +5,11 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 
-from strategies.algorithm import Packet, Vector
 from strategies.compressors import choices, coordinates
 from strategies.compressors.carriers import Carrier
 from strategies.compressors.choices import Choice
 from strategies.compressors.packed import Packed, Values, carrier_of, check_levels, seed_of, with_seed
+from strategies.method import Packet, Vector
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,12 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 
-from strategies.algorithm import Packet, Vector
 from strategies.compressors import choices, coordinates
 from strategies.compressors.carriers import Carrier
 from strategies.compressors.choices import Choice
 from strategies.compressors.coordinates import draw_seed, indices
 from strategies.compressors.packed import Packed, Values, carrier_of, check_k, check_levels, k_of, seed_of, with_seed
+from strategies.method import Packet, Vector
 
 _MASKS_TRIED = 16
 """How many masks an attacker tries to find one that carries its target well."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from link.config import load
+from experiment.config import load
 from tests.deployment.files import COMPOSE, DOCKER, clients_of, compose, ran
 
 LIVE, FLOWER = compose(DOCKER / "compose.yaml"), compose(DOCKER / "compose.flower.yaml")

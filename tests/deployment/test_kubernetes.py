@@ -11,7 +11,7 @@ import kubernetes_validate  # type: ignore[import-untyped]  # ships no types
 import pytest
 import yaml
 
-from link.config import load
+from experiment.config import load
 from tests.deployment.files import KUBERNETES, documented, manifest, manifests, pod_of, ran
 
 OLDEST = "1.29"

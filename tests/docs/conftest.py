@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.nursery import Nursery
+from tests.integration.fork_server import Nursery
 
 
 @pytest.fixture(scope="module")

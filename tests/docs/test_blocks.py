@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from link.config import parse
+from experiment.config import parse
 from tests.docs.blocks import ROOT, RUN, Block, blocks_of, commands, names_of_tests, pages, read, sources_of
 from tests.integration.processes import DIGITS
 

@@ -101,7 +101,7 @@ def test_a_method_and_a_loss_of_ones_own(example: ModuleType) -> None:
 def test_the_three_folders_make_an_app_complete(tmp_path: Path) -> None:
     (tmp_path / "my-app" / "my_app").mkdir(parents=True)
     (tmp_path / "my-app" / "my_app" / "__init__.py").touch()
-    for name in ("adapters", "strategies", "link"):
+    for name in ("adapters", "strategies", "link", "foundation"):
         (tmp_path / name).symlink_to(ROOT / name)
     command = block("cp -r").replace("cp -r", "cp -rH")  # what is copied is links here
     subprocess.run(["/bin/sh", "-euc", command], cwd=tmp_path, check=True)

@@ -18,7 +18,7 @@ from tests.integration.processes import rounds_of, summary_of
 pytestmark = pytest.mark.slow
 
 PAGE = "CONTRIBUTING.md"
-PACKAGES = ("strategies", "attacks", "tasks", "link", "server", "client", "deploy")
+PACKAGES = ("foundation", "strategies", "attacks", "tasks", "experiment", "link", "server", "client", "deploy")
 BASE: dict[str, dict[str, Any]] = {
     "federation": {"clients": 5, "byzantine": 1, "seed": 1},
     "task": {"kind": "digits", "model": "softmax"},
@@ -40,8 +40,8 @@ import json, sys
 from pathlib import Path
 from deploy.inprocess import run_in_process
 from deploy.local import LocalOptions
-from link.config import parse
-from server.explain import explain
+from experiment.config import parse
+from experiment.explain import explain
 
 for name, text in json.loads(sys.argv[1]).items():
     print(*explain(parse(text), None, None))
@@ -60,7 +60,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if block.title:
             assert not (tree / block.title).exists(), f"{block}: {block.title} is there already"
             (tree / block.title).write_text(block.text, encoding="utf-8")
-    config = tree / "link" / "config.py"
+    config = tree / "experiment" / "config.py"
     text = config.read_text(encoding="utf-8")
     for union, section in re.findall(r"^### [^\n]*: `(\w+)`\n(.*?)(?=^##|\Z)", read(PAGE), re.MULTILINE | re.DOTALL):
         title = re.findall(r'title="(.+?)\.py"', section)[-1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import ROOT, SHELL, Block, blocks_of, commands, pages
-from tests.integration.nursery import Nursery
+from tests.integration.fork_server import Nursery
 from tests.integration.processes import SOON_S, Process, free_address
 
 pytestmark = pytest.mark.slow

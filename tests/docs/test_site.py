@@ -11,7 +11,7 @@ from deploy.cli import _parser
 from docs.make import code_pages, commands_page, config_page
 from docs.make.__main__ import build
 from docs.make.pages import ASSETS, sources
-from link.config import Config, _keys, kinds_of
+from experiment.config import Config, _keys, kinds_of
 from tests.browser import started
 from tests.docs.blocks import ROOT
 

@@ -13,7 +13,7 @@ from tests.integration.processes import ROOT, Processes
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow]
 
-LAYERS = ("strategies", "attacks", "tasks", "link", "server", "client")
+LAYERS = ("foundation", "strategies", "attacks", "tasks", "experiment", "link", "server", "client")
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])

@@ -15,7 +15,7 @@ from tests.flower.ways import (  # noqa: F401  # two are tests, which are this f
     test_the_run_through_superlink_and_supernodes_is_that_of_the_live_link,
 )
 from tests.integration.processes import free_address, rounds_of, summary_of, until
-from tests.unit.test_monitor import scalars, scraped
+from tests.unit.server.monitor.test_exporters import scalars, scraped
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow]
 

@@ -26,7 +26,7 @@ WAY = Way(NEWEST, 3, secure=True)
 OWN_TASK = """
 import numpy as np
 
-from strategies.algorithm import Evaluation
+from strategies.method import Evaluation
 
 
 class Center:

@@ -1,6 +1,6 @@
 """The example apps under real Flower: copied with the folders that they need, built, and run as a user runs them.
 
-``tests/unit/test_component_examples.py`` runs the same apps in one process, for more rounds.
+``tests/unit/adapters/test_component_examples.py`` runs the same apps in one process, for more rounds.
 """
 
 import json
@@ -30,7 +30,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name in ("flower_app", "own_strategy"):
         apps[name] = folder / name.replace("_", "-")
         shutil.copytree(ROOT / "examples" / name, apps[name])
-        for package in ("adapters", "strategies", "link"):
+        for package in ("adapters", "strategies", "link", "foundation"):
             shutil.copytree(ROOT / package, apps[name] / package, ignore=shutil.ignore_patterns("__pycache__"))
     apps["forgotten"] = folder / "forgotten"
     shutil.copytree(apps["flower_app"], apps["forgotten"])

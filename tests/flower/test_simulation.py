@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from experiment.config import load
+from experiment.opened import open_experiment
 from link import codec
-from link.config import load
-from link.experiment import open_experiment
 from tests.flower.environments import NEWEST
 from tests.flower.harness import Flower
 from tests.integration.processes import ROOT, Processes, rounds_of, summary_of
@@ -55,7 +55,7 @@ def test_a_hundred_virtual_clients_give_the_bits_of_one_process(flower: Flower, 
 
 def test_another_apps_client_package_is_noticed(flower: Flower, app: Path, tmp_path: Path) -> None:
     """Actors of a shared SuperLink import from the folder that it was started in before they import from the app's."""
-    for package in ("client", "link", "strategies", "tasks", "attacks", "deploy"):
+    for package in ("client", "experiment", "foundation", "link", "strategies", "tasks", "attacks", "deploy"):
         shutil.copytree(app / package, flower.folder / package)
     worker = flower.folder / "client" / "worker.py"
     worker.write_text(worker.read_text(encoding="utf-8") + "\n# another app\n", encoding="utf-8")

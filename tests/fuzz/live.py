@@ -30,8 +30,8 @@ from google.protobuf.message import DecodeError
 
 from link import codec, watchers
 from link import link_pb2 as pb
-from link.door import HELLO_BYTES
 from link.grid import StreamGrid
+from link.guard import HELLO_BYTES
 from link.node import join
 from link.watch import follow
 from link.watchers import MAX_WATCHERS, WATCH

@@ -6,7 +6,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, Reco
 from link import codec
 from link import link_pb2 as pb
 from link.wire import PROTOCOL, Control, Payload, control_frame, error_frame, instruction_head, reply_head
-from strategies.algorithm import Ask
+from strategies.method import Ask
 from tests.forms import FORMS, in_round
 
 _X = np.array([1.0, -2.0, 3.0, 0.5], np.float32)

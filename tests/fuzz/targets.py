@@ -23,14 +23,14 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
 from adapters.orders import read_order
+from foundation.errors import ConfigError, WireError
 from link import codec, flwr_compat
 from link import link_pb2 as pb
-from link.errors import ConfigError, WireError
 from link.invitation import Invitation
 from link.records import Body, described_bytes, unpack
 from link.wire import Parcel, Payload, Reader, control_frame, reply_head
-from strategies.algorithm import Ask, Compressor, Packet, Rejected, Vector
 from strategies.compressors import Identity, packing
+from strategies.method import Ask, Compressor, Packet, Rejected, Vector
 from tests.forms import FORMS, in_round
 from tests.fuzz import frames
 from tests.fuzz.script import Script

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
+from foundation.errors import WireError
 from link import codec, flwr_compat
-from link.errors import WireError
 from link.wire import CHUNK_BYTES, MAX_BODY_BYTES, MAX_FRAME_BYTES, Parcel, Payload, Reader, reply_head
-from strategies.algorithm import Ask, Rejected
 from strategies.compressors import Identity
+from strategies.method import Ask, Rejected
 
 ROOT = Path(__file__).parents[2]
 SMALL_BOUND, SMALL_ROOM = codec.max_reply_bytes(650, np.dtype(np.float32)), 2 << 20

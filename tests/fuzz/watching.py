@@ -22,13 +22,13 @@ from unittest import mock
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 
-import server.progress  # noqa: F401  # the command imports it late, when the fuzzer no longer looks at branches
+import server.monitor.terminal  # noqa: F401  # the command imports it late, when the fuzzer no longer looks at branches
 from deploy.cli import _parser
+from foundation.errors import BreakwaterError
 from link import link_pb2 as pb
 from link import watch
-from link.errors import BreakwaterError
 from link.watchers import WATCH
-from server.live import LiveRun, State, Title
+from server.monitor.live import LiveRun, State, Title
 from tests.fuzz import frames
 from tests.fuzz.script import Script
 from tests.rounds import RECORD, START

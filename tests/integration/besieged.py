@@ -15,12 +15,13 @@ from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from link import codec, door
+from experiment.opened import open_experiment
+from link import codec
 from link import grid as grid_module
-from link.experiment import open_experiment
+from link import guard as door
 from link.grid import StreamGrid
-from link.guests import Guests
-from link.tls import Identity, server_credentials
+from link.identity.access import Guests
+from link.identity.tls import Identity, server_credentials
 from server.link import open_link
 from server.roster import LinkRoster
 from strategies.strategy import RobustStrategy, RoundRecord

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.fork_server import Nursery
 from tests.integration.machines import Machines
-from tests.integration.nursery import Nursery
 from tests.integration.processes import DIGITS, Processes
 
 

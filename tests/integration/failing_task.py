@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from strategies.algorithm import Evaluation, Vector
+from strategies.method import Evaluation, Vector
 from tasks.contract import Setting
 
 DIM = 6

@@ -26,12 +26,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from link.config import load
-from link.experiment import Experiment, open_experiment
-from strategies.algorithm import Vector
+from experiment.config import load
+from experiment.opened import Experiment, open_experiment
+from strategies.method import Vector
 from strategies.randomness import Role, stream
 from strategies.vectors import norm
-from tests.integration.nursery import Nursery
+from tests.integration.fork_server import Nursery
 from tests.integration.processes import (
     SOON_S,
     Process,

@@ -21,15 +21,15 @@ from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
 
+from experiment.config import load
+from experiment.opened import code_fingerprint, open_experiment
 from link import codec
 from link import link_pb2 as pb
-from link.config import load
-from link.experiment import code_fingerprint, open_experiment
 from link.node import join
 from link.wire import METHOD, PROTOCOL, Parcel, Payload, Reader, Welcome, control_frame, error_frame, reply_head
-from strategies.algorithm import Ask, Packet
+from strategies.method import Ask, Packet
 from strategies.randomness import Role, stream
-from tests.integration.nursery import Nursery
+from tests.integration.fork_server import Nursery
 from tests.integration.processes import DIGITS, SOON_S, Processes, rounds_of, sets, summary_of
 
 pytestmark = pytest.mark.slow

@@ -15,10 +15,10 @@ from flwr.app import Context, Error, Message, RecordDict
 from safetensors.numpy import load_file
 
 from client.app import app as client_app
+from experiment.opened import CONFIG, LINK, OUT, open_experiment
+from foundation.errors import ConfigError
 from link import flwr_compat
-from link.authority import Authority
-from link.errors import ConfigError
-from link.experiment import CONFIG, LINK, OUT, open_experiment
+from link.identity.authority import Authority
 from link.invitation import JOIN, Invitation
 from link.seats import Seat
 from server import bridge

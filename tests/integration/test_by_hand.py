@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from link.config import load
-from link.experiment import open_experiment
-from tests.integration.nursery import Nursery
+from experiment.config import load
+from experiment.opened import open_experiment
+from tests.integration.fork_server import Nursery
 from tests.integration.processes import (
     ATTACKED,
     ROOT,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.nursery import Nursery
+from tests.integration.fork_server import Nursery
 from tests.integration.processes import COMMAND, ROOT, Process, Processes, free_address, rounds_of, summary_of, until
 
 pytestmark = pytest.mark.slow

@@ -12,9 +12,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from deploy.local import LocalOptions, run_local
+from experiment.config import Config, load
+from experiment.opened import open_experiment
 from link import codec
-from link.config import Config, load
-from link.experiment import open_experiment
 from tests.integration.processes import ROOT, rounds_of
 from tests.local_grid import federation
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.faults import CASES, Fault, Site, as_in_the_books
-from tests.integration.nursery import Nursery
+from tests.integration.fork_server import Nursery
 
 pytestmark = pytest.mark.slow
 

@@ -23,11 +23,11 @@ import pytest
 from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
 
-from link.authority import Authority
-from link.door import LINES, MAX_STRANGERS
-from link.experiment import code_fingerprint
+from experiment.opened import code_fingerprint
+from link.guard import LINES, MAX_STRANGERS
+from link.identity.authority import Authority
+from link.identity.tls import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Identity
 from link.node import join
-from link.tls import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Identity
 from link.wire import Welcome
 from tests.integration import besieged
 from tests.integration.processes import SOON_S, Process, Processes, until

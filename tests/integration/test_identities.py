@@ -16,14 +16,14 @@ import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 
 from deploy.certs import init, issue, revoke
+from foundation.errors import Refused
 from link import grid as grid_module
 from link import link_pb2 as pb
-from link.errors import Refused
 from link.grid import StreamGrid
-from link.guests import LISTED_FILE, REVOKED_FILE, Guests
-from link.tls import Identity, server_credentials
+from link.identity.access import LISTED_FILE, REVOKED_FILE, Guests
+from link.identity.tls import Identity, server_credentials
 from link.wire import METHOD, PROTOCOL, control_frame
-from tests.integration.nursery import Nursery
+from tests.integration.fork_server import Nursery
 from tests.integration.processes import DIGITS, SOON_S, Process, Processes, rounds_of, sets, until
 from tests.integration.test_link import Federation, Node, ask, reasons
 

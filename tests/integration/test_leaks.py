@@ -13,9 +13,9 @@ import pytest
 
 from client.app import app
 from client.process import ClientOptions, Preparation
+from experiment.config import load
+from experiment.opened import CONFIG, Experiment, open_experiment
 from link import codec, node
-from link.config import load
-from link.experiment import CONFIG, Experiment, open_experiment
 from link.grid import StreamGrid
 from link.node import join
 from server.roster import LinkRoster

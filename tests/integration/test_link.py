@@ -23,13 +23,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
+from foundation.errors import BreakwaterError, LinkError, Refused, ServerGone, Silent
 from link import grid as grid_module
 from link import link_pb2 as pb
 from link.codec import write_packet
-from link.errors import BreakwaterError, LinkError, Refused, ServerGone, Silent
 from link.grid import StreamGrid
+from link.identity.tls import Identity, channel_credentials
 from link.node import join
-from link.tls import Identity, channel_credentials
 from link.wire import (
     METHOD,
     PROTOCOL,
@@ -40,7 +40,7 @@ from link.wire import (
     control_frame,
     reply_head,
 )
-from strategies.algorithm import Ask, Packet
+from strategies.method import Ask, Packet
 from tests.integration.processes import Proxy
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ import pytest
 import tomli_w
 from safetensors.numpy import load_file
 
-from link.config import load, parse
-from link.experiment import open_experiment
+from experiment.config import load, parse
+from experiment.opened import open_experiment
 from tests.integration.processes import (
     ATTACKED,
     DIGITS,

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from link.config import load
-from link.experiment import open_experiment
+from experiment.config import load
+from experiment.opened import open_experiment
 from tests.integration.machines import CLIENTS, Machines
 from tests.integration.processes import ROOT, SOON_S, Process, rounds_of, sets, summary_of, until
 from tests.reference.plain_loop import trajectory

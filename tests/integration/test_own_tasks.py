@@ -7,8 +7,8 @@ import pytest
 
 from deploy.inprocess import run_in_process
 from deploy.local import LocalOptions
-from link.config import load
-from server.monitor import Monitoring
+from experiment.config import load
+from server.monitor.exporters import Monitoring
 from tests.integration.processes import Processes, free_address, rounds_of, summary_of
 
 pytest.importorskip("torch")

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from link.config import load
-from link.experiment import open_experiment
-from strategies.algorithm import Vector
+from experiment.config import load
+from experiment.opened import open_experiment
+from strategies.method import Vector
 from strategies.randomness import Role, stream
-from tests.integration.nursery import Nursery
+from tests.integration.fork_server import Nursery
 from tests.integration.processes import DIGITS, SOON_S, Processes, rounds_of, sets, summary_of, until
 from tests.integration.test_bad_clients import DIM, BadClient, answer, content, ones, packet
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from server.report import REPORT, write_comparison, write_report
+from server.monitor.report import REPORT, write_comparison, write_report
 from tests.browser import started
 from tests.integration.processes import ATTACKED, DIGITS, Processes, rounds_of, sets, summary_of, until
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.integration.nursery import Nursery
+from tests.integration.fork_server import Nursery
 from tests.integration.processes import Process, Processes, rounds_of, sets, summary_of, until
-from tests.unit.test_identity import POINTS
+from tests.unit.tasks.test_identity import POINTS
 
 pytestmark = pytest.mark.slow
 

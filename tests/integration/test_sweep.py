@@ -15,11 +15,11 @@ from deploy.inprocess import names, run_in_process
 from deploy.local import LocalOptions, run_local
 from deploy.sweeps.experiment import load_plan
 from deploy.sweeps.sweep import SweepOptions, sweep
-from link.config import Config, load
-from link.errors import ConfigError
-from server.monitor import Monitoring
+from experiment.config import Config, load
+from foundation.errors import ConfigError
+from server.monitor.exporters import Monitoring
 from tests.docs.blocks import blocks_of, commands
-from tests.integration.nursery import Nursery
+from tests.integration.fork_server import Nursery
 from tests.integration.processes import DIGITS, ROOT, rounds_of, summary_of, until
 
 pytestmark = pytest.mark.slow

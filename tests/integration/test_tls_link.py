@@ -15,16 +15,16 @@ import pytest
 from safetensors.numpy import load_file
 
 from deploy.certs import init, issue
-from link import certificates
+from experiment.config import load
+from experiment.opened import open_experiment
+from foundation.errors import ConfigError, Refused, ServerGone
 from link import link_pb2 as pb
-from link.authority import Authority
-from link.config import load
-from link.errors import ConfigError, Refused, ServerGone
-from link.experiment import open_experiment
+from link.identity import certificates
+from link.identity.authority import Authority
+from link.identity.tls import Identity, server_credentials
 from link.node import join_as_many
-from link.tls import Identity, server_credentials
 from link.wire import METHOD, PROTOCOL, control_frame
-from tests.integration.nursery import Nursery
+from tests.integration.fork_server import Nursery
 from tests.integration.processes import ATTACKED, Processes, rounds_of, sets, summary_of
 from tests.integration.test_link import SOON_S, Federation, ask, context, echo_app, reasons, until
 from tests.reference.plain_loop import trajectory

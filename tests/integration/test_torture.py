@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.torture import DAMAGES, EXPERIMENT, WHEN, Moment, plan, torture
-from tests.integration.nursery import Nursery
+from tests.integration.fork_server import Nursery
 
 pytestmark = pytest.mark.slow
 

@@ -19,18 +19,18 @@ import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 import pytest
 
 from deploy.certs import init, issue
+from foundation.errors import BreakwaterError, ConfigError, Refused, ServerGone
 from link import link_pb2 as pb
 from link import watch, watchers
-from link.authority import Authority
-from link.certificates import certificates_in, now
-from link.errors import BreakwaterError, ConfigError, Refused, ServerGone
-from link.guests import REVOKED_FILE, Guests
+from link.identity.access import REVOKED_FILE, Guests
+from link.identity.authority import Authority
+from link.identity.certificates import certificates_in, now
+from link.identity.tls import Identity, channel_credentials, server_credentials
 from link.seats import NoSeat
-from link.tls import Identity, channel_credentials, server_credentials
 from link.watch import follow
 from link.watchers import MAX_WATCHERS, WATCH
 from link.wire import PROTOCOL
-from tests.integration.nursery import Nursery
+from tests.integration.fork_server import Nursery
 from tests.integration.processes import (
     COMMAND,
     SOON_S,
@@ -43,7 +43,7 @@ from tests.integration.processes import (
     until,
 )
 from tests.integration.test_link import Federation, ask, reasons
-from tests.unit.test_monitor import scalars
+from tests.unit.server.monitor.test_exporters import scalars
 
 pytestmark = pytest.mark.slow
 

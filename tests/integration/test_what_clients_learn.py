@@ -18,17 +18,17 @@ from flwr.clientapp import ClientApp
 
 from client.app import app
 from client.process import ClientOptions, Preparation
+from experiment.config import load, parse
+from experiment.opened import CONFIG, TASK, code_fingerprint, open_experiment
 from link import codec
 from link import link_pb2 as pb
-from link.config import load, parse
-from link.experiment import CONFIG, TASK, code_fingerprint, open_experiment
 from link.node import join
 from link.streams import Stream
 from link.wire import Parcel, Reader
 from server.link import open_link
 from server.roster import LinkRoster
-from strategies.algorithm import HELD, Ask, Method, Vector
 from strategies.cohorts import sample
+from strategies.method import HELD, Ask, Method, Vector
 from strategies.randomness import Role, stream
 from strategies.strategy import RobustStrategy, RoundRecord
 from tests.integration.processes import SOON_S, Processes, rounds_of, sets

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from attacks.wire import Fault
-from link.config import load
-from link.experiment import open_experiment
+from attacks.faults import Fault
+from experiment.config import load
+from experiment.opened import open_experiment
 from strategies.randomness import Role, stream
 from tests.integration.processes import DIGITS, SOON_S, Processes, rounds_of, sets, summary_of
 

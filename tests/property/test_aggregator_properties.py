@@ -25,8 +25,13 @@ from strategies.aggregators import (
     SmallestVarianceAveraging,
     TrimmedMean,
 )
-from strategies.aggregators.presteps import AdaptiveRobustClipping, Bucketing, NearestNeighbourMixing, StaticClipping
-from strategies.algorithm import Rows
+from strategies.aggregators.preaggregators import (
+    AdaptiveRobustClipping,
+    Bucketing,
+    NearestNeighbourMixing,
+    StaticClipping,
+)
+from strategies.method import Rows
 
 NNM = NearestNeighbourMixing()
 ROBUST: list[Rule] = [CoordinateMedian(), TrimmedMean(), GeometricMedian(), Krum()]

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from strategies.algorithm import Vector
 from strategies.clipping import clip, clip_rows
+from strategies.method import Vector
 
 
 @st.composite

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from link import codec, flwr_compat
-from strategies.algorithm import Ask, Compressor, Packet, Rejected, Vector
 from strategies.compressors import Identity
+from strategies.method import Ask, Compressor, Packet, Rejected, Vector
 from tests.forms import FORMS, in_round
 
 VECTORS: st.SearchStrategy[Vector] = st.one_of(

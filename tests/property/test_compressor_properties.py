@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from strategies.algorithm import Compressor, Packet, Vector
 from strategies.compressors import (
     QSGD,
     Identity,
@@ -27,6 +26,7 @@ from strategies.compressors import (
 from strategies.compressors.coordinates import indices, part
 from strategies.compressors.dither import Dither, Powers
 from strategies.compressors.half import Half
+from strategies.method import Compressor, Packet, Vector
 from tests.forms import FORMS, in_round
 
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)

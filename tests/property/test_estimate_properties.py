@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies.aggregators import CoordinateMedian
-from strategies.algorithm import HELD, Ask, Packet, WorkerState
 from strategies.byz_dasha_page import ByzDashaPage
 from strategies.byz_ef21 import ByzEF21, ByzEF21BC
 from strategies.compressors import Identity, RandK, TopK
 from strategies.estimates import START
+from strategies.method import HELD, Ask, Packet, WorkerState
 from tests.simulation import Logistic, Simulation, optimum
 
 N = 4

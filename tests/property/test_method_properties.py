@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from strategies.aggregators import CoordinateMedian, GeometricMedian, Krum, Mean, Rule, TrimmedMean
-from strategies.aggregators.presteps import Bucketing, NearestNeighbourMixing
-from strategies.algorithm import Rows
+from strategies.aggregators.preaggregators import Bucketing, NearestNeighbourMixing
 from strategies.byz_vr_marina_pp import ByzVRMarinaPP
 from strategies.clipped import Clipped
 from strategies.cohorts import expected_byzantine, sample
 from strategies.compressors import Identity
 from strategies.descent import DescentState
 from strategies.marina import DIFFERENCE, FULL, MarinaState
+from strategies.method import Rows
 from strategies.radius import AUTO, FACTOR, WINDOW, observe, radius
 from strategies.robust_sgd import RobustSGD
 from strategies.vectors import norm

@@ -7,9 +7,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from foundation.errors import WireError
 from link import link_pb2 as pb
 from link import wire
-from link.errors import WireError
 from link.records import INLINE_BYTES
 from link.wire import Parcel, Payload, Reader, reply_head
 

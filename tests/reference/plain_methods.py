@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from client.coalition import Coalition, CoalitionMember
-from link.experiment import Experiment
-from strategies.algorithm import Ask, Packet, Vector
+from experiment.opened import Experiment
 from strategies.compressors import Identity
+from strategies.method import Ask, Packet, Vector
 from strategies.randomness import Role, stream
 from strategies.vectors import norm
 

@@ -23,16 +23,18 @@ from strategies.aggregators import (
     Rule,
     SmallestVarianceAveraging,
     TrimmedMean,
-    mixture,
 )
-from strategies.aggregators.presteps import (
+from strategies.aggregators import (
+    weighted_rows as mixture,
+)
+from strategies.aggregators.preaggregators import (
     AdaptiveRobustClipping,
     Bucketing,
     NearestNeighbourMixing,
     PreStep,
     StaticClipping,
 )
-from strategies.algorithm import Rows
+from strategies.method import Rows
 
 Lists = list[list[float]]
 

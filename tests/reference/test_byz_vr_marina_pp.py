@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiment.config import Config, parse, resolve
+from experiment.opened import Experiment
 from link import codec
-from link.config import Config, parse, resolve
-from link.experiment import Experiment
-from strategies.algorithm import Vector
+from strategies.method import Vector
 from strategies.strategy import RoundRecord
 from strategies.vectors import norm
 from tasks.contract import Problem, Setting, TaskSpec

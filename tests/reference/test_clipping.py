@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from strategies.algorithm import Vector
 from strategies.clipping import clip
+from strategies.method import Vector
 from strategies.vectors import norm
 
 

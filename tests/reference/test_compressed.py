@@ -10,10 +10,10 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from experiment.config import Config, parse, resolve
+from experiment.opened import Experiment
 from link import codec
-from link.config import Config, parse, resolve
-from link.experiment import Experiment
-from strategies.algorithm import Vector
+from strategies.method import Vector
 from tasks.contract import Problem, Setting, TaskSpec
 from tests.local_grid import federation
 from tests.reference.compressed_loops import dasha_page, ef21, rosdhb

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from strategies import parallel
-from strategies.algorithm import Packet, Vector
 from strategies.compressors import (
     QSGD,
     Identity,
@@ -26,6 +25,7 @@ from strategies.compressors.carriers import Carrier
 from strategies.compressors.coordinates import indices
 from strategies.compressors.dither import Dither, Powers, Signs
 from strategies.compressors.half import Half
+from strategies.method import Packet, Vector
 
 WORD = 2**64
 F64 = np.dtype(np.float64)

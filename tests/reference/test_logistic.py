@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from strategies.algorithm import Vector
+from strategies.method import Vector
 from tasks.contract import Setting
 from tasks.logistic import LogisticLoss, LogisticProblem, LogisticTask
 from tasks.matrix import DenseMatrix, SparseMatrix

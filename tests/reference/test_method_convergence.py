@@ -8,8 +8,8 @@ from flwr.app import Message
 
 from client import worker as workers
 from client.worker import HonestWorker
+from experiment.opened import Experiment
 from link import codec
-from link.experiment import Experiment
 from strategies.strategy import RoundRecord
 from tests import toys
 from tests.local_grid import FIRST_NODE, LocalGrid, federation

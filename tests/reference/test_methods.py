@@ -9,10 +9,10 @@ from functools import cache
 import numpy as np
 import pytest
 
+from experiment.config import parse, resolve
+from experiment.opened import Experiment
 from link import codec
-from link.config import parse, resolve
-from link.experiment import Experiment
-from strategies.algorithm import Vector
+from strategies.method import Vector
 from tasks.contract import Problem, Setting, TaskSpec
 from tests.local_grid import federation
 from tests.reference.plain_methods import descent, marina

@@ -10,9 +10,9 @@ import numpy as np
 from flwr.app import UserConfig
 
 from strategies.aggregators import CoordinateMedian
-from strategies.algorithm import Vector
 from strategies.byz_vr_marina_pp import ByzVRMarinaPP
 from strategies.compressors import RandK
+from strategies.method import Vector
 
 DIM = 31
 L2 = 0.01
@@ -47,7 +47,7 @@ def data() -> tuple[Vector, Vector]:
 
 
 class Loss:
-    """The loss of some samples; an ``Oracle`` of ``strategies.algorithm``."""
+    """The loss of some samples; an ``Oracle`` of ``strategies.method``."""
 
     dim = DIM
 

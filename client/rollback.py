@@ -1,0 +1,72 @@
+"""What a worker knew at the server's checkpoints, so that it can follow a server that comes back from one of them.
+
+A server that is killed goes on from its newest checkpoint, and asks again what it has asked since. Workers that keep
+state must then know exactly what they knew at that checkpoint, else the run would not be the one that it was. So every
+instruction carries the server's mark (its life, and the round of its newest checkpoint), and a worker keeps what it
+knows whenever it first hears of a checkpoint: nothing reached it in between, so that is what it knew at that round.
+"""
+
+from typing import Protocol
+
+from link.worker_state import Pages
+from strategies.method import Mark
+
+
+class Memory(Protocol):
+    """Whoever can say what it knows, and go back to it."""
+
+    def remember(self) -> Pages:
+        """Return all that is carried from round to round."""
+
+    def recall(self, pages: Pages) -> None:
+        """Know exactly that again."""
+
+
+class Trail:
+    """The last few marks of one memory.
+
+    Args:
+        kept: how many checkpoints the server keeps; it may come back from any of them.
+    """
+
+    def __init__(self, kept: int) -> None:
+        self._kept = kept
+        self._life: int | None = None
+        self._known: dict[int, Pages] = {}  # by the checkpoint's round, ascending
+        self._last: tuple[int, Pages] = 0, {}  # the round of the last instruction, and what was known before it
+
+    def follow(self, mark: Mark | None, memory: Memory, round_: int) -> None:
+        """Take note of a mark, before the instruction that carries it is answered.
+
+        Args:
+            mark: of the instruction; None where the server keeps no checkpoints.
+            memory: what is kept, or taken back if the server is in another life than before.
+            round_: of the instruction.
+        """
+        if mark is None:
+            return
+        if self._life is not None and mark.life != self._life:
+            self._go_back(mark.round, memory)
+        self._life = mark.life
+        if mark.round not in self._known:
+            self._known[mark.round] = memory.remember()
+            while len(self._known) > self._kept:
+                del self._known[min(self._known)]
+        if self._last[0] != round_:  # several seats may share a memory
+            self._last = round_, memory.remember()
+
+    def _go_back(self, round_: int, memory: Memory) -> None:
+        """Know what was known at the checkpoint of a round.
+
+        A checkpoint that this worker never heard of lies between two instructions that reached it: then it knew as much
+        as at the next one that it did hear of. Where there is none, as before the last instruction, if that is of a
+        later round: a server that is stopped writes a checkpoint while a round is open. Else as now.
+        """
+        later = [known for known in self._known if known >= round_]
+        if later:
+            memory.recall(self._known[min(later)])
+        elif self._last[0] > round_:
+            memory.recall(self._last[1])
+        for known in later:
+            del self._known[known]
+        self._last = 0, {}

@@ -1,0 +1,123 @@
+"""Shadows: what honest workers would keep and send, recomputed by somebody else from data and seeds."""
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from typing import Any
+
+from experiment.opened import Experiment
+from link.worker_state import Page, Pages, page_state, state_pages, under
+from strategies.method import HELD, STATELESS, Ask, Packet, StateLostError, Vector, WorkerState
+from strategies.randomness import Role, stream
+
+
+@dataclass
+class Shadow:
+    """A worker as it would be if it had been honest all along, up to the latest round that was seen.
+
+    Args:
+        round: the latest round that it was followed in.
+        state: what it keeps after that.
+        row: what the server aggregates for it, shape (d,).
+        packet: its reply of that round, if it may be sent; dropped when the next one begins.
+    """
+
+    round: int = 0
+    state: WorkerState = STATELESS
+    row: Vector | None = None
+    packet: Packet | None = None
+
+
+class Shadows:
+    """The shadows of any workers, each followed round by round as far as its past is known.
+
+    Args:
+        experiment: the opened experiment.
+        sends: says of a worker whether its packets may be asked for; only those are kept, for the round.
+    """
+
+    def __init__(self, experiment: Experiment, sends: Callable[[int], bool]) -> None:
+        self.known: dict[tuple[int, bool], Shadow] = {}
+        """By worker and whether its labels are flipped."""
+        self._experiment = experiment
+        self._method = experiment.method
+        self._seed = experiment.config.federation.seed
+        self._dtype = experiment.problem.dtype
+        self._sends = sends
+
+    def turn(self) -> None:
+        """Let go of what only the past round needed: everything, where workers keep no state."""
+        if not self._method.stateful:
+            self.known.clear()
+        for shadow in self.known.values():
+            shadow.packet = None
+
+    def forget(self) -> None:
+        """Let go of everything."""
+        self.known.clear()
+
+    def remember(self) -> dict[str, Page]:
+        """Return the shadows as pages, without the packets; nothing where workers keep no state."""
+        pages: dict[str, Page] = {}
+        for (worker, flipped), shadow in self.known.items() if self._method.stateful else ():
+            page = f"shadow/{worker}{'-' if flipped else ''}"
+            pages |= {f"{page}/{name}": value for name, value in state_pages(shadow.state).items()}
+            pages[f"{page}/round"] = shadow.round
+            if shadow.row is not None:
+                pages[f"{page}/row"] = shadow.row
+        return pages
+
+    def recall(self, pages: Pages) -> None:
+        """Know the shadows that the pages hold, and no others."""
+        self.known.clear()
+        for name, page in under(pages, "shadow").items():
+            round_: Any = page["round"]
+            row: Any = page.get("row")
+            self.known[int(name.rstrip("-")), name.endswith("-")] = Shadow(round_, page_state(page), row)
+
+    def keep_packets(self, workers: Container[int]) -> None:
+        """Let go of the packets of all others: it has turned out that they are not sent."""
+        for (worker, _), shadow in self.known.items():
+            if worker not in workers:
+                shadow.packet = None
+
+    def follow(self, worker: int, ask: Ask, flipped: bool = False) -> Shadow:
+        """Return the shadow of a worker after this round; worked out once a round.
+
+        Args:
+            worker: 0 .. n-1.
+            ask: as the worker is asked.
+            flipped: follow it on flipped labels.
+
+        Raises:
+            StateLostError: its past is not known up to here.
+        """
+        shadow = self.known.get((worker, flipped)) or Shadow()
+        if shadow.round != ask.round:
+            oracle = self._experiment.problem.oracle(worker, flipped=flipped)
+            rng = stream(self._seed, Role.WORKER, worker, ask.round)
+            state, packet = self._method.reply(worker, shadow.state, ask, oracle, rng)
+            q = self._method.form(ask, worker).decompress(packet, self._dtype)
+            row = self._method.absorb(ask.vectors.get(HELD, shadow.row), ask, q)
+            shadow = Shadow(ask.round, state, row, packet if self._sends(worker) else None)
+            self.known[worker, flipped] = shadow
+        return shadow
+
+    def try_to_follow(self, worker: int, ask: Ask) -> bool:
+        """Follow a worker and return whether its past is known."""
+        try:
+            self.follow(worker, ask)
+        except StateLostError:
+            return False
+        return True
+
+    def packet(self, worker: int, ask: Ask, flipped: bool = False) -> Packet:
+        """Return what the worker sends; see ``follow``."""
+        packet = self.follow(worker, ask, flipped).packet
+        assert packet is not None  # noqa: S101  # it is among those who send
+        return packet
+
+    def row(self, worker: int, ask: Ask, flipped: bool = False) -> Vector:
+        """Return what the server aggregates for the worker, shape (d,); see ``follow``."""
+        row = self.follow(worker, ask, flipped).row
+        assert row is not None  # noqa: S101  # a shadow that was followed has one
+        return row

@@ -1,0 +1,316 @@
+"""A config in words and numbers, and what theory advises about it: ``breakwater check``, and the head of a report."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import comb
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from experiment.config import Config
+from experiment.opened import open_experiment, try_out
+from experiment.sections.base import Facts, MethodSection, RoundKind
+from experiment.sections.clipping import ClippingSection
+from foundation import units as words
+from strategies.cohorts import expected_byzantine
+from tasks.contract import Problem
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What a loaded task tells of itself; ``task`` in ``summary.json``, so that a report need not load it again.
+
+    Args:
+        dim: d, the number of parameters.
+        dtype: of the model and of what travels.
+        samples: m, the samples of a worker.
+        smoothness: L; None where the task does not know it.
+        optimum: f*; None where the task does not know it.
+    """
+
+    dim: int
+    dtype: np.dtype[Any]
+    samples: int
+    smoothness: float | None
+    optimum: float | None
+
+    @classmethod
+    def of(cls, problem: Problem) -> Self:
+        """Return those of a loaded task."""
+        return cls(problem.dim, problem.dtype, problem.samples, problem.smoothness, problem.optimum)
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Self:
+        """Return what ``told`` wrote down.
+
+        Raises:
+            ValueError, KeyError, TypeError: it did not write this.
+        """
+        dim, dtype, samples = int(told["dim"]), np.dtype(told["dtype"]), int(told["samples"])
+        if dim < 1 or samples < 1 or dtype.kind != "f":
+            raise ValueError(f"no facts of a task: {told}")
+        return cls(dim, dtype, samples, _maybe(told.get("smoothness")), _maybe(told.get("optimum")))
+
+    def told(self) -> dict[str, Any]:
+        """Return them as JSON has it."""
+        return {
+            "dim": int(self.dim),
+            "dtype": self.dtype.name,
+            "samples": int(self.samples),
+            "smoothness": _maybe(self.smoothness),
+            "optimum": _maybe(self.optimum),
+        }
+
+
+def _maybe(number: Any) -> float | None:
+    return None if number is None else float(number)
+
+
+def byzantine_majority(clients: int, byzantine: int, cohort: int) -> tuple[float, float]:
+    """Return the probabilities of a strict Byzantine majority and of a tie in a uniformly sampled cohort.
+
+    Args:
+        clients: n.
+        byzantine: f.
+        cohort: C, drawn without replacement.
+
+    Source: the hypergeometric distribution; Malinovsky et al. (NeurIPS 2024), definition of p_G.
+    """
+    total = comb(clients, cohort)
+    ways = {t: comb(byzantine, t) * comb(clients - byzantine, cohort - t) for t in range(cohort + 1)}
+    return (
+        sum(w for t, w in ways.items() if 2 * t > cohort) / total,
+        sum(w for t, w in ways.items() if 2 * t == cohort) / total,
+    )
+
+
+def title(config: Config) -> str:
+    """Return the experiment in a few words."""
+    federation = config.federation
+    attack = f", {federation.byzantine} of {federation.clients} attack by {config.attack.kind}" if config.attack else ""
+    return f"{config.strategy.kind} on {config.task.kind}{attack}"
+
+
+def explain(config: Config, data_dir: Path | None, config_dir: Path | None, *, load: bool = True) -> Iterator[str]:
+    """Yield the lines that tell what the config would do.
+
+    Args:
+        config: as it was read.
+        data_dir: folder of data files.
+        config_dir: folder of the config.
+        load: load the task and try it; without it the sentences that need it are left out.
+
+    Raises:
+        ConfigError: the config does not fit its task, or the task cannot be used.
+    """
+    facts, given = None, config.strategy.model_fields_set
+    task = f"{config.task.kind}; not loaded (--no-load), so nobody has looked at its data"
+    if load:
+        experiment = open_experiment(config.to_toml(), data_dir, config_dir)
+        try_out(experiment)
+        config, facts = experiment.config, TaskFacts.of(experiment.problem)
+        task = _task(config, facts)
+    for head, told in sentences(config, facts, task, given):
+        yield f"{head:12} {told}"
+
+
+def sentences(
+    config: Config, task: TaskFacts | None, title: str | None = None, given: set[str] | None = None
+) -> Iterator[tuple[str, str]]:
+    """Yield what the config would do as (word, sentence); an empty word goes on with the one before it.
+
+    Args:
+        config: resolved, where there is a task.
+        task: what the loaded task tells; None without it, and the sentences that need it are left out.
+        title: what to say of the task, in place of what is known.
+        given: the keys of ``[strategy]`` that the user gave, to tell which are defaults; None to tell of none.
+    """
+    n, f = config.federation.clients, config.federation.byzantine
+    yield "clients", f"{n}, of which up to {f} Byzantine ({100 * f / n:.0f} %); seed {config.federation.seed}"
+    yield "task", title or (config.task.kind if task is None else _task(config, task))
+    strategy = config.strategy
+    yield "method", f"{strategy.kind}, {strategy.rounds} rounds: {_hyper_parameters(strategy, given)}"
+    yield "rule", _rule(config)
+    if task is None:
+        yield from _cohorts(config)
+    else:
+        known = Facts(task.dim, task.samples, config.compressor, config.aggregator, lambda: task.smoothness)
+        plan = strategy.plan(config.federation, known)
+        yield "compressor", _compressor(config, task)
+        yield from _clipping(strategy, known)
+        yield from _rounds(config, plan)
+        yield from _costs(plan, task)
+    yield "attack", _attack(config)
+    for warning in warnings(config):
+        yield "warning", warning
+
+
+def _task(config: Config, problem: TaskFacts) -> str:
+    parts = [f"{config.task.kind}: d = {problem.dim} ({problem.dtype.name}), m = {problem.samples} samples a client"]
+    if problem.smoothness is not None:
+        parts.append(f"L = {problem.smoothness:.6g}")
+    if problem.optimum is not None:
+        parts.append(f"f* = {problem.optimum:.10g}")
+    return ", ".join(parts)
+
+
+def _hyper_parameters(strategy: MethodSection, given: set[str] | None) -> str:
+    shown = strategy.model_dump(exclude={"kind", "rounds"}, exclude_none=True)
+    return ", ".join(
+        f"{key} = {_short(value)}{'' if given is None or key in given else ' (default)'}"
+        for key, value in shown.items()
+    )
+
+
+def _short(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _names(rule: Any) -> str:
+    return " after ".join([rule.kind, *(step.kind for step in reversed(rule.pre))])
+
+
+def _rule(config: Config) -> str:
+    n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
+    if not rule.defends:
+        return f"{_names(rule)}: defends against nobody"
+    most = rule.tolerates(n)
+    return (
+        f"{_names(rule)}: breaks down beyond {most} of {n} rows ({100 * rule.breakdown(n):.0f} %); "
+        f"f/n = {f} of {n} ({100 * f / n:.0f} %)"
+    )
+
+
+def _compressor(config: Config, problem: TaskFacts) -> str:
+    q, d = config.compressor, problem.dim
+    layout = q.layout(d, problem.dtype)
+    if q.unbiased:
+        quality = f"omega = {q.omega(d):.4g}, D_Q = {q.norm_bound(d):.4g}"
+    else:
+        quality = f"biased, contraction {q.contraction(d):.4g}, D_Q = {q.norm_bound(d):.4g}"
+    dense = d * problem.dtype.itemsize
+    return (
+        f"{q.kind}: {layout.count} values for d = {d}, {layout.nbytes} bytes a reply "
+        f"({100 * layout.nbytes / dense:.3g} % of {dense}); {quality}"
+    )
+
+
+def _clipping(strategy: MethodSection, known: Facts) -> Iterator[tuple[str, str]]:
+    """Tell alpha beside what the theorems ask for."""
+    if not isinstance(strategy, ClippingSection):
+        return
+    if strategy.clip is False:
+        yield "clipping", "off"
+        return
+    smoothness, q = known.smoothness(), known.compressor
+    if smoothness is None:
+        theory = "this task does not know its L, so theory has no number for it"
+    else:
+        bound = q.norm_bound(known.dim) * smoothness
+        theory = (
+            f"theory: 2L = {2 * smoothness:.6g} for any unbiased Q (Theorem 4.1); D_Q L = {bound:.6g} clips no honest "
+            "difference (Theorem 4.2)"
+        )
+    told = "auto, from the ratios observed" if strategy.clip == "auto" else f"{strategy.alpha:.6g}"
+    yield "clipping", f"alpha = {told}; {theory}"
+
+
+def _cohorts(config: Config) -> Iterator[tuple[str, str]]:
+    for key, size in config.strategy.cohorts(config.federation).items():
+        yield key, f"{_cohort(config, size)}; {_majority(config, size, config.strategy.rounds)}"
+
+
+def _rounds(config: Config, plan: Sequence[RoundKind]) -> Iterator[tuple[str, str]]:
+    """Tell each kind of round: how often, who takes part, and whether a Byzantine majority is survived."""
+    for kind in plan:
+        expected = config.strategy.rounds * kind.share
+        yield (
+            "round",
+            f"{kind.name}: {100 * kind.share:.3g} % of rounds, {_cohort(config, kind.sampled)}; "
+            f"{_majority(config, kind.sampled, expected)}",
+        )
+        if byzantine_majority(config.federation.clients, config.federation.byzantine, kind.sampled)[0] > 0:
+            survives, why = kind.survives
+            yield "", f"{'survives' if survives else 'does NOT survive'} a Byzantine majority: {why}"
+
+
+def _cohort(config: Config, size: int) -> str:
+    n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
+    who = f"{size} of {n} clients, about {expected_byzantine(size, n, f)} Byzantine"
+    return f"{who} ({_names(rule)} tolerates {rule.tolerates(size)})" if rule.defends else who
+
+
+def _majority(config: Config, size: int, rounds: float) -> str:
+    majority, tie = byzantine_majority(config.federation.clients, config.federation.byzantine, size)
+    if majority == tie == 0:
+        return "never a Byzantine majority"
+    return (
+        f"Byzantine majority with probability {majority:.3g} (expect {rounds * majority:.3g} rounds), "
+        f"tie with {tie:.3g} ({rounds * tie:.3g})"
+    )
+
+
+def _costs(plan: Sequence[RoundKind], problem: TaskFacts) -> Iterator[tuple[str, str]]:
+    """Tell what a round costs on average over the kinds of rounds, all sampled clients together."""
+    d, dtype = problem.dim, problem.dtype
+    up = down = floats_up = floats_down = gradients = 0.0
+    for kind in plan:
+        reply, weight = kind.up.layout(d, dtype), kind.share * kind.sampled
+        up += weight * reply.nbytes
+        floats_up += weight * reply.count
+        down += weight * kind.down * d * dtype.itemsize
+        floats_down += weight * kind.down * d
+        if kind.broadcast is not None:
+            sent = kind.broadcast.layout(d, dtype)
+            down, floats_down = down + weight * sent.nbytes, floats_down + weight * sent.count
+        gradients += weight * kind.gradients
+    yield (
+        "traffic",
+        f"a round on average: {floats_up:.6g} values ({words.size(up)}) up, {floats_down:.6g} "
+        f"({words.size(down)}) down, all sampled clients together, envelopes not counted",
+    )
+    yield (
+        "work",
+        f"a round on average: {gradients:.6g} gradients of single samples, all sampled clients together; "
+        f"a full local gradient is {problem.samples}",
+    )
+
+
+def _attack(config: Config) -> str:
+    if config.attack is None:
+        return "none"
+    attack = config.attack
+    return f'{attack.kind} with view "{attack.view}"; the cohort is ' + (
+        "revealed to the clients in it, because this attack needs to know" if config.reveals_cohort else "not revealed"
+    )
+
+
+def warnings(config: Config) -> Iterator[str]:
+    """Yield what is allowed but deserves a second thought."""
+    n, f = config.federation.clients, config.federation.byzantine
+    rule = config.aggregator
+    if f and not rule.defends:
+        yield f'aggregator.kind = "{rule.kind}" defends against nobody, and {f} of {n} clients may be Byzantine'
+    if f and rule.kind == "monna":
+        yield (
+            f'aggregator.kind = "monna" trusts row {rule.pivot}, whichever sampled client that is: where it is '
+            "Byzantine, it decides alone"
+        )
+    for key, size in config.strategy.cohorts(config.federation).items():
+        share, most = expected_byzantine(size, n, f), rule.tolerates(size)
+        if rule.defends and most < share:
+            yield (
+                f"strategy.{key} = {size}: about {share} of them are Byzantine and {rule.kind} with its pre-steps "
+                f"tolerates {most}; only clipping limits what such a round can do"
+            )
+        for step in rule.pre:
+            rows, spoilt = step.after(size, share)
+            if step.kind == "bucketing" and 2 * spoilt >= rows > 1:
+                yield (
+                    f"bucketing leaves {rows} buckets of {size} rows, {spoilt} of which may be spoilt: half or more, "
+                    "where a median breaks down; use a smaller s or none"
+                )
+    remark = None if config.attack is None else config.attack.remark(n, f)
+    if remark is not None:
+        yield remark

@@ -1,0 +1,90 @@
+"""What a server keeps of a run beside its results: when to write a checkpoint, and where a run goes on."""
+
+import math
+import time
+from typing import Any
+
+from rich.console import Console
+
+from experiment.opened import Experiment
+from link.grid import StreamGrid
+from link.polled import PolledGrid
+from server.roster import LinkRoster, QueriedRoster
+from server.run_folder.checkpoints import Checkpoint, Checkpoints, digest_of, of_state
+from server.run_folder.folder import RunFolder
+from strategies.method import Mark
+from strategies.strategy import RobustStrategy
+
+_SHARE = 0.02
+"""How much of the time checkpoints may take, where the config does not say how often they are written."""
+_SHORTEST_S = 1.0
+"""Seconds between two of them at least, in that case."""
+
+
+class Books:
+    """The checkpoints of one run.
+
+    Args:
+        experiment: of the run.
+        folder: its run folder.
+        point: where it goes on, and the method's state there; None for a new run.
+        life: how often a server was started for it, from 1; 0 where clients do not outlive the server, so that there
+            is nobody to tell.
+        console: where the user is told.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: RunFolder,
+        point: tuple[Checkpoint, Any] | None,
+        life: int,
+        console: Console,
+    ) -> None:
+        self.experiment = experiment
+        self.folder = folder
+        self.life = life
+        self.console = console
+        self.state: Any = None
+        """The state to go on with; None for a new run."""
+        self.present = 0
+        """How many clients it had; 0 for a new run."""
+        settings = experiment.config.checkpoint
+        self._every = settings.every
+        self._written, self._took_s = -math.inf, 0.0  # when the last one was, and how long it took
+        self._checkpoints = Checkpoints(folder.path, settings.keep)
+        self._saved = -1
+        if point is not None:
+            checkpoint, self.state = point
+            self.present, self._saved = checkpoint.present, checkpoint.round
+            self._checkpoints.forget_after(checkpoint.round)
+            console.print(f"going on after round {checkpoint.round}", highlight=False)
+
+    def due(self, round_: int) -> bool:
+        """Return whether a checkpoint is to be written after this round."""
+        if self._every is None:
+            return time.monotonic() - self._written >= max(_SHORTEST_S, self._took_s / _SHARE)
+        return self._every > 0 and round_ % self._every == 0
+
+    def keep(self, grid: StreamGrid | PolledGrid, roster: LinkRoster | QueriedRoster, strategy: RobustStrategy) -> None:
+        """Write a checkpoint of the last round in the metrics, unless there is one, and mark it for the workers."""
+        state, folder = strategy.state, self.folder
+        if self._every == 0 or state.round - 1 != folder.rounds:
+            return
+        if folder.rounds != self._saved:
+            seats = grid.seats() if isinstance(grid, StreamGrid) else {}
+            checkpoint = of_state(
+                state,
+                experiment=digest_of(self.experiment.config),
+                seats={seat.name: worker for worker, seat in seats.items()},
+                present=len(roster.nodes()),
+                wall_s=folder.wall_s,
+                task=self.experiment.identity.written(),
+            )
+            began = time.monotonic()
+            if folder.keep(self._checkpoints, checkpoint):
+                self._saved = checkpoint.round
+            self._written = time.monotonic()
+            self._took_s = self._written - began
+        if self.life and self._saved >= 0:
+            strategy.mark = Mark(self.life, self._saved)

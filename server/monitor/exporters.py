@@ -1,0 +1,347 @@
+"""What watches a run from outside: TensorBoard's event files, and a port that Prometheus reads.
+
+Both are optional, and so are the libraries that they need (`pip install 'breakwater[monitor]'`). They are fed as the
+live view is, and neither ends a run: what cannot be written is told once and left out.
+"""
+
+import logging
+import sys
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from foundation.errors import ConfigError
+from link.address import Address, parse_host
+from server.monitor.live import MEASURES, LiveRun, finite
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from strategies.method import Evaluation
+    from strategies.strategy import RoundRecord
+
+log = logging.getLogger("breakwater.server")
+
+QUIET, TENSORBOARD, METRICS_PORT, METRICS_HOST = "quiet", "tensorboard", "metrics-port", "metrics-host"
+PICTURES = "pictures"
+"""Keys of a Flower run config; what they mean says ``Monitoring``. A ``metrics-port`` of -1 is none."""
+LOOPBACK = "127.0.0.1"
+
+_INSTALL = "; install it with: pip install 'breakwater[monitor]' (in a checkout: pip install -e '.[monitor]')"
+_FLUSH_S = 5.0
+"""Seconds between two writes of event files to the disk."""
+_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+"""Upper ends of the histogram of seconds a round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Monitoring:
+    """What a user wants to see of a run, beside its run folder.
+
+    Args:
+        quiet: show only the last line and errors.
+        tensorboard: write event files: the folder, where "" is ``tensorboard`` in the run folder. None for none.
+        metrics_port: the port that Prometheus reads; 0 for any that is free, None for none.
+        metrics_host: the address to bind it to.
+        pictures: leave a picture and a report in the run folder; together they take a second or two.
+    """
+
+    quiet: bool = False
+    tensorboard: str | None = None
+    metrics_port: int | None = None
+    metrics_host: str = LOOPBACK
+    pictures: bool = True
+
+    @classmethod
+    def of(cls, run_config: Mapping[str, object]) -> Self:
+        """Return what a Flower run config says; ``tensorboard = "."`` stands for the run folder's own.
+
+        Raises:
+            ConfigError: a value is none of those that its key may have; one line.
+        """
+        folder, port = str(run_config.get(TENSORBOARD, "")), run_config.get(METRICS_PORT, -1)
+        quiet = run_config.get(QUIET, False)
+        if not isinstance(quiet, bool):
+            raise ConfigError(f'run config: {QUIET} = "{quiet}": must be true or false, without quotes')
+        if isinstance(port, bool) or not isinstance(port, int) or not -1 <= port <= 65535:
+            raise ConfigError(f'run config: {METRICS_PORT} = "{port}": must be a port from 0 to 65535, or -1 for none')
+        return cls(
+            quiet=quiet,
+            tensorboard=None if not folder else "" if folder == "." else folder,
+            metrics_port=None if port < 0 else port,
+            metrics_host=parse_host(
+                str(run_config.get(METRICS_HOST) or LOOPBACK), what=f"run config: {METRICS_HOST} ="
+            ),
+            pictures=bool(run_config.get(PICTURES, True)),
+        )
+
+    def run_config(self) -> dict[str, bool | str | int | float]:
+        """Return the same as entries of a run config."""
+        return {
+            QUIET: self.quiet,
+            TENSORBOARD: "" if self.tensorboard is None else self.tensorboard or ".",
+            METRICS_PORT: -1 if self.metrics_port is None else self.metrics_port,
+            METRICS_HOST: self.metrics_host,
+            PICTURES: self.pictures,
+        }
+
+    def check(self, said_in: str = "--") -> None:
+        """Make sure, before a run begins, that it can be watched so.
+
+        Args:
+            said_in: what stands before a key where the user has written it: of an option, or of a run config.
+
+        Raises:
+            ConfigError: a library is missing, or the port is taken; one line.
+        """
+        for wanted, key, library in (
+            (self.tensorboard is not None, TENSORBOARD, "tensorboardX"),
+            (self.metrics_port is not None, METRICS_PORT, "prometheus_client"),
+        ):
+            if wanted and find_spec(library) is None:
+                raise ConfigError(f"{said_in}{key}: needs the library {library}{_INSTALL}")
+        if self.metrics_port is not None:
+            try:
+                Address(self.metrics_host, self.metrics_port).try_to_bind()
+            except OSError as error:
+                raise self._unbound(error, said_in) from None
+
+    def serve(self, live: LiveRun) -> "MetricsPort | None":
+        """Open the port for Prometheus, if it is wanted.
+
+        Raises:
+            ConfigError: it cannot be opened.
+        """
+        if self.metrics_port is None:
+            return None
+        try:
+            return MetricsPort(live, self.metrics_host, self.metrics_port)
+        except OSError as error:
+            raise self._unbound(error) from None
+
+    def write(self, out: Path, again: Iterable[Mapping[str, Any]]) -> "EventFiles | None":
+        """Begin to write event files, if they are wanted.
+
+        Args:
+            out: the run folder.
+            again: the last rounds of a run that goes on, see ``EventFiles``.
+        """
+        if self.tensorboard is None:
+            return None
+        return EventFiles(Path(self.tensorboard) if self.tensorboard else out / "tensorboard", again)
+
+    def _unbound(self, error: OSError, said_in: str = "--") -> ConfigError:
+        where = f"{said_in}{METRICS_PORT}: {Address(self.metrics_host, self.metrics_port or 0)}"
+        return ConfigError(f"{where} cannot be bound: {error.strerror or error}; choose another port")
+
+
+# --- TensorBoard ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Within: torch cannot be imported, unless it has been.
+
+    tensorboardX imports torch where it is installed, which takes seconds and 200 MB and is of no use for scalars.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to say that there is no such module
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
+class EventFiles:
+    """Writes each round's numbers as TensorBoard's scalars.
+
+    A run that goes on begins a file of its own. It tells TensorBoard to forget what older files say of later rounds,
+    and of the last ones before: a server that was killed may not have written them all, so they are written again.
+
+    Args:
+        folder: where; made if it is not there.
+        again: the last rounds of a run that goes on, as ``metrics.jsonl`` has them; none for a new run.
+    """
+
+    def __init__(self, folder: Path, again: Iterable[Mapping[str, Any]] = ()) -> None:
+        with _without_torch():
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
+            from tensorboardX.proto.summary_pb2 import Summary
+        self._event, self._summary = Event, Summary
+        self._folder = folder
+        self._writer: Any = None
+        self._flushed = time.monotonic()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Two files of one second would have one name.
+            self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns() % 10**9:09d}")
+            for i, line in enumerate(again):
+                if not i:
+                    start = SessionLog(status=SessionLog.START)
+                    self._writer.write_event(Event(wall_time=time.time(), step=line["round"], session_log=start))
+                self._write(line["round"], _of_line(line))
+            self._writer.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def start(self, evaluation: "Evaluation", after: int) -> None:
+        """Write the measures of the starting point; those of a run that goes on are there."""
+        if not after:
+            self._write(0, {f"model/{name}": getattr(evaluation, name) for name in MEASURES})
+
+    def add(self, record: "RoundRecord") -> None:
+        """Write one round."""
+        measured = {} if record.evaluation is None else vars(record.evaluation)
+        self._write(record.round, _of_line(vars(record) | measured))
+
+    def stop(self) -> None:
+        """Close the file."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            try:
+                writer.close()
+            except OSError as error:
+                self._give_up(error)
+
+    def _write(self, round_: int, numbers: Mapping[str, float | None]) -> None:
+        if self._writer is None:
+            return
+        values = [
+            self._summary.Value(tag=tag, simple_value=value)
+            for tag, number in numbers.items()
+            if (value := finite(number)) is not None
+        ]
+        event = self._event(wall_time=time.time(), step=round_, summary=self._summary(value=values))
+        try:
+            self._writer.write_event(event)
+            if time.monotonic() - self._flushed >= _FLUSH_S:
+                self._flushed = time.monotonic()
+                self._writer.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._writer = None
+        log.error("%s: event files cannot be written: %s; no more of them", self._folder, error.strerror or error)
+
+
+def _of_line(line: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the scalars of a round as ``metrics.jsonl`` has it."""
+    numbers = {f"round/{name}": line[name] for name in ("bytes_up", "bytes_down", "step_norm", "lam")}
+    counts = {"sampled": "cohort", "answered": "accepted", "rejected": "rejected", "clipped": "clipped"}
+    return {
+        **numbers,
+        "round/seconds": line["round_s"],
+        **{f"clients/{name}": len(line[key]) for name, key in counts.items()},
+        **{f"model/{name}": line[name] for name in MEASURES if name in line},
+    }
+
+
+# --- Prometheus -------------------------------------------------------------------------------------------------------
+
+
+class MetricsPort:
+    """Answers Prometheus over HTTP. What it says is put together when it is asked; a round only counts its seconds.
+
+    Args:
+        live: the run.
+        host: the address to bind.
+        port: the port; 0 for any that is free.
+
+    Raises:
+        OSError: it cannot be bound.
+    """
+
+    def __init__(self, live: LiveRun, host: str, port: int) -> None:
+        from prometheus_client import CollectorRegistry, start_http_server
+
+        registry = CollectorRegistry()  # of its own: no metrics of this Python, and none of another run
+        self._live = live
+        self._counts = [0] * (len(_BUCKETS) + 1)
+        self._seconds = 0.0
+        self._lock = threading.Lock()
+        registry.register(self)
+        Address(host, port).try_to_bind()  # the library does not say why it cannot
+        self._server, self._thread = start_http_server(port, host, registry)
+        self.url = f"http://{Address(host, self._server.server_port)}/metrics"
+
+    def add(self, record: "RoundRecord") -> None:
+        """Count one round."""
+        with self._lock:
+            self._counts[bisect_left(_BUCKETS, record.round_s)] += 1
+            self._seconds += record.round_s
+
+    def stop(self) -> None:
+        """Close the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def collect(self) -> "Iterable[Metric]":
+        """Yield the metrics; the library calls this for every request."""
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+            InfoMetricFamily,
+        )
+
+        state = self._live.state()
+
+        def gauge(name: str, told: str, value: float | None) -> "Iterator[Metric]":
+            if value is not None:
+                yield GaugeMetricFamily(f"breakwater_{name}", told, value=value)
+
+        def counter(name: str, told: str, value: float) -> "Metric":
+            return CounterMetricFamily(f"breakwater_{name}", told, value=value)
+
+        about = {key: str(state[key] or "") for key in ("run", "method", "rule", "task", "attack")}
+        yield InfoMetricFamily("breakwater_run", "What is run.", value=about)
+        yield from gauge("running", "1 while rounds are run.", float(state["status"] == "running"))
+        yield from gauge("held", "1 while the run is held because too few clients answer.", float(bool(state["held"])))
+        yield counter("incomplete_rounds", "Rounds with too few replies to use any.", state["incomplete"])
+        yield counter("failed_attacks", "Replies of attackers whose attack failed.", state["attack_failed"])
+        yield counter("rounds", "Rounds that have ended.", state["round"])
+        yield from gauge("planned_rounds", "Rounds that the run has.", state["rounds"])
+        yield from gauge("loss", "Training loss of the model, as last measured.", state["loss"])
+        yield from gauge("objective_gap", "Loss minus its least value, where that is known.", state["gap"])
+        yield from gauge("accuracy_ratio", "Share of correct predictions, 0 to 1.", state["accuracy"])
+        yield from gauge("measured_round", "Round of the last measurement.", state["measured"])
+        yield from gauge("clipping_radius", "Clipping radius of the last round.", state["lam"])
+        yield from gauge("step_norm", "Length of the last step.", state["step_norm"])
+        yield from gauge("clients", "Seats of the federation.", state["clients"])
+        yield from gauge("connected_clients", "Clients that are connected and ready.", state["connected"])
+        yield counter("received_bytes", "Bytes from clients.", state["up"])
+        yield counter("sent_bytes", "Bytes to clients.", state["down"])
+        whole = state["all"]
+        yield counter("sampled_clients", "Clients sampled, summed over rounds.", whole["sampled"])
+        yield counter("accepted_replies", "Replies that counted.", whole["answered"])
+        yield counter("clipped_replies", "Replies that were clipped.", whole["clipped"])
+        rejected = CounterMetricFamily(
+            "breakwater_rejected_replies", "Replies that did not count, silence too, by reason.", labels=["reason"]
+        )
+        for reason, count in state["reasons"].items():
+            rejected.add_metric([reason], count)
+        yield rejected
+        by_client = CounterMetricFamily(
+            "breakwater_client_rejected_replies", "The same by client, at most as many as seats.", labels=["client"]
+        )
+        for name, count in state["rejected_of"].items():
+            by_client.add_metric([name], count)
+        yield by_client
+        with self._lock:
+            counts, seconds = list(self._counts), self._seconds
+        ends = [*map(str, _BUCKETS), "+Inf"]
+        buckets = [(end, float(sum(counts[: i + 1]))) for i, end in enumerate(ends)]
+        yield HistogramMetricFamily(
+            "breakwater_round_duration_seconds", "Seconds that rounds took.", buckets=buckets, sum_value=seconds
+        )

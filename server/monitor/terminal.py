@@ -1,0 +1,273 @@
+"""What a run shows while it goes: a small live view on a terminal, plain lines elsewhere, nothing if it is to be quiet.
+
+Both are made of a state of ``server.monitor.live``, so that `breakwater watch` shows the same from another terminal.
+Names and reasons in it are somebody else's words: they are shown as plain text, never as markup.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from foundation.text import one_line
+from foundation.units import clock, size
+from server.monitor.live import LiveRun, sparkline
+from strategies.method import Evaluation
+from strategies.strategy import RoundRecord
+
+LINES = 12
+"""About so many lines a run where the output is no terminal: a log is not a screen."""
+REFRESHES = 4
+"""So many times a second the live view is drawn: each time takes some 3 ms from the rounds."""
+
+_LEAST_WIDTH, _MOST_WIDTH = 40, 120
+_SPARK, _BAR = 24, 36
+"""Characters of a curve, and of the bar."""
+
+
+class Screen:
+    """Shows states on a terminal, the newest in place of the one before; use it as a context manager.
+
+    Args:
+        console: a terminal.
+        state: returns the state to draw; called several times a second, by a thread of its own. None as long as there
+            is nothing to show.
+    """
+
+    def __init__(self, console: Console, state: Callable[[], Mapping[str, Any] | None]) -> None:
+        self._console = console
+        self._state = state
+        self._live = Live(
+            console=console, get_renderable=self._draw, refresh_per_second=REFRESHES, vertical_overflow="crop"
+        )
+
+    def __enter__(self) -> Self:
+        """Begin to draw."""
+        self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Draw the last state, and leave the terminal as it was."""
+        self._live.stop()
+
+    def _draw(self) -> RenderableType:
+        state = self._state()
+        return Text("") if state is None else view(state, self._console.width)
+
+
+class RunProgress:
+    """Shows one run while it goes; use it as a context manager.
+
+    Args:
+        console: where to write.
+        live: the run's state; whoever adds rounds here has added them there first.
+        quiet: show nothing.
+    """
+
+    def __init__(self, console: Console, live: LiveRun, *, quiet: bool = False) -> None:
+        self._console = console
+        self._live = live
+        moves = console.is_terminal and not console.is_dumb_terminal and not quiet
+        self._screen = Screen(console, live.state) if moves else None
+        self._lines = None if quiet or moves else PlainLines(console)
+
+    def __enter__(self) -> Self:
+        """Start showing."""
+        if self._screen is not None:
+            self._screen.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Stop showing, and leave the terminal as it was."""
+        if self._screen is not None:
+            self._screen.__exit__(*exc)
+
+    def start(self, evaluation: Evaluation) -> None:
+        """Show the starting point."""
+        if self._lines is not None:
+            self._lines.add(self._live.state())
+
+    def add(self, record: RoundRecord) -> None:
+        """Show one finished round."""
+        if self._lines is not None and record.evaluation is not None and self._lines.due(record.round):
+            self._lines.add(self._live.state())
+
+
+class PlainLines:
+    """Writes states as lines, about ``LINES`` a run.
+
+    Args:
+        console: where to write.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next = 0
+        self._rounds = 0
+
+    def due(self, round_: int) -> bool:
+        """Return whether a line is due after this round."""
+        return round_ >= self._next or round_ == self._rounds
+
+    def add(self, state: Mapping[str, Any]) -> None:
+        """Write a state, and none before a twelfth of the run has passed."""
+        self._rounds = state["rounds"]
+        self._next = state["round"] + self._rounds // LINES if state["round"] else 0
+        self._console.print(Text(plain(state)), soft_wrap=True)
+
+
+def plain(state: Mapping[str, Any]) -> str:
+    """Return a state as one line."""
+    parts = [
+        f"{state['method']}/{state['rule']}",
+        f"round {state['round']}/{state['rounds']}",
+        *_measured(state["loss"], state["gap"], state["accuracy"]),
+    ]
+    if state["round_s"] is not None:
+        parts += [f"{1000 * state['round_s']:.1f} ms/round", f"{size(state['up'])} up", f"{size(state['down'])} down"]
+    return one_line("  ".join(parts))
+
+
+def last_line(summary: Mapping[str, Any], out: Path) -> str:
+    """Return what the user is told of a run that has ended.
+
+    Args:
+        summary: as the run folder has it.
+        out: the run folder.
+    """
+    final = "  ".join(_measured(summary["loss"], summary.get("gap"), summary.get("accuracy")))
+    failure = summary.get("attack_failure")
+    failed = f"the attack failed in {failure['replies']} replies ({one_line(failure['reason'])})  " if failure else ""
+    return (
+        f"{summary['status']} after {summary['rounds']} rounds in {summary['wall_s']:.1f} s  {final}  {failed}"
+        f"{size(summary['bytes_up'])} up  {size(summary['bytes_down'])} down  run folder {out}"
+    )
+
+
+def _measured(loss: float | None, gap: float | None, accuracy: float | None) -> list[str]:
+    """Return measures in words; None is a loss that is not finite, and a gap or an accuracy that is not known."""
+    words = [f"loss {'not finite' if loss is None else f'{loss:.4g}'}"]
+    if gap is not None:
+        words.append(f"f-f* {gap:.1e}")
+    if accuracy is not None:
+        words.append(f"accuracy {100 * accuracy:.1f} %")
+    return words
+
+
+# --- the live view ----------------------------------------------------------------------------------------------------
+
+
+def view(state: Mapping[str, Any], width: int) -> RenderableType:
+    """Return the live view of a state: some ten lines, none of them wider than the terminal.
+
+    Args:
+        state: see ``server.monitor.live``.
+        width: of the terminal, in characters.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no state.
+    """
+    width = max(_LEAST_WIDTH, min(width, _MOST_WIDTH))
+    # Single lines, no longer than they must be: a terminal that is made narrower then breaks few of them.
+    rows = [Text.assemble((f"{name:<11}", "dim"), value) for name, value in _rows(state, width - 11)]
+    return Group(*(_line(text, width) for text in (_headline(state), _bar(state, width), *rows)))
+
+
+def _headline(state: Mapping[str, Any]) -> Text:
+    attack = f"{state['byzantine']} of {state['clients']} attack by {state['attack']}" if state["attack"] else ""
+    text = Text(one_line(f"{state['method']} / {state['rule']}"), style="bold")
+    rest = [state["task"], attack]
+    return text.append("".join(f"  {one_line(part)}" for part in rest if part), style="not bold dim")
+
+
+def _bar(state: Mapping[str, Any], width: int) -> Text:
+    """Return how far the run is, or what it waits for."""
+    if state.get("away"):
+        return Text(f"the server is away: {one_line(state['away'])}; looking for it", style="yellow")
+    if state["held"]:
+        return Text(f"round {state['round'] + 1} is held: {one_line(state['held'])}", style="yellow")
+    if state["status"] == "waiting":
+        there = "" if state["connected"] is None else f": {state['connected']} of {state['clients']} are connected"
+        return Text(f"waiting for clients{there}", style="yellow")
+    round_, rounds = state["round"], state["rounds"]
+    share = f"{100 * round_ / rounds:3.0f} %" if rounds else ""
+    if state["status"] != "running":
+        end = one_line(state["status"])
+    else:
+        end = "" if state["left_s"] is None else f"{clock(state['left_s'])} left"
+    begin, end = f"round {round_}/{rounds}", f"{share}  {end}"
+    cells = max(8, min(_BAR, width - len(begin) - len(end) - 2))
+    done = round(cells * min(1.0, round_ / max(1, rounds)))
+    return Text.assemble(f"{begin} ", (done * "━", "cyan"), ((cells - done) * "━", "bright_black"), f" {end}")
+
+
+def _rows(state: Mapping[str, Any], width: int) -> list[tuple[str, Text]]:
+    history, spark = state["history"], min(_SPARK, width // 3)
+    at = "" if state["measured"] == state["round"] else f"  at round {state['measured']}"
+    loss, accuracy, gap = state["loss"], state["accuracy"], state["gap"]
+    rows = []
+    if history["loss"]:  # else nothing has been measured yet
+        told = "not finite" if loss is None else f"{loss:.4g}"
+        rows.append(("loss", _curve(told, history["loss"], spark, at, log=True)))
+    if gap is not None:
+        rows.append(("f(x) - f*", _curve(f"{gap:.1e}", history["gap"], spark, at, log=True)))
+    if accuracy is not None:
+        rows.append(("accuracy", _curve(f"{100 * accuracy:.1f} %", history["accuracy"], spark, at)))
+    if state["rounds_s"] is not None or state["round_s"] is not None:
+        rounds_s, round_s = state["rounds_s"], state["round_s"]
+        words = [] if rounds_s is None else [f"{rounds_s:.3g} rounds/s"]
+        words += [] if round_s is None else [f"{1000 * round_s:.3g} ms a round"]
+        rows.append(("speed", Text("  ".join(words))))
+    last, whole = state["last"], state["all"]
+    if state["up"] or state["down"]:
+        rows.append(("traffic", Text("  ".join(_traffic(state, way) for way in ("up", "down")))))
+    connected = "" if state["connected"] is None else f"connected {state['connected']}/{state['clients']}  "
+    clients = Text(f"{connected}sampled {last['sampled']}  answered {last['answered']}  ")
+    clients.append(f"rejected {last['rejected']}", style="yellow" if last["rejected"] else "")
+    if state["round"]:
+        rows.append(("clients", clients.append(f"  clipped {last['clipped']}")))
+    if whole["sampled"]:
+        words = [f"{_share(whole[name], whole['sampled'])} {name}" for name in ("answered", "rejected")]
+        rows.append(("so far", Text("  ".join([*words, f"{_share(whole['clipped'], whole['answered'])} clipped"]))))
+    if state["incomplete"]:
+        few = f"{_many(state['incomplete'], 'round', 'rounds')} had too few replies to use any"
+        rows.append(("incomplete", Text(f"{few}, the last one round {state['incomplete_at']}", style="yellow")))
+    if state["attack_failed"]:
+        missing = (
+            f"{_many(state['attack_failed'], 'reply', 'replies')} of attackers missing because their attack failed"
+        )
+        rows.append(("attack", Text(missing, style="yellow")))
+    where = [state["address"], state["run"] and f"run folder {state['run']}"]
+    rows.append(("server", Text("  ".join(one_line(part) for part in where if part), style="dim")))
+    for i, entry in enumerate(reversed(state["rejections"])):
+        said = f"round {entry['round']}  {one_line(entry['client'])}  {one_line(entry['reason'])}"
+        rows.append(("" if i else "rejected", Text(said)))
+    return rows
+
+
+def _curve(value: str, values: list[float | None], width: int, at: str, *, log: bool = False) -> Text:
+    text = Text(f"{value:<11}")
+    return text.append(sparkline(values, width, log=log), style="cyan").append(at, style="dim")
+
+
+def _traffic(state: Mapping[str, Any], way: str) -> str:
+    rate = state[f"{way}_s"]
+    return f"{size(state[way])} {way}" + ("" if rate is None else f" ({size(rate)}/s)")
+
+
+def _many(count: int, one: str, more: str) -> str:
+    return f"{count} {one if count == 1 else more}"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "0.0 %"
+
+
+def _line(text: Text, width: int) -> Text:
+    """Return a text as one line of the terminal."""
+    text.no_wrap, text.overflow = True, "ellipsis"
+    text.truncate(width, overflow="ellipsis")
+    return text

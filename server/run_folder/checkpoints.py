@@ -1,0 +1,252 @@
+"""Checkpoints: all that a server needs to go on after a crash, in files that are whole or are not taken.
+
+Each is one safetensors file in the run folder's ``checkpoints/``, named by its round: the vectors of the method's state
+as arrays, everything else as JSON in the header, with a SHA-256 over both. It is written beside its place and moved
+there, so that a crash leaves the one before it. There is no pickle in it, and nothing of it is executed.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from experiment.config import Config
+from experiment.opened import Experiment
+from foundation.errors import ConfigError
+from server.run_folder.state_dict import StateError, put_together, take_apart
+from tasks.identity import TaskIdentity
+
+log = logging.getLogger("breakwater.server")
+
+CHECKPOINTS = "checkpoints"
+"""The folder, in the run folder."""
+_FORMAT = 1
+_SUFFIX = ".safetensors"
+_KEY = "breakwater"
+_DIGEST = "sha256"
+
+
+class DamagedCheckpointError(Exception):
+    """A file that is no checkpoint of ours, or not a whole one; the message says what is wrong, without the file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The run after one of its rounds.
+
+    Args:
+        round: r; 0 before the first.
+        experiment: digest of the resolved config, see ``digest_of``.
+        seats: worker by client name: who has which seat.
+        present: how many clients were connected.
+        wall_s: seconds spent in rounds so far.
+        state: the method's state as plain data, see ``server.run_folder.state_dict``.
+        arrays: its arrays.
+        task: what was loaded, see ``tasks.identity``; "" where that is not known.
+    """
+
+    round: int
+    experiment: str
+    seats: Mapping[str, int]
+    present: int
+    wall_s: float
+    state: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]]
+    task: str = ""
+
+
+def clear_drafts(folder: Path) -> None:
+    """Remove what a crash has left half written: our drafts, and those of the safetensors library."""
+    for draft in (*folder.glob(f".*{_SUFFIX}"), *folder.glob(".tmp??????")):
+        draft.unlink()
+
+
+def of_state(
+    state: Any, *, experiment: str, seats: Mapping[str, int], present: int, wall_s: float, task: str = ""
+) -> Checkpoint:
+    """Return the checkpoint of a method's state, which must not be modified any more; methods never do."""
+    plain, arrays = take_apart(state)
+    return Checkpoint(state.round - 1, experiment, seats, present, wall_s, plain, arrays, task)
+
+
+def digest_of(config: Config) -> str:
+    """Return what tells runs apart: two resolved configs with the same digest have the same trajectory."""
+    return hashlib.sha256(json.dumps(config.trajectory_terms(), sort_keys=True).encode()).hexdigest()
+
+
+class Checkpoints:
+    """The checkpoints of one run folder.
+
+    Args:
+        run_folder: the run's.
+        keep: how many of the newest are kept.
+    """
+
+    def __init__(self, run_folder: Path, keep: int) -> None:
+        self.path = run_folder / CHECKPOINTS
+        self._keep = keep
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, and remove those beyond the number that is kept.
+
+        Raises:
+            OSError: it cannot be written; the others are as before.
+        """
+        self.path.mkdir(exist_ok=True)
+        place = self._place(checkpoint.round)
+        draft = place.with_name(f".{place.name}")
+        try:
+            _write(draft, checkpoint)
+            draft.replace(place)
+        except BaseException:
+            draft.unlink(missing_ok=True)  # it may be what fills the disk
+            raise
+        _sync(self.path)
+        for old in sorted(self._rounds())[: -self._keep]:
+            self._place(old).unlink(missing_ok=True)
+
+    def newest(self, experiment: Experiment) -> tuple[Checkpoint, Any]:
+        """Return the newest checkpoint that is whole, and the method's state; those that are damaged are reported.
+
+        Where there is none at all, the run was killed before its first round: what it begins with is returned.
+
+        Args:
+            experiment: of the run.
+
+        Raises:
+            ConfigError: none of them is whole, or they are of another experiment.
+        """
+        digest, start = digest_of(experiment.config), experiment.method.start(experiment.problem.initial())
+        rounds = sorted(self._rounds(), reverse=True)
+        for round_ in rounds:
+            place = self._place(round_)
+            try:
+                found = _read(place)
+                before = TaskIdentity.parse(found.task)
+                other = experiment.identity.differences(before, "now", "in the checkpoint")
+                if found.experiment == digest and not other:
+                    for what in experiment.identity.roundings(before):
+                        log.warning("%s is not the same to the last bit as when the run began", what)
+                    return found, put_together(start, found.state, found.arrays)
+            except DamagedCheckpointError as damage:
+                log.error("%s: %s; going back to the one before it", place, damage)
+            except StateError as error:
+                log.error("%s: no state of this method: %s; going back to the one before it", place, error)
+            else:
+                if found.experiment == digest:
+                    raise ConfigError(
+                        f"{place}: is of another task: {'; '.join(other)}; give the same data (--data FOLDER) and task "
+                        "file as before"
+                    )
+                raise ConfigError(
+                    f"{place}: is of another experiment: what changes the models (task, method, seed, ...) must stay "
+                    "as it was; only rounds, evaluation, checkpoint and time-outs may change"
+                )
+        if rounds:
+            raise ConfigError(f"{self.path}: none of the {len(rounds)} checkpoints is whole; remove them to start anew")
+        return of_state(start, experiment=digest, seats={}, present=0, wall_s=0.0), start
+
+    def forget_after(self, round_: int) -> None:
+        """Remove the checkpoints of later rounds, which will be run again, and what a crash has left half written.
+
+        Raises:
+            ConfigError: the folder cannot be written.
+        """
+        try:
+            clear_drafts(self.path)
+            for later in self._rounds():
+                if later > round_:
+                    self._place(later).unlink()
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot be written: {error.strerror}") from None
+
+    def _place(self, round_: int) -> Path:
+        return self.path / f"{round_:08d}{_SUFFIX}"
+
+    def _rounds(self) -> list[int]:
+        return [int(path.stem) for path in self.path.glob(f"[0-9]*{_SUFFIX}") if path.stem.isdecimal()]
+
+
+@lru_cache(maxsize=1)
+def resumed(run_folder: Path, experiment: Experiment) -> tuple[Checkpoint, Any]:
+    """Return where a run goes on; see ``Checkpoints.newest``. Who listens and who trains get the same."""
+    return Checkpoints(run_folder, keep=1).newest(experiment)
+
+
+def _write(draft: Path, checkpoint: Checkpoint) -> None:
+    """Write a file and wait until it is on the disk."""
+    told = {
+        "format": _FORMAT,
+        "round": checkpoint.round,
+        "experiment": checkpoint.experiment,
+        "seats": dict(checkpoint.seats),
+        "present": checkpoint.present,
+        "wall_s": checkpoint.wall_s,
+        "state": checkpoint.state,
+        "task": checkpoint.task,
+    }
+    arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}
+    text = json.dumps(told)
+    try:
+        save_file(arrays, draft, {_KEY: text, _DIGEST: _digest(text, arrays)})
+    except SafetensorError as error:  # its own name for what the system says
+        raise OSError(None, str(error)) from error
+    _sync(draft)
+
+
+def _read(place: Path) -> Checkpoint:
+    """Read and check a file.
+
+    Raises:
+        DamagedCheckpointError: it is not whole, or not ours.
+    """
+    try:
+        with safe_open(place, "numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise DamagedCheckpointError(f"cannot be read: {error}") from error
+    text = metadata.get(_KEY, "")
+    if _digest(text, arrays) != metadata.get(_DIGEST):
+        raise DamagedCheckpointError("its checksum is wrong")
+    told = json.loads(text)  # as it was written, by the checksum
+    if told["format"] != _FORMAT:
+        raise DamagedCheckpointError(f"is of format {told['format']}, this version reads {_FORMAT}")
+    return Checkpoint(
+        round=told["round"],
+        experiment=told["experiment"],
+        seats=told["seats"],
+        present=told["present"],
+        wall_s=told["wall_s"],
+        state=told["state"],
+        arrays=arrays,
+        task=told.get("task", ""),
+    )
+
+
+def _digest(text: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -1,0 +1,103 @@
+"""A method's server state as plain data and arrays, and back: what a checkpoint holds of it.
+
+Every method has its own state, a frozen dataclass of numbers, vectors, and both by worker. It is taken apart by its
+values, so that a new method needs nothing here, and put together field by field on the state that the method starts
+with: what is of another type than that is refused. Nothing is ever executed or looked up by a name from the file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies.method import Report
+
+Arrays = dict[str, NDArray[Any]]
+"""The arrays of a state by their number, as text."""
+
+
+class StateError(ValueError):
+    """What should be a state is none of this method."""
+
+
+def take_apart(state: Any) -> tuple[dict[str, Any], Arrays]:
+    """Return a state as JSON data, in which arrays are named, and the arrays.
+
+    Args:
+        state: a frozen dataclass; its fields hold None, bool, int, float, str, arrays, and dictionaries by int, tuples
+            and frozen sets of these, and the report.
+
+    Raises:
+        StateError: a field holds something else.
+    """
+    arrays: Arrays = {}
+    return {each.name: _apart(getattr(state, each.name), arrays) for each in fields(state)}, arrays
+
+
+def put_together(start: Any, data: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Any:
+    """Return the state that was taken apart.
+
+    Args:
+        start: the state that the method starts with; the model's length and type are those of its ``x``.
+        data: what ``take_apart`` gave.
+        arrays: the same.
+
+    Raises:
+        StateError: it is not a state of this method, or not of this model.
+    """
+    names = {each.name for each in fields(start)}
+    if set(data) != names:
+        raise StateError(f"holds {sorted(data)}, but a {type(start).__name__} has {sorted(names)}")
+    try:
+        values = {name: _together(value, arrays) for name, value in data.items()}
+    except (ValueError, TypeError, KeyError) as error:
+        raise StateError(f"is not as it was written: {error}") from error
+    for name, array in arrays.items():
+        if array.shape != start.x.shape or array.dtype != start.x.dtype:
+            raise StateError(
+                f"array {name} has {array.shape} {array.dtype}, but a model {start.x.shape} {start.x.dtype}"
+            )
+    if not isinstance(values["x"], np.ndarray) or type(values["round"]) is not int:
+        raise StateError("lacks the model or the round")
+    return replace(start, **values)
+
+
+def _apart(value: Any, arrays: Arrays) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.ndarray):
+        name = str(len(arrays))
+        arrays[name] = value
+        return {"array": name}
+    if isinstance(value, Mapping):
+        return {"map": [[int(key), _apart(item, arrays)] for key, item in value.items()]}
+    if isinstance(value, frozenset):
+        return {"set": sorted(value)}
+    if isinstance(value, tuple | list):
+        return {"list": [_apart(item, arrays) for item in value]}
+    if isinstance(value, np.number):
+        return value.item()
+    if is_dataclass(value) and isinstance(value, Report):
+        kept = [each.name for each in fields(value) if each.name != "evidence"]  # that is in the metrics
+        return {"report": {name: _apart(getattr(value, name), arrays) for name in kept}}
+    raise StateError(f"a {type(value).__name__} cannot be written down")
+
+
+def _together(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((kind, inner),) = value.items()
+    match kind:
+        case "array":
+            return arrays[inner]
+        case "map":
+            return {key: _together(item, arrays) for key, item in inner}
+        case "set":
+            return frozenset(inner)
+        case "list":
+            return tuple(_together(item, arrays) for item in inner)
+        case "report":
+            return Report(**{name: _together(item, arrays) for name, item in inner.items()})
+    raise StateError(f"holds a {kind!r}, which no state has")

@@ -1,0 +1,182 @@
+"""Pre-steps: what is done to the received rows before a robust rule sees them.
+
+A pre-step maps n' rows of which f may be Byzantine to other rows of which f' may be. Bucketing averages random groups,
+so that honest rows differ less, but every Byzantine row spoils a whole group; nearest-neighbour mixing averages each
+row with those around it and keeps f; clipping shortens what is long, and keeps f. The rules of ``aggregators`` run them
+in the order of their field ``pre``.
+
+What a pre-step gives is a ``Mixture``: weights, not a new array. ``__call__`` writes the new rows out.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from strategies.aggregators.weighted_rows import Matrix, Mixture
+from strategies.method import Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PreStep(ABC):
+    """What all pre-steps share: the call on an array."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    @abstractmethod
+    def tolerates(self, n: int) -> int:
+        """Return the largest f that this step takes for n rows."""
+
+    @abstractmethod
+    def after(self, n: int, f: int) -> tuple[int, int]:
+        """Return (n', f') for n rows with f Byzantine."""
+
+    @abstractmethod
+    def mix(self, rows: Mixture, f: int, rng: np.random.Generator) -> Mixture:
+        """Return what the rule sees in place of ``rows``, of which f may be Byzantine."""
+
+    def __call__(self, rows: Rows, f: int, rng: np.random.Generator) -> tuple[Rows, int]:
+        """Apply the step to an array.
+
+        Args:
+            rows: shape (n, d); never modified.
+            f: how many of them may be Byzantine.
+            rng: for what the step draws.
+
+        Returns:
+            Rows of shape (n', d), dtype of ``rows``, and f'.
+        """
+        return self.mix(Mixture(rows), f, rng).array(), self.after(len(rows), f)[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucketing(_PreStep):
+    """Means of random groups of s rows; the last group may be smaller and is divided by its own size.
+
+    Args:
+        s: rows in a bucket, at least 1. A share delta of Byzantine rows becomes up to s * delta of the buckets.
+
+    Source:
+        Karimireddy, He, Jaggi: Byzantine-robust learning on heterogeneous datasets via bucketing (ICLR 2022),
+        Algorithm 1.
+    """
+
+    kind: Literal["bucketing"] = "bucketing"
+    s: int = 2
+
+    def __post_init__(self) -> None:
+        if self.s < 1:
+            raise ValueError(f"s = {self.s}: must be at least 1")
+
+    def tolerates(self, n: int) -> int:
+        """Return n: any f, the rule after it decides."""
+        return n
+
+    def after(self, n: int, f: int) -> tuple[int, int]:
+        """Return (n', f') for n rows with f Byzantine: ceil(n/s) buckets, of which f may be spoilt."""
+        buckets = -(-n // self.s)
+        return buckets, min(f, buckets)
+
+    def mix(self, rows: Mixture, f: int, rng: np.random.Generator) -> Mixture:
+        """Return the means of the buckets of a random permutation."""
+        n = len(rows)
+        weights = np.zeros((-(-n // self.s), n))
+        weights[np.arange(n) // self.s, rng.permutation(n)] = 1.0
+        return rows.mixed(weights, weights.sum(axis=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearestNeighbourMixing(_PreStep):
+    """Every row becomes the mean of its n - f nearest rows, itself included; of equally near ones the first.
+
+    Source:
+        Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan: Fixing by mixing (AISTATS 2023).
+    """
+
+    kind: Literal["nnm"] = "nnm"
+
+    def tolerates(self, n: int) -> int:
+        """Return the largest f that this step takes for n rows: fewer than half of them."""
+        return (n - 1) // 2
+
+    def after(self, n: int, f: int) -> tuple[int, int]:
+        """Return (n', f') for n rows with f Byzantine: both unchanged."""
+        return n, f
+
+    def mix(self, rows: Mixture, f: int, rng: np.random.Generator) -> Mixture:
+        """Return the means of neighbours; nothing is drawn."""
+        n = len(rows)
+        squares = rows.squared_distances()
+        np.fill_diagonal(squares, -1.0)  # a row is its own nearest, also among equal ones
+        nearest = np.argsort(squares, axis=1, kind="stable")[:, : n - f]
+        weights = np.zeros((n, n))
+        np.put_along_axis(weights, nearest, 1.0, axis=1)
+        return rows.mixed(weights, np.full(n, float(n - f)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticClipping(_PreStep):
+    """Rows longer than c are shortened to length c.
+
+    Args:
+        c: the radius, above 0 and finite, in the units of what is aggregated.
+    """
+
+    kind: Literal["static-clip"] = "static-clip"
+    c: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.c < np.inf:
+            raise ValueError(f"c = {self.c}: must be above 0 and finite")
+
+    def tolerates(self, n: int) -> int:
+        """Return n: any f, the rule after it decides."""
+        return n
+
+    def after(self, n: int, f: int) -> tuple[int, int]:
+        """Return (n', f') for n rows with f Byzantine: both unchanged."""
+        return n, f
+
+    def mix(self, rows: Mixture, f: int, rng: np.random.Generator) -> Mixture:
+        """Return the clipped rows; nothing is drawn."""
+        return _clipped(rows, rows.norms(), self.c)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveRobustClipping(_PreStep):
+    """The floor(2 f (n - f) / n) longest rows are shortened to the length of the longest of the others.
+
+    Source:
+        Allouah, Guerraoui, Gupta, Jellouli, Rizk, Stephan: Adaptive gradient clipping for robust federated learning
+        (ICLR 2025; arXiv 2405.14432), Algorithm 2.
+    """
+
+    kind: Literal["arc"] = "arc"
+
+    def tolerates(self, n: int) -> int:
+        """Return the largest f that this step takes for n rows: fewer than half of them."""
+        return (n - 1) // 2
+
+    def after(self, n: int, f: int) -> tuple[int, int]:
+        """Return (n', f') for n rows with f Byzantine: both unchanged."""
+        return n, f
+
+    def mix(self, rows: Mixture, f: int, rng: np.random.Generator) -> Mixture:
+        """Return the clipped rows; nothing is drawn."""
+        n, norms = len(rows), rows.norms()
+        return _clipped(rows, norms, float(np.sort(norms)[n - 2 * f * (n - f) // n - 1]))
+
+
+def _clipped(rows: Mixture, norms: Matrix, radius: float) -> Mixture:
+    """Return the rows with those longer than ``radius`` scaled to it; a row too long for float64 becomes 0."""
+    long = norms > radius
+    if not long.any():
+        return rows
+    factors = np.ones(len(rows))
+    factors[long] = radius / norms[long]
+    return rows.mixed(np.diag(factors))
+
+
+PreStep = Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping
+"""Any pre-step; told apart by ``kind``."""

@@ -1,0 +1,408 @@
+"""The rows that a rule sees: the received ones, or weighted means of them that are never written down as an array.
+
+A pre-step replaces n' rows of length d by others that are sums of them. ``Mixture`` keeps the received array and the
+small matrix of weights; whatever a rule asks for (medians, distances, a sum) is computed one block of columns at a
+time, and a weighted sum of seen rows is one of received rows. So aggregation needs no second (n', d) array.
+
+Large arrays go through the compiled kernels on all processors, small ones through NumPy, which spares short runs the
+import. Which way is taken depends on the shape alone. Either way the bits are the same in every process and with any
+number of threads: no BLAS is called, blocks are cut by the shape, and their sums are added in one order.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from time import perf_counter
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies import parallel
+from strategies.aggregators.networks import network
+from strategies.method import Rows, Vector
+from strategies.vectors import column_blocks, mean_of_rows, norm, sort_columns, squared_distances
+
+Matrix = NDArray[np.float64]
+
+LARGE = 2**18
+"""Numbers in an array from which on the kernels are used: a few hundred rounds then pay for the import."""
+_PART_SUMS = 2**22
+"""Most numbers in the partial sums of a matrix of inner products."""
+_LEAST_SQUARE = 1e-30
+"""A float32 sum of squares below this may have lost digits to underflow."""
+
+
+class Taken:
+    """What the last weighted mean of rows was made of: the weight of every received row; None if there was none."""
+
+    def __init__(self) -> None:
+        self.weights: Matrix | None = None
+        self.unit = 1.0
+        """What the rows have been divided by, and the mean will be multiplied with."""
+
+    def note(self, weights: Matrix) -> None:
+        """Keep the weights of the received rows."""
+        self.weights = weights * self.unit
+
+
+class Mixture:
+    """Weighted means of rows, seen_i = sum_j weights_ij rows_j / divisors_i.
+
+    Args:
+        rows: shape (n, d), finite; never modified.
+        weights: shape (m, n); None for the rows themselves.
+        divisors: shape (m,), so that the mean of equal rows is that row exactly; None for ones.
+    """
+
+    def __init__(self, rows: Rows, weights: Matrix | None = None, divisors: Matrix | None = None) -> None:
+        self.rows = rows
+        self.weights = weights
+        self.divisors = np.ones(len(rows) if weights is None else len(weights)) if divisors is None else divisors
+        self.taken = Taken()
+        """Shared with what is mixed of this."""
+
+    def __len__(self) -> int:
+        """Return m, how many rows are seen."""
+        return len(self.divisors)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows, and of every vector that comes out."""
+        return self.rows.dtype
+
+    @property
+    def large(self) -> bool:
+        """Whether the rows go through the kernels."""
+        return wanted(*self.rows.shape)
+
+    def mixed(self, weights: Matrix, divisors: Matrix | None = None) -> "Mixture":
+        """Return weighted means of the seen rows: ``weights`` of shape (m', m), ``divisors`` of shape (m',)."""
+        if self.weights is not None:
+            weights = np.einsum("ij,jk->ik", weights / self.divisors, self.weights)
+        mixture = Mixture(self.rows, weights, np.ones(len(weights)) if divisors is None else divisors)
+        mixture.taken = self.taken
+        return mixture
+
+    def array(self) -> Rows:
+        """Return the seen rows as an array, shape (m, d); the rows themselves where nothing is mixed."""
+        if self.weights is None:
+            return self.rows
+        seen = np.empty((len(self), self.rows.shape[1]), self.dtype)
+        for columns, block in self._blocks():
+            seen[:, columns] = block
+        return seen
+
+    def row(self, i: int) -> Vector:
+        """Return a copy of seen row i, shape (d,)."""
+        if self.weights is None:
+            self.taken.note(np.eye(len(self))[i])
+            return np.array(self.rows[i])
+        return self.combine(np.eye(len(self))[i])
+
+    def note(self, weights: Matrix) -> None:
+        """Keep the weights, shape (m,), by which a rule has taken the seen rows without ``combine``."""
+        if self.weights is not None:
+            weights = np.einsum("i,ij->j", weights / self.divisors, self.weights)
+        self.taken.note(weights)
+
+    # --- what rules ask for ------------------------------------------------------------------------------------------
+
+    def mean(self) -> Vector:
+        """Return the mean of the seen rows, shape (d,)."""
+        if self.weights is None and not self.large:
+            self.taken.note(np.full(len(self), 1.0 / len(self)))
+            return mean_of_rows(self.rows)
+        return self.combine(np.ones(len(self)), len(self))
+
+    def mean_of(self, chosen: NDArray[np.intp]) -> Vector:
+        """Return the mean of the seen rows with these numbers, shape (d,)."""
+        coefficients = np.zeros(len(self))
+        coefficients[chosen] = 1.0
+        return self.combine(coefficients, len(chosen))
+
+    def combine(
+        self, coefficients: Matrix, divisor: float = 1.0, *, center: Vector | None = None, share: float = 0.0
+    ) -> Vector:
+        """Return sum_i coefficients_i seen_i / divisor + share * center, shape (d,), summed in float64.
+
+        It does not overflow where a convex combination of rows does not. ``center`` may be overwritten.
+        """
+        if self.weights is not None:
+            coefficients = np.einsum("i,ij->j", coefficients / self.divisors, self.weights)
+        with np.errstate(over="ignore"):
+            self.taken.note(coefficients / divisor)
+        largest = float(np.finfo(self.dtype).max)
+        if self.large:
+            out = np.empty(self.rows.shape[1], self.dtype) if center is None else center
+            self._each_part(
+                lambda k, lo, hi: k.combine(self._base, coefficients / divisor, float(share), out, largest, lo, hi, out)
+            )
+            return out
+        with np.errstate(over="ignore", invalid="ignore"):
+            wide = np.einsum("i,ij->j", coefficients, self.rows.astype(np.float64)) / divisor
+            if not np.isfinite(wide).all():
+                wide = np.einsum("i,ij->j", coefficients / divisor, self.rows.astype(np.float64))
+        if center is not None:
+            wide += share * center
+        result: Vector = np.clip(wide, -largest, largest).astype(self.dtype, copy=False)
+        return result
+
+    def medians(self) -> Vector:
+        """Return the median of every coordinate; for an even m the mean of the two middle values."""
+        return self._order("median", 0)
+
+    def trimmed_means(self, f: int) -> Vector:
+        """Return, per coordinate, the mean without the f lowest and the f highest values."""
+        return self._order("trimmed", f)
+
+    def means_around_medians(self, f: int) -> Vector:
+        """Return, per coordinate, the mean of the m - f values nearest to the median; of two the lower."""
+        return self._order("around", f)
+
+    def norms(self) -> Matrix:
+        """Return the Euclidean norms of the seen rows, shape (m,), exact to rounding."""
+        if not self.large:
+            return np.array([norm(row) for row in self.array()])
+        m, spans = len(self), self._spans
+        sums = np.zeros((len(spans), m))
+        self._each_part(lambda k, lo, hi, p: k.lengths(self._base, *self._through, lo, hi, sums[p]), number=True)
+        squares = sums.sum(axis=0)
+        lost = ~((squares > 1e-280) & (squares < np.inf))
+        with np.errstate(over="ignore"):
+            lengths: Matrix = np.sqrt(squares)
+        for i in np.flatnonzero(lost):
+            lengths[i] = norm(self.row(int(i)))
+        return lengths
+
+    def peaks(self) -> Matrix:
+        """Return the largest absolute value in each seen row, shape (m,)."""
+        peaks = np.zeros(len(self))
+        for _, block in self._blocks():
+            np.maximum(peaks, np.maximum(block.max(axis=1), -block.min(axis=1)), out=peaks)
+        return peaks
+
+    def squared_distances(self) -> Matrix:
+        """Return ||seen_i - seen_j||^2 for all pairs, never negative and exactly 0 between equal rows.
+
+        Differences are formed first: inner products would cancel between rows far from 0 and beside a huge one. Large
+        float32 rows are compared in float32, whose rounding is relative to each single difference, and sums leave it
+        after a block; where a sum left the range of float32 or is so small that it may have lost digits, all pairs are
+        compared in float64.
+
+        Returns:
+            Shape (m, m), symmetric with a zero diagonal; inf where the square exceeds the range of float64.
+        """
+        if not self.large:
+            return squared_distances(self.array())
+        squares = self._squares(self.dtype)
+        if self.dtype == np.float32:
+            doubtful = ~((squares >= _LEAST_SQUARE) & (squares < np.inf))
+            np.fill_diagonal(doubtful, False)
+            if any(not self._equal(int(i), int(j)) for i, j in np.argwhere(np.triu(doubtful))):
+                squares = self._squares(np.dtype(np.float64))
+        return squares
+
+    def products(self, center: Vector | None = None, *, exact: bool = True) -> tuple[Vector, Matrix]:
+        """Return a centre c and the inner products (seen_i - c).(seen_j - c).
+
+        Args:
+            center: c, shape (d,); None for the coordinate-wise median, beside which no row can hide the others.
+            exact: form the products in float64; else, for float32 rows, in float32 where their range allows it.
+
+        Returns:
+            c, an array of its own of the rows' dtype, and the products: shape (m, m), symmetric.
+        """
+        if not self.large:
+            return self._products_of_small(center)
+        wide = np.dtype(np.float64)
+        if exact or self.dtype == wide or np.abs(self.rows[:, :64]).max() > 1e12:
+            return self._products(center, wide)
+        c, products = self._products(center, self.dtype)
+        squares = np.sort(np.diagonal(products))
+        if not (squares[-1] < 1e30 and squares[len(self) // 2] > 1e-24):
+            return self._products(c, wide)
+        return c, products
+
+    # --- small arrays: NumPy -----------------------------------------------------------------------------------------
+
+    def _blocks(self) -> Iterator[tuple[slice, Rows]]:
+        """Yield slices of the columns and the seen rows there, as new arrays or views."""
+        for columns in column_blocks(self.rows):
+            if self.weights is None:
+                yield columns, self.rows[:, columns]
+            else:
+                block = self.rows[:, columns].astype(np.float64)
+                divisors = self.divisors[:, None]
+                with np.errstate(over="ignore", invalid="ignore"):
+                    seen = np.einsum("ij,jk->ik", self.weights, block) / divisors
+                    if not np.isfinite(seen).all():
+                        seen = np.einsum("ij,jk->ik", self.weights / divisors, block)
+                yield columns, seen.astype(self.dtype)
+
+    def _order_small(self, mode: str, f: int) -> Vector:
+        result = np.empty(self.rows.shape[1], self.dtype)
+        m = len(self)
+        for columns, block in self._blocks():
+            lines = sort_columns(block)
+            if mode == "median":
+                result[columns] = mean_of_rows(lines[(m - 1) // 2 : m // 2 + 1])
+            elif mode == "trimmed":
+                result[columns] = mean_of_rows(lines[f : m - f])
+            else:
+                middle = (0.5 * lines[[(m - 1) // 2, m // 2]].astype(np.float64)).sum(axis=0)
+                for s in range(f - 1, -1, -1):  # as in kernels._mean_around
+                    low, high = lines[s], lines[s + m - f]
+                    nearer = 0.5 * low.astype(np.float64) + 0.5 * high.astype(np.float64) < middle
+                    lines[s] = np.where(nearer, high, low)
+                result[columns] = mean_of_rows(lines[: m - f])
+        return result
+
+    def _products_of_small(self, center: Vector | None) -> tuple[Vector, Matrix]:
+        c = self.medians() if center is None else np.array(center, self.dtype)
+        products = np.zeros((len(self), len(self)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for columns, block in self._blocks():
+                apart = block.astype(np.float64) - c[columns]
+                products += np.einsum("ij,kj->ik", apart, apart)
+        return c, products
+
+    # --- large arrays: kernels ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def _base(self) -> Rows:
+        """The rows as the one kind of array that kernels are compiled for: contiguous, and not marked as read-only."""
+        base = np.ascontiguousarray(self.rows)
+        return base if base.flags.writeable else np.asarray(_Lent(base))
+
+    @cached_property
+    def _through(self) -> tuple[Matrix, Rows, NDArray[np.int64]]:
+        """Scales, mix and pick of the kernels (see there) for weights / divisors.
+
+        Equal rows of weights are mixed once. Where every seen row is one received row, nothing is mixed. ``mix`` is in
+        the rows' type, so what it cannot hold is left to the scales.
+        """
+        scales, mix, pick = np.zeros(0), np.zeros((0, 0), self.dtype), np.zeros(0, np.int64)
+        if self.weights is None:
+            return scales, mix, pick
+        weights, pick = np.unique(self.weights / self.divisors[:, None], axis=0, return_inverse=True)
+        pick = pick.reshape(-1).astype(np.int64)
+        m, n = weights.shape
+        peaks = np.abs(weights).max(axis=0)
+        if ((weights != 0.0).sum(axis=1) == 1).all() and ((weights != 0.0).sum(axis=0) <= 1).all():
+            pick = np.argmax(weights != 0.0, axis=1)[pick]
+            return (scales if (peaks[pick] == 1.0).all() else weights.sum(axis=0)), mix, pick
+        if m == len(self):  # no two are equal: in their own order nothing needs to be picked
+            weights, pick = weights[pick], pick[:0]
+        mix = np.zeros((-(-m // 4) * 4, -(-n // 4) * 4), self.dtype)
+        if ((peaks > 1e-6) | (peaks == 0.0)).all() and peaks.max() < 1e6:
+            mix[:m, :n] = weights
+            return scales, mix, pick
+        mix[:m, :n] = weights / np.where(peaks > 0.0, peaks, 1.0)
+        return peaks, mix, pick
+
+    @property
+    def _spans(self) -> list[tuple[int, int]]:
+        width = -(-max(len(self), 1) // 4) * 4
+        return parallel.spans(self.rows.shape[1], 1024, max(1, min(parallel.MOST_PARTS, _PART_SUMS // width**2)))
+
+    def _each_part(self, job: Callable[..., None], *, number: bool = False) -> None:
+        kernels, spans, _, _ = _kernels(), self._spans, self._base, self._through  # made here, not once per thread
+        if number:
+            parallel.share(lambda p: job(kernels, *spans[p], p), len(spans))
+        else:
+            parallel.share(lambda p: job(kernels, *spans[p]), len(spans))
+
+    def _order(self, mode: Literal["median", "trimmed", "around"], f: int) -> Vector:
+        if not self.large:
+            return self._order_small(mode, f)
+        m = len(self)
+        first, last = {"median": ((m - 1) // 2, m // 2 + 1), "trimmed": (f, m - f), "around": (0, m)}[mode]
+        exchanges = network(m, first, last)
+        code = {"median": 0, "trimmed": 1, "around": 2}[mode]
+        out = np.empty(self.rows.shape[1], self.dtype)
+        self._each_part(lambda k, lo, hi: k.order(self._base, *self._through, m, exchanges, code, f, lo, hi, out))
+        return out
+
+    def _squares(self, work: np.dtype[Any]) -> Matrix:
+        m, spans = len(self), self._spans
+        width = -(-m // 4) * 4
+        sums = np.zeros((len(spans), width, width))
+        scratch = np.zeros(0, work)
+        self._each_part(
+            lambda k, lo, hi, p: k.squares(self._base, *self._through, scratch, lo, hi, sums[p]), number=True
+        )
+        with np.errstate(over="ignore"):
+            upper: Matrix = np.triu(sums.sum(axis=0)[:m, :m], 1)
+        return upper + upper.T
+
+    def _products(self, center: Vector | None, work: np.dtype[Any]) -> tuple[Vector, Matrix]:
+        m, spans = len(self), self._spans
+        width = -(-m // 4) * 4
+        sums = np.zeros((len(spans), width, width))
+        scratch = np.zeros(0, work)
+        if center is None:
+            c = np.empty(self.rows.shape[1], self.dtype)
+            exchanges = network(m, (m - 1) // 2, m // 2 + 1)
+        else:
+            c, exchanges = np.array(center, self.dtype), np.zeros((0, 3), np.int64)
+        self._each_part(
+            lambda k, lo, hi, p: k.products(self._base, *self._through, m, exchanges, scratch, lo, hi, c, sums[p]),
+            number=True,
+        )
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = sums.sum(axis=0)[:m, :m]
+        upper = np.triu(total)
+        return c, upper + np.triu(total, 1).T
+
+    def _equal(self, i: int, j: int) -> bool:
+        """Return whether seen rows i and j are known to be equal."""
+        if self.weights is not None:
+            return np.array_equal(self.weights[i], self.weights[j]) and self.divisors[i] == self.divisors[j]
+        return np.array_equal(self.rows[i], self.rows[j])
+
+
+class _Lent:
+    """An array to be seen as writable, though nothing will write to it."""
+
+    def __init__(self, array: Rows) -> None:
+        self._array = array  # stays alive as long as a view of it
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
+
+
+def prepare(dtype: np.dtype[Any]) -> float:
+    """Load the kernels for rows of this type, compiling them where no earlier run has left them on disk.
+
+    A server calls it before round 1 where its arrays are large, so that no round waits for it: compiling takes some ten
+    seconds, loading about one.
+
+    Args:
+        dtype: float32 or float64.
+
+    Returns:
+        Seconds it took.
+    """
+    began = perf_counter()
+    kernels = _kernels()
+    rows, sums, exchanges = np.zeros((4, 8), dtype), np.zeros((4, 4)), network(4, 0, 4)
+    center = np.zeros(8, dtype)
+    through = Mixture(rows)._through
+    kernels.order(rows, *through, 4, exchanges, 0, 0, 0, 8, center)
+    kernels.combine(rows, np.zeros(4), 0.0, center, 1.0, 0, 8, center)
+    kernels.lengths(rows, *through, 0, 8, np.zeros(4))
+    for work in {np.dtype(dtype), np.dtype(np.float64)}:
+        scratch = np.zeros(0, work)
+        kernels.squares(rows, *through, scratch, 0, 8, sums)
+        kernels.products(rows, *through, 4, exchanges, scratch, 0, 8, center, sums)
+    return perf_counter() - began
+
+
+def wanted(n: int, d: int) -> bool:
+    """Return whether the kernels are used for n rows of length d."""
+    return n * d >= LARGE
+
+
+def _kernels() -> ModuleType:
+    from strategies.aggregators import kernels  # imports numba
+
+    return kernels

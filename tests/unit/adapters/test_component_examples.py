@@ -1,0 +1,119 @@
+"""The example apps as they stand in examples/, with ClientApps and ServerApp in this process."""
+
+import importlib
+import inspect
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Context, RecordDict
+from flwr.clientapp import ClientApp
+
+from adapters.federated_averaging import RobustFedAvg
+from link.polled import PolledGrid
+from strategies.aggregators import CoordinateMedian
+from strategies.compressors import Identity
+from strategies.strategy import NoReplyCountsError
+from tests.component_grid import AppGrid
+
+ROOT = Path(__file__).parents[3]
+EXAMPLES = ROOT / "examples"
+GUIDE = (ROOT / "docs" / "component.md").read_text(encoding="utf-8")
+
+
+class Example:
+    """One of the apps."""
+
+    def __init__(self, name: str, package: str) -> None:
+        sys.path.insert(0, str(EXAMPLES / name))
+        self._package = package
+        with (EXAMPLES / name / "pyproject.toml").open("rb") as file:
+            self.defaults: dict[str, Any] = tomllib.load(file)["tool"]["flwr"]["app"]["config"]
+        self.client: ClientApp = importlib.import_module(f"{package}.client_app").app
+        self.server = importlib.import_module(f"{package}.server_app").app
+
+    def run(self, out: Path, **config: Any) -> dict[str, Any]:
+        """Run it as its pyproject.toml says, but for some settings; return what it wrote."""
+        settings = {**self.defaults, "out": str(out), **{key.replace("_", "-"): v for key, v in config.items()}}
+        grid = AppGrid({100 + i: self.client for i in range(settings["clients"])})
+        for node in grid.nodes.values():
+            node.context.run_config.update(settings)
+        self.server(PolledGrid(grid), Context(1, 1, {}, RecordDict(), settings))
+        summary: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+        return summary
+
+    def close(self) -> None:
+        """Take it out of this process again."""
+        sys.path.pop(0)
+        for module in [module for module in sys.modules if module.partition(".")[0] == self._package]:
+            del sys.modules[module]
+
+
+@pytest.fixture
+def digits() -> Iterator[Example]:
+    example = Example("flower_app", "digits_app")
+    yield example
+    example.close()
+
+
+@pytest.fixture
+def marina() -> Iterator[Example]:
+    example = Example("own_strategy", "marina_app")
+    yield example
+    example.close()
+
+
+def test_the_two_lines_make_the_difference(digits: Example, tmp_path: Path) -> None:
+    robust = digits.run(tmp_path / "robust")["accuracy"]
+    assert len(robust) == digits.defaults["rounds"] + 1
+    assert robust[-1] > 0.94
+    assert (tmp_path / "robust" / "model.npz").exists()
+    assert digits.run(tmp_path / "naive", robust=False)["accuracy"][-1] < 0.2
+    assert digits.run(tmp_path / "calm", robust=False, attackers=0)["accuracy"][-1] > 0.94
+
+
+def test_without_the_second_line_the_server_says_which_it_is(digits: Example, tmp_path: Path) -> None:
+    bare = ClientApp()
+    bare.train()(importlib.import_module("digits_app.client_app").fit)
+    digits.client = bare
+    with pytest.raises(NoReplyCountsError, match=r"is adapters.mods.robust_deltas_mod on its ClientApp"):
+        digits.run(tmp_path)
+
+
+def test_a_strategy_and_a_loss_of_ones_own(marina: Example, tmp_path: Path) -> None:
+    attacked = marina.run(tmp_path / "attacked")["loss"]
+    calm = marina.run(tmp_path / "calm", attackers=0)["loss"]
+    assert attacked[0] == pytest.approx(0.693147)
+    assert calm[-1] < 0.15
+    assert attacked[-1] < 1.2 * calm[-1]
+
+
+def test_the_guide_shows_code_that_is_there() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    assert len(blocks) == 5
+    for block in blocks:
+        compile(block, "docs/component.md", "exec")
+        for line in re.findall(r"^from link.*", block, re.MULTILINE):
+            exec(line, {})  # noqa: S102  # our own page
+
+
+def test_the_guide_knows_the_arguments_and_their_defaults() -> None:
+    told = dict(re.findall(r"^\| `(\w+)` \| +([^|]*?) *\|", GUIDE, re.MULTILINE))
+    for name, parameter in inspect.signature(RobustFedAvg).parameters.items():
+        if name in ("arrayrecord_key", "configrecord_key", "on_round"):
+            continue  # as in FedAvg; for those who read the code
+        default = told.pop(name).strip("`")
+        if parameter.default is inspect.Parameter.empty:
+            assert default == ""
+        elif parameter.default is not None:
+            assert float(default) == parameter.default
+    assert not told
+    strategy = RobustFedAvg(5, 2)
+    assert strategy.min_available_nodes == 3
+    assert strategy.compressor == Identity()
+    assert strategy.method.method.aggregator == CoordinateMedian()

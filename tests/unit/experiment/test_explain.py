@@ -1,0 +1,208 @@
+"""``breakwater check``: the numbers that it gives, against the published ones, and its warnings."""
+
+from pathlib import Path
+
+import pytest
+
+from experiment.config import load, parse
+from experiment.explain import byzantine_majority, explain, warnings
+from foundation.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[3] / "deploy" / "configs"
+MARINA = """
+[federation]
+clients = 20
+byzantine = 5
+[task]
+kind = "digits"
+model = "softmax"
+[strategy]
+kind = "byz-vr-marina-pp"
+rounds = 10
+gamma = 0.1
+p = 0.2
+cohort = 4
+batch = 8
+alpha = 2.0
+"""
+
+
+def lines(text: str, *overrides: str, data_dir: Path | None = None, load: bool = True) -> dict[str, str]:
+    """The lines by their first word; warnings are joined."""
+    found: dict[str, str] = {}
+    for line in explain(parse(text, overrides), data_dir, None, load=load):
+        head, _, rest = line.partition(" ")
+        found[head] = f"{found[head]} | {rest.strip()}" if head in found else rest.strip()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("n", "f", "cohort", "majority", "tie"),
+    [
+        (20, 5, 4, 0.031992, 0.2167),  # as published for these numbers
+        (3, 1, 1, 1 / 3, 0.0),
+        (4, 1, 2, 0.0, 1 / 2),
+        (10, 0, 3, 0.0, 0.0),
+        (10, 3, 10, 0.0, 0.0),
+        (4, 2, 4, 0.0, 1.0),
+    ],
+)
+def test_probability_of_a_byzantine_majority(n: int, f: int, cohort: int, majority: float, tie: float) -> None:
+    assert byzantine_majority(n, f, cohort) == pytest.approx((majority, tie), abs=5e-5)
+
+
+def test_a_config_explained() -> None:
+    said = lines(MARINA, "compressor.kind=rand-k", "compressor.k=65", "attack.kind=shb", "federation.seed=3")
+    assert said["clients"] == "20, of which up to 5 Byzantine (25 %); seed 3"
+    assert said["task"] == "digits: d = 650 (float32), m = 72 samples a client"
+    assert said["method"] == (
+        "byz-vr-marina-pp, 10 rounds: gamma = 0.1, clip = true (default), alpha = 2, p = 0.2, batch = 8, "
+        "full_batch = 0 (default), cohort = 4, full_cohort = 20 (default), plus = false (default)"
+    )
+    assert said["rule"] == "cm: breaks down beyond 9 of 20 rows (45 %); f/n = 5 of 20 (25 %)"
+    assert said["compressor"] == (
+        "rand-k: 65 values for d = 650, 268 bytes a reply (10.3 % of 2600); omega = 9, D_Q = 10"
+    )
+    assert said["clipping"] == "alpha = 2; this task does not know its L, so theory has no number for it"
+    full, difference = said["round"].split(" | ")
+    assert full == (
+        "full: 20 % of rounds, 20 of 20 clients, about 5 Byzantine (cm tolerates 9); never a Byzantine majority"
+    )
+    assert difference == (
+        "difference: 80 % of rounds, 4 of 20 clients, about 1 Byzantine (cm tolerates 1); Byzantine majority with "
+        "probability 0.032 (expect 0.256 rounds), tie with 0.217 (1.73)"
+    )
+    assert said[""] == "survives a Byzantine majority: differences are clipped to lam"
+    # (0.2 x 20 x 650 + 0.8 x 4 x 65) values up, (0.2 x 20 + 0.8 x 4 x 2) x 650 down; 4 and 8 more bytes each
+    assert said["traffic"] == (
+        "a round on average: 2808 values (11.3 kB) up, 6760 (27.0 kB) down, all sampled clients together, envelopes "
+        "not counted"
+    )
+    assert said["work"] == (
+        "a round on average: 339.2 gradients of single samples, all sampled clients together; a full local gradient is "
+        "72"
+    )
+    assert said["attack"].startswith('shb with view "omniscient"; the cohort is revealed')
+    assert "warning" not in said
+
+
+def test_what_defaults_come_to() -> None:
+    said = lines(MARINA.replace("p = 0.2\n", ""), "compressor.kind=rand-k", "compressor.k=65")
+    assert "p = 0.1 (default)" in said["method"]  # min(C/n, b/m, k/d) = min(0.2, 8/72, 0.1)
+    said = lines(MARINA, "strategy.clip=auto")
+    assert said["clipping"].startswith("alpha = auto, from the ratios observed; ")
+    assert lines(MARINA, "strategy.clip=false")["clipping"] == "off"
+
+
+def test_without_clipping_a_byzantine_majority_is_fatal() -> None:
+    said = lines(MARINA, "strategy.clip=false")
+    assert said[""] == "does NOT survive a Byzantine majority: differences are not clipped"
+    said = lines(MARINA, "strategy.kind=robust-sgd", "strategy.cohort=4")
+    assert said[""] == "does NOT survive a Byzantine majority: nothing is clipped"
+    assert "" not in lines(MARINA, "strategy.kind=robust-sgd")
+
+
+def test_a_biased_compressor_tells_its_contraction() -> None:
+    said = lines(MARINA, "strategy.kind=byz-ef21", "compressor.kind=top-k", "compressor.k=65", "strategy.gamma=0.1")
+    assert said["compressor"].endswith("342 bytes a reply (13.2 % of 2600); biased, contraction 0.1, D_Q = 1")
+    assert said["round"].count("never a Byzantine majority") == 2
+
+
+def test_a_config_without_attack() -> None:
+    said = lines(MARINA)
+    assert said["attack"] == "none"
+    assert (
+        said["compressor"] == "identity: 650 values for d = 650, 2600 bytes a reply (100 % of 2600); omega = 0, D_Q = 1"
+    )
+    assert lines(MARINA, "attack.kind=bf")["attack"] == 'bf with view "own"; the cohort is not revealed'
+
+
+def test_an_attack_that_does_nothing_is_called_one() -> None:
+    said = lines(MARINA, "federation.clients=5", "federation.byzantine=1", "attack.kind=alie")
+    assert "z = 0" in said["warning"]
+
+
+def test_presteps_are_named_in_the_order_of_their_application() -> None:
+    said = lines(MARINA, "aggregator.kind=cm", 'aggregator.pre=["bucketing", "nnm"]', "federation.byzantine=2")
+    assert "cm after nnm after bucketing tolerates" in said["round"]
+    assert said["rule"].startswith("cm after nnm after bucketing: breaks down beyond")
+
+
+def test_data_that_cannot_be_loaded_are_an_error_unless_nobody_looks() -> None:
+    text = MARINA.replace('kind = "digits"\nmodel = "softmax"', 'kind = "logistic"')
+    with pytest.raises(ConfigError, match=r"\[task\] data file .* no data folder is known"):
+        lines(text)
+    said = lines(text, load=False)
+    assert said["task"].startswith("logistic; not loaded (--no-load)")
+    assert "compressor" not in said
+    assert said["cohort"]
+
+
+def test_an_own_task_that_cannot_be_loaded_is_an_error() -> None:
+    text = MARINA.replace('kind = "digits"\nmodel = "softmax"', 'kind = "custom"\npath = "own.py:Own"')
+    with pytest.raises(ConfigError, match=r"\[task\] .*path"):
+        lines(text)
+
+
+def test_a_value_that_does_not_fit_the_task_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"k = 651: must be at most d = 650"):
+        lines(MARINA, "compressor.kind=rand-k", "compressor.k=651")
+
+
+def test_theory_is_filled_in_where_the_task_knows_it(data_dir: Path) -> None:
+    found = list(explain(load(CONFIGS / "a9a.toml"), data_dir, CONFIGS))
+    assert any(
+        line.startswith(
+            "task         logistic: d = 123 (float64), m = 32561 samples a client, L = 0.123206, f* = 0.4871"
+        )
+        for line in found
+    )
+    assert any("gamma = 1.6232" in line and "alpha = 0.24641" in line for line in found)
+    (clipping,) = (line for line in found if line.startswith("clipping"))
+    assert clipping.endswith(
+        "alpha = 0.246413; theory: 2L = 0.246413 for any unbiased Q (Theorem 4.1); D_Q L = 1.26287 clips no honest "
+        "difference (Theorem 4.2)"
+    )
+
+
+# --- what deserves a second thought ---
+
+
+def warned(*overrides: str) -> list[str]:
+    return list(warnings(parse(MARINA, overrides)))
+
+
+def test_nothing_to_warn_of() -> None:
+    assert warned() == []
+
+
+def test_a_rule_that_defends_against_nobody() -> None:
+    assert warned("aggregator.kind=mean") == [
+        'aggregator.kind = "mean" defends against nobody, and 5 of 20 clients may be Byzantine'
+    ]
+    assert warned("aggregator.kind=mean", "federation.byzantine=0") == []
+
+
+def test_a_rule_that_trusts_a_row() -> None:
+    (said,) = warned("aggregator.kind=monna", "aggregator.pivot=1")
+    assert said.startswith('aggregator.kind = "monna" trusts row 1')
+    assert warned("aggregator.kind=monna", "federation.byzantine=0") == []
+
+
+def test_a_cohort_too_small_for_its_rule() -> None:
+    assert warned("aggregator.kind=krum") == [
+        "strategy.cohort = 4: about 1 of them are Byzantine and krum with its pre-steps tolerates 0; only clipping "
+        "limits what such a round can do"
+    ]
+
+
+def test_buckets_of_which_half_may_be_spoilt() -> None:
+    (said,) = (
+        w
+        for w in warned("aggregator.kind=mean", 'aggregator.pre=["bucketing"]')
+        if "strategy" not in w and "20 rows" in w
+    )
+    assert said == (
+        "bucketing leaves 10 buckets of 20 rows, 5 of which may be spoilt: half or more, where a median breaks down; "
+        "use a smaller s or none"
+    )

@@ -1,0 +1,189 @@
+"""The sections of the gradient methods: defaults from the papers, what is refused, which method comes out."""
+
+import math
+from typing import Any
+
+import pytest
+
+from experiment.config import Config, facts, parse, resolve
+from foundation.errors import ConfigError
+from strategies.byz_vr_marina import ByzVRMarina
+from strategies.byz_vr_marina_2 import ByzVRMarina2
+from strategies.byz_vr_marina_pp import ByzVRMarinaPP
+from strategies.clipped import Clipped
+from strategies.local_sgd import LocalSGD
+from strategies.robust_momentum_sgd import RobustMomentumSGD
+from strategies.robust_sgd import RobustSGD
+from tests.unit.experiment.test_config import FakeProblem
+
+HEAD = """
+[federation]
+clients = 20
+byzantine = 5
+[task]
+kind = "digits"
+[strategy]
+rounds = 10
+gamma = 0.1
+"""
+SECTIONS = {
+    "byz-vr-marina": "batch = 8",
+    "byz-vr-marina-2": "batch = 8",
+    "byz-vr-marina-pp": "batch = 8\ncohort = 15\nalpha = 2.0",
+    "robust-sgd": "",
+    "robust-momentum-sgd": "",
+    "local-sgd": "local_steps = 4\nlocal_gamma = 0.1",
+}
+UNKNOWN_L = FakeProblem(None)
+
+
+def config(kind: str, *overrides: str) -> Config:
+    return parse(f'{HEAD}{SECTIONS[kind]}\nkind = "{kind}"\n', overrides)
+
+
+def method(kind: str, *overrides: str, smoothness: float | None = 4.0) -> Any:
+    return resolve(config(kind, *overrides), FakeProblem(smoothness)).method
+
+
+def test_every_kind_gives_its_method() -> None:
+    classes = (ByzVRMarina, ByzVRMarina2, ByzVRMarinaPP, RobustSGD, RobustMomentumSGD, LocalSGD)
+    assert tuple(type(method(kind)) for kind in SECTIONS) == classes
+
+
+# --- p = min(C/n, b/m, 1/(omega + 1)), with m = 40 and d = 30 ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides", "expected"),
+    [
+        ("byz-vr-marina", [], 8 / 40),
+        ("byz-vr-marina", ["strategy.batch=100"], 1.0),
+        ("byz-vr-marina", ["compressor.kind=rand-k", "compressor.k=3"], 3 / 30),
+        ("byz-vr-marina-2", ["compressor.kind=rand-k", "compressor.k=15"], 8 / 40),
+        ("byz-vr-marina-pp", ["strategy.batch=100"], 15 / 20),
+        ("byz-vr-marina-pp", ["strategy.p=0.9"], 0.9),
+    ],
+)
+def test_the_default_of_p(kind: str, overrides: list[str], expected: float) -> None:
+    assert method(kind, *overrides).p == pytest.approx(expected)
+
+
+# --- alpha and clip ---
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["strategy.clip=true"], 8.0),
+        (["strategy.clip=true", "strategy.alpha=3L"], 12.0),
+        (["strategy.clip=true", "strategy.alpha='D_Q L'", "compressor.kind=rand-k", "compressor.k=3"], 40.0),
+        (["strategy.clip=true", "strategy.alpha=0.5"], 0.5),
+        (["strategy.clip=auto"], "auto"),
+        (["strategy.clip=auto", "strategy.alpha=0.5"], "auto"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["robust-sgd", "robust-momentum-sgd", "local-sgd"])
+def test_the_heuristic_is_a_wrapper(kind: str, overrides: list[str], expected: float | str) -> None:
+    wrapped = method(kind, *overrides)
+    assert isinstance(wrapped, Clipped)
+    assert wrapped.alpha == pytest.approx(expected)
+    assert wrapped.method == method(kind, *(o for o in overrides if o.startswith("compressor")))
+
+
+def test_alpha_of_byz_vr_marina_pp() -> None:
+    assert method("byz-vr-marina-pp").alpha == 2.0
+    assert method("byz-vr-marina-pp", "strategy.alpha=L").alpha == 4.0
+    assert method("byz-vr-marina-pp", "strategy.clip=auto", smoothness=None).alpha == "auto"
+    assert method("byz-vr-marina-pp", "strategy.clip=false", "strategy.alpha=2L", smoothness=None).alpha == math.inf
+
+
+def test_an_alpha_that_is_not_used_is_not_written_down() -> None:
+    for clip in ("auto", "false"):
+        resolved = resolve(config("byz-vr-marina-pp", f"strategy.clip={clip}"), UNKNOWN_L)
+        assert "alpha" not in resolved.to_toml()
+
+
+@pytest.mark.parametrize("kind", ["robust-sgd", "robust-momentum-sgd", "local-sgd"])
+def test_clipping_needs_a_number_where_l_is_unknown(kind: str) -> None:
+    with pytest.raises(ConfigError, match=r'alpha is missing: .* give a number, or learn it: clip = "auto"'):
+        method(kind, "strategy.clip=true", smoothness=None)
+    assert isinstance(method(kind, "strategy.clip=auto", smoothness=None), Clipped)
+    assert not isinstance(method(kind, smoothness=None), Clipped)
+
+
+# --- the least full cohort: of which all f may be Byzantine ---
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], 11),  # a median takes 5 of 11
+        (["aggregator.kind=krum"], 13),  # 2 * 5 + 3
+        (["federation.byzantine=0"], 1),
+        (["federation.byzantine=9"], 19),
+        (["aggregator.kind=mean"], 5),
+    ],
+)
+def test_the_least_full_cohort(overrides: list[str], expected: int) -> None:
+    resolved = resolve(config("byz-vr-marina-pp", "strategy.full_cohort=least", *overrides), UNKNOWN_L)
+    assert resolved.method == method("byz-vr-marina-pp", f"strategy.full_cohort={expected}", *overrides)
+    assert parse(resolved.to_toml()).method == resolved.method
+
+
+# --- the rest ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "override", "said"),
+    [
+        ("robust-momentum-sgd", "strategy.beta=1.0", "beta = 1.0: must be less than 1"),
+        ("robust-momentum-sgd", "strategy.beta=-0.1", "beta = -0.1: must be greater than or equal to 0"),
+        ("robust-momentum-sgd", "strategy.beta=nan", "beta = nan"),
+        ("local-sgd", "strategy.local_steps=0", "local_steps = 0: must be greater than or equal to 1"),
+        ("local-sgd", "strategy.local_gamma=-1.0", "local_gamma = -1.0: must be a positive number"),
+        ("local-sgd", "strategy.local_gamma=nan", "local_gamma = nan: must be a positive number"),
+        ("local-sgd", "strategy.local_gamma=2L", 'local_gamma = "2L": must be a positive number or "c/L"'),
+        ("robust-sgd", "strategy.clip=maybe", "[strategy] clip: must be true, false or \"auto\", not 'maybe'"),
+        ("byz-vr-marina-pp", "strategy.clip=1", '[strategy] clip: must be true, false or "auto", not 1'),
+        ("byz-vr-marina-pp", "strategy.full_cohort=0", "full_cohort: must be a whole number of at least 1"),
+        ("byz-vr-marina-pp", "strategy.full_cohort=most", """or "least", not 'most'"""),
+        ("robust-sgd", "strategy.alpha=-1.0", "alpha = -1.0: must be a positive number"),
+        ("byz-vr-marina", "strategy.cohort=4", "cohort: unknown key"),
+        ("byz-vr-marina-2", "strategy.clip=true", "clip: unknown key"),
+        ("byz-vr-marina-pp", "strategy.full_batch=-1", "full_batch = -1: must be greater than or equal to 0"),
+    ],
+)
+def test_what_a_value_may_be(kind: str, override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(kind, override)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_biased_compressors_are_refused(kind: str) -> None:
+    with pytest.raises(ConfigError, match=r'compressor\.kind = "top-k": biased, and .* needs an unbiased one'):
+        config(kind, "compressor.kind=top-k", "compressor.k=3")
+
+
+@pytest.mark.parametrize(
+    ("kind", "override"),
+    [
+        ("byz-vr-marina", "strategy.gamma=0.2"),
+        ("byz-vr-marina-pp", "strategy.full_batch=9"),
+        ("robust-momentum-sgd", "strategy.beta=0.5"),
+        ("local-sgd", "strategy.local_gamma=0.2"),
+        ("local-sgd", "strategy.local_steps=2"),
+    ],
+)
+def test_what_changes_a_workers_replies(kind: str, override: str) -> None:
+    assert config(kind, override).worker_terms() != config(kind).worker_terms()
+
+
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_the_shares_of_the_rounds_sum_to_one(kind: str) -> None:
+    problem: Any = FakeProblem()
+    resolved = resolve(config(kind), problem)
+    plan = resolved.strategy.plan(resolved.federation, facts(resolved, problem))
+    assert sum(round_.share for round_ in plan) == pytest.approx(1)
+    assert all(round_.gradients > 0 for round_ in plan)
+    assert plan[0].gradients == (4 * 40 if kind == "local-sgd" else 40)
