@@ -20,7 +20,8 @@ from strategies.method import Method
 from strategies.randomness import Role, stream
 from tasks.contract import Problem, Setting, TaskError
 from tasks.identity import Reading, TaskIdentity, identify
-from tasks.tryout import Demands, needs_trial
+from tasks.trial import Demands
+from tasks.tryout import needs_trial
 from tasks.tryout import try_out as try_task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +37,9 @@ TASK = "task"
 LINK, LISTEN, ATTACKERS, LAST = "link", "link-listen", "attackers", "last"
 """More of them: HOST:PORT where SuperNodes find the live link; where to bind it; ``"last"`` for nodes in the last f
 seats to run the config's ``[attack]``, as in a local run."""
+
+FINGERPRINTED = ("foundation", "strategies", "tasks", "experiment", "link", "client")
+"""The folders whose source ``code_fingerprint`` covers: what both ends run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +198,7 @@ def code_fingerprint() -> str:
     They cover the source of everything that both ends run, and what the random streams of this NumPy draw.
     """
     digest = hashlib.sha256()
-    for folder in ("foundation", "strategies", "tasks", "experiment", "link", "client"):
+    for folder in FINGERPRINTED:
         for path in sorted((ROOT / folder).rglob("*.py")):
             digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     rng = stream(1, Role.WORKER, 2, 3)

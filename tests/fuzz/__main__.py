@@ -69,7 +69,7 @@ def main() -> int:
     """Run what the command line says; return the exit status."""
     if sys.argv[1:2] == ["--child"]:
         return _child(sys.argv[2], sys.argv[3:])
-    from tests.fuzz.targets import NAMES  # not in the child, where the fuzzer must see modules before they are imported
+    from tests.fuzz.names import NAMES  # not in the child, where the fuzzer must see modules before they are imported
 
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzz what reads a peer's bytes.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"any of {', '.join(NAMES)}; default all")
@@ -193,10 +193,9 @@ def _child(name: str, arguments: list[str]) -> int:
     warnings.simplefilter("ignore")
     importlib.import_module("flwr.clientapp")
     importlib.import_module("flwr.serverapp")
-    with atheris.instrument_imports(include=["link", "strategies", "adapters", "server", "deploy"]):
-        targets = importlib.import_module("tests.fuzz.targets")
-        run = targets.target(name)
-    targets.prepare()  # out here: what is compiled must be as it is written
+    with atheris.instrument_imports(include=["foundation", "link", "strategies", "adapters", "server", "deploy"]):
+        run = importlib.import_module("tests.fuzz.names").target(name)
+    importlib.import_module("tests.fuzz.targets").prepare()  # out here: what is compiled must be as it is written
     warnings.simplefilter("error")
     again = f"{sys.executable} -m tests.fuzz --child {name}"  # what a merge starts, through a shell
     atheris.Setup([again, *arguments], run)

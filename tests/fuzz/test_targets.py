@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz import corpus
+from tests.fuzz.names import LIVE, NAMES, target
 from tests.fuzz.seeds import seeds
-from tests.fuzz.targets import LIVE, NAMES, target
 
 ROOT = Path(__file__).parents[2]
 IN_MEMORY = [name for name in NAMES if name not in LIVE]
