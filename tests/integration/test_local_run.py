@@ -13,6 +13,7 @@ import pytest
 import tomli_w
 from safetensors.numpy import load_file
 
+from examples.plain_loop import trajectory
 from experiment.config import load, parse
 from experiment.opened import open_experiment
 from tests.integration.processes import (
@@ -27,7 +28,6 @@ from tests.integration.processes import (
     summary_of,
     until,
 )
-from tests.reference.plain_loop import trajectory
 
 pytestmark = pytest.mark.slow
 

@@ -1,15 +1,23 @@
-"""Byz-VR-MARINA-PP as one plain loop, written from the paper and not from our classes: the reference for whole runs.
+"""Byz-VR-MARINA-PP as one plain loop: the whole method on one page, without Flower, messages or processes.
 
-It shares with the product what defines a run to the last bit (the config, the random streams, the problem, the rule,
-the compressor, the norm) and nothing of how a run is carried out: no Ask, no Flower, no processes.
+    python examples/plain_loop.py                                  the demo's federation under its attack, 200 rounds
+    python examples/plain_loop.py deploy/configs/a9a.toml strategy.rounds=60
+
+It is written from the paper and not from our classes. It shares with the product what defines a run to the last bit
+(config, random streams, task, rule, compressor, norm) and nothing of how a run is carried out. The tests compare
+whole runs with it, over the network too: every x^k must be equal bit for bit.
 """
 
+import os
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 
 from client.coalition import Coalition, CoalitionMember
-from experiment.opened import Experiment
+from experiment.config import load
+from experiment.opened import Experiment, open_experiment
 from strategies.compressors import Identity
 from strategies.method import Ask, Packet, Vector
 from strategies.randomness import Role, stream
@@ -20,7 +28,7 @@ Attacker = Callable[[int, int, Vector, Vector | None, list[int]], Vector | None]
 
 
 def attackers(experiment: Experiment) -> Attacker | None:
-    """The coalition of a local run, called directly."""
+    """Return the coalition of a local run, called directly."""
     config = experiment.config
     if config.attack is None:
         return None
@@ -53,17 +61,18 @@ def trajectory(experiment: Experiment) -> Iterator[Vector]:
     attack = attackers(experiment)
     x, x_prev, g = problem.initial(), None, np.zeros(problem.dim, problem.dtype)
     for k in range(1, s.rounds + 1):
+        # A coin decides: full gradients from a large cohort, or gradient differences from a small one.
         full = bool(stream(seed, Role.COIN, round_=k).random() < s.p) or k == 1
         size = s.full_cohort if full else s.cohort
         cohort = sorted(stream(seed, Role.COHORT, round_=k).permutation(n)[:size].tolist())
         rows = []
         for i in cohort:
             row: Vector | None
-            if attack is not None and i >= n - f:
+            if attack is not None and i >= n - f:  # the last f workers are Byzantine
                 row = attack(k, i, x, None if full else x_prev, cohort)
             elif full:
                 row = problem.oracle(i).full_gradient(x)
-            else:
+            else:  # Q(grad f_i(x) - grad f_i(x_prev)), both on the same minibatch
                 assert x_prev is not None
                 rng = stream(seed, Role.WORKER, i, k)
                 new, old = problem.oracle(i).minibatch_gradients([x, x_prev], s.batch, rng)
@@ -84,3 +93,24 @@ def trajectory(experiment: Experiment) -> Iterator[Vector]:
             g = total if full else g + total
         x, x_prev = x - gamma * g, x
         yield x
+
+
+def main(arguments: list[str]) -> None:
+    """Run a config, the demo's unless the first argument names another, and print how the model gets on."""
+    demo = Path(__file__).resolve().parents[1] / "deploy" / "configs" / "demo.toml"
+    path = Path(arguments[0]) if arguments else demo
+    config = load(path, arguments[1:] or ["strategy.rounds=200"])
+    data = os.environ.get("BREAKWATER_DATA")
+    experiment = open_experiment(config.to_toml(), Path(data) if data else None, path.parent)
+    attack, federation = experiment.config.attack, experiment.config.federation
+    threat = "no attack" if attack is None else f"{federation.byzantine} of them run the attack {attack.kind}"
+    print(f"{federation.clients} clients; {threat}; {experiment.problem.dim} parameters")
+    print("round      loss  accuracy")
+    for k, x in enumerate(trajectory(experiment), start=1):
+        if k == 1 or k % max(1, experiment.config.strategy.rounds // 10) == 0:
+            measured = experiment.problem.evaluate(x)
+            print(f"{k:5d}  {measured.loss:8.4f}  {'' if measured.accuracy is None else f'{measured.accuracy:8.1%}'}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
