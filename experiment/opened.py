@@ -15,6 +15,7 @@ from pathlib import Path
 from attacks.attack import Attack
 from experiment import config as configs
 from foundation.errors import ConfigError
+from foundation.text import kind_and_line
 from strategies.compressors import QSGD, Identity, Natural, RandK, ScaledSign
 from strategies.method import Method
 from strategies.randomness import Role, stream
@@ -116,8 +117,7 @@ def identity_of(problem: Problem, data: Reading = "whole") -> TaskIdentity:
     except TaskError as error:
         raise ConfigError(f"[task] {error}") from None
     except Exception as error:  # methods of the user's own
-        text = (str(error).splitlines() or [""])[0]
-        raise ConfigError(f"[task] what it is cannot be said: {type(error).__name__}: {text}") from error
+        raise ConfigError(f"[task] what it is cannot be said: {kind_and_line(error)}") from error
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from foundation.text import kind_and_line
 from tasks.contract import Problem, Setting, TaskError, TaskSpec
 
 
@@ -67,8 +68,7 @@ class Trial:
                 raise fault(error, self._setting, what) from error
             if isinstance(error, TaskError):
                 raise
-            said = str(error).strip().splitlines()
-            raise TaskError(f"{what}: {type(error).__name__}{f': {said[0]}' if said else ''}") from error
+            raise TaskError(f"{what}: {kind_and_line(error)}") from error
 
     def refuse(self, message: str) -> None:
         """Refuse the task.

@@ -105,7 +105,7 @@ _SPECIAL = (
 @cache
 def prepare() -> None:
     """Load the compiled loops, so that vectors from 4096 numbers on take them."""
-    packing.compiled().prepare()
+    packing.load_loops().prepare()
 
 
 @cache
