@@ -19,7 +19,7 @@ from link.identity.tls import Identity, may_watch
 from server.monitor import follow as following
 from server.monitor.follow import follow_folder
 from server.monitor.live import LiveRun, State, Title
-from server.run_folder.folder import CONFIG, METRICS, SUMMARY
+from server.run_folder import CONFIG, METRICS, SUMMARY
 
 CONFIG_TEXT = """
 [federation]
