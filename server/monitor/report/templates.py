@@ -126,7 +126,7 @@ _PIECES = """
 {# What scrolls in its own box, and keeps its lines. #}
 {% macro preformatted(lines, label) %}
 <pre tabindex="0" role="region" aria-label="{{ label }}">
-{%- for line in lines %}{{ line | cut(400) }}{{ "" if loop.last else "\\n" }}{% endfor -%}
+{%- for line in lines %}{{ line | cut(400) }}{{ "" if loop.last else "\\n" | safe }}{% endfor -%}
 </pre>
 {% endmacro %}
 

@@ -195,6 +195,7 @@ def test_the_page_tells_what_was_run_how_it_went_and_who_stands_out(tmp_path: Pa
     ):
         assert said in page.text
     assert "line 149 of the log" not in page.text
+    assert "line 198 of the log\nline 199 of the log" in "".join(page.words), "lines stay lines"
     assert page.text.index("client-4 ") < page.text.index("client-0 ")
     assert len(page.charts) == 9
     assert all(chart["aria-label"] for chart in page.charts)
