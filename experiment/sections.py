@@ -126,3 +126,4 @@ def _vetted(vet: Callable[[Any], None]) -> Callable[[Any], Any]:
 
 
 METHOD_SECTIONS = tuple(map(section_of, METHODS))
+globals().update({section.__name__: section for section in METHOD_SECTIONS})  # pickle looks classes up by name
