@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -116,7 +117,7 @@ def run(
                 line = last_line(summary, folder.path)
                 observers.end(status, line)
                 if monitoring.pictures:
-                    _report(folder)
+                    _report(folder.path)
     try:
         if monitoring.pictures:
             draw({config.strategy.kind: (summary, read_rounds(folder.path))}, folder.path / CURVE, title=title(config))
@@ -183,12 +184,12 @@ def _facts(experiment: Experiment) -> dict[str, Any] | None:
         return None
 
 
-def _report(folder: RunFolder) -> None:
+def _report(out: Path) -> None:
     """Leave the report in the run folder; without it the run is as good."""
     try:
-        write_report(folder.path)
+        write_report(out)
     except Exception as error:  # a page that cannot be made must not end a run
-        log.error("%s: cannot be made: %s", folder.path / REPORT, error)
+        log.error("%s: cannot be made: %s", out / REPORT, error)
 
 
 def _gather(transport: Transport, federation: Federation, books: Books) -> float:
