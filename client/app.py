@@ -35,9 +35,9 @@ class Nodes:
 
     def __init__(self, run: RunConfig, data: Path | None) -> None:
         self._run = run
-        self._setting = data, run.path.parent
         self._config = run.load()
-        self._problem = load_task(self._config, *self._setting)
+        self._setting = self._config.setting(data, run.path.parent)
+        self._problem = load_task(self._config, self._setting)
         self._workers: dict[NodeConfig, Worker] = {}
         self._tried = False
 
@@ -49,7 +49,7 @@ class Nodes:
     @cached_property
     def experiment(self) -> Experiment:
         """The experiment, which is resolved after its task is loaded: what was loaded may be why it cannot be."""
-        return resolved(self._config, self._problem, self._config.setting(*self._setting))
+        return resolved(self._config, self._problem, self._setting)
 
     def worker(self, node: NodeConfig) -> Worker:
         """Return the worker of a node, made at its first message here.

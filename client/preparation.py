@@ -73,7 +73,7 @@ class Preparation:
             config = configs.parse(text, name="the server's config")
             if self._own is not None:
                 _agree(self._own, config)
-            problem = load_task(config, options.data, options.config_dir)
+            problem = load_task(config, config.setting(options.data, options.config_dir))
             self._read = text, config, problem, identity_of(problem, options.reading)
         _, config, problem, identity = self._read
         found = identity.differences(TaskIdentity.parse(welcome.settings.get(TASK)))

@@ -20,7 +20,7 @@ from experiment.opened import Experiment, open_config, try_out
 from link import codec
 from link.inprocess import InProcessGrid
 from server.run import run
-from server.run_folder.folder import RunFolder
+from server.run_folder.writer import RunFolder
 
 
 def run_in_process(options: LocalOptions) -> None:
@@ -43,7 +43,7 @@ def grid_of(experiment: Experiment) -> InProcessGrid:
     """Return the clients of an experiment; the last f attack with one brain, if there is an ``[attack]``."""
     config, problem, method = experiment.config.for_clients(), experiment.problem, experiment.method
     n, f = config.federation.clients, config.federation.byzantine
-    known = Experiment(config, problem, method)  # what clients are sent
+    known = Experiment(config, problem)  # what clients are sent
     brain = None if config.attack is None or not f else Coalition(known, config.attack)
     workers = [
         CoalitionMember(brain, i) if brain and i in config.federation.last_seats else HonestWorker(known, i)

@@ -11,12 +11,14 @@ from pathlib import Path
 from attacks.attack import Attack
 from experiment import config as configs
 from foundation.errors import ConfigError
+from foundation.text import kind_and_line
 from strategies.compressors import QSGD, Identity, Natural, RandK, ScaledSign
 from strategies.method import Method
 from strategies.randomness import Role, stream
 from tasks.contract import Problem, Setting, TaskError
 from tasks.identity import Reading, TaskIdentity, identify
-from tasks.tryout import Demands, needs_trial
+from tasks.trial import Demands
+from tasks.tryout import needs_trial
 from tasks.tryout import try_out as try_task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,22 +27,28 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "config"
 """Key of the config, as TOML, among the settings of a Welcome; beside it ``link.invitation.TASK``."""
 
+FINGERPRINTED = ("foundation", "strategies", "tasks", "experiment", "link", "client")
+"""The folders whose source ``code_fingerprint`` covers: what both ends run."""
+
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
     """A resolved config with its problem in memory.
 
     Args:
-        config: resolved, see ``experiment.config.resolve``.
+        config: resolved, see ``experiment.config.resolve``; it holds the method.
         problem: the loaded task.
-        method: the method, ready for either half.
         setting: what the task was loaded with; None where it was not loaded from a config.
     """
 
-    config: configs.Config
+    config: configs.ResolvedConfig
     problem: Problem
-    method: Method
     setting: Setting | None = None
+
+    @property
+    def method(self) -> Method:
+        """The method, ready for either half."""
+        return self.config.method
 
     @cached_property
     def identity(self) -> TaskIdentity:
@@ -64,7 +72,8 @@ def open_config(config: configs.Config, data_dir: Path | None = None, config_dir
     Raises:
         ConfigError: the config or its task is at fault; one clear line.
     """
-    return resolved(config, load_task(config, data_dir, config_dir), config.setting(data_dir, config_dir))
+    setting = config.setting(data_dir, config_dir)
+    return resolved(config, load_task(config, setting), setting)
 
 
 @lru_cache(maxsize=1)
@@ -73,15 +82,15 @@ def open_experiment(text: str, data_dir: Path | None, config_dir: Path | None) -
     return open_config(configs.parse(text), data_dir, config_dir)
 
 
-def load_task(config: configs.Config, data_dir: Path | None, config_dir: Path | None) -> Problem:
+def load_task(config: configs.Config, setting: Setting) -> Problem:
     """Load the task of a config; see ``open_config``, which resolves the config too."""
-    if config.task.kind == "custom" and config_dir is None:
+    if config.task.kind == "custom" and setting.config_dir is None:
         raise ConfigError(
             f'[task] kind = "custom" (path = "{config.task.path}"): the server\'s config names code to run, which is '
             "only taken from a file of your own; give --config FILE"
         )
     try:
-        return config.task.load(config.setting(data_dir, config_dir))
+        return config.task.load(setting)
     except TaskError as error:
         raise ConfigError(f"[task] {error}") from None
 
@@ -92,8 +101,7 @@ def resolved(config: configs.Config, problem: Problem, setting: Setting) -> Expe
     Raises:
         ConfigError: the config does not fit the task.
     """
-    config = configs.resolve(config, problem)
-    return Experiment(config, problem, config.method, setting)
+    return Experiment(configs.resolve(config, problem), problem, setting)
 
 
 def identity_of(problem: Problem, data: Reading = "whole") -> TaskIdentity:
@@ -111,8 +119,7 @@ def identity_of(problem: Problem, data: Reading = "whole") -> TaskIdentity:
     except TaskError as error:
         raise ConfigError(f"[task] {error}") from None
     except Exception as error:  # methods of the user's own
-        text = (str(error).splitlines() or [""])[0]
-        raise ConfigError(f"[task] what it is cannot be said: {type(error).__name__}: {text}") from error
+        raise ConfigError(f"[task] what it is cannot be said: {kind_and_line(error)}") from error
 
 
 def try_out(experiment: Experiment, worker: int | None = None, attack: Attack | None = None) -> None:
@@ -154,7 +161,7 @@ def code_fingerprint() -> str:
     They cover the source of everything that both ends run, and what the random streams of this NumPy draw.
     """
     digest = hashlib.sha256()
-    for folder in ("foundation", "strategies", "tasks", "experiment", "link", "client"):
+    for folder in FINGERPRINTED:
         for path in sorted((ROOT / folder).rglob("*.py")):
             digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     rng = stream(1, Role.WORKER, 2, 3)

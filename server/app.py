@@ -25,7 +25,7 @@ from server.link import judge_of
 from server.monitor.exporters import Monitoring
 from server.run import run
 from server.run_folder.checkpoints import resumed
-from server.run_folder.folder import RunFolder
+from server.run_folder.writer import RunFolder
 
 log = logging.getLogger("breakwater.server")
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from experiment.opened import Experiment
 from link.transport import Transport
 from server.run_folder.checkpoints import Checkpoint, Checkpoints, digest_of, of_state
-from server.run_folder.folder import RunFolder
+from server.run_folder.writer import RunFolder
 from strategies.method import Mark
 from strategies.strategy import RobustStrategy
 

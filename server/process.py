@@ -16,7 +16,8 @@ from server.link import open_link
 from server.monitor.exporters import Monitoring
 from server.run import console_for, load_loops, run
 from server.run_folder.checkpoints import resumed
-from server.run_folder.folder import RunCard, RunFolder, claimed
+from server.run_folder.manifest import RunCard
+from server.run_folder.writer import RunFolder, claimed
 from strategies.strategy import StalledError
 
 log = logging.getLogger("breakwater.server")

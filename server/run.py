@@ -12,7 +12,7 @@ from rich.console import Console
 from experiment.compiled import LONG_S, prepare
 from experiment.explain import TaskFacts, title
 from experiment.opened import Experiment
-from experiment.sections.base import Federation
+from experiment.sections import Federation
 from foundation.signals import done, held
 from link import codec
 from link.transport import Transport
@@ -20,10 +20,12 @@ from server.checkpointer import Books
 from server.monitor.exporters import Monitoring
 from server.monitor.observers import Observers, watched
 from server.monitor.plot import draw
-from server.monitor.report import REPORT, write_report
+from server.monitor.report import write_report
 from server.monitor.terminal import last_line
+from server.run_folder import CURVE, REPORT
 from server.run_folder.checkpoints import Checkpoint
-from server.run_folder.folder import CURVE, RunFolder, read_rounds
+from server.run_folder.reader import read_rounds
+from server.run_folder.writer import RunFolder
 from strategies.deadline import LearntDeadline
 from strategies.method import Evaluation
 from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord, StalledError
@@ -120,7 +122,7 @@ def run(
                     _report(folder.path)
     try:
         if monitoring.pictures:
-            draw({config.strategy.kind: (summary, read_rounds(folder.path))}, folder.path / CURVE, title=title(config))
+            draw({config.strategy.kind: (start, read_rounds(folder.path))}, folder.path / CURVE, title=title(config))
     except OSError as error:
         log.error("%s: cannot be written: %s", folder.path / CURVE, error.strerror or error)
     console.quiet = False

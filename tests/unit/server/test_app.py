@@ -9,13 +9,13 @@ from flwr.app import Context, Error, Message, RecordDict
 from safetensors.numpy import load_file
 
 from client.app import app as client_app
+from examples.plain_loop import trajectory
 from experiment.opened import open_experiment
 from foundation.errors import Silent
 from link import flwr_compat
 from server.app import app
-from server.run_folder.folder import read_rounds
+from server.run_folder.reader import read_rounds
 from tests.local_grid import FIRST_NODE, LocalGrid
-from tests.reference.plain_loop import trajectory
 
 TEXT = """
 [federation]
@@ -69,5 +69,5 @@ def test_a_run_on_a_foreign_grid_goes_on_for_more_rounds_to_the_same_model(tmp_p
     serve(config, resume=str(out))
     *_, x = trajectory(open_experiment(TEXT, None, None))
     assert np.array_equal(load_file(out / "model.safetensors")["x"], x)
-    assert [line["round"] for line in read_rounds(out)] == [1, 2, 3, 4, 5, 6]
+    assert [record.round for record in read_rounds(out)] == [1, 2, 3, 4, 5, 6]
     assert json.loads((out / "summary.json").read_text())["rounds"] == 6
