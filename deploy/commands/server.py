@@ -18,6 +18,7 @@ from deploy.commands.options import (
     monitoring,
     out_dir,
 )
+from foundation.errors import RunEndedError
 from foundation.signals import raising
 
 if TYPE_CHECKING:
@@ -64,7 +65,6 @@ def _server(options: argparse.Namespace) -> int:
     from deploy import files, logs
     from server.process import Terminated, serve
     from server.run_folder import MANIFEST
-    from strategies.strategy import NoClientsError, StalledError
 
     settings = _server_options(options)
     files.allow(files.for_server(settings.config.federation.clients), "a server of this federation")
@@ -79,7 +79,7 @@ def _server(options: argparse.Namespace) -> int:
         )
         print(f"breakwater: interrupted{more}", file=sys.stderr)
         return 130
-    except (NoClientsError, StalledError) as error:
+    except RunEndedError as error:
         print(f"breakwater: {error}; `breakwater server --resume {settings.out}` continues it", file=sys.stderr)
         return 1
     return 0
