@@ -63,7 +63,7 @@ def add(commands: Subparsers) -> None:
 def _server(options: argparse.Namespace) -> int:
     from deploy import files, logs
     from server.process import Terminated, serve
-    from server.run_folder.folder import RUN
+    from server.run_folder import MANIFEST
     from strategies.strategy import NoClientsError, StalledError
 
     settings = _server_options(options)
@@ -74,7 +74,7 @@ def _server(options: argparse.Namespace) -> int:
         with raising(Terminated, ctrl_c=KeyboardInterrupt):
             serve(settings, None if options.quiet else lambda address: print(f"listening on {address}", flush=True))
     except KeyboardInterrupt:
-        more = f"; `breakwater server --resume {settings.out}` continues it" if (settings.out / RUN).exists() else ""
+        more = f"; `breakwater server --resume {settings.out}` continues it" if (settings.out / MANIFEST).exists() else ""
         print(f"breakwater: interrupted{more}", file=sys.stderr)
         return 130
     except (NoClientsError, StalledError) as error:
@@ -87,12 +87,13 @@ def _server_options(options: argparse.Namespace) -> "ServerOptions":
     """Return the options of a new run, or of one that is resumed."""
     from experiment.config import load
     from server.process import ServerOptions
-    from server.run_folder.folder import CONFIG, RUN, RunCard
+    from server.run_folder import CONFIG, MANIFEST
+    from server.run_folder.manifest import RunCard
 
     resume: Path | None = options.resume
     if resume is not None and options.out is not None:
         options.complain("--resume DIR writes to DIR: omit --out")
-    if resume is not None and (options.config is None or (resume / RUN).exists()):
+    if resume is not None and (options.config is None or (resume / MANIFEST).exists()):
         card = RunCard.read(resume)
         config = load(options.config or resume / CONFIG, options.set)
         return ServerOptions.of_run(

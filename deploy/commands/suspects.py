@@ -23,18 +23,18 @@ def add(commands: Subparsers) -> None:
 
 def _suspects(options: argparse.Namespace) -> int:
     from experiment.config import load
-    from server.monitor.report.reading import readable
     from server.monitor.suspects import STATEMENT, tally
-    from server.run_folder.folder import CONFIG, METRICS, read_rounds
+    from server.run_folder import CONFIG, METRICS
+    from server.run_folder.reader import each_round
 
     folder: Path = options.folder
     if not (folder / METRICS).is_file() or not (folder / CONFIG).is_file():
         raise ConfigError(f"{folder}: not a run folder: {METRICS} or {CONFIG} is missing")
     byzantine = load(folder / CONFIG).federation.byzantine
-    with readable(folder):
-        suspects = tally(read_rounds(folder), byzantine)
+    suspects = tally(each_round(folder), byzantine)
     if options.json:
-        print(json.dumps([asdict(suspect) for suspect in suspects], indent=2))
+        # "answered" is the former name of "replied", for one release.
+        print(json.dumps([{**asdict(suspect), "answered": suspect.replied} for suspect in suspects], indent=2))
         return 0
     from rich.console import Console
 

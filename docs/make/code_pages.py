@@ -17,6 +17,7 @@ PACKAGES = {
     "server": "Server",
     "server.run_folder": "Run folder",
     "server.monitor": "Monitor",
+    "server.monitor.report": "Report",
     "client": "Client",
     "foundation": "Foundation",
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from examples.plain_loop import trajectory
 from experiment.config import load
 from experiment.opened import open_experiment
 from tests.integration.fork_server import Nursery
@@ -27,7 +28,6 @@ from tests.integration.processes import (
     summary_of,
     until,
 )
-from tests.reference.plain_loop import trajectory
 
 pytestmark = pytest.mark.slow
 

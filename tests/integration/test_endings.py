@@ -213,7 +213,7 @@ def test_a_disk_that_is_full_in_the_midst_of_a_run_gives_one_line_and_no_traceba
     )
     run = processes.start("unshare", "-m", "bash", "-c", command, COMMAND, config, disk)
     run.ends(1)
-    run.line("the results cannot be written: No space left on device; mend that, then ")
+    run.line("the results cannot be written: No space left on device; fix that, then ")
     run.line(r"^ +\\n$")
     run.line(r'"status": "finished"')
     run.line(r'"rounds": [1-9]\d*,')  # those that the metrics lack
