@@ -14,7 +14,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from attacks.faults import Fault, Faulty
+from attacks.faults import Faulty
 from client import worker as workers
 from client.coalition import Coalition, CoalitionMember
 from experiment.config import Config, parse_attack, suggest
@@ -33,7 +33,8 @@ from experiment.opened import (
     named,
     try_out,
 )
-from foundation.errors import RESIDENT, Breakage, BreakwaterError, Broken, ConfigError, Silent
+from foundation.errors import RESIDENT, BreakwaterError, Broken, ConfigError, Silent
+from foundation.faults import Fault
 from link import codec, flwr_compat, invitation
 from link import worker_state as pages
 from strategies.method import ATTACK_FAILED, STALE, Ask, Packet, StateLostError
@@ -49,15 +50,6 @@ app = ClientApp()
 
 class AttackFailedError(Exception):
     """An attacker of ours could not do what it was to do; the message says why."""
-
-
-_BREAKAGES: dict[Fault, Breakage] = {
-    Fault.LATE: "late",
-    Fault.TRUNCATED: "truncated",
-    Fault.GARBAGE: "garbage",
-    Fault.DISCONNECT: "disconnect",
-}
-"""What only the link's client end can do to a reply."""
 
 
 @app.train()
@@ -102,8 +94,8 @@ def _resident(worker: workers.Worker, ask: Ask) -> RecordDict:
     if not isinstance(answer, Faulty):
         return codec.write_packet(answer, ask)
     content = _faulty_content(answer, answer.fault, ask)
-    if answer.fault in _BREAKAGES:
-        raise Broken(_BREAKAGES[answer.fault], content, answer.delay_s, last=answer.last)
+    if answer.fault.below_records:
+        raise Broken(answer.fault, content, answer.delay_s, last=answer.last)
     return content
 
 

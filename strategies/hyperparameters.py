@@ -55,7 +55,7 @@ class Entry:
     Args:
         type: of the value in the file.
         default: REQUIRED where the key must be given.
-        bounds: ``ge``, ``gt``, ``le`` and ``lt``, those that there are.
+        bounds: those of ``Key`` that there are.
         vet: raises ValueError with one line for a value that is wrong, before its type is checked.
         meaning: for the reference of the config; "" where the ``Args`` of the method have it.
     """
@@ -67,6 +67,9 @@ class Entry:
     meaning: str = ""
 
 
+_BOUNDS = ("ge", "gt", "le", "lt", "allow_inf_nan")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Key:
     """A hyper-parameter that is written as it is.
@@ -76,6 +79,7 @@ class Key:
         gt: lower bound that is not allowed itself.
         le: upper bound.
         lt: upper bound that is not allowed itself.
+        allow_inf_nan: False for finite numbers only.
         fill: returns the value where the config leaves the key out.
     """
 
@@ -83,11 +87,12 @@ class Key:
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
+    allow_inf_nan: bool | None = None
     fill: Callable[[Written, Constants], Any] | None = None
 
     def entries(self, name: str, type_: Any, default: Any) -> dict[str, Entry]:
         """Return the keys of the section for a field of this name, type and default."""
-        bounds = {bound: at for bound in ("ge", "gt", "le", "lt") if (at := getattr(self, bound)) is not None}
+        bounds = {bound: at for bound in _BOUNDS if (at := getattr(self, bound)) is not None}
         if self.fill is not None:
             type_, default = type_ | None, None
         return {name: Entry(type=type_, default=default, bounds=bounds)}
