@@ -12,7 +12,6 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import comb
 
 from flwr.app import RecordDict
 
@@ -21,7 +20,7 @@ from adapters.named_arrays import Layout
 from adapters.orders import ORDER, write, write_order
 from foundation.errors import ConfigError
 from strategies.aggregators import CoordinateMedian, Rule
-from strategies.cohorts import expected_byzantine
+from strategies.cohorts import byzantine_majority, expected_byzantine
 from strategies.compressors import Identity, PermK
 from strategies.hyperparameters import AUTO
 from strategies.method import Ask, Compressor, Vector
@@ -141,11 +140,7 @@ class RobustFedAvg(AppStrategy):
     def summary(self) -> None:
         """Log the method, and how much it has to clip."""
         super().summary()
-        cohort = self.method.cohort
-        share = sum(
-            comb(self.byzantine, bad) * comb(self.clients - self.byzantine, cohort - bad)
-            for bad in range((cohort + 1) // 2, cohort + 1)
-        ) / comb(self.clients, cohort)
+        share = sum(byzantine_majority(self.clients, self.byzantine, self.method.cohort))
         if share > 0:
             log.info(
                 "%.0f %% of the cohorts have no honest majority: what they do is clipped, and the fewer there are the "

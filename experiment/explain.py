@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import comb
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +11,7 @@ from experiment.config import Config, ResolvedConfig, resolve
 from experiment.opened import open_experiment, try_out
 from experiment.sections import MethodSection
 from foundation import units as words
-from strategies.cohorts import expected_byzantine
+from strategies.cohorts import byzantine_majority, expected_byzantine
 from strategies.method import RoundKind
 from tasks.contract import Problem
 
@@ -65,24 +64,6 @@ class TaskFacts:
 
 def _maybe(number: Any) -> float | None:
     return None if number is None else float(number)
-
-
-def byzantine_majority(clients: int, byzantine: int, cohort: int) -> tuple[float, float]:
-    """Return the probabilities of a strict Byzantine majority and of a tie in a uniformly sampled cohort.
-
-    Args:
-        clients: n.
-        byzantine: f.
-        cohort: C, drawn without replacement.
-
-    Source: the hypergeometric distribution; Malinovsky et al. (NeurIPS 2024), definition of p_G.
-    """
-    total = comb(clients, cohort)
-    ways = {t: comb(byzantine, t) * comb(clients - byzantine, cohort - t) for t in range(cohort + 1)}
-    return (
-        sum(w for t, w in ways.items() if 2 * t > cohort) / total,
-        sum(w for t, w in ways.items() if 2 * t == cohort) / total,
-    )
 
 
 def title(config: Config) -> str:

@@ -15,12 +15,14 @@ from pathlib import Path
 from attacks.attack import Attack
 from experiment import config as configs
 from foundation.errors import ConfigError
+from foundation.text import kind_and_line
 from strategies.compressors import QSGD, Identity, Natural, RandK, ScaledSign
 from strategies.method import Method
 from strategies.randomness import Role, stream
 from tasks.contract import Problem, Setting, TaskError
 from tasks.identity import Reading, TaskIdentity, identify
-from tasks.tryout import Demands, needs_trial
+from tasks.trial import Demands
+from tasks.tryout import needs_trial
 from tasks.tryout import try_out as try_task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +38,9 @@ TASK = "task"
 LINK, LISTEN, ATTACKERS, LAST = "link", "link-listen", "attackers", "last"
 """More of them: HOST:PORT where SuperNodes find the live link; where to bind it; ``"last"`` for nodes in the last f
 seats to run the config's ``[attack]``, as in a local run."""
+
+FINGERPRINTED = ("foundation", "strategies", "tasks", "experiment", "link", "client")
+"""The folders whose source ``code_fingerprint`` covers: what both ends run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +119,7 @@ def identity_of(problem: Problem, data: Reading = "whole") -> TaskIdentity:
     except TaskError as error:
         raise ConfigError(f"[task] {error}") from None
     except Exception as error:  # methods of the user's own
-        text = (str(error).splitlines() or [""])[0]
-        raise ConfigError(f"[task] what it is cannot be said: {type(error).__name__}: {text}") from error
+        raise ConfigError(f"[task] what it is cannot be said: {kind_and_line(error)}") from error
 
 
 @lru_cache(maxsize=1)
@@ -196,7 +200,7 @@ def code_fingerprint() -> str:
     They cover the source of everything that both ends run, and what the random streams of this NumPy draw.
     """
     digest = hashlib.sha256()
-    for folder in ("foundation", "strategies", "tasks", "experiment", "link", "client"):
+    for folder in FINGERPRINTED:
         for path in sorted((ROOT / folder).rglob("*.py")):
             digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     rng = stream(1, Role.WORKER, 2, 3)

@@ -27,6 +27,24 @@ def sample(clients: int, size: int, connected: Collection[int], rng: np.random.G
     return sorted([int(i) for i in order if int(i) in connected][:size])
 
 
+def byzantine_majority(clients: int, byzantine: int, cohort: int) -> tuple[float, float]:
+    """Return the probabilities of a strict Byzantine majority and of a tie in a uniformly sampled cohort.
+
+    Args:
+        clients: n.
+        byzantine: f.
+        cohort: C, drawn without replacement.
+
+    Source: the hypergeometric distribution; Malinovsky et al. (NeurIPS 2024), definition of p_G.
+    """
+    total = math.comb(clients, cohort)
+    ways = {t: math.comb(byzantine, t) * math.comb(clients - byzantine, cohort - t) for t in range(cohort + 1)}
+    return (
+        sum(w for t, w in ways.items() if 2 * t > cohort) / total,
+        sum(w for t, w in ways.items() if 2 * t == cohort) / total,
+    )
+
+
 def common_seed(compressor: Compressor, rng: np.random.Generator) -> int | None:
     """Draw the seed that all workers of a round share, if the compressor needs one; ``rng`` is the COIN stream."""
     return int(rng.bit_generator.random_raw()) if compressor.shared else None

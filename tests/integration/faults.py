@@ -26,6 +26,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from examples.plain_loop import trajectory
 from experiment.config import load
 from experiment.opened import Experiment, open_experiment
 from strategies.byz_vr_marina_pp import ByzVRMarinaPP
@@ -43,7 +44,6 @@ from tests.integration.processes import (
     until,
 )
 from tests.reference.compressed_loops import dasha_page
-from tests.reference.plain_loop import trajectory
 from tests.reference.plain_methods import descent
 
 CLIENTS = 6
@@ -475,7 +475,7 @@ def _experiment(config: Path, changes: tuple[str, ...]) -> Experiment:
 def as_in_the_books(experiment: Experiment, rounds: Sequence[Mapping[str, Any]]) -> Vector:
     """Return the model that byz-vr-marina-pp gives if exactly those replies count that metrics.jsonl says did.
 
-    Written from the method and not from our classes, like ``tests.reference.plain_loop``, whose loop this is but for
+    Written from the method and not from our classes, like ``examples.plain_loop``, whose loop this is but for
     the replies that are missing. So the books are right about who counted, or the model differs in its bits.
     """
     config, problem = experiment.config, experiment.problem
