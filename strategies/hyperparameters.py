@@ -56,14 +56,14 @@ class Entry:
         type: of the value in the file.
         default: REQUIRED where the key must be given.
         bounds: those of ``Key`` that there are.
-        vet: raises ValueError with one line for a value that is wrong, before its type is checked.
+        vet: returns a value before its type is checked, or raises ValueError with one line if it is wrong.
         meaning: for the reference of the config; "" where the ``Args`` of the method have it.
     """
 
     type: Any
     default: Any = REQUIRED
     bounds: Mapping[str, Any] = field(default_factory=dict)
-    vet: Callable[[Any], None] | None = None
+    vet: Callable[[Any], Any] | None = None
     meaning: str = ""
 
 
@@ -218,9 +218,10 @@ class Cohort(Key):
         return n if written is None else int(written)
 
 
-def _vet_cohort(value: Any) -> None:
+def _vet_cohort(value: Any) -> Any:
     if value not in (None, LEAST) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise ValueError(f'must be a whole number of at least 1, or "{LEAST}", not {value!r}')
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,9 +278,10 @@ class Multiplier(Key):
         return {"clip": True, name: value}
 
 
-def _vet_clip(value: Any) -> None:
+def _vet_clip(value: Any) -> Any:
     if not isinstance(value, bool) and value != AUTO:
         raise ValueError(f'must be true, false or "{AUTO}", not {value!r}')
+    return value
 
 
 def biased(kind: str, compressor: Compressor) -> Iterator[str]:
