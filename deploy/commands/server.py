@@ -74,7 +74,9 @@ def _server(options: argparse.Namespace) -> int:
         with raising(Terminated, ctrl_c=KeyboardInterrupt):
             serve(settings, None if options.quiet else lambda address: print(f"listening on {address}", flush=True))
     except KeyboardInterrupt:
-        more = f"; `breakwater server --resume {settings.out}` continues it" if (settings.out / MANIFEST).exists() else ""
+        more = (
+            f"; `breakwater server --resume {settings.out}` continues it" if (settings.out / MANIFEST).exists() else ""
+        )
         print(f"breakwater: interrupted{more}", file=sys.stderr)
         return 130
     except (NoClientsError, StalledError) as error:

@@ -26,4 +26,6 @@ def test_every_step_of_the_round_is_in_the_table() -> None:
 @pytest.mark.parametrize(("file", "function"), [(file, function) for _, file, function in ROWS])
 def test_a_function_that_the_table_names_exists(file: str, function: str) -> None:
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-    assert function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    assert function in {
+        node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
