@@ -33,6 +33,7 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
     "spike": {"attack": {"kind": "spike", "size": 2.0}},
     "points": {"task": {"kind": "points", "size": 5}},
     "normalised-sgd": {"strategy": {**BASE["strategy"], "kind": "normalised-sgd"}},
+    "heavy-ball": {"strategy": {"kind": "heavy-ball", "rounds": 40, "gamma": 0.5}},
 }
 """The sections of BASE that each example replaces, by kind."""
 TRAIN = """
@@ -60,16 +61,28 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if block.title:
             assert not (tree / block.title).exists(), f"{block}: {block.title} is there already"
             (tree / block.title).write_text(block.text, encoding="utf-8")
-    config = tree / "experiment" / "config.py"
-    text = config.read_text(encoding="utf-8")
-    for union, section in re.findall(r"^### [^\n]*: `(\w+)`\n(.*?)(?=^##|\Z)", read(PAGE), re.MULTILINE | re.DOTALL):
-        title = re.findall(r'title="(.+?)\.py"', section)[-1]
-        (name,) = re.findall(r"^class (\w+).*\n(?:(?!class ).*\n)*?    kind: Literal", section, re.MULTILINE)
-        text, found = re.subn(rf"^({union} = Annotated\[\s*)", rf"\1{name} | ", text, flags=re.MULTILINE)
-        assert found == 1
-        text = text.replace("import tomli_w\n", f"import tomli_w\nfrom {title.replace('/', '.')} import {name}\n")
-    config.write_text(text, encoding="utf-8")
+    for table, section in re.findall(r"^### [^\n]*: `(\w+)`\n(.*?)(?=^##|\Z)", read(PAGE), re.MULTILINE | re.DOTALL):
+        modules = re.findall(r'title="(.+?)\.py"', section)
+        names = re.findall(r"^class (\w+).*\n(?:(?!class ).*\n)*?    kind: (?:Literal|ClassVar)", section, re.MULTILINE)
+        for module, name in zip(modules, names, strict=True):
+            register(tree, table, module.replace("/", "."), name)
     return tree
+
+
+def register(tree: Path, table: str, module: str, name: str) -> None:
+    """Add a class to its table: import it there, and name it on one line."""
+    path = tree / ("strategies/methods.py" if table == "METHODS" else "experiment/config.py")
+    text = path.read_text(encoding="utf-8")
+    if table == "METHODS":
+        text, found = re.subn(r"^(METHODS: .* = \(\n)", rf"\1    {name},\n", text, flags=re.MULTILINE)
+    else:
+        text, found = re.subn(rf"^({table} = Annotated\[\s*)", rf"\1{name} | ", text, flags=re.MULTILINE)
+    assert found == 1, table
+    text, found = re.subn(
+        r"^(from (?:strategies|attacks))", rf"from {module} import {name}\n\1", text, count=1, flags=re.M
+    )
+    assert found == 1
+    path.write_text(text, encoding="utf-8")
 
 
 def ran(tree: Path, *command: str | Path) -> str:
@@ -95,6 +108,13 @@ def test_the_examples_train_a_federation(tree: Path, tmp_path: Path) -> None:
         assert (summary["status"], summary["rejected"]) == ("finished", {}), name
         assert summary["loss"] < 0.6 * summary["start"]["loss"], name
     assert rounds_of(tmp_path / "block-k")[-1]["bytes_up"] < rounds_of(tmp_path / "midrange")[-1]["bytes_up"] / 2
+
+
+def test_a_method_takes_fewer_than_sixty_lines_its_config_included() -> None:
+    files = [block for block in blocks_of(PAGE) if re.fullmatch(r"strategies/\w+\.py", block.title)]
+    methods = {file.title: len(file.text.splitlines()) for file in files}
+    assert methods.keys() == {"strategies/normalised_sgd.py", "strategies/heavy_ball.py"}
+    assert max(methods.values()) < 60, methods
 
 
 def test_the_examples_pass_the_linter(tree: Path) -> None:
