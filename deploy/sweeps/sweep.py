@@ -1,6 +1,5 @@
 """A sweep from the experiment file to tables and pictures; ``breakwater sweep`` calls it."""
 
-import fcntl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from deploy.sweeps.experiment import Plan, PlannedRun
 from deploy.sweeps.results import FAILED, Outcome, as_csv, as_markdown, choose, number, read_outcome, row, summaries
 from deploy.sweeps.runner import IN_PROCESS, PROCESSES, Terms, run_all
 from foundation.errors import ConfigError
+from foundation.files import lock, replace_text
 
 COPY, LOCK = "experiment.toml", ".lock"
 """In the sweep's folder: the file that it was made of, and what keeps a second sweep out."""
@@ -134,11 +134,11 @@ def _write(options: SweepOptions, tuned: Sequence[Outcome], outcomes: Sequence[O
             f"`{file.tune.axis}` was chosen for each combination on seed {', '.join(map(str, file.tune.seeds))}; "
             "tuning.csv has what was tried."
         )
-        (out / "tuning.csv").write_text(as_csv([row(o, file.targets) for o in tuned]), encoding="utf-8")
-    (out / "table.csv").write_text(as_csv([row(o, file.targets) for o in outcomes]), encoding="utf-8")
-    (out / "summary.csv").write_text(as_csv(summaries(outcomes, file.targets)), encoding="utf-8")
+        replace_text(out / "tuning.csv", as_csv([row(o, file.targets) for o in tuned]))
+    replace_text(out / "table.csv", as_csv([row(o, file.targets) for o in outcomes]))
+    replace_text(out / "summary.csv", as_csv(summaries(outcomes, file.targets)))
     page = as_markdown(file.title, list(file.axes), outcomes, file.targets, preface)
-    (out / "table.md").write_text(page, encoding="utf-8")
+    replace_text(out / "table.md", page)
 
 
 def _compare(options: SweepOptions) -> None:
@@ -164,11 +164,9 @@ def _claimed(out: Path) -> Iterator[None]:
         if out.exists() and any(out.iterdir()) and not (out / COPY).exists():
             raise ConfigError(f"--out {out}: is not empty and holds no sweep; choose another folder")
         out.mkdir(parents=True, exist_ok=True)
-        with (out / LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(f"--out {out}: another sweep is running there") from None
+        with (out / LOCK).open("w") as file:
+            if not lock(file.fileno()):
+                raise ConfigError(f"--out {out}: another sweep is running there")
             yield
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be used: {error.strerror or error}") from None

@@ -4,7 +4,6 @@ A folder may be of a run that is under way, or that was killed: then there is no
 metrics. Lines that a crash cut off are left out, and so are keys that an older folder does not have.
 """
 
-import fcntl
 import os
 import tomllib
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import Any
 from experiment.config import Config, parse
 from experiment.explain import TaskFacts
 from foundation.errors import ConfigError
+from foundation.files import is_locked
 from foundation.text import TextError, read_text
 from server.monitor.curves import X
 from server.monitor.suspects import Suspect, tally
@@ -129,7 +129,8 @@ def read(path: Path) -> Run:
         config = parse(text) if text else None
     suspects = tally(seen(), None if config is None else config.federation.byzantine)
     summary = read_summary(path)
-    return Run(path, text, config, tree, summary, rounds, suspects, rejected, summary is None and _locked(path))
+    going = summary is None and is_locked(path / METRICS)
+    return Run(path, text, config, tree, summary, rounds, suspects, rejected, going)
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:
@@ -157,13 +158,3 @@ def _text(path: Path) -> str:
         return read_text(path)
     except (FileNotFoundError, TextError):
         return ""
-
-
-def _locked(path: Path) -> bool:
-    """Return whether a server holds the metrics file, see ``server.run_folder.writer.RunFolder``."""
-    with open(path / METRICS, "rb") as metrics:
-        try:
-            fcntl.flock(metrics, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
