@@ -160,7 +160,7 @@ def test_a_run_that_nobody_runs_is_away_and_one_that_is_locked_is_not(
 def test_what_is_no_run_folder_is_told_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / METRICS).write_text('{"round": 1}\n', encoding="utf-8")
     assert main(["watch", str(folder)]) == 2
-    assert "metrics.jsonl: no round: " in capsys.readouterr().err
+    assert "metrics.jsonl: not a round: " in capsys.readouterr().err
     (folder / METRICS).unlink()
     assert main(["watch", str(folder)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
