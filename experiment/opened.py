@@ -15,12 +15,14 @@ from pathlib import Path
 from attacks.attack import Attack
 from experiment import config as configs
 from foundation.errors import ConfigError
+from foundation.text import kind_and_line
 from strategies.compressors import QSGD, Identity, Natural, RandK, ScaledSign
 from strategies.method import Method
 from strategies.randomness import Role, stream
 from tasks.contract import Problem, Setting, TaskError
 from tasks.identity import Reading, TaskIdentity, identify
-from tasks.tryout import Demands, needs_trial
+from tasks.trial import Demands
+from tasks.tryout import needs_trial
 from tasks.tryout import try_out as try_task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,22 +39,28 @@ LINK, LISTEN, ATTACKERS, LAST = "link", "link-listen", "attackers", "last"
 """More of them: HOST:PORT where SuperNodes find the live link; where to bind it; ``"last"`` for nodes in the last f
 seats to run the config's ``[attack]``, as in a local run."""
 
+FINGERPRINTED = ("foundation", "strategies", "tasks", "experiment", "link", "client")
+"""The folders whose source ``code_fingerprint`` covers: what both ends run."""
+
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
     """A resolved config with its problem in memory.
 
     Args:
-        config: resolved, see ``experiment.config.resolve``.
+        config: resolved, see ``experiment.config.resolve``; it holds the method.
         problem: the loaded task.
-        method: the method, ready for either half.
         setting: what the task was loaded with; None where it was not loaded from a config.
     """
 
-    config: configs.Config
+    config: configs.ResolvedConfig
     problem: Problem
-    method: Method
     setting: Setting | None = None
+
+    @property
+    def method(self) -> Method:
+        """The method, ready for either half."""
+        return self.config.method
 
     @cached_property
     def identity(self) -> TaskIdentity:
@@ -78,8 +86,7 @@ def open_experiment(text: str, data_dir: Path | None, config_dir: Path | None) -
         ConfigError: the config or its task is at fault; one clear line.
     """
     config, problem = load_task(text, data_dir, config_dir)
-    config = configs.resolve(config, problem)
-    return Experiment(config, problem, config.method, config.setting(data_dir, config_dir))
+    return Experiment(configs.resolve(config, problem), problem, config.setting(data_dir, config_dir))
 
 
 @lru_cache(maxsize=1)
@@ -112,8 +119,7 @@ def identity_of(problem: Problem, data: Reading = "whole") -> TaskIdentity:
     except TaskError as error:
         raise ConfigError(f"[task] {error}") from None
     except Exception as error:  # methods of the user's own
-        text = (str(error).splitlines() or [""])[0]
-        raise ConfigError(f"[task] what it is cannot be said: {type(error).__name__}: {text}") from error
+        raise ConfigError(f"[task] what it is cannot be said: {kind_and_line(error)}") from error
 
 
 @lru_cache(maxsize=1)
@@ -194,7 +200,7 @@ def code_fingerprint() -> str:
     They cover the source of everything that both ends run, and what the random streams of this NumPy draw.
     """
     digest = hashlib.sha256()
-    for folder in ("foundation", "strategies", "tasks", "experiment", "link", "client"):
+    for folder in FINGERPRINTED:
         for path in sorted((ROOT / folder).rglob("*.py")):
             digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     rng = stream(1, Role.WORKER, 2, 3)

@@ -85,6 +85,17 @@ def one_line(said: object, most: int = 300) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(said)[:most])
 
 
+def first_line(error: object) -> str:
+    """Return the first line of what an error says; empty where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "")
+
+
+def kind_and_line(error: BaseException) -> str:
+    """Return the type of an error and its first line."""
+    line = first_line(error)
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
 def escaped(text: str) -> str:
     r"""Return a text without control characters, line ends or marks of direction; they become ``\n``, ``\x1b``, ..."""
     if text.isprintable():

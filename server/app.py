@@ -33,7 +33,7 @@ from experiment.opened import (
     from_run_config,
     try_out,
 )
-from experiment.sections.base import Federation
+from experiment.sections import Federation
 from foundation.errors import BreakwaterError
 from foundation.signals import done, held, raising
 from link import codec, flwr_compat

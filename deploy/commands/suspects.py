@@ -1,4 +1,4 @@
-"""``breakwater suspects DIR``: who attacked? What a run shows about each client, most suspicious first."""
+"""``breakwater suspects DIR``: what a run shows about each client, most suspicious first."""
 
 import argparse
 import json
@@ -10,14 +10,14 @@ from deploy.commands.options import Subparsers
 from foundation.errors import ConfigError
 
 WIDE = 160
-"""Columns of the table where the output is no terminal."""
+"""Width of the table in columns if the output is not a terminal."""
 
 
 def add(commands: Subparsers) -> None:
     """Register the command."""
-    parser = commands.add_parser("suspects", help="who attacked? what a run shows about each client")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="run folder; the run may still be going on")
-    parser.add_argument("--json", action="store_true", help="as JSON, one object a client")
+    parser = commands.add_parser("suspects", help="rank clients by how suspicious their replies look")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="run folder; the run may still be in progress")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object per client")
     parser.set_defaults(command=_suspects, prints=True)
 
 
@@ -29,7 +29,7 @@ def _suspects(options: argparse.Namespace) -> int:
 
     folder: Path = options.folder
     if not (folder / METRICS).is_file() or not (folder / CONFIG).is_file():
-        raise ConfigError(f"{folder}: no run folder: {METRICS} or {CONFIG} is missing")
+        raise ConfigError(f"{folder}: not a run folder: {METRICS} or {CONFIG} is missing")
     byzantine = load(folder / CONFIG).federation.byzantine
     suspects = tally(each_round(folder), byzantine)
     if options.json:

@@ -1,7 +1,7 @@
 """The loops of packing.py, choices.py, coordinates.py and carriers for long float32 vectors, compiled by numba.
 
 Each gives the same result, to the last bit, as the NumPy it stands for; tests/reference compares them. Only
-``packing.compiled`` imports this module, because importing numba takes most of a second. Compiled code is kept beside
+``packing.load_loops`` imports this module, because importing numba takes most of a second. Compiled code is kept beside
 the files (``__pycache__``), or in numba's own folder, so only the first process on a machine compiles.
 """
 

@@ -14,11 +14,11 @@ import tomli_w
 
 from tests.docs.blocks import ROOT, blocks_of, read
 from tests.integration.processes import rounds_of, summary_of
+from tests.packages import PACKAGES
 
 pytestmark = pytest.mark.slow
 
 PAGE = "CONTRIBUTING.md"
-PACKAGES = ("foundation", "strategies", "attacks", "tasks", "experiment", "link", "server", "client", "deploy")
 BASE: dict[str, dict[str, Any]] = {
     "federation": {"clients": 5, "byzantine": 1, "seed": 1},
     "task": {"kind": "digits", "model": "softmax"},

@@ -15,6 +15,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from safetensors.numpy import load_file
 
 from client.app import app as client_app
+from examples.plain_loop import trajectory
 from experiment.opened import CONFIG, LINK, OUT, open_experiment
 from foundation.errors import ConfigError
 from link import flwr_compat
@@ -26,7 +27,6 @@ from server.app import app as server_app
 from strategies.strategy import NoClientsError
 from tests.integration.processes import SOON_S, free_address, rounds_of, summary_of
 from tests.local_grid import LocalGrid
-from tests.reference.plain_loop import trajectory
 
 pytestmark = pytest.mark.slow
 

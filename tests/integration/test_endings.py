@@ -136,7 +136,7 @@ def test_a_hung_up_server_goes_on_and_one_under_nohup_is_not_hung_up(
     until(lambda: len(rounds_of(out)) >= 4, "four rounds")
     server.send(signal.SIGHUP)
     server.ends(130)
-    server.line(r"^breakwater: interrupted; `breakwater server --resume .*` goes on$")
+    server.line(r"^breakwater: interrupted; `breakwater server --resume .*` continues it$")
     before = summary_of(out)["rounds"]
     checkpoints = sorted((out / "checkpoints").iterdir())
     assert checkpoints[-1].stem == f"{before:08d}", "the last round is in a checkpoint"

@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from deploy.certs import init, issue
+from examples.plain_loop import trajectory
 from experiment.config import load
 from experiment.opened import open_experiment
 from foundation.errors import ConfigError, Refused, ServerGone
@@ -27,7 +28,6 @@ from link.wire import METHOD, PROTOCOL, control_frame
 from tests.integration.fork_server import Nursery
 from tests.integration.processes import ATTACKED, Processes, rounds_of, sets, summary_of
 from tests.integration.test_link import SOON_S, Federation, ask, context, echo_app, reasons, until
-from tests.reference.plain_loop import trajectory
 
 pytestmark = pytest.mark.slow
 

@@ -73,7 +73,7 @@ def test_every_combination_is_run_with_every_seed(tmp_path: Path) -> None:
     assert len(runs) == len({run.folder for run in runs}) == 2 * 3 * 2
     last = runs[-1].config
     assert (last.federation.seed, last.strategy.rounds, last.attack.kind) == (2, 4, "shb")  # type: ignore[union-attr]  # it has one
-    assert last.strategy.alpha == 8  # type: ignore[union-attr]  # of this method
+    assert last.strategy.model_dump()["alpha"] == 8
     assert last.checkpoint.every == 0
     assert runs[-1].folder == "runs/attack-shb_alpha-8/seed-2"
 

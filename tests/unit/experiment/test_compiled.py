@@ -61,5 +61,5 @@ def test_what_is_loaded(
 
 
 def test_short_vectors_load_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "compiled", lambda: pytest.fail("loaded"))
+    monkeypatch.setattr(packing, "load_loops", lambda: pytest.fail("loaded"))
     packing.prepare(100)

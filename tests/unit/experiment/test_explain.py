@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from experiment.config import load, parse
-from experiment.explain import byzantine_majority, explain, warnings
+from experiment.explain import explain, warnings
 from foundation.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[3] / "deploy" / "configs"
@@ -34,21 +34,6 @@ def lines(text: str, *overrides: str, data_dir: Path | None = None, load: bool =
         head, _, rest = line.partition(" ")
         found[head] = f"{found[head]} | {rest.strip()}" if head in found else rest.strip()
     return found
-
-
-@pytest.mark.parametrize(
-    ("n", "f", "cohort", "majority", "tie"),
-    [
-        (20, 5, 4, 0.031992, 0.2167),  # as published for these numbers
-        (3, 1, 1, 1 / 3, 0.0),
-        (4, 1, 2, 0.0, 1 / 2),
-        (10, 0, 3, 0.0, 0.0),
-        (10, 3, 10, 0.0, 0.0),
-        (4, 2, 4, 0.0, 1.0),
-    ],
-)
-def test_probability_of_a_byzantine_majority(n: int, f: int, cohort: int, majority: float, tie: float) -> None:
-    assert byzantine_majority(n, f, cohort) == pytest.approx((majority, tie), abs=5e-5)
 
 
 def test_a_config_explained() -> None:

@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
 
 from client.app import app as client_app
+from examples.plain_loop import trajectory
 from experiment.opened import CONFIG, OUT, RESUME, TASK, code_fingerprint, open_experiment
 from link.invitation import WHO
 from server.app import app
@@ -19,7 +20,6 @@ from server.link import judge_of
 from server.roster import QueriedRoster
 from server.run_folder.reader import read_rounds
 from tests.local_grid import FIRST_NODE, LocalGrid, federation
-from tests.reference.plain_loop import trajectory
 
 TEXT = """
 [federation]

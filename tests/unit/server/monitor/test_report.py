@@ -533,9 +533,9 @@ def test_several_folders_get_one_page_where_they_all_are(sweep: Path, capsys: py
         (["{}/none"], "no such folder; give a run folder, or one that holds run folders"),
         (["{}/empty"], "no run is there, nor in the folders below it (metrics.jsonl is missing)"),
         (["{}/broken"], "is not the metrics of a run"),
-        (["{}/run", "--out", "{}/nowhere/x.html"], "there is no folder"),
-        (["{}/run", "--out", "{}/empty"], "is a folder; name the file"),
-        (["{}/run", "--out", "{}/pipe"], "is no plain file; name the file"),
+        (["{}/run", "--out", "{}/nowhere/x.html"], "does not exist"),
+        (["{}/run", "--out", "{}/empty"], "is a folder; give the path of a file"),
+        (["{}/run", "--out", "{}/pipe"], "is not a regular file; give the path of a file"),
     ],
 )
 @pytest.mark.usefixtures("undrawn")

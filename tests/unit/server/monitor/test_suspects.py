@@ -211,7 +211,7 @@ def test_the_same_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_a_folder_without_a_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["suspects", str(tmp_path)]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        f"breakwater: error: {tmp_path}: no run folder: metrics.jsonl or config.toml is missing"
+        f"breakwater: error: {tmp_path}: not a run folder: metrics.jsonl or config.toml is missing"
     ]
 
 
