@@ -190,8 +190,9 @@ def _rows(state: Mapping[str, Any], width: int) -> list[tuple[str, Text]]:
     loss, accuracy, gap = state["loss"], state["accuracy"], state["gap"]
     rows = []
     if history["loss"]:  # else nothing has been measured yet
-        told = "not finite" if loss is None else f"{loss:.4g}"
-        rows.append(("loss", _curve(told, history["loss"], spark, at, log=True)))
+        rows.append(
+            ("loss", _curve("not finite" if loss is None else f"{loss:.4g}", history["loss"], spark, at, log=True))
+        )
     if gap is not None:
         rows.append(("f(x) - f*", _curve(f"{gap:.1e}", history["gap"], spark, at, log=True)))
     if accuracy is not None:

@@ -248,7 +248,7 @@ class RunFolder:
             stall: of a run that stalled, see ``StalledError.to_dict``.
             lives: how often a server was started for this run.
             patience_s: how long to wait for room on a full disk.
-            task: what the task tells of itself, see ``experiment.explain.TaskFacts``.
+            task: the problem constants, see ``experiment.explain.TaskFacts``.
 
         Raises:
             Unwritten: the disk is full, or the folder is gone.

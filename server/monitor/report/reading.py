@@ -39,7 +39,7 @@ class Run:
         config: the same, None where this version cannot read it.
         tree: the same as plain tables, {} where it is no TOML.
         summary: as the server wrote it; None for a run that has not ended in order.
-        rounds: without what they say of single clients: of 100,000 rounds that would take gigabytes.
+        rounds: without the fields about single clients, which would take gigabytes for 100,000 rounds.
         suspects: the clients, most suspicious first.
         rejected: how often a reply was rejected, by reason.
         going: a server is running it right now.
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """How it ended: as its summary says; without one "going", or "killed" where no server runs it any more."""
+        """How it ended, from its summary; without one "going", or "killed" where no server runs it any more."""
         if self.summary is not None:
             return str(self.summary.get("status", "finished"))
         return "going" if self.going else "killed"
@@ -74,7 +74,7 @@ class Run:
 
     @property
     def task(self) -> TaskFacts | None:
-        """What is known of the task; None where the summary does not say."""
+        """The problem constants of the task; None where the summary has none."""
         try:
             return TaskFacts.read((self.summary or {})["task"])
         except (KeyError, ValueError, TypeError):

@@ -149,11 +149,11 @@ def test_a_run_that_nobody_runs_is_away_and_one_that_is_locked_is_not(
         pytest.skip("needs /proc/locks to see who runs a run")
     states = follow_folder(folder, patience_s=0.2)
     next(states)
-    assert "nobody runs this now, `breakwater server --resume" in next(states)["away"]
+    assert "no server runs this now; `breakwater server --resume" in next(states)["away"]
     with (folder / METRICS).open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert "away" not in next(states)
-    with pytest.raises(ServerGone, match="nobody has run this for"):
+    with pytest.raises(ServerGone, match="no server has run this for"):
         list(states)
 
 
