@@ -45,8 +45,8 @@ def _positive(text: str) -> int:
 
 def _sweep(options: argparse.Namespace) -> int:
     from deploy.sweeps.experiment import load_plan
-    from deploy.sweeps.runner import default_jobs
-    from deploy.sweeps.sweep import SweepOptions, sweep
+    from deploy.sweeps.runner import SweepOptions, default_jobs
+    from deploy.sweeps.sweep import sweep
 
     plan = load_plan(options.experiment, seeds=options.seeds, reduced=options.reduced, changes=options.set)
     asked = SweepOptions(
