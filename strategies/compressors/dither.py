@@ -219,11 +219,9 @@ class Powers:
 
     def flaw(self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float) -> str | None:
         """Say whether the scale is no power of two, or a value will not be finite."""
-        flaw = bad_scale(scale, factor, dtype)
+        flaw = bad_scale(scale, factor, dtype, power=True)
         if flaw or scale is None:
             return flaw
-        if math.frexp(scale)[0] != 0.5:
-            return f"bad scale: {scale:g}, expected a power of two"
         largest = packing.most(codes, 0x7F)
         return overflows(math.ldexp(1.0, largest - 127) if largest else 0.0, scale * factor, dtype)
 

@@ -11,7 +11,7 @@ from experiment.config import (
     AggregatorUnion,
     AttackUnion,
     CompressorUnion,
-    PreStepUnion,
+    PreAggregatorUnion,
     StrategyUnion,
     TaskUnion,
     _keys,
@@ -58,7 +58,7 @@ def test_every_file_that_a_page_links_to_exists(page: Path) -> None:
 
 def test_readme_names_every_kind_that_a_config_may_name() -> None:
     catalogue = (ROOT / "docs" / "catalogue.md").read_text(encoding="utf-8")
-    for union in (StrategyUnion, AggregatorUnion, PreStepUnion, CompressorUnion, AttackUnion):
+    for union in (StrategyUnion, AggregatorUnion, PreAggregatorUnion, CompressorUnion, AttackUnion):
         for kind in kinds_of(union):
             assert f"`{kind}`" in README
             assert f"`{kind}`" in catalogue
@@ -66,7 +66,7 @@ def test_readme_names_every_kind_that_a_config_may_name() -> None:
         assert f"`{kind}`" in README
 
 
-@pytest.mark.parametrize("union", [StrategyUnion, AggregatorUnion, PreStepUnion, CompressorUnion, AttackUnion])
+@pytest.mark.parametrize("union", [StrategyUnion, AggregatorUnion, PreAggregatorUnion, CompressorUnion, AttackUnion])
 def test_the_catalogue_names_every_key(union: object) -> None:
     catalogue = (ROOT / "docs" / "catalogue.md").read_text(encoding="utf-8")
     shared = {"kind", "pre", "view", "parts"}
