@@ -190,7 +190,7 @@ class Powers:
         else:  # make normal numbers of what may be denormals, exactly
             x, peak = np.ldexp(x, lift), math.ldexp(peak, lift)
         top = min(int(np.array(peak, x.dtype).view(word)) >> mantissa, 2 * bias - 1) + 1
-        scale = math.ldexp(1.0, top - bias - lift)
+        scale = math.ldexp(1.0, max(top - bias - lift, -1074))  # of zeros in float64 it would underflow to 0
         fast = packing.fast(x)
         if fast is not None and rng is not None:
             return fast.power_codes(x, top, draw_seed(rng)), scale
