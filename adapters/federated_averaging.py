@@ -22,10 +22,10 @@ from foundation.errors import ConfigError
 from strategies.aggregators import CoordinateMedian, Rule
 from strategies.cohorts import byzantine_majority, expected_byzantine
 from strategies.compressors import Identity, PermK
-from strategies.local_sgd import LocalSGD
+from strategies.hyperparameters import AUTO
 from strategies.method import Ask, Compressor, Vector
 from strategies.progress import STALL_ROUNDS
-from strategies.radius import AUTO, Alpha
+from strategies.radius import Alpha
 from strategies.robust_averaging import RobustAveraging
 from strategies.strategy import RoundRecord
 
@@ -112,19 +112,17 @@ class RobustFedAvg(AppStrategy):
             raise ConfigError(f"arrayrecord_key = {arrayrecord_key!r}: another record has that name; choose another")
         cohort = max(1, round(fraction_train * clients))
         _check_rule(rule, cohort, clients, byzantine, clips=alpha != math.inf)
-        descent = LocalSGD(
+        method = RobustAveraging(
             n=clients,
             f=byzantine,
             gamma=float(server_learning_rate),
             cohort=cohort,
             aggregator=rule,
             compressor=form,
-            batch=0,
-            local_steps=1,
-            local_gamma=1.0,
+            alpha=None if alpha == math.inf else alpha,
         )
         super().__init__(
-            RobustAveraging(method=descent, alpha=alpha),
+            method,
             clients=clients,
             byzantine=byzantine,
             seed=seed,
@@ -142,7 +140,7 @@ class RobustFedAvg(AppStrategy):
     def summary(self) -> None:
         """Log the method, and how much it has to clip."""
         super().summary()
-        share = sum(byzantine_majority(self.clients, self.byzantine, self.method.method.cohort))
+        share = sum(byzantine_majority(self.clients, self.byzantine, self.method.cohort))
         if share > 0:
             log.info(
                 "%.0f %% of the cohorts have no honest majority: what they do is clipped, and the fewer there are the "

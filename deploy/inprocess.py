@@ -75,7 +75,7 @@ class InProcessGrid(StreamGrid):
             max_reply_bytes=codec.max_reply_bytes(problem.dim, problem.dtype),
             reply_bound=lambda content: codec.reply_bound(content, experiment.method, problem.dim, problem.dtype),
         )
-        known = Experiment(config, problem, experiment.method)  # what clients are told
+        known = Experiment(config, problem)  # what clients are told
         brain = None if config.attack is None or not f else Coalition(known, config.attack)
         self._contexts: dict[int, Context] = {}  # by node id, as what follows
         self._readers: dict[int, Reader] = {}

@@ -18,6 +18,7 @@ import numpy as np
 from client.coalition import Coalition, CoalitionMember
 from experiment.config import load
 from experiment.opened import Experiment, open_experiment
+from strategies.byz_vr_marina_pp import ByzVRMarinaPP
 from strategies.compressors import Identity
 from strategies.method import Ask, Packet, Vector
 from strategies.randomness import Role, stream
@@ -53,14 +54,13 @@ def trajectory(experiment: Experiment) -> Iterator[Vector]:
     """Yield x^1, x^2, ... of a run whose config says byz-vr-marina-pp."""
     config, problem = experiment.config, experiment.problem
     n, f, seed = config.federation.clients, config.federation.byzantine, config.federation.seed
-    s = config.strategy
-    assert s.kind == "byz-vr-marina-pp"
-    assert isinstance(s.full_cohort, int)
-    assert s.p is not None
-    gamma, alpha = float(s.gamma), float(s.alpha) if s.clip and s.alpha is not None else np.inf
+    s, rounds = experiment.method, config.strategy.rounds
+    assert isinstance(s, ByzVRMarinaPP)
+    assert s.alpha != "auto"
+    alpha = np.inf if s.alpha is None else s.alpha
     attack = attackers(experiment)
     x, x_prev, g = problem.initial(), None, np.zeros(problem.dim, problem.dtype)
-    for k in range(1, s.rounds + 1):
+    for k in range(1, rounds + 1):
         # A coin decides: full gradients from a large cohort, or gradient differences from a small one.
         full = bool(stream(seed, Role.COIN, round_=k).random() < s.p) or k == 1
         size = s.full_cohort if full else s.cohort
@@ -91,7 +91,7 @@ def trajectory(experiment: Experiment) -> Iterator[Vector]:
             rule_rng = stream(seed, Role.AGGREGATE, round_=k)
             total = config.aggregator(np.stack(rows), min(share, config.aggregator.tolerates(len(rows))), rule_rng)
             g = total if full else g + total
-        x, x_prev = x - gamma * g, x
+        x, x_prev = x - s.gamma * g, x
         yield x
 
 

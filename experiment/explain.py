@@ -7,12 +7,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from experiment.config import Config
+from experiment.config import Config, ResolvedConfig, resolve
 from experiment.opened import open_experiment, try_out
-from experiment.sections.base import Facts, MethodSection, RoundKind
-from experiment.sections.clipping import ClippingSection
+from experiment.sections import MethodSection
 from foundation import units as words
 from strategies.cohorts import byzantine_majority, expected_byzantine
+from strategies.method import RoundKind
 from tasks.contract import Problem
 
 
@@ -116,10 +116,10 @@ def sentences(
     if task is None:
         yield from _cohorts(config)
     else:
-        known = Facts(task.dim, task.samples, config.compressor, config.aggregator, lambda: task.smoothness)
-        plan = strategy.plan(config.federation, known)
+        config = resolve(config, task)
+        plan = config.method.plan(strategy.rounds, task.samples)
         yield "compressor", _compressor(config, task)
-        yield from _clipping(strategy, known)
+        yield from _clipping(config, task)
         yield from _rounds(config, plan)
         yield from _costs(plan, task)
     yield "attack", _attack(config)
@@ -177,28 +177,29 @@ def _compressor(config: Config, problem: TaskFacts) -> str:
     )
 
 
-def _clipping(strategy: MethodSection, known: Facts) -> Iterator[tuple[str, str]]:
-    """Tell alpha beside what the theorems ask for."""
-    if not isinstance(strategy, ClippingSection):
+def _clipping(config: ResolvedConfig, task: TaskFacts) -> Iterator[tuple[str, str]]:
+    """Yield alpha beside what the theorems ask for."""
+    written = config.method.written()
+    if "clip" not in written:
         return
-    if strategy.clip is False:
+    if written["clip"] is False:
         yield "clipping", "off"
         return
-    smoothness, q = known.smoothness(), known.compressor
+    smoothness = task.smoothness
     if smoothness is None:
         theory = "this task does not know its L, so theory has no number for it"
     else:
-        bound = q.norm_bound(known.dim) * smoothness
+        bound = config.compressor.norm_bound(task.dim) * smoothness
         theory = (
             f"theory: 2L = {2 * smoothness:.6g} for any unbiased Q (Theorem 4.1); D_Q L = {bound:.6g} clips no honest "
             "difference (Theorem 4.2)"
         )
-    told = "auto, from the ratios observed" if strategy.clip == "auto" else f"{strategy.alpha:.6g}"
-    yield "clipping", f"alpha = {told}; {theory}"
+    alpha = f"{written['alpha']:.6g}" if "alpha" in written else "auto, from the ratios observed"
+    yield "clipping", f"alpha = {alpha}; {theory}"
 
 
 def _cohorts(config: Config) -> Iterator[tuple[str, str]]:
-    for key, size in config.strategy.cohorts(config.federation).items():
+    for key, size in config.cohorts.items():
         yield key, f"{_cohort(config, size)}; {_majority(config, size, config.strategy.rounds)}"
 
 
@@ -278,7 +279,7 @@ def warnings(config: Config) -> Iterator[str]:
             f'aggregator.kind = "monna" trusts row {rule.pivot}, whichever sampled client that is: where it is '
             "Byzantine, it decides alone"
         )
-    for key, size in config.strategy.cohorts(config.federation).items():
+    for key, size in config.cohorts.items():
         share, most = expected_byzantine(size, n, f), rule.tolerates(size)
         if rule.defends and most < share:
             yield (

@@ -48,16 +48,19 @@ class Experiment:
     """A resolved config with its problem in memory.
 
     Args:
-        config: resolved, see ``experiment.config.resolve``.
+        config: resolved, see ``experiment.config.resolve``; it holds the method.
         problem: the loaded task.
-        method: the method, ready for either half.
         setting: what the task was loaded with; None where it was not loaded from a config.
     """
 
-    config: configs.Config
+    config: configs.ResolvedConfig
     problem: Problem
-    method: Method
     setting: Setting | None = None
+
+    @property
+    def method(self) -> Method:
+        """The method, ready for either half."""
+        return self.config.method
 
     @cached_property
     def identity(self) -> TaskIdentity:
@@ -83,8 +86,7 @@ def open_experiment(text: str, data_dir: Path | None, config_dir: Path | None) -
         ConfigError: the config or its task is at fault; one clear line.
     """
     config, problem = load_task(text, data_dir, config_dir)
-    config = configs.resolve(config, problem)
-    return Experiment(config, problem, config.method, config.setting(data_dir, config_dir))
+    return Experiment(configs.resolve(config, problem), problem, config.setting(data_dir, config_dir))
 
 
 @lru_cache(maxsize=1)

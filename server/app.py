@@ -33,7 +33,7 @@ from experiment.opened import (
     from_run_config,
     try_out,
 )
-from experiment.sections.base import Federation
+from experiment.sections import Federation
 from foundation.errors import BreakwaterError
 from foundation.signals import done, held, raising
 from link import codec, flwr_compat
@@ -44,11 +44,13 @@ from server.link import judge_of
 from server.monitor.exporters import Monitoring
 from server.monitor.observers import Observers, watched
 from server.monitor.plot import draw
-from server.monitor.report import REPORT, write_report
+from server.monitor.report import write_report
 from server.monitor.terminal import last_line
 from server.roster import LinkRoster, QueriedRoster
+from server.run_folder import CURVE, REPORT
 from server.run_folder.checkpoints import resumed
-from server.run_folder.folder import CURVE, RunFolder, read_rounds
+from server.run_folder.reader import read_rounds
+from server.run_folder.writer import RunFolder
 from strategies.deadline import LearntDeadline
 from strategies.method import Evaluation
 from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord, StalledError
@@ -208,7 +210,7 @@ def _train(
                     _report(folder.path)
     try:
         if monitoring.pictures:
-            draw({config.strategy.kind: (summary, read_rounds(folder.path))}, folder.path / CURVE, title=title(config))
+            draw({config.strategy.kind: (start, read_rounds(folder.path))}, folder.path / CURVE, title=title(config))
     except OSError as error:
         log.error("%s: cannot be written: %s", folder.path / CURVE, error.strerror or error)
     console.quiet = False

@@ -11,7 +11,7 @@ from link.grid import StreamGrid
 from link.polled import PolledGrid
 from server.roster import LinkRoster, QueriedRoster
 from server.run_folder.checkpoints import Checkpoint, Checkpoints, digest_of, of_state
-from server.run_folder.folder import RunFolder
+from server.run_folder.writer import RunFolder
 from strategies.method import Mark
 from strategies.strategy import RobustStrategy
 

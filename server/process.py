@@ -20,7 +20,8 @@ from server.app import app, load_loops
 from server.link import open_link
 from server.monitor.exporters import Monitoring
 from server.run_folder.checkpoints import resumed
-from server.run_folder.folder import RunCard, claimed
+from server.run_folder.manifest import RunCard
+from server.run_folder.writer import claimed
 from strategies.strategy import StalledError
 
 log = logging.getLogger("breakwater.server")

@@ -7,7 +7,7 @@ entirely Byzantine one, moves its estimate further than lam.
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.method import Rows, Vector
+from strategies.operators import Rows, Vector
 from strategies.vectors import line_blocks, norm
 
 
@@ -39,12 +39,12 @@ def clip(v: Vector, lam: float) -> Vector:
     return short
 
 
-def clip_rows(rows: Rows, lam: float) -> tuple[Rows, NDArray[np.bool_]]:
+def clip_rows(rows: Rows, lam: float | None) -> tuple[Rows, NDArray[np.bool_]]:
     """Clip every row to the radius lam.
 
     Args:
         rows: shape (n', d), finite; never modified.
-        lam: the radius, at least 0; inf never clips.
+        lam: the radius, at least 0; None for no clipping.
 
     Returns:
         The clipped rows, shape (n', d), dtype of ``rows`` (``rows`` itself where none was clipped), and which rows were
@@ -53,6 +53,8 @@ def clip_rows(rows: Rows, lam: float) -> tuple[Rows, NDArray[np.bool_]]:
     Raises:
         ValueError: lam is negative or NaN.
     """
+    if lam is None:
+        return rows, np.zeros(len(rows), np.bool_)
     if not lam >= 0:
         raise ValueError(f"lam = {lam}: must be at least 0")
     sizes = [norm(row) for row in rows]

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from strategies.method import Aggregator, Combined, Compressor, Rows, Vector
+from strategies.operators import Aggregator, Combined, Compressor, Rows, Vector
 
 
 def sample(clients: int, size: int, connected: Collection[int], rng: np.random.Generator) -> list[int]:

@@ -340,7 +340,7 @@ class RobustStrategy(Strategy):
         with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is seen in its model, see `start`
             after = self.method.update(before, ask, rows, stream(self.seed, Role.AGGREGATE, round_=ask.round))
         report = after.report
-        complete = not void and len(rows) >= self.method.quorum(ask)
+        complete = not void and len(rows) >= self.method.quorum(before, ask)
         record = RoundRecord(
             round=ask.round,
             kind=ask.kind,
@@ -361,7 +361,7 @@ class RobustStrategy(Strategy):
             incomplete=not complete,
         )
         used = list(rows) if complete else []
-        return _Outcome(opened, after, record, used, max(self._quorum(ask), self.method.quorum(ask)))
+        return _Outcome(opened, after, record, used, max(self._quorum(ask), self.method.quorum(before, ask)))
 
     def _commit(self, outcome: _Outcome) -> RoundRecord:
         """Let a round take effect."""

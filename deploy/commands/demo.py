@@ -9,8 +9,13 @@ from foundation.signals import raising
 
 def add(commands: Subparsers) -> None:
     """Register the command."""
-    parser = commands.add_parser("demo", help="see it work: averaging against Byz-VR-MARINA-PP under the same attack")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to leave the two run folders and the picture")
+    parser = commands.add_parser("demo", help="compare averaging with Byz-VR-MARINA-PP under the same attack")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="new folder for the two run folders and the figure (default: runs/demo-TIME)",
+    )
     add_quiet(parser)
     parser.set_defaults(command=_demo)
 

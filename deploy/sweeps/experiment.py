@@ -36,7 +36,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from experiment import config as configs
 from experiment.config import Config, suggest
-from experiment.sections.base import Section
+from experiment.sections import Section
 from foundation.errors import ConfigError
 from foundation.text import TextError, read_text
 

@@ -31,7 +31,7 @@ from deploy.local import (
     how_it_ended,
 )
 from deploy.sweeps.experiment import PlannedRun
-from deploy.sweeps.results import NOTE, Outcome, note, read_outcome, stalled
+from deploy.sweeps.results import NOTE, Outcome, note, outcome_of, read_outcome
 from foundation.errors import BreakwaterError
 from foundation.signals import ignore, raising
 from server.monitor.exporters import Monitoring
@@ -251,13 +251,10 @@ def _slot(run: PlannedRun, terms: Terms) -> Slot:
 
 
 def _outcome(slot: Slot, status: int, reason: str, terms: Terms) -> Outcome:
-    """Return what came of a run that has ended."""
-    found = read_outcome(slot.run, slot.folder) if status == 0 else None
-    if found is not None:
+    """Return how a run ended."""
+    found = outcome_of(slot.run, slot.folder, IN_PROCESS if terms.in_process else PROCESSES)
+    if found is not None and (status == 0 or found.status == "stalled"):
         return found
-    why = stalled(slot.folder)
-    if why is not None:
-        return Outcome(slot.run, "stalled", slot.folder, reason=why)
     log = slot.folder / "logs" / "server.log"
     reason = " ".join(reason.split()) or f"ended with status {status}; see {log.relative_to(terms.root)}"
     return Outcome(slot.run, "failed", slot.folder, reason=reason)

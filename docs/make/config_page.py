@@ -26,7 +26,7 @@ from experiment.config import (
     TaskUnion,
     kinds_of,
 )
-from experiment.sections.base import Federation
+from experiment.sections import Federation
 from strategies.aggregators.preaggregators import PreAggregator
 
 HEAD = """---

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from foundation.errors import ConfigError
 from link.address import Address, parse_host
-from server.monitor.live import MEASURES, LiveRun, finite
+from server.monitor.live import LiveRun
+from server.run_folder.record import MEASURES, Counts, finite
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -125,7 +126,7 @@ class Monitoring:
         except OSError as error:
             raise self._unbound(error) from None
 
-    def write(self, out: Path, again: Iterable[Mapping[str, Any]]) -> "EventFiles | None":
+    def write(self, out: Path, again: Iterable["RoundRecord"]) -> "EventFiles | None":
         """Begin to write event files, if they are wanted.
 
         Args:
@@ -168,10 +169,10 @@ class EventFiles:
 
     Args:
         folder: where; made if it is not there.
-        again: the last rounds of a run that goes on, as ``metrics.jsonl`` has them; none for a new run.
+        again: the last rounds of a run that goes on; none for a new run.
     """
 
-    def __init__(self, folder: Path, again: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, folder: Path, again: Iterable["RoundRecord"] = ()) -> None:
         with _without_torch():
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -184,11 +185,11 @@ class EventFiles:
             folder.mkdir(parents=True, exist_ok=True)
             # Two files of one second would have one name.
             self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns() % 10**9:09d}")
-            for i, line in enumerate(again):
+            for i, record in enumerate(again):
                 if not i:
                     start = SessionLog(status=SessionLog.START)
-                    self._writer.write_event(Event(wall_time=time.time(), step=line["round"], session_log=start))
-                self._write(line["round"], _of_line(line))
+                    self._writer.write_event(Event(wall_time=time.time(), step=record.round, session_log=start))
+                self.add(record)
             self._writer.flush()
         except OSError as error:
             self._give_up(error)
@@ -196,12 +197,11 @@ class EventFiles:
     def start(self, evaluation: "Evaluation", after: int) -> None:
         """Write the measures of the starting point; those of a run that goes on are there."""
         if not after:
-            self._write(0, {f"model/{name}": getattr(evaluation, name) for name in MEASURES})
+            self._write(0, _measures(evaluation))
 
     def add(self, record: "RoundRecord") -> None:
         """Write one round."""
-        measured = {} if record.evaluation is None else vars(record.evaluation)
-        self._write(record.round, _of_line(vars(record) | measured))
+        self._write(record.round, _scalars(record))
 
     def stop(self) -> None:
         """Close the file."""
@@ -234,16 +234,20 @@ class EventFiles:
         log.error("%s: event files cannot be written: %s; no more of them", self._folder, error.strerror or error)
 
 
-def _of_line(line: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the scalars of a round as ``metrics.jsonl`` has it."""
-    numbers = {f"round/{name}": line[name] for name in ("bytes_up", "bytes_down", "step_norm", "lam")}
-    counts = {"sampled": "cohort", "answered": "accepted", "rejected": "rejected", "clipped": "clipped"}
+def _scalars(record: "RoundRecord") -> dict[str, float | None]:
+    """Return the scalars of a round by tag."""
+    counts = Counts.of(record)
     return {
-        **numbers,
-        "round/seconds": line["round_s"],
-        **{f"clients/{name}": len(line[key]) for name, key in counts.items()},
-        **{f"model/{name}": line[name] for name in MEASURES if name in line},
+        **{f"round/{name}": getattr(record, name) for name in ("bytes_up", "bytes_down", "step_norm", "lam")},
+        "round/seconds": record.round_s,
+        **{f"clients/{name}": count for name, count in counts._asdict().items()},
+        "clients/answered": counts.accepted,  # the former tag, for one release
+        **({} if record.evaluation is None else _measures(record.evaluation)),
     }
+
+
+def _measures(evaluation: "Evaluation") -> dict[str, float | None]:
+    return {f"model/{name}": getattr(evaluation, name) for name in MEASURES}
 
 
 # --- Prometheus -------------------------------------------------------------------------------------------------------
@@ -297,37 +301,38 @@ class MetricsPort:
 
         state = self._live.state()
 
-        def gauge(name: str, told: str, value: float | None) -> "Iterator[Metric]":
-            if value is not None:
-                yield GaugeMetricFamily(f"breakwater_{name}", told, value=value)
-
-        def counter(name: str, told: str, value: float) -> "Metric":
-            return CounterMetricFamily(f"breakwater_{name}", told, value=value)
-
         about = {key: str(state[key] or "") for key in ("run", "method", "rule", "task", "attack")}
-        yield InfoMetricFamily("breakwater_run", "What is run.", value=about)
-        yield from gauge("running", "1 while rounds are run.", float(state["status"] == "running"))
-        yield from gauge("held", "1 while the run is held because too few clients answer.", float(bool(state["held"])))
-        yield counter("incomplete_rounds", "Rounds with too few replies to use any.", state["incomplete"])
-        yield counter("failed_attacks", "Replies of attackers whose attack failed.", state["attack_failed"])
-        yield counter("rounds", "Rounds that have ended.", state["round"])
-        yield from gauge("planned_rounds", "Rounds that the run has.", state["rounds"])
-        yield from gauge("loss", "Training loss of the model, as last measured.", state["loss"])
-        yield from gauge("objective_gap", "Loss minus its least value, where that is known.", state["gap"])
-        yield from gauge("accuracy_ratio", "Share of correct predictions, 0 to 1.", state["accuracy"])
-        yield from gauge("measured_round", "Round of the last measurement.", state["measured"])
-        yield from gauge("clipping_radius", "Clipping radius of the last round.", state["lam"])
-        yield from gauge("step_norm", "Length of the last step.", state["step_norm"])
-        yield from gauge("clients", "Seats of the federation.", state["clients"])
-        yield from gauge("connected_clients", "Clients that are connected and ready.", state["connected"])
-        yield counter("received_bytes", "Bytes from clients.", state["up"])
-        yield counter("sent_bytes", "Bytes to clients.", state["down"])
+        yield InfoMetricFamily("breakwater_run", "The run.", value=about)
         whole = state["all"]
-        yield counter("sampled_clients", "Clients sampled, summed over rounds.", whole["sampled"])
-        yield counter("accepted_replies", "Replies that counted.", whole["answered"])
-        yield counter("clipped_replies", "Replies that were clipped.", whole["clipped"])
+        for name, text, value in (
+            ("running", "1 while rounds are run.", float(state["status"] == "running")),
+            ("held", "1 while the run is held because too few replies count.", float(bool(state["held"]))),
+            ("planned_rounds", "Rounds that the run has.", state["rounds"]),
+            ("loss", "Training loss of the model, as last measured.", state["loss"]),
+            ("objective_gap", "Loss minus its minimum, where that is known.", state["gap"]),
+            ("accuracy_ratio", "Share of correct predictions, 0 to 1.", state["accuracy"]),
+            ("measured_round", "Round of the last measurement.", state["measured"]),
+            ("clipping_radius", "Clipping radius of the last round.", state["lam"]),
+            ("step_norm", "Length of the last step.", state["step_norm"]),
+            ("clients", "Seats of the federation.", state["clients"]),
+            ("connected_clients", "Clients that are connected and ready.", state["connected"]),
+        ):
+            if value is not None:
+                yield GaugeMetricFamily(f"breakwater_{name}", text, value=value)
+        for name, text, value in (
+            ("incomplete_rounds", "Rounds with too few replies to use any.", state["incomplete"]),
+            ("failed_attacks", "Replies of attackers whose attack failed.", state["attack_failed"]),
+            ("rounds", "Rounds that have ended.", state["round"]),
+            ("received_bytes", "Bytes from clients.", state["up"]),
+            ("sent_bytes", "Bytes to clients.", state["down"]),
+            ("sampled_clients", "Clients sampled, summed over rounds.", whole["sampled"]),
+            ("received_replies", "Replies that arrived in time, good or bad.", whole["replied"]),
+            ("accepted_replies", "Replies that counted.", whole["accepted"]),
+            ("clipped_replies", "Replies that were clipped.", whole["clipped"]),
+        ):
+            yield CounterMetricFamily(f"breakwater_{name}", text, value=value)
         rejected = CounterMetricFamily(
-            "breakwater_rejected_replies", "Replies that did not count, silence too, by reason.", labels=["reason"]
+            "breakwater_rejected_replies", "Replies that did not count, missing ones too, by reason.", labels=["reason"]
         )
         for reason, count in state["reasons"].items():
             rejected.add_metric([reason], count)

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -15,14 +14,14 @@ from link.polled import PolledGrid
 from server.monitor.exporters import EventFiles, MetricsPort, Monitoring
 from server.monitor.live import LiveRun, Title
 from server.monitor.terminal import RunProgress
-from server.run_folder.folder import each_round
+from server.run_folder.reader import each_round
 from strategies.method import Evaluation
 from strategies.strategy import RoundRecord
 
 log = logging.getLogger("breakwater.server")
 
 _AGAIN = 10_000
-"""So many rounds before a run goes on are written for TensorBoard again, which takes a second."""
+"""At most this many rounds before a run goes on are written for TensorBoard again, which takes a second."""
 
 
 class Observers:
@@ -94,11 +93,10 @@ def watched(
         ConfigError: the port for Prometheus cannot be opened.
     """
     live = of_run(grid, config, out)
-    again: deque[dict[str, Any]] = deque(maxlen=_AGAIN)
-    if after:
-        for line in each_round(out):
-            live.replay(line)
-            again.append(line)
+    again: deque[RoundRecord] = deque(maxlen=_AGAIN)
+    for record in each_round(out) if after else ():
+        live.add(record)
+        again.append(record)
     with ExitStack() as stack:
         metrics = monitoring.serve(live)
         if metrics is not None:

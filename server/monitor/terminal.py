@@ -225,13 +225,13 @@ def _rows(state: Mapping[str, Any], width: int) -> list[tuple[str, Text]]:
     if state["up"] or state["down"]:
         rows.append(("traffic", Text("  ".join(_traffic(state, way) for way in ("up", "down")))))
     connected = "" if state["connected"] is None else f"connected {state['connected']}/{state['clients']}  "
-    clients = Text(f"{connected}sampled {last['sampled']}  answered {last['answered']}  ")
+    clients = Text(f"{connected}sampled {last['sampled']}  accepted {last['accepted']}  ")
     clients.append(f"rejected {last['rejected']}", style="yellow" if last["rejected"] else "")
     if state["round"]:
         rows.append(("clients", clients.append(f"  clipped {last['clipped']}")))
     if whole["sampled"]:
-        words = [f"{_share(whole[name], whole['sampled'])} {name}" for name in ("answered", "rejected")]
-        rows.append(("so far", Text("  ".join([*words, f"{_share(whole['clipped'], whole['answered'])} clipped"]))))
+        words = [f"{_share(whole[name], whole['sampled'])} {name}" for name in ("accepted", "rejected")]
+        rows.append(("so far", Text("  ".join([*words, f"{_share(whole['clipped'], whole['accepted'])} clipped"]))))
     if state["incomplete"]:
         few = f"{_many(state['incomplete'], 'round', 'rounds')} had too few replies to use any"
         rows.append(("incomplete", Text(f"{few}, the last one round {state['incomplete_at']}", style="yellow")))

@@ -29,6 +29,7 @@ from safetensors.numpy import load_file
 from examples.plain_loop import trajectory
 from experiment.config import load
 from experiment.opened import Experiment, open_experiment
+from strategies.byz_vr_marina_pp import ByzVRMarinaPP
 from strategies.method import Vector
 from strategies.randomness import Role, stream
 from strategies.vectors import norm
@@ -415,10 +416,9 @@ def name(i: int) -> str:
 def cohort_of(experiment: Experiment, k: int) -> list[int]:
     """Return who is sampled in a round of byz-vr-marina-pp if everybody is there."""
     config = experiment.config
-    s, seed = config.strategy, config.federation.seed
-    assert s.kind == "byz-vr-marina-pp"
-    assert isinstance(s.full_cohort, int)
-    full = k == 1 or bool(stream(seed, Role.COIN, round_=k).random() < (s.p or 0))
+    s, seed = experiment.method, config.federation.seed
+    assert isinstance(s, ByzVRMarinaPP)
+    full = k == 1 or bool(stream(seed, Role.COIN, round_=k).random() < s.p)
     order: list[int] = stream(seed, Role.COHORT, round_=k).permutation(CLIENTS).tolist()
     return sorted(order[: s.full_cohort if full else s.cohort])
 
@@ -480,10 +480,9 @@ def as_in_the_books(experiment: Experiment, rounds: Sequence[Mapping[str, Any]])
     """
     config, problem = experiment.config, experiment.problem
     n, f, seed = config.federation.clients, config.federation.byzantine, config.federation.seed
-    s = config.strategy
-    assert s.kind == "byz-vr-marina-pp"
-    assert isinstance(s.full_cohort, int)
-    assert s.p is not None
+    s = experiment.method
+    assert isinstance(s, ByzVRMarinaPP)
+    assert isinstance(s.alpha, float)
     x, x_prev, g = problem.initial(), None, None
     due = True
     for line in rounds:
@@ -503,7 +502,7 @@ def as_in_the_books(experiment: Experiment, rounds: Sequence[Mapping[str, Any]])
             rng = stream(seed, Role.WORKER, i, k)
             new, old = problem.oracle(i).minibatch_gradients([x, x_prev], s.batch, rng)
             row = config.compressor.decompress(config.compressor.compress(new - old, rng), x.dtype)
-            lam, length = float(s.alpha or 0) * norm(x - x_prev), norm(row)
+            lam, length = s.alpha * norm(x - x_prev), norm(row)
             rows.append((row.astype(np.float64) / length * lam).astype(row.dtype) if length > lam else row)
         enough = config.aggregator.tolerates(len(rows)) >= 0 if rows else False
         due = full and (len(rows) <= size // 2 or not enough)
@@ -513,7 +512,7 @@ def as_in_the_books(experiment: Experiment, rounds: Sequence[Mapping[str, Any]])
             share = min(-(-f * len(rows) // n), config.aggregator.tolerates(len(rows)))
             total = config.aggregator(np.stack(rows), share, stream(seed, Role.AGGREGATE, round_=k))
             g = total if full or g is None else g + total
-        x, x_prev = (x if g is None else x - float(s.gamma) * g), x
+        x, x_prev = (x if g is None else x - s.gamma * g), x
     return x
 
 

@@ -24,7 +24,7 @@ class World:
         self.config, self.problem = experiment.config, experiment.problem
         federation = self.config.federation
         self.n, self.f, self.seed = federation.clients, federation.byzantine, federation.seed
-        self.strategy: Any = self.config.strategy
+        self.strategy: Any = self.config.strategy  # its keys
         self.members: dict[int, CoalitionMember] = {}
         if self.config.attack is not None:
             brain = Coalition(experiment, self.config.attack)

@@ -91,7 +91,7 @@ def open_experiment(text: str, overrides: list[str], data_dir: Path | None = Non
     config: Config = parse(text, overrides)
     problem = loaded(config.task, config.setting(data_dir, None))
     config = resolve(config, problem)
-    return Experiment(config, problem, config.method)
+    return Experiment(config, problem)
 
 
 def models(experiment: Experiment) -> list[Vector]:

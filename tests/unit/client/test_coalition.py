@@ -56,7 +56,7 @@ def experiment(*overrides: str) -> Experiment:
     config = parse(TEXT, overrides)
     assert isinstance(config.task, DigitsTask)
     config = resolve(config, problem(config.task, config.setting(None, None)))
-    return Experiment(config, problem(config.task, config.setting(None, None)), config.method)
+    return Experiment(config, problem(config.task, config.setting(None, None)))
 
 
 def ask(opened: Experiment, kind: str = "difference", cohort: tuple[int, ...] | None = COHORT, round_: int = 3) -> Ask:
@@ -268,7 +268,7 @@ def test_a_mimic_that_cannot_send_another_ones_packet_aims_at_what_it_says() -> 
     # Under perm-k every worker has coordinates of its own.
     opened = experiment("attack.kind=mimic", "attack.target=2")
     assert isinstance(opened.method, ByzVRMarinaPP)
-    opened = replace(opened, method=replace(opened.method, compressor=PermK(parts=6)))
+    opened.config._method = replace(opened.method, compressor=PermK(parts=6))
     question = replace(ask(opened), seed=8)
     original = read(opened, question, HonestWorker(opened, 2).answer(question), 2)
     aimed = read(opened, question, coalition(opened)[4].answer(question), 4)

@@ -50,7 +50,7 @@ def experiment(fault: Fault, *overrides: str) -> Experiment:
     assert isinstance(config.task, DigitsTask)
     loaded = problem(config.task, config.setting(None, None))
     config = resolve(config, loaded)
-    return Experiment(config, loaded, config.method)
+    return Experiment(config, loaded)
 
 
 @pytest.mark.parametrize("method", [(), ("strategy.kind=byz-dasha-page", "strategy.batch=8", "strategy.p=0.5")])

@@ -55,8 +55,8 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["run", DEMO, "--fly"], "unrecognized arguments: --fly"),
         (["run", DEMO, "--set"], "--set: expected one argument"),
         (["server", DEMO], "required: --listen"),
-        (["server"], "required: CONFIG.toml, --listen; or --resume DIR alone"),
-        (["server", DEMO, "--resume", "d", "--out", "e"], "--resume DIR goes on in DIR: leave out --out"),
+        (["server"], "required: CONFIG.toml, --listen; or only --resume DIR"),
+        (["server", DEMO, "--resume", "d", "--out", "e"], "--resume DIR writes to DIR: omit --out"),
         (["client", "--name", "a"], "required: --connect"),
         (["client", "--connect", "h:1"], "required: --name, or --tls"),
         (["client", "--connect", "h:1", "--name", "a", "--worker", "x"], "--worker: invalid int value: 'x'"),
@@ -132,7 +132,7 @@ def test_a_run_folder_that_is_taken(command: list[str], capsys: pytest.CaptureFi
     Path("file").write_text("")
     for out in ("full", "file"):
         said = complaint(capsys, *command, "--out", out)
-        assert f"--out {out}: exists and is not an empty folder; choose another or remove it" in said
+        assert f"--out {out}: exists and is not an empty folder; choose another one or remove it" in said
     assert (Path("full") / "precious").read_text() == "x"
 
 

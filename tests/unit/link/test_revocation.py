@@ -15,7 +15,7 @@ from foundation.errors import ConfigError
 from link.identity.access import LISTED_FILE, REVOKED_FILE, Guests
 from link.identity.tls import Identity
 from server.process import ServerOptions
-from server.run_folder.folder import RunCard
+from server.run_folder.manifest import RunCard
 from tests.unit.link.test_tls import files, run
 
 

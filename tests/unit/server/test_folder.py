@@ -18,21 +18,13 @@ from experiment.config import load, parse
 from foundation.errors import ConfigError, Unwritten
 from server.monitor.plot import draw
 from server.process import ServerOptions, serve
-from server.run_folder import folder as folder_module
+from server.run_folder import CONFIG, CURVE, MANIFEST, METRICS, MODEL, SUMMARY
+from server.run_folder import writer as writer_module
 from server.run_folder.checkpoints import Checkpoint
-from server.run_folder.folder import (
-    CONFIG,
-    CURVE,
-    METRICS,
-    MODEL,
-    RUN,
-    SUMMARY,
-    RunCard,
-    RunFolder,
-    claimed,
-    read_rounds,
-    versions,
-)
+from server.run_folder.manifest import RunCard, versions
+from server.run_folder.reader import read_rounds
+from server.run_folder.record import to_line
+from server.run_folder.writer import RunFolder, claimed
 from strategies.evidence import Evidence
 from strategies.method import Evaluation
 from tests.rounds import MEASURED, RECORD, START
@@ -90,20 +82,21 @@ def test_evidence_late_replies_and_new_names_are_in_the_line_of_their_round(tmp_
         folder.add(named)
         folder.add(replace(named, round=2, late=["b"]))
         folder.add(replace(named, round=3, names=["a", "B", "c"], evidence=None))
-    first, second, third = read_rounds(tmp_path)
+    first, second, third = (json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines())
     assert {key: first[key] for key in ("distance", "cosine", "kept", "weight", "same")} == {
         "distance": [1.0, 2.35], "cosine": [0.1235, None], "kept": [1.0, 0.123], "weight": [0.5, 0.5], "same": [[0, 3]],
     }  # fmt: skip
     assert first["names"] == {"0": "a", "1": "b", "3": "c"}
     assert ("names" in second, second["late"], third["names"]) == (False, ["b"], {"1": "B"})
     assert "distance" not in third
+    assert [record.names for record in read_rounds(tmp_path)] == [["a", "b", "c"], ["a", "b", "c"], ["a", "B", "c"]]
 
 
 def test_a_round_is_in_the_file_before_the_next_begins(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for k in (1, 2, 3):
         folder.add(replace(RECORD, round=k))
-        assert [r["round"] for r in read_rounds(tmp_path)] == list(range(1, k + 1))
+        assert [r.round for r in read_rounds(tmp_path)] == list(range(1, k + 1))
     finish(folder)
 
 
@@ -123,8 +116,8 @@ def test_numbers_of_numpys_types_are_written_and_an_accuracy_that_is_none_is_lef
     folder.add(replace(RECORD, bytes_up=np.int64(7), evaluation=measured))  # type: ignore[arg-type]  # as above
     folder.finish(status="finished", seed=7, joined_s=0.5, model=None, task={"dim": np.int64(6)})
     summary = json.loads((folder.path / SUMMARY).read_text())
-    (line,) = read_rounds(folder.path)
-    assert (line["loss"], line["bytes_up"], "accuracy" in line) == (0.5, 7, False)
+    (record,) = read_rounds(folder.path)
+    assert (record.evaluation, record.bytes_up) == (Evaluation(0.5, None, None), 7)
     assert (summary["loss"], summary["accuracy"], summary["start"]) == (0.5, None, {"loss": 0.5})
     assert (summary["bytes_up"], summary["task"]) == (7, {"dim": 6})
 
@@ -146,7 +139,7 @@ def test_a_task_without_an_optimum_has_no_gap(tmp_path: Path) -> None:
     folder.begin(parse(TEXT), replace(START, gap=None))
     folder.add(replace(RECORD, evaluation=replace(MEASURED, gap=None)))
     assert "gap" not in finish(folder)
-    assert "gap" not in read_rounds(tmp_path)[0]
+    assert "gap" not in (tmp_path / METRICS).read_text()
 
 
 def test_a_run_that_ended_before_its_first_round(tmp_path: Path) -> None:
@@ -191,7 +184,7 @@ def test_a_full_disk_loses_no_round(
         assert (tmp_path / METRICS).stat().st_size == size, "no half line is left"
     disk.room = math.inf
     folder.add(replace(RECORD, round=5))
-    assert [line["round"] for line in read_rounds(tmp_path)] == [1, 2, 3, 4, 5]
+    assert [record.round for record in read_rounds(tmp_path)] == [1, 2, 3, 4, 5]
     said = [record.message.removeprefix(f"{tmp_path}: ") for record in caplog.records]
     assert said == [
         "metrics.jsonl cannot be written: No space left on device; trying again",
@@ -207,7 +200,7 @@ def test_results_wait_for_room_and_then_the_user_is_told(
     folder.begin(parse(TEXT), START)
     disk.room = 0
     folder.add(RECORD)
-    with pytest.raises(Unwritten, match=r"No space left on device; mend that, then `breakwater server --resume "):
+    with pytest.raises(Unwritten, match=r"No space left on device; fix that, then `breakwater server --resume "):
         folder.finish(status="finished", seed=7, joined_s=0.5, model=None)
     left = json.loads((tmp_path / SUMMARY).read_text())
     assert (left["status"], left["rounds"], left["unwritten"]["rounds"]) == ("finished", 1, 1)
@@ -221,7 +214,7 @@ def test_results_wait_for_room_and_then_the_user_is_told(
 
 def test_rounds_do_not_pile_up_in_memory_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk, folder = FullDisk(monkeypatch), RunFolder(tmp_path)
-    monkeypatch.setattr(folder_module, "_MAX_UNWRITTEN", 2000)
+    monkeypatch.setattr(writer_module, "_MAX_UNWRITTEN", 2000)
     disk.room = 0
     added = 0
 
@@ -285,7 +278,7 @@ def test_a_claim_that_comes_to_nothing_leaves_no_run(tmp_path: Path) -> None:
 def test_who_goes_on_is_not_told_to_take_another_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     path = tmp_path / "file" / "under"
-    words = f"cannot be written: .*; mend that, then `breakwater server --resume {path}`"
+    words = f"cannot be written: .*; fix that, then `breakwater server --resume {path}`"
     with pytest.raises(ConfigError, match=words):
         RunFolder(path, Checkpoint(0, "", {}, 0, 0.0, {}, {}))
     card = RunCard(run_id=7, listen="h:1", data=None, config_dir=None, tls=None)
@@ -306,7 +299,7 @@ def test_a_run_goes_on_after_its_checkpoint(tmp_path: Path) -> None:
         file.write('{"round": 4, "torn')
     (tmp_path / f".{MODEL}").write_text("half")
     folder = RunFolder(tmp_path, Checkpoint(2, "", {}, 0, 5.0, {}, {}))
-    assert [line["round"] for line in read_rounds(tmp_path)] == [1, 2]
+    assert [record.round for record in read_rounds(tmp_path)] == [1, 2]
     assert not (tmp_path / SUMMARY).exists()
     assert not (tmp_path / f".{MODEL}").exists()
     assert folder.wall_s == 5.0
@@ -319,8 +312,8 @@ def test_a_run_goes_on_after_its_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        pytest.param(['{"round": 1}'], "line 1: 'bytes_up'; it cannot be continued", id="incomplete"),
-        pytest.param(["nonsense"], "line 1: Expecting value", id="nonsense"),
+        pytest.param(['{"round": 1}'], "line 1: no round: 'accepted' is missing; it cannot", id="incomplete"),
+        pytest.param(["nonsense"], "line 1: no round: Expecting value", id="nonsense"),
         pytest.param([], "ends with round 0, but the checkpoint is of round 2", id="short"),
     ],
 )
@@ -330,15 +323,15 @@ def test_a_run_whose_rounds_are_lost_cannot_go_on(tmp_path: Path, lines: list[st
         RunFolder(tmp_path, Checkpoint(2, "", {}, 0, 0.0, {}, {}))
 
 
-def test_the_card_of_a_run(tmp_path: Path) -> None:
+def test_the_manifest_of_a_run(tmp_path: Path) -> None:
     card = RunCard(run_id=7, listen="h:1", data=None, config_dir="c", tls=None)
     card.write(tmp_path / "new", parse(TEXT).to_toml())
     assert RunCard.read(tmp_path / "new") == card
     assert card.next_life() == replace(card, lives=2)
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [CONFIG, RUN]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [CONFIG, MANIFEST]
     with pytest.raises(ConfigError, match=r"no run of `breakwater server` is there \(run.json is missing\)"):
         RunCard.read(tmp_path)
-    (tmp_path / RUN).write_text('{"run_id": 1')
+    (tmp_path / MANIFEST).write_text('{"run_id": 1')
     with pytest.raises(ConfigError, match=r"run\.json: is damaged: "):
         RunCard.read(tmp_path)
 
@@ -351,8 +344,9 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_a_last_line_cut_off_by_a_crash_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / METRICS).write_text('{"round": 1}\n{"round": 2}\n{"rou')
-    assert read_rounds(tmp_path) == [{"round": 1}, {"round": 2}]
+    lines = [to_line(replace(RECORD, round=k), {}) for k in (1, 2, 3)]
+    (tmp_path / METRICS).write_text("\n".join(lines)[:-5])
+    assert [record.round for record in read_rounds(tmp_path)] == [1, 2]
 
 
 def test_versions_name_what_a_result_may_depend_on() -> None:
@@ -361,9 +355,8 @@ def test_versions_name_what_a_result_may_depend_on() -> None:
 
 @pytest.mark.parametrize("gap", [None, 0.25, -1.0])
 def test_a_curve_of_one_and_of_two_runs(tmp_path: Path, gap: float | None) -> None:
-    measured = {"loss": 0.5, "accuracy": 0.7} | ({} if gap is None else {"gap": gap})
-    rounds = [{"round": k, **measured} for k in (1, 2)] + [{"round": 3}]
-    run = ({"start": measured}, rounds)
+    measured = Evaluation(0.5, 0.7, gap)
+    run = measured, [replace(RECORD, round=k, evaluation=measured if k < 3 else None) for k in (1, 2, 3)]
     for runs in ({"one": run}, {"one": run, "two": run}):
         path = tmp_path / CURVE
         draw(runs, path, title="a title")
@@ -372,7 +365,8 @@ def test_a_curve_of_one_and_of_two_runs(tmp_path: Path, gap: float | None) -> No
 
 
 def test_a_curve_of_nothing_finite(tmp_path: Path) -> None:
-    draw({"lost": ({"start": None}, [{"round": 1, "loss": None, "accuracy": None}])}, tmp_path / CURVE)
+    lost = replace(RECORD, evaluation=Evaluation(math.nan, math.nan))
+    draw({"lost": (None, [lost])}, tmp_path / CURVE)
     assert (tmp_path / CURVE).stat().st_size > 0
 
 

@@ -201,7 +201,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_others(tmp_path: Path, m
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("server.run_folder.checkpoints._sync", full)
+    monkeypatch.setattr("foundation.files._sync", full)
     with pytest.raises(OSError, match="No space"):
         saved(tmp_path, 10)
     assert names(tmp_path) == ["00000005.safetensors"]

@@ -18,7 +18,7 @@ from link.invitation import WHO
 from server.app import app
 from server.link import judge_of
 from server.roster import QueriedRoster
-from server.run_folder.folder import read_rounds
+from server.run_folder.reader import read_rounds
 from tests.local_grid import FIRST_NODE, LocalGrid, federation
 
 TEXT = """
@@ -74,7 +74,7 @@ def test_a_run_on_a_foreign_grid_goes_on_for_more_rounds_to_the_same_model(tmp_p
         app(grid, Context(run_id=grid.run_id, node_id=1, node_config={}, state=RecordDict(), run_config=given))
     *_, x = trajectory(open_experiment(TEXT, None, None))
     assert np.array_equal(load_file(out / "model.safetensors")["x"], x)
-    assert [line["round"] for line in read_rounds(out)] == [1, 2, 3, 4, 5, 6]
+    assert [record.round for record in read_rounds(out)] == [1, 2, 3, 4, 5, 6]
     assert json.loads((out / "summary.json").read_text())["rounds"] == 6
 
 

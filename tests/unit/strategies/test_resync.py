@@ -45,7 +45,7 @@ def opened(overrides: list[str]) -> Experiment:
     config = parse(CONFIG, overrides)
     problem = config.task.load(config.setting(None, None))
     config = resolve(config, problem)
-    return Experiment(config, problem, config.method)
+    return Experiment(config, problem)
 
 
 AWAY = {"away": {5, 6, 7}, "late": {1, 2, 3, 4}}

@@ -68,7 +68,7 @@ def test_a_run_by_hand() -> None:
     assert [record.round for record in records] == [1, 2, 3]
     first = records[0]
     assert (first.kind, first.cohort, first.accepted, first.rejected) == ("gradient", [0, 1, 2, 3], [0, 1, 2, 3], [])
-    assert (first.lam, first.clipped, first.note, first.step_norm) == (None, (), "", 0.0)
+    assert (first.lam, list(first.clipped), first.note, first.step_norm) == (None, [], "", 0.0)
     assert records[1].step_norm == pytest.approx(np.linalg.norm(X0 / 2))
     assert all(record.round_s > 0 for record in records)
     assert (records[0].bytes_up, records[0].bytes_down) == (0, 0)

@@ -19,7 +19,7 @@ from link.identity.tls import Identity, may_watch
 from server.monitor import follow as following
 from server.monitor.follow import follow_folder
 from server.monitor.live import LiveRun, State, Title
-from server.run_folder.folder import CONFIG, METRICS, SUMMARY
+from server.run_folder import CONFIG, METRICS, SUMMARY
 
 CONFIG_TEXT = """
 [federation]
@@ -160,7 +160,7 @@ def test_a_run_that_nobody_runs_is_away_and_one_that_is_locked_is_not(
 def test_what_is_no_run_folder_is_told_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / METRICS).write_text('{"round": 1}\n', encoding="utf-8")
     assert main(["watch", str(folder)]) == 2
-    assert "metrics.jsonl: a line that is no round" in capsys.readouterr().err
+    assert "metrics.jsonl: no round: " in capsys.readouterr().err
     (folder / METRICS).unlink()
     assert main(["watch", str(folder)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -204,9 +204,7 @@ def test_a_state_that_is_none_ends_the_command_with_2(
     monkeypatch.setattr(watch, "follow", lambda *_, **__: iter([state, state | {key: value}]))
     assert main(["watch", "127.0.0.1:1", *form]) == 2
     said = capsys.readouterr()
-    assert said.err.endswith(
-        f"127.0.0.1:1: sends states that cannot be read ({key}); run the same version at both ends\n"
-    )
+    assert said.err.endswith(f"127.0.0.1:1: sent an invalid state ({key}); run the same version at both ends\n")
     assert "\x1b" not in said.out + said.err
 
 
@@ -217,5 +215,5 @@ def test_the_reason_why_a_server_is_away_is_one_line(
     monkeypatch.setattr(watch, "follow", lambda *_, **__: iter([state | {"away": "\x1b[2Jgone\r\n"}, last]))
     assert main(["watch", "127.0.0.1:1"]) == 1
     said = capsys.readouterr()
-    assert said.err == "the server is away: ?[2Jgone??; looking for it\n"
+    assert said.err == "server unreachable: ?[2Jgone??; retrying\n"
     assert said.out.endswith("?[2Jover\n")

@@ -1,119 +1,38 @@
-"""The run folder: everything that a run leaves behind.
-
-``config.toml`` as resolved, ``metrics.jsonl`` with one object a round, ``summary.json``, ``model.safetensors`` (from
-the first evaluation on), ``curve.png``, ``checkpoints/`` and ``run.json`` (what ``--resume`` needs beside them). JSON
-has no NaN or infinity: such numbers are written as null, and a run that diverged says so.
+"""Writes a run folder.
 
 A full disk does not end a run: what cannot be written is kept in memory and tried again after every round.
 """
 
 import fcntl
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
-
 from experiment.config import Config
 from foundation.errors import ConfigError, Unwritten
+from foundation.files import replace_text, replacing
 from foundation.signals import waiting
-from foundation.text import TextError, read_text
-from server.monitor.live import finite
-from server.run_folder.checkpoints import Checkpoint, Checkpoints, clear_drafts
-from strategies.evidence import Evidence
+from server.run_folder import CONFIG, METRICS, MODEL, SUMMARY
+from server.run_folder.checkpoints import Checkpoint, Checkpoints, clear_drafts, write_arrays
+from server.run_folder.manifest import unwritable, versions
+from server.run_folder.record import from_line, kind_of, measures_to, plain, to_line
 from strategies.method import ATTACK_FAILED, Evaluation, Vector
 from strategies.strategy import RoundRecord
 
 log = logging.getLogger("breakwater.server")
 
-METRICS, SUMMARY, MODEL, CURVE, CONFIG, RUN = (
-    "metrics.jsonl",
-    "summary.json",
-    "model.safetensors",
-    "curve.png",
-    "config.toml",
-    "run.json",
-)
 FROZEN = "frozen."
-"""What names of arrays in the model's file begin with that belong to the model and are not trained."""
+"""Prefix of the arrays in the model's file that belong to the model and are not trained."""
 _RESERVE, _RESERVE_BYTES = ".reserve", 64 << 10
 """A file that keeps room for the summary while the run goes, so that a full disk cannot lose it; and its size."""
 _MAX_UNWRITTEN = 64 << 20
-"""So many bytes of metrics wait in memory for room on the disk; with more the run ends."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunCard:
-    """What a server that goes on with a run must know, beside its checkpoints; ``run.json``.
-
-    Args:
-        run_id: of the run: clients know by it that they need not prepare again.
-        listen: HOST:PORT that was bound, where the clients look for the server.
-        data: folder of data files.
-        config_dir: folder of the config file.
-        tls: folder of the server's certificate.
-        lives: how often a server has been started for this run.
-        lists: folder of the lists of who may take part, where it is not ``tls``.
-    """
-
-    run_id: int
-    listen: str
-    data: str | None
-    config_dir: str | None
-    tls: str | None
-    lives: int = 1
-    lists: str | None = None
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Return the card of a run folder.
-
-        Raises:
-            ConfigError: there is none, or one that cannot be read.
-        """
-        path = folder / RUN
-        try:
-            return cls(**json.loads(read_text(path)))
-        except FileNotFoundError:
-            raise ConfigError(f"--resume {folder}: no run of `breakwater server` is there ({RUN} is missing)") from None
-        except TextError as error:
-            raise ConfigError(f"{path}: {error}") from None
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"{path}: is damaged: {error}") from None
-
-    def next_life(self) -> Self:
-        """Return the card of the next server."""
-        return replace(self, lives=self.lives + 1)
-
-    def write(self, folder: Path, config: str) -> None:
-        """Write the card and the resolved config.
-
-        Raises:
-            ConfigError: the folder cannot be written.
-        """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _replace(folder / CONFIG, config)
-            _replace(folder / RUN, json.dumps(asdict(self), indent=2) + "\n")
-        except OSError as error:
-            raise unwritable(folder, error, goes_on=self.lives > 1) from None
-
-
-def unwritable(folder: Path, error: OSError, *, goes_on: bool = False) -> ConfigError:
-    """Return what a user is told of a run folder that cannot be used, for a new run or for one that goes on there."""
-    mend = f"mend that, then `breakwater server --resume {folder}`" if goes_on else "give --out another folder"
-    return ConfigError(f"{folder}: cannot be written: {error.strerror or error}; {mend}")
+"""At most this many bytes of metrics wait in memory for room on the disk; with more the run ends."""
 
 
 _claimed: dict[Path, int] = {}
@@ -174,14 +93,12 @@ class RunFolder:
             will be run again. None for a new one.
 
     Raises:
-        ConfigError: the folder cannot be used, or another server uses it; the message names it and the mend.
+        ConfigError: the folder cannot be used, or another server uses it; the message says how to fix that.
     """
 
     def __init__(self, path: Path, checkpoint: Checkpoint | None = None) -> None:
         self.path = path
-        self._rounds = 0
-        self._bytes_up = 0
-        self._bytes_down = 0
+        self._rounds = self._bytes_up = self._bytes_down = 0
         self._incomplete = self._attack_failed = 0
         self._attack_failure = ""  # the first reason
         self._rejected: Counter[str] = Counter()
@@ -190,8 +107,8 @@ class RunFolder:
         self._start: Evaluation | None = None
         self._frozen: dict[str, Any] = {}
         self._layout = ""
-        self._last: dict[str, float | None] | None = None
-        self._wall_s = 0.0 if checkpoint is None else checkpoint.wall_s  # in the lives before this one
+        self._last: Evaluation | None = None
+        self._wall_s = 0.0 if checkpoint is None else checkpoint.wall_s  # before this server was started
         self._began: float | None = None
         self._unwritten = bytearray()
         self._failing: set[str] = set()  # what could not be written at the last attempt
@@ -210,11 +127,9 @@ class RunFolder:
             raise
 
     def __enter__(self) -> Self:
-        """Nothing to do yet."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close what is open."""
         self.close()
 
     def close(self) -> None:
@@ -236,14 +151,14 @@ class RunFolder:
                 if number > round_:
                     break
                 try:
-                    told = json.loads(line)
-                    if told["round"] != number:
-                        raise ValueError(f"round {told['round']} where {number} is due")
-                    self._count(told)
-                except (ValueError, KeyError, TypeError) as error:
+                    record = from_line(line, self._names)
+                    if record.round != number:
+                        raise ValueError(f"round {record.round} where {number} is due")
+                except ValueError as error:
                     raise ConfigError(
                         f"{self.path / METRICS}: line {number}: {error}; it cannot be continued"
                     ) from None
+                self._count(record)
                 self._size += len(line)
         if self._rounds < round_:
             raise ConfigError(
@@ -258,7 +173,7 @@ class RunFolder:
 
     @property
     def wall_s(self) -> float:
-        """Seconds from the first round to now, in all lives of the server."""
+        """Seconds from the first round to now, restarts of the server included."""
         return self._wall_s + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def begin(
@@ -279,7 +194,7 @@ class RunFolder:
         self._frozen, self._layout = {f"{FROZEN}{name}": array for name, array in frozen.items()}, layout
         self._began = time.monotonic()
         with self._or_later(CONFIG):
-            _replace(self.path / CONFIG, config.to_toml())
+            replace_text(self.path / CONFIG, config.to_toml())
         with suppress(OSError):  # then the disk is full already
             (self.path / _RESERVE).write_bytes(bytes(_RESERVE_BYTES))
         self._start = start
@@ -290,38 +205,8 @@ class RunFolder:
         Raises:
             Unwritten: the disk has been full for so long that memory runs out too.
         """
-        line: dict[str, Any] = {
-            "round": record.round,
-            "kind": record.kind,
-            "cohort": list(record.cohort),
-            "accepted": list(record.accepted),
-            "rejected": [{"client": name, "reason": reason} for name, reason in record.rejected],
-            "clipped": list(record.clipped),
-            "lam": finite(record.lam),
-            "step_norm": finite(record.step_norm),
-            "bytes_up": record.bytes_up,
-            "bytes_down": record.bytes_down,
-            "round_s": round(record.round_s, 6),
-        }
-        if record.deadline_s is not None:
-            line["deadline_s"] = round(record.deadline_s, 3)
-        if record.resynced:
-            line["resynced"] = list(record.resynced)
-        if record.late:
-            line["late"] = list(record.late)
-        if record.note:
-            line["note"] = record.note
-        if record.incomplete:
-            line["incomplete"] = True
-        if record.evidence is not None:
-            line |= _evidence(record.evidence)
-        named = zip(record.cohort, record.names, strict=False)
-        if new := {str(worker): name for worker, name in named if self._names.get(worker) != name}:
-            line["names"] = new
-        if record.evaluation is not None:
-            line |= _measures(record.evaluation)
-        self._count(line)
-        self._unwritten += (json.dumps(line, default=_plain) + "\n").encode()
+        self._unwritten += (to_line(record, self._names) + "\n").encode()
+        self._count(record)
         with self._or_later(METRICS):
             self._flush()
         if len(self._unwritten) > _MAX_UNWRITTEN:
@@ -331,9 +216,9 @@ class RunFolder:
             )
 
     def save(self, model: Vector) -> None:
-        """Write the model, in one step: whoever reads it, or finds it after a crash, finds a whole one."""
+        """Write the model; its file is whole at any time, and after a crash of this process."""
         with self._or_later(MODEL):
-            self._save(model)
+            self._save(model, durable=False)
 
     def keep(self, checkpoints: Checkpoints, checkpoint: Checkpoint) -> bool:
         """Write a checkpoint, and before it the metrics that it builds on; return whether that was possible."""
@@ -373,15 +258,14 @@ class RunFolder:
         Raises:
             Unwritten: the disk is full, or the folder is gone.
         """
-        if evaluation is not None:
-            self._last = _measures(evaluation)
+        last = evaluation or self._last or self._start
         summary: dict[str, Any] = {
             "status": status,
             "rounds": self._rounds,
             "loss": None,
             "accuracy": None,
-            **(self._last or (_measures(self._start) if self._start else {})),
-            "start": _measures(self._start) if self._start else None,
+            **(measures_to(last) if last else {}),
+            "start": measures_to(self._start) if self._start else None,
             "bytes_up": self._bytes_up,
             "bytes_down": self._bytes_down,
             "wall_s": round(self.wall_s, 3),
@@ -404,8 +288,8 @@ class RunFolder:
         def write() -> None:
             self._flush()
             if model is not None:
-                self._save(model)
-            _replace(self.path / SUMMARY, json.dumps(summary, indent=2, default=_plain) + "\n")
+                self._save(model, durable=True)
+            self._write_summary(summary)
 
         try:
             self._insist(write, patience_s)
@@ -416,29 +300,30 @@ class RunFolder:
         self.close()
         return summary
 
+    def _write_summary(self, summary: Mapping[str, Any]) -> None:
+        replace_text(self.path / SUMMARY, json.dumps(summary, indent=2, default=plain) + "\n")
+
     def _leave_summary(self, summary: Mapping[str, Any], reason: str) -> None:
         """Write the summary alone where the disk has stayed full, into the room that was kept for it."""
         lost = {"rounds": self._unwritten.count(b"\n"), "reason": reason}
         with suppress(OSError):
             (self.path / _RESERVE).unlink(missing_ok=True)
-            _replace(self.path / SUMMARY, json.dumps({**summary, "unwritten": lost}, indent=2, default=_plain) + "\n")
+            self._write_summary({**summary, "unwritten": lost})
 
-    def _count(self, line: Mapping[str, Any]) -> None:
-        """Keep the sums of the summary up with a line of the metrics."""
-        self._rounds = line["round"]
-        self._bytes_up += line["bytes_up"]
-        self._bytes_down += line["bytes_down"]
-        self._incomplete += line.get("incomplete", False)
-        self._names |= {int(worker): name for worker, name in line.get("names", {}).items()}
-        for entry in line["rejected"]:
-            slug = entry["reason"].partition(":")[0]
-            if slug == ATTACK_FAILED:
+    def _count(self, record: RoundRecord) -> None:
+        """Add a round to the sums of the summary."""
+        self._rounds = record.round
+        self._bytes_up += record.bytes_up
+        self._bytes_down += record.bytes_down
+        self._incomplete += record.incomplete
+        for name, reason in record.rejected:
+            kind = kind_of(reason)
+            if kind == ATTACK_FAILED:
                 self._attack_failed += 1
-                self._attack_failure = self._attack_failure or entry["reason"].partition(": ")[2]
-            self._rejected[slug] += 1
-            self._rejected_of.setdefault(entry["client"], Counter())[slug] += 1
-        if "loss" in line:
-            self._last = {name: line[name] for name in ("loss", "accuracy", "gap") if name in line}
+                self._attack_failure = self._attack_failure or reason.partition(": ")[2]
+            self._rejected[kind] += 1
+            self._rejected_of.setdefault(name, Counter())[kind] += 1
+        self._last = record.evaluation or self._last
 
     def _flush(self) -> None:
         """Write the lines that wait.
@@ -465,21 +350,15 @@ class RunFolder:
             self._size -= len(torn)
             os.ftruncate(self._metrics, self._size)
 
-    def _save(self, model: Vector) -> None:
-        written = self.path / f".{MODEL}"
-        try:
-            arrays = {"x": model, **self._frozen}
-            metadata = {"layout": self._layout} if self._layout else None
-            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, written, metadata)
-            written.replace(self.path / MODEL)
-        except SafetensorError as error:  # its own name for what the system says
-            raise OSError(None, str(error)) from error
-        finally:
-            written.unlink(missing_ok=True)
+    def _save(self, model: Vector, *, durable: bool) -> None:
+        arrays = {"x": model, **self._frozen}
+        metadata = {"layout": self._layout} if self._layout else None
+        with replacing(self.path / MODEL, durable=durable) as draft:
+            write_arrays(arrays, draft, metadata)
 
     @contextmanager
     def _or_later(self, what: str) -> Iterator[None]:
-        """Within: what the system refuses to write is told once, and the run goes on; so is the end of the trouble."""
+        """Within: log a failed write once, and its recovery once; the run goes on."""
         try:
             yield
         except OSError as error:
@@ -500,83 +379,10 @@ class RunFolder:
             except OSError as error:
                 problem = f"{self.path}: the results cannot be written: {error.strerror or error}"
                 if time.monotonic() >= end or waiting():
-                    raise Unwritten(f"{problem}; mend that, then `breakwater server --resume {self.path}`") from None
+                    raise Unwritten(f"{problem}; fix that, then `breakwater server --resume {self.path}`") from None
                 if "results" not in self._failing:
                     self._failing.add("results")
                     log.error("%s; trying again for %g s", problem, patience_s)
                 time.sleep(min(1.0, patience_s))
             else:
                 return
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a text in one step."""
-    draft = path.with_name(f".{path.name}.new")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result may depend on."""
-    names = ("breakwater", "flwr", "grpcio", "numba", "numpy", "scipy", "torch")
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def each_round(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rounds of a run folder, one dictionary each; a last line cut off by a crash is left out.
-
-    Raises:
-        OSError: the metrics cannot be read.
-        TypeError: a line is JSON, but no round.
-    """
-    with (folder / METRICS).open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                told = json.loads(line)
-            except json.JSONDecodeError:
-                return
-            if not isinstance(told, dict):
-                raise TypeError(f"{line[:40]!r} is no round")
-            yield told
-
-
-def read_rounds(folder: Path) -> list[dict[str, Any]]:
-    """Return the rounds of a run folder all at once, see ``each_round``."""
-    return list(each_round(folder))
-
-
-def _measures(evaluation: Evaluation) -> dict[str, float | None]:
-    """Return measures as JSON has them; those that the task has not are left out."""
-    measures = {"loss": finite(evaluation.loss)}
-    for name, value in (("accuracy", evaluation.accuracy), ("gap", evaluation.gap)):
-        if value is not None:
-            measures[name] = finite(value)
-    return measures
-
-
-def _plain(value: object) -> Any:
-    """Return a number of another type as JSON has it."""
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
-
-
-def _evidence(evidence: Evidence) -> dict[str, Any]:
-    """Return the evidence with the digits that it deserves."""
-    told = {
-        "distance": [None if v is None else float(f"{v:.3g}") for v in evidence.distance],
-        "cosine": [None if v is None else round(v, 4) for v in evidence.cosine],
-        "kept": [None if v is None else float(f"{v:.3g}") for v in evidence.kept],
-        "weight": [None if v is None else float(f"{v:.3g}") for v in evidence.weight],
-        "same": [list(group) for group in evidence.same],
-    }
-    return {name: values for name, values in told.items() if values}

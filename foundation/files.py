@@ -1,0 +1,52 @@
+"""Files that are whole whenever they are there: written beside their place, on the disk, then moved there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+DRAFTS = ".*.new"
+"""Pattern of the drafts that a crash leaves."""
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Within: write the draft; at the end it takes the file's place. After an error the old file is as it was.
+
+    Args:
+        path: of the file.
+        durable: wait until the new file is on the disk, so that a crash of the machine leaves one of the two, whole.
+            Without it only a crash of the process does.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        yield draft
+        if durable:
+            _sync(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)  # it may be what fills the disk
+    if durable:
+        _sync(path.parent)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 in one step.
+
+    Raises:
+        OSError: it cannot be written; the old file is as it was.
+    """
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
