@@ -14,7 +14,7 @@ from rich.console import Console
 from experiment.config import Config
 from experiment.opened import CONFIG, CONFIG_DIR, DATA, LIFE, OUT, RESUME, open_experiment, try_out
 from foundation.errors import ConfigError
-from link.identity.access import Guests
+from link.identity.access import AccessControl
 from link.identity.tls import Identity, server_credentials
 from server.app import app, load_loops
 from server.link import open_link
@@ -119,7 +119,7 @@ def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None) -
     """Run the experiment in a folder that is ours."""
     identity = None if options.tls is None else Identity.load(options.tls)
     credentials = None if identity is None else server_credentials(identity)
-    guests = _guests(identity, options.lists)
+    access = _access(identity, options.lists)
     options.monitoring.check()
     text = options.config.to_toml()
     experiment = open_experiment(text, options.data, options.config_dir)
@@ -130,7 +130,7 @@ def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None) -
     card = options.card
     run_id = secrets.randbits(62) + 2 if card is None else card.run_id
     held = {} if card is None else resumed(options.out.absolute(), experiment)[0].seats
-    grid = open_link(experiment, run_id, credentials, guests, held)
+    grid = open_link(experiment, run_id, credentials, access, held)
     address = grid.listen(options.listen)
     log.info("run %d listens on %s", run_id, address, extra={"run_id": run_id})
     card = RunCard(
@@ -176,13 +176,13 @@ def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None) -
         grid.close(reason, final=final)
 
 
-def _guests(server: Identity | None, folder: Path | None) -> Guests | None:
+def _access(server: Identity | None, folder: Path | None) -> AccessControl | None:
     """Return who may take part; None without TLS, where a name is the client's word."""
     if folder is not None and server is None:
         raise ConfigError(f"--lists {folder}: needs --tls; without it nobody's name is certain")
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"--lists {folder}: no such folder; it may be empty, and is read while the server runs")
-    return None if server is None else Guests.of(server, folder)
+    return None if server is None else AccessControl.of(server, folder)
 
 
 def _warn_insecure(address: str) -> None:
