@@ -15,6 +15,7 @@ import numpy as np
 from flwr.app import Context, Error, Message
 
 from foundation.errors import WireError
+from foundation.text import kind_and_line
 from link import codec, flwr_compat
 from link import worker_state as pages
 from strategies.method import STALE, Method, Oracle, StateLostError, Vector
@@ -96,9 +97,8 @@ def _gradient(returned: Any, x: Vector, what: str) -> Vector:
     try:
         gradient = np.asarray(returned)
     except Exception as error:  # what an array of another library raises is its own affair
-        line = (str(error).splitlines() or [""])[0]
         kind = type(returned).__name__
-        raise _NoGradient(f"{what} returned {kind}, which is no array: {type(error).__name__}: {line}") from None
+        raise _NoGradient(f"{what} returned {kind}, which is no array: {kind_and_line(error)}") from None
     if gradient.dtype == x.dtype and gradient.shape == x.shape:
         return gradient
     if gradient.dtype.kind != "f":  # also integers: whoever has them has cut off fractions

@@ -12,7 +12,6 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import comb
 
 from flwr.app import RecordDict
 
@@ -21,12 +20,12 @@ from adapters.named_arrays import Layout
 from adapters.orders import ORDER, write, write_order
 from foundation.errors import ConfigError
 from strategies.aggregators import CoordinateMedian, Rule
-from strategies.cohorts import expected_byzantine
+from strategies.cohorts import byzantine_majority, expected_byzantine
 from strategies.compressors import Identity, PermK
-from strategies.local_sgd import LocalSGD
+from strategies.hyperparameters import AUTO
 from strategies.method import Ask, Compressor, Vector
 from strategies.progress import STALL_ROUNDS
-from strategies.radius import AUTO, Alpha
+from strategies.radius import Alpha
 from strategies.robust_averaging import RobustAveraging
 from strategies.strategy import RoundRecord
 
@@ -58,7 +57,7 @@ class RobustFedAvg(AppStrategy):
         clients: n; see ``AppStrategy``.
         byzantine: f.
         fraction_train: C/n, the share of clients sampled in a round. The opening rounds ask all.
-        aggregator: the robust rule, with its pre-steps.
+        aggregator: the robust rule, with its pre-aggregators.
         compressor: what the mod compresses deltas with; unbiased.
         alpha: clipping multiplier of ``strategies.robust_averaging``; "auto" learns it, ``math.inf`` does not clip.
         server_learning_rate: gamma, what the aggregated delta is multiplied by.
@@ -113,19 +112,17 @@ class RobustFedAvg(AppStrategy):
             raise ConfigError(f"arrayrecord_key = {arrayrecord_key!r}: another record has that name; choose another")
         cohort = max(1, round(fraction_train * clients))
         _check_rule(rule, cohort, clients, byzantine, clips=alpha != math.inf)
-        descent = LocalSGD(
+        method = RobustAveraging(
             n=clients,
             f=byzantine,
             gamma=float(server_learning_rate),
             cohort=cohort,
             aggregator=rule,
             compressor=form,
-            batch=0,
-            local_steps=1,
-            local_gamma=1.0,
+            alpha=None if alpha == math.inf else alpha,
         )
         super().__init__(
-            RobustAveraging(method=descent, alpha=alpha),
+            method,
             clients=clients,
             byzantine=byzantine,
             seed=seed,
@@ -143,11 +140,7 @@ class RobustFedAvg(AppStrategy):
     def summary(self) -> None:
         """Log the method, and how much it has to clip."""
         super().summary()
-        cohort = self.method.method.cohort
-        share = sum(
-            comb(self.byzantine, bad) * comb(self.clients - self.byzantine, cohort - bad)
-            for bad in range((cohort + 1) // 2, cohort + 1)
-        ) / comb(self.clients, cohort)
+        share = sum(byzantine_majority(self.clients, self.byzantine, self.method.cohort))
         if share > 0:
             log.info(
                 "%.0f %% of the cohorts have no honest majority: what they do is clipped, and the fewer there are the "

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.bench import Result, arguments, publish
-from server.run_folder.folder import read_rounds
+from server.monitor.curves import curve
+from server.run_folder.reader import read_rounds
 
 CONFIG = Path(__file__).parent.parent / "deploy" / "configs" / "a9a.toml"
 IDENTITY = ("compressor.kind=identity",)
@@ -47,7 +48,8 @@ def run(changes: list[str]) -> tuple[list[float], float]:
             stdout=subprocess.DEVNULL,
         )
         seconds = time.perf_counter() - began
-        gaps = {r["round"]: r["gap"] if r["gap"] is not None else float("inf") for r in read_rounds(out) if "gap" in r}
+        found = curve(read_rounds(out), "round", "gap", diverged=True)
+        gaps = dict(zip(found.x, found.y, strict=True))
     return [gaps.get(k, float("inf")) for k in (150, 300, 450, 600)], seconds
 
 

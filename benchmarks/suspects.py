@@ -12,15 +12,16 @@ import io
 import tempfile
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from benchmarks.bench import Result, arguments, publish
 from deploy.inprocess import run_in_process
 from deploy.local import LocalOptions
 from experiment.config import load
 from server.monitor.suspects import tally
-from server.run_folder.folder import read_rounds
+from server.run_folder.reader import read_rounds
+from strategies.strategy import RoundRecord
 
 CONFIGS = Path(__file__).parent.parent / "deploy" / "configs"
 FEDERATIONS = {"alike data (demo.toml)": "demo.toml", "uneven data (heterogeneous.toml)": "heterogeneous.toml"}
@@ -29,7 +30,7 @@ OMNISCIENT = {"foe", "ipm", "shb", "alie", "min-max", "mimic"}
 """They see the honest clients' messages: the strongest view."""
 
 
-def run(config: str, attack: str, seed: int, rounds: int) -> list[dict[str, Any]]:
+def run(config: str, attack: str, seed: int, rounds: int) -> list[RoundRecord]:
     """Return the rounds of one run."""
     changes = [f"attack.kind={attack}", f"federation.seed={seed}", f"strategy.rounds={rounds}"]
     if attack in OMNISCIENT:
@@ -61,7 +62,7 @@ def measure(seeds: range, rounds: int) -> Iterator[Result]:
                 found.append(sum(suspect.worker in attackers for suspect in ranked[:f]))
                 low += [suspect.score or 0.0 for suspect in ranked if suspect.worker in attackers]
                 high += [suspect.score or 0.0 for suspect in ranked if suspect.worker not in attackers]
-                ranked = tally([{key: value for key, value in line.items() if key != "same"} for line in told], f)
+                ranked = tally([_without_same(record) for record in told], f)
                 unseen.append(sum(suspect.worker in attackers for suspect in ranked[:f]))
             if attack == "none":
                 _row(attack, "-", "-", "-", f"{max(high):.1f}", "-")
@@ -74,6 +75,10 @@ def measure(seeds: range, rounds: int) -> Iterator[Result]:
                 name=f"{config}, {attack}", value=sum(found), unit=f"of {most}", peer="chance", peer_value=chance,
                 ratio=sum(found) / chance,
             )  # fmt: skip
+
+
+def _without_same(record: RoundRecord) -> RoundRecord:
+    return replace(record, evidence=record.evidence and replace(record.evidence, same=()))
 
 
 def _row(*cells: str) -> None:

@@ -30,7 +30,7 @@ from client.simulated import Shadows
 from experiment.opened import Experiment
 from foundation.errors import ConfigError
 from link.worker_state import Page, Pages, under
-from strategies.method import HELD, Ask, Compressor, Packet, Plain, Rows, StateLostError, Vector
+from strategies.method import HELD, Ask, Compressor, Method, Packet, Past, Rows, StateLostError, Vector
 from strategies.randomness import Role, stream
 
 _LATE = 1.25
@@ -44,7 +44,8 @@ class _Round:
     """The round that the brain is asked about, as its members share it, and what has been worked out.
 
     Args:
-        ask: without what the server told a single member; with what the brain knows of the server's own vectors.
+        ask: without what the server sent a single member.
+        past: what the brain knows of the server's own vectors.
         x: the model that it asks about.
         peers: who is in view beside the member that answers, and has a shadow; None before that was worked out.
         rows: the honest messages of ``peers``.
@@ -53,6 +54,7 @@ class _Round:
     """
 
     ask: Ask
+    past: Past
     x: Vector
     peers: list[int] | None = None
     rows: Rows | None = None
@@ -94,7 +96,7 @@ class Coalition:
         self._method = experiment.method
         self._config = experiment.config
         self._seed = experiment.config.federation.seed
-        self._gamma = float(experiment.config.strategy.gamma)
+        self._gamma = experiment.method.gamma
         self._members: set[int] = set()
         self._x0 = experiment.problem.initial()
         self._shadows = Shadows(experiment, lambda i: i in self._members or isinstance(attack, Copy))
@@ -221,13 +223,13 @@ class Coalition:
         if self._round is None or self._round.ask.round != ask.round:
             memory = self._memory
             x = self._method.model(self._shadows.follow(worker, ask).state, ask)
-            told = {name: v for name, v in ask.vectors.items() if name != HELD}
-            x_prev = told.get("x_prev", memory.x if memory.round == ask.round - 1 else None)
-            private: dict[str, Vector] = {}
+            shared = {name: v for name, v in ask.vectors.items() if name != HELD}
+            x_prev = shared.get("x_prev", memory.x if memory.round == ask.round - 1 else None)
+            past = Past()
             if x_prev is not None:  # x^k = x^{k-1} - gamma g^{k-1}
-                private = {"x_prev": x_prev, "g": told["g"] if "g" in told else (x_prev - x) / self._gamma}
+                past = Past(shared["g"] if "g" in shared else (x_prev - x) / self._gamma, x_prev)
             memory.round, memory.x = ask.round, x
-            self._round = _Round(replace(ask, vectors=told, private=private), x)
+            self._round = _Round(replace(ask, vectors=shared), past, x)
             if self._method.stateful and self._attack.looks_at_peers:
                 self._known(worker, self._round)  # also in rounds in which the attack does not look
         return self._round
@@ -291,7 +293,7 @@ class Coalition:
             sampled_byzantine=len(self._members if cohort is None else self._members.intersection(cohort)),
             x=opened.x,
             x0=self._x0,
-            g=None if self._sends_differences(ask) else opened.ask.private.get("g"),
+            g=None if self._sends_differences(ask) else opened.past.g,
             gamma=self._gamma,
             aggregate=lambda rows: self._aggregate(opened, rows),
         )
@@ -299,7 +301,7 @@ class Coalition:
     def _sends_differences(self, ask: Ask) -> bool:
         """Return whether messages of this round are differences of gradients, which no g is to be compared with."""
         absorb: object = type(self._method).absorb
-        return "x_prev" in ask.vectors and absorb is Plain.absorb
+        return "x_prev" in ask.vectors and absorb is Method.absorb
 
     def _in_view(self, worker: int, ask: Ask) -> Sequence[int]:
         """Return the workers whose honest messages this attack's view covers."""
@@ -342,7 +344,7 @@ class Coalition:
         if not len(rows) or not np.isfinite(opened.x).all():
             return np.zeros_like(self._x0)
         rng = stream(self._seed, Role.AGGREGATE, round_=opened.ask.round)
-        vector = self._method.combine(opened.ask, rows, rng).vector
+        vector = self._method.combine(opened.ask, rows, rng, opened.past).vector
         return np.zeros_like(self._x0) if vector is None else vector
 
 

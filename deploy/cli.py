@@ -1,7 +1,7 @@
 """The command line: ``breakwater COMMAND``; the commands are in ``deploy.commands``.
 
-Exit status: 0 it is done; 1 it began and could not go on; 2 something that the user gave cannot be used (one clear line
-says what); 130 interrupted. docs/troubleshooting.md says which command gives which, and when.
+Exit status: 0 success; 1 the command started but could not complete; 2 invalid input (one line names it); 130
+interrupted. docs/troubleshooting.md lists the exit status of each command.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from foundation.errors import BreakwaterError, ProcessEnded, ServerGone, Unwritt
 from foundation.signals import raising
 
 EPILOG = (
-    "Exit status: 0 it is done; 1 it began and could not go on, or doctor found a problem; 2 something that was given "
-    "cannot be used; 130 interrupted (docs/troubleshooting.md). Configs for each thing to try lie in deploy/configs/; "
-    "README.md tells how to go on."
+    "Exit status: 0 success; 1 the command started but could not complete, or doctor found a problem; 2 invalid "
+    "options, config or files; 130 interrupted (details: docs/troubleshooting.md). Example configs: deploy/configs/. "
+    "Introduction: README.md."
 )
 
 
@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
     Args:
-        arguments: without the program's name; None for those of this process, which is then all ours.
+        arguments: the command line without the program's name; None for this process's command line, in which case
+            the output streams and signal handlers of the process are set up as well.
     """
     output = streams.prepare() if arguments is None else None
     settle()
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"breakwater: error: {line}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # Whoever read our output has left; say nothing more, and do not complain on the way out either.
+        # The reader of our output has closed the pipe: print nothing more, and no error when the interpreter exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -62,15 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None, output: streams.Sink | None) -> int:
-    """Run a command; raise where its output is its result and cannot be written."""
+    """Run a command; raise if its output is its result and cannot be written."""
     if output is not None:
-        output.strict = True  # also for --help and --version, with which parsing ends
+        output.strict = True  # also for --help and --version, which exit while parsing
     try:
         options = _parser().parse_args(arguments)
         try:
             os.getcwd()
         except OSError:
-            print("breakwater: error: the current folder is gone; cd to one that is there", file=sys.stderr)
+            print("breakwater: error: the current folder no longer exists; cd to an existing one", file=sys.stderr)
             return 2
         if output is not None:
             output.strict = options.prints
@@ -86,21 +87,20 @@ _SURROUNDINGS = frozenset(
         *(errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE),
     }
 )
-"""What the system refuses because of files, folders, disks and limits: no fault of ours, so a line says it."""
+"""Errors of files, folders, disks and system limits. They are no bugs of Breakwater, so one line reports them."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line."""
+    """An argument parser that reports an error as one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 class _Version(argparse.Action):
-    """Prints the versions, which take a moment to find, and ends."""
+    """Print the versions and exit; they are only looked up when asked for, because that takes a moment."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        """Print them."""
         from deploy.versions import lines
 
         print("\n".join(lines()))
@@ -113,8 +113,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Byzantine-robust federated learning between machines that do not trust each other.",
         epilog=EPILOG,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the versions that matter in a bug report")
-    # Whether what a command prints is its result, so that output that cannot be written is an error.
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the versions to include in a bug report")
+    # ``prints``: the command's output is its result, so failing to write it is an error.
     parser.set_defaults(parser=parser, prints=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 

@@ -1,7 +1,7 @@
 """``breakwater demo``: the same federation under the same attack, once with plain averaging, once with ours."""
 
-import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from deploy.local import LocalOptions, run_local
 from experiment.config import load
 from foundation.units import size
 from server.monitor.exporters import Monitoring
-from server.monitor.report import REPORT
 from server.monitor.suspects import tally
-from server.run_folder.folder import SUMMARY, read_rounds
+from server.run_folder import REPORT
+from server.run_folder.reader import read_rounds, read_summary
+from server.run_folder.record import measures_from
+from strategies.strategy import RoundRecord
 
 CONFIG = Path(__file__).parent / "configs" / "demo.toml"
 AVERAGING, OURS = "averaging", "byz-vr-marina-pp"
@@ -31,7 +33,7 @@ def demo(out: Path, *, quiet: bool = False) -> int:
 
     Args:
         out: folder that gets the two run folders and ``demo.png``.
-        quiet: say nothing but the table.
+        quiet: print only the table.
     """
     console = Console(soft_wrap=True, quiet=quiet)
     began = time.monotonic()
@@ -52,28 +54,28 @@ def demo(out: Path, *, quiet: bool = False) -> int:
         if status != 0:
             return status
         console.print()
-    runs = {name: _read(out / name) for name in RUNS}
+    summaries = {name: read_summary(out / name) or {} for name in RUNS}
+    rounds = {name: read_rounds(out / name) for name in RUNS}
     console.quiet = False
-    console.print(_table(runs))
+    console.print(_table(summaries))
     console.quiet = quiet
+    from server.monitor.plot import draw  # matplotlib takes a second to import, which --help need not wait for
+
     picture = out / "demo.png"
-    _draw(runs, picture)
-    console.print(_who_attacked(runs[OURS][1], f, out / OURS), highlight=False)
+    runs = {name: (measures_from(summaries[name].get("start")), rounds[name]) for name in RUNS}
+    draw(runs, picture, title="The same attack on plain averaging and on Byz-VR-MARINA-PP")
+    console.print(_who_attacked(rounds[OURS], f, out / OURS), highlight=False)
     console.print(f"report:  {out / OURS / REPORT}", highlight=False)
     console.print(f"picture: {picture}\nthe whole demo took {time.monotonic() - began:.0f} s", highlight=False)
     return 0
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    return json.loads((folder / SUMMARY).read_text(encoding="utf-8")), read_rounds(folder)
-
-
-def _table(runs: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]) -> Table:
+def _table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table(title="Under attack", title_justify="left")
     table.add_column("method")
     for heading in ("accuracy", "rounds", "bytes up", "bytes down", "seconds"):
         table.add_column(heading, justify="right")
-    for name, (summary, _) in runs.items():
+    for name, summary in summaries.items():
         accuracy = summary["accuracy"]
         table.add_row(
             name,
@@ -86,7 +88,7 @@ def _table(runs: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]) -> Tabl
     return table
 
 
-def _who_attacked(rounds: list[dict[str, Any]], f: int, folder: Path) -> str:
+def _who_attacked(rounds: list[RoundRecord], f: int, folder: Path) -> str:
     """Return who stands out, in a sentence."""
     *first, after = tally(rounds, f)[: f + 1]
     names = ", ".join(f"{suspect.name} ({suspect.score or 0:.0f})" for suspect in first)
@@ -94,9 +96,3 @@ def _who_attacked(rounds: list[dict[str, Any]], f: int, folder: Path) -> str:
         f"\nwho attacked? these stand out most: {names}; the next one has {after.score or 0:.0f}\n"
         f"         breakwater suspects {folder}"
     )
-
-
-def _draw(runs: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]], path: Path) -> None:
-    from server.monitor.plot import draw  # matplotlib takes a second to import, which --help need not wait for
-
-    draw(runs, path, title="The same attack on plain averaging and on Byz-VR-MARINA-PP")

@@ -1,9 +1,9 @@
 """One experiment: the TOML file that every process of a federation reads, as typed sections.
 
-The unions at the bottom of each part are the only registry: a new method, rule, compressor, attack or task is added
-here and nowhere else. Loading goes in two steps. ``load`` checks everything that the file alone can tell; ``resolve``
-fills in what only the loaded task knows (L and d), so that the resolved config holds plain numbers and runs again
-to the same bits.
+The unions here are the only registry: a new rule, compressor, attack or task is added to its union and nowhere else.
+Methods have their table in ``strategies.methods``. Loading goes in two steps. ``load`` checks everything that the file
+alone can tell. ``resolve`` fills in what only the loaded task knows (L and d): a ``ResolvedConfig`` holds the method,
+and plain numbers that load again to the same bits.
 """
 
 import difflib
@@ -11,13 +11,17 @@ import math
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
 
+import numpy as np
 import tomli_w
 from pydantic import (
     Discriminator,
     Field,
+    PrivateAttr,
     TypeAdapter,
     ValidationError,
     field_validator,
@@ -28,16 +32,7 @@ from attacks.adaptive import ROP, Mimic, MinMax, MinSum, OptimalALIE, OptimalIPM
 from attacks.attack import Attack
 from attacks.classical import ALIE, FOE, IPM, Big, BitFlip, Gaussian, Infinity, LabelFlip, NaN, ShiftBack, Silence, Zero
 from attacks.faults import WireFault
-from experiment.sections.base import Facts, Federation, Section
-from experiment.sections.compressed import (
-    ByzDashaPageSection,
-    ByzEF21BCSection,
-    ByzEF21Section,
-    RoSDHBLocalSection,
-    RoSDHBSection,
-)
-from experiment.sections.descents import LocalSGDSection, RobustMomentumSGDSection, RobustSGDSection
-from experiment.sections.marina import ByzVRMarina2Section, ByzVRMarinaPPSection, ByzVRMarinaSection
+from experiment.sections import METHOD_SECTIONS, Federation, MethodSection, Section
 from foundation.errors import ConfigError
 from foundation.text import TextError, read_text
 from strategies.aggregators import (
@@ -63,8 +58,9 @@ from strategies.aggregators.preaggregators import (
 )
 from strategies.cohorts import expected_byzantine, quorum_of
 from strategies.compressors import QSGD, Identity, Masked, Natural, PermK, RandK, ScaledSign, TopK
+from strategies.hyperparameters import Constants
 from strategies.method import Method
-from tasks.contract import Problem, Setting
+from tasks.contract import Setting
 from tasks.custom import CustomTask
 from tasks.digits import DigitsTask
 from tasks.logistic import LogisticTask
@@ -87,20 +83,10 @@ class CheckpointSection(Section):
     """How many of the newest are kept."""
 
 
-StrategyUnion = Annotated[
-    ByzVRMarinaPPSection
-    | ByzVRMarinaSection
-    | ByzVRMarina2Section
-    | RobustSGDSection
-    | RobustMomentumSGDSection
-    | LocalSGDSection
-    | ByzDashaPageSection
-    | ByzEF21Section
-    | ByzEF21BCSection
-    | RoSDHBSection
-    | RoSDHBLocalSection,
-    Discriminator("kind"),
-]
+if TYPE_CHECKING:
+    StrategyUnion = MethodSection
+else:
+    StrategyUnion = Annotated[reduce(or_, METHOD_SECTIONS), Discriminator("kind")]
 AggregatorUnion = Annotated[
     Mean
     | CoordinateMedian
@@ -142,7 +128,7 @@ AttackUnion = Annotated[
     | WireFault,
     Discriminator("kind"),
 ]
-PreStepUnion = Annotated[
+PreAggregatorUnion = Annotated[
     Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping, Discriminator("kind")
 ]
 TaskUnion = Annotated[LogisticTask | DigitsTask | MnistTask | CustomTask, Discriminator("kind")]
@@ -163,17 +149,17 @@ class Config(Section):
     @field_validator("aggregator", mode="before")
     @classmethod
     def _read_presteps(cls, section: Any) -> Any:
-        """Let a pre-step be written by its name alone, ``pre = ["nnm"]``, and read it by its kind."""
+        """Let a pre-aggregator be written by its name alone, ``pre = ["nnm"]``, and read it by its kind."""
         if not isinstance(section, dict) or not isinstance(section.get("pre", []), list):
             return section
-        section = {"kind": "cm", **section}  # the default rule, where only its pre-steps are named
-        adapter: TypeAdapter[Any] = TypeAdapter(PreStepUnion)
+        section = {"kind": "cm", **section}  # the default rule, where only its pre-aggregators are named
+        adapter: TypeAdapter[Any] = TypeAdapter(PreAggregatorUnion)
         steps = []
         for item in section.get("pre", []):
             try:
                 steps.append(adapter.validate_python({"kind": item} if isinstance(item, str) else item))
             except ValidationError as error:
-                raise ValueError("pre: " + _explain_one(error.errors()[0], PreStepUnion, "")) from None
+                raise ValueError("pre: " + _explain_one(error.errors()[0], PreAggregatorUnion, "")) from None
         return {**section, "pre": tuple(steps)}
 
     @model_validator(mode="after")
@@ -195,7 +181,7 @@ class Config(Section):
                 f"federation.start_with = {start_with}: must be at least byzantine + 1 = {f + 1}; fewer may all be "
                 "attackers, and no round would count"
             )
-        for key, size in self.strategy.cohorts(self.federation).items():
+        for key, size in self.cohorts.items():
             if size > n:
                 yield f"strategy.{key} = {size}: must be at most federation.clients = {n}"
             if self.aggregator.tolerates(size) < 0:
@@ -212,7 +198,7 @@ class Config(Section):
                     f'rows, too few for aggregator.kind = "{self.aggregator.kind}"{_after(self.aggregator)}; '
                     "sample more clients or choose another rule"
                 )
-        most = max(self.strategy.cohorts(self.federation).values())
+        most = max(self.cohorts.values())
         share, tolerated = expected_byzantine(most, n, f), self.aggregator.tolerates(most)
         if 0 <= tolerated < share:
             yield (
@@ -220,23 +206,24 @@ class Config(Section):
                 f"rows, but {share} of them may be Byzantine (federation.byzantine = {f} of clients = {n})"
             )
         if self.federation.quorum is not None:
-            for key, size in self.strategy.cohorts(self.federation).items():
+            for key, size in self.cohorts.items():
                 wanted, most = quorum_of(self.federation.quorum, size), min(size, n - f)
                 if wanted > most:
                     yield (
                         f"federation.quorum = {self.federation.quorum:g}: wants {wanted} replies of strategy.{key} = "
                         f"{size}, and {f} silent Byzantine clients leave {most} for ever; at most {most / size:.3g}"
                     )
-        yield from self.strategy.conflicts(self.federation, self.aggregator, self.compressor)
+        yield from self.strategy.method.conflicts(dict(self.strategy), self.compressor)
         if self.attack is not None and f == 0:
             yield f'attack.kind = "{self.attack.kind}" with federation.byzantine = 0: nobody attacks; set byzantine'
         elif self.attack is not None and (flaw := self.attack.flaw(n, f)) is not None:
             yield f"[attack] {flaw}"
 
     @property
-    def method(self) -> Method:
-        """The method of a resolved config."""
-        return self.strategy.build(self.federation, self.aggregator, self.compressor)
+    def cohorts(self) -> dict[str, int]:
+        """The cohort sizes by key."""
+        n, f = self.federation.clients, self.federation.byzantine
+        return self.strategy.method.cohorts(dict(self.strategy), n, f, self.aggregator)
 
     @property
     def reveals_cohort(self) -> bool:
@@ -259,7 +246,7 @@ class Config(Section):
         return {
             "federation": {key: whole["federation"][key] for key in ("clients", "byzantine", "seed")},
             "task": whole["task"],
-            "strategy": {key: whole["strategy"].get(key) for key in ("kind", *self.strategy.worker_keys)},
+            "strategy": {key: whole["strategy"].get(key) for key in ("kind", *self.strategy.method.worker_keys)},
             "compressor": whole["compressor"],
         }
 
@@ -278,6 +265,17 @@ class Config(Section):
     def to_toml(self) -> str:
         """Return the config as TOML; loading it again gives an equal config."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+class ResolvedConfig(Config):
+    """A config in which nothing is left open. As TOML it loads and resolves to an equal one."""
+
+    _method: Method = PrivateAttr()
+
+    @property
+    def method(self) -> Method:
+        """The method, ready for either half."""
+        return self._method
 
 
 def _after(aggregator: Any) -> str:
@@ -347,7 +345,27 @@ def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:
     return attack
 
 
-def resolve(config: Config, problem: Problem) -> Config:
+class Size(Protocol):
+    """What ``resolve`` must know of a task: that of a ``Problem``, or what a run folder recorded of one."""
+
+    @property
+    def dim(self) -> int:
+        """The number of parameters, d."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the model and of what travels."""
+
+    @property
+    def samples(self) -> int:
+        """The samples of a worker, m."""
+
+    @property
+    def smoothness(self) -> float | None:
+        """L; None where the task does not know it."""
+
+
+def resolve(config: Config, task: Size) -> ResolvedConfig:
     """Fill in what only the loaded task knows, and check what depends on it.
 
     Raises:
@@ -355,17 +373,23 @@ def resolve(config: Config, problem: Problem) -> Config:
     """
     try:
         compressor = _with_parts(config.compressor, config.federation.clients)
-        compressor.layout(problem.dim, problem.dtype)
+        compressor.layout(task.dim, task.dtype)
     except ValueError as error:
         raise ConfigError(f"[compressor] {error}") from None
-    config = config.model_copy(update={"compressor": compressor})
-    strategy = config.strategy.resolve(config.federation, facts(config, problem))
-    return config.model_copy(update={"strategy": strategy})
-
-
-def facts(config: Config, problem: Problem) -> Facts:
-    """Return what the papers' formulas need to know; ``config`` with its compressor resolved."""
-    return Facts(problem.dim, problem.samples, config.compressor, config.aggregator, lambda: problem.smoothness)
+    constants = Constants(
+        n=config.federation.clients,
+        f=config.federation.byzantine,
+        aggregator=config.aggregator,
+        compressor=compressor,
+        dim=task.dim,
+        samples=task.samples,
+        smoothness=lambda: task.smoothness,
+    )
+    method = config.strategy.method.of(dict(config.strategy), constants)
+    parts = dict(config) | {"compressor": compressor, "strategy": config.strategy.holding(method)}
+    resolved = ResolvedConfig.model_construct(**parts)
+    resolved._method = method
+    return resolved
 
 
 def _with_parts(compressor: Any, clients: int) -> Any:

@@ -9,32 +9,55 @@ x^{t+1} and ends with g^{t+1} and the step to x^{t+2}. Only the first gradients 
 decides what a worker computes, not what it sends.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from strategies.cohorts import common_seed
 from strategies.compressors import Identity
 from strategies.estimates import START, Estimates, EstimatesState
-from strategies.method import Ask, Oracle, Packet, Vector, WorkerState
+from strategies.hyperparameters import Constants, Key, Written
+from strategies.method import Ask, Oracle, Packet, RoundKind, Vector, WorkerState
 
 FULL = "full"
 DIFFERENCE = "difference"
 
 
+def _full_gradients(written: Written, constants: Constants) -> float:
+    """Return b/m."""
+    return min(1.0, int(written["batch"]) / constants.samples)
+
+
+def _momentum(written: Written, constants: Constants) -> float:
+    """Return 1/(2 omega + 1), the momentum of the theory."""
+    return 1.0 / (2.0 * constants.compressor.omega(constants.dim) + 1.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ByzDashaPage(Estimates[EstimatesState]):
-    """The method and its hyper-parameters, in the paper's letters; those of ``Estimates`` first.
+    """Byz-DASHA-PAGE (Rammal et al., AISTATS 2024).
 
     Args:
-        p: probability that workers compute full gradients.
-        batch: b, minibatch size of a gradient difference.
-        a: momentum; 1 / (2 omega + 1) in the theory.
+        batch: b: minibatch size of a gradient difference.
+        p: Probability of a round of full gradients; default: b/m, with m the samples of a client.
+        a: Momentum; default: 1/(2 omega + 1), with omega the variance of the compressor.
     """
 
-    p: float
-    batch: int
-    a: float
+    kind: ClassVar[str] = "byz-dasha-page"
+
+    batch: Annotated[int, Key(ge=1)]
+    p: Annotated[float, Key(gt=0, le=1, fill=_full_gradients)]
+    a: Annotated[float, Key(gt=0, le=1, fill=_momentum)]
+
+    def later(self, share: float, samples: int) -> Sequence[RoundKind]:
+        """Return the rounds of either side of the coin."""
+        q = self.compressor
+        return [
+            RoundKind(FULL, share * self.p, self.n, q, samples),
+            RoundKind(DIFFERENCE, share * (1 - self.p), self.n, q, 2 * self.batch, down=2),
+        ]
 
     def start(self, x0: Vector) -> EstimatesState:
         """Return the state before round 1."""

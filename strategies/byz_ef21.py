@@ -7,22 +7,57 @@ Indices: round 1 asks for g_i^0 = grad f_i(x^0), which travels uncompressed; rou
 asks about x^{t+1} and ends with g^{t+1} and the step to x^{t+2}. Workers compute full local gradients.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
 
 import numpy as np
 
+from foundation.errors import ConfigError
 from strategies.cohorts import common_seed
 from strategies.compressors import Identity
-from strategies.estimates import START, Estimates, EstimatesState
-from strategies.method import Ask, Oracle, Packet, Vector, WorkerState
+from strategies.estimates import START, Estimates, EstimatesState, StateT
+from strategies.hyperparameters import Constants, Written
+from strategies.method import Ask, Compressor, Oracle, Packet, RoundKind, Vector, WorkerState
 
 CHANGE = "change"
 
 
+class ErrorFeedback(Estimates[StateT]):
+    """What the methods with error feedback share: full gradients, and a compressor that is a contraction."""
+
+    worker_keys: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def conflicts(cls, written: Written, compressor: Compressor) -> Iterator[str]:
+        """Take a biased compressor too."""
+        yield from ()
+
+    @classmethod
+    def of(cls, written: Written, constants: Constants) -> Self:
+        """Return the method.
+
+        Raises:
+            ConfigError: the compressor is no contraction.
+        """
+        delta = constants.compressor.contraction(constants.dim)
+        if not delta > 0:
+            raise ConfigError(
+                f'[compressor] kind = "{constants.compressor.kind}": E||C(v) - v||^2 <= (1 - delta) ||v||^2 holds with '
+                f"delta = {delta:.3g} only, and error feedback needs delta > 0; choose top-k, for example"
+            )
+        return super().of(written, constants)
+
+    def later(self, share: float, samples: int) -> Sequence[RoundKind]:
+        """Return the one kind."""
+        return [RoundKind(CHANGE, share, self.n, self.compressor, samples)]
+
+
 @dataclass(frozen=True, kw_only=True)
-class ByzEF21(Estimates[EstimatesState]):
-    """m_i = C(grad f_i(x^{t+1}) - g_i^t); the hyper-parameters are those of ``Estimates``."""
+class ByzEF21(ErrorFeedback[EstimatesState]):
+    """Byz-EF21 (Rammal et al., AISTATS 2024): m_i = C(grad f_i(x^{t+1}) - g_i^t)."""
+
+    kind: ClassVar[str] = "byz-ef21"
 
     def start(self, x0: Vector) -> EstimatesState:
         """Return the state before round 1."""
@@ -52,11 +87,17 @@ class EF21BCState(EstimatesState):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ByzEF21BC(Estimates[EF21BCState]):
-    """Byz-EF21 with a compressed broadcast too: workers are sent s = C(x^{t+1} - w^t) and follow w^{t+1} = w^t + s.
+class ByzEF21BC(ErrorFeedback[EF21BCState]):
+    """Byz-EF21-BC: the broadcast is compressed as well, by the same compressor (Rammal et al., AISTATS 2024).
 
-    They compute gradients at w, which chases x. The compressor is the same in both directions.
+    Workers are sent s = C(x^{t+1} - w^t) and follow w^{t+1} = w^t + s. They compute gradients at w, which chases x.
     """
+
+    kind: ClassVar[str] = "byz-ef21-bc"
+
+    def later(self, share: float, samples: int) -> Sequence[RoundKind]:
+        """Return the one kind: s is sent in place of x."""
+        return [RoundKind(CHANGE, share, self.n, self.compressor, samples, down=0, broadcast=self.compressor)]
 
     def start(self, x0: Vector) -> EF21BCState:
         """Return the state before round 1."""

@@ -21,18 +21,20 @@ import numpy as np
 
 from strategies.cohorts import aggregate
 from strategies.marina import FULL, Marina, MarinaState
-from strategies.method import Ask, Combined, Rows, Vector, WorkerState
+from strategies.method import Ask, Combined, Past, Rows, Vector, WorkerState
 from strategies.vectors import bounded_sum
 
 
 @dataclass(frozen=True, kw_only=True)
 class ByzVRMarina(Marina):
-    """The method; its hyper-parameters are those of ``Marina``.
+    """Byz-VR-MARINA (Gorbunov et al., ICLR 2023): all clients take part, nothing is clipped.
 
     Without clipping only numbers protect the estimate: every round needs replies of more than half of the clients, and
     the rule defends against all f however few came.
     """
 
+    kind: ClassVar[str] = "byz-vr-marina"
+    worker_keys: ClassVar[tuple[str, ...]] = ("batch", "full_batch", "gamma")  # workers take the server's step
     always_quorum: ClassVar[bool] = True
 
     def points(self, x: Vector, x_prev: Vector, g: Vector) -> dict[str, Vector]:
@@ -53,9 +55,9 @@ class ByzVRMarina(Marina):
         """Return the q that makes this g_i."""
         return target if ask.kind == FULL else bounded_sum(target, -ask.vectors["g"])
 
-    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator) -> Combined:
+    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator, past: Past) -> Combined:
         """ARAgg of the g_i."""
-        return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, ask.private.get("g"))
+        return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, past.g)
 
     def update(
         self, state: MarinaState, ask: Ask, replies: Mapping[int, Vector], rng: np.random.Generator

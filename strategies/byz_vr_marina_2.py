@@ -20,19 +20,19 @@ import numpy as np
 
 from strategies.cohorts import aggregate
 from strategies.marina import FULL, Marina, MarinaState
-from strategies.method import Ask, Combined, Rows, Vector
+from strategies.method import Ask, Combined, Past, Rows, Stateful, Vector
 from strategies.vectors import bounded_sum
 
 
 @dataclass(frozen=True, kw_only=True)
-class ByzVRMarina2(Marina):
-    """The method; its hyper-parameters are those of ``Marina``.
+class ByzVRMarina2(Marina, Stateful):
+    """Byz-VR-MARINA 2.0 (Rammal et al., AISTATS 2024): an estimate for every client, kept by the server.
 
     Without clipping only numbers protect the estimate: every round needs the g_i of more than half of the clients, and
     the rule defends against all f however few there are.
     """
 
-    stateful: ClassVar[bool] = True
+    kind: ClassVar[str] = "byz-vr-marina-2"
     always_quorum: ClassVar[bool] = True
 
     def absorb(self, held: Vector | None, ask: Ask, q: Vector) -> Vector:
@@ -43,9 +43,9 @@ class ByzVRMarina2(Marina):
         """Return the q that makes this g_i."""
         return target if ask.kind == FULL or held is None else bounded_sum(target, -held)
 
-    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator) -> Combined:
+    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator, past: Past) -> Combined:
         """ARAgg of the g_i."""
-        return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, ask.private.get("g"))
+        return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, past.g)
 
     def update(
         self, state: MarinaState, ask: Ask, replies: Mapping[int, Vector], rng: np.random.Generator

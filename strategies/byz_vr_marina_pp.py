@@ -14,33 +14,44 @@ the full local gradient. A radius that learns its multiplier (``alpha = "auto"``
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import inf
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from strategies.aggregators import Mean
 from strategies.clipping import clip_rows
 from strategies.cohorts import aggregate, stack
+from strategies.hyperparameters import AUTO, Cohort, Multiplier
 from strategies.marina import DIFFERENCE, FULL, Marina, MarinaState
-from strategies.method import Ask, Combined, Rows, Vector
-from strategies.radius import AUTO, RATIOS, Alpha, observe, radius
+from strategies.method import EVERYBODY, Ask, Combined, Past, Rows, Vector
+from strategies.radius import Alpha, observe, radius
 from strategies.vectors import norm
 
 
 @dataclass(frozen=True, kw_only=True)
 class ByzVRMarinaPP(Marina):
-    """The method and its hyper-parameters, in the paper's letters; those of ``Marina`` too.
+    """Byz-VR-MARINA-PP (Malinovsky et al., NeurIPS 2024).
 
     Args:
-        cohort: C, clients sampled in an ordinary round.
-        full_cohort: C_hat, clients sampled in a full-gradient round.
-        alpha: clipping multiplier, lam = alpha ||x^k - x^{k-1}||; inf for no clipping, "auto" to learn it.
-        plus: aggregate clipped differences by their mean (Byz-VR-MARINA-PP+).
+        cohort: C: clients sampled in an ordinary round.
+        full_cohort: C_hat: clients sampled in a full-gradient round; default: all. "least" is the fewest with which the
+            rule withstands such a round even if all f Byzantine clients are sampled.
+        alpha: clipping multiplier, lam = alpha ||x^k - x^{k-1}||; "auto" to learn it, None for no clipping.
+        plus: Aggregate clipped differences by their mean in place of the rule (Byz-VR-MARINA-PP+).
     """
 
-    cohort: int
-    full_cohort: int
-    alpha: Alpha
+    kind: ClassVar[str] = "byz-vr-marina-pp"
+
+    cohort: Annotated[int, Cohort(optional=False)]
+    full_cohort: Annotated[int, Cohort(least=True)]
+    alpha: Annotated[
+        Alpha | None,
+        Multiplier(
+            clip=True,
+            meaning='Whether differences are clipped to lam = alpha ||x^k - x^{k-1}||. "auto" learns alpha from the '
+            "replies; false switches clipping off, to see what it is for.",
+        ),
+    ]
     plus: bool = False
 
     @property
@@ -53,22 +64,28 @@ class ByzVRMarinaPP(Marina):
         """C_hat."""
         return self.full_cohort
 
-    def ask(self, state: MarinaState, rng: np.random.Generator) -> Ask:
-        """Ask as all do; a radius that learns needs its notes, and two full rounds before the first of them."""
-        if self.alpha != AUTO:
-            return super().ask(state, rng)
-        ask = super().ask(state if state.ratios else replace(state, full_due=True), rng)
-        return replace(ask, private={**ask.private, RATIOS: np.array(state.ratios)})
+    def survives(self, kind: str) -> tuple[bool, str]:
+        """Return whether and why a round of this kind survives a Byzantine majority."""
+        if kind == FULL:
+            return EVERYBODY if self.everybody == self.n else (False, "full gradients are not clipped")
+        if self.alpha is None:
+            return False, "differences are not clipped"
+        return True, "differences are clipped to lam"
 
-    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator) -> Combined:
+    def ask(self, state: MarinaState, rng: np.random.Generator) -> Ask:
+        """Ask as all do; a radius that is learnt needs two full rounds before its first note."""
+        due = self.alpha == AUTO and not state.ratios
+        return super().ask(replace(state, full_due=True) if due else state, rng)
+
+    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator, past: Past) -> Combined:
         """ARAgg of full gradients; ARAgg of clipped differences. Every difference is clipped, honest or not."""
         if ask.kind == FULL:
-            return aggregate(self.aggregator, rows, self.n, self.f, rng, ask.private.get("g"))
-        lam = inf if self.alpha == inf else radius(self.alpha, rows, _step(ask), ask.private.get(RATIOS))
+            return aggregate(self.aggregator, rows, self.n, self.f, rng, past.g)
+        lam = radius(self.alpha, rows, _step(ask), past.ratios)
         clipped, cut = clip_rows(rows, lam)
         rule = Mean() if self.plus else self.aggregator
         combined = aggregate(rule, clipped, self.n, self.f, rng)
-        return replace(combined, lam=None if lam == inf else lam, clipped=np.flatnonzero(cut).tolist(), rows=rows)
+        return replace(combined, lam=lam, clipped=np.flatnonzero(cut).tolist(), rows=rows)
 
     def estimate(self, ask: Ask, g: Vector | None, combined: Vector) -> Vector:
         """Return the aggregate of full gradients; g^{k-1} + the aggregate of differences."""

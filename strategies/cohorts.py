@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from strategies.method import Aggregator, Combined, Compressor, Rows, Vector
+from strategies.operators import Aggregator, Combined, Compressor, Rows, Vector
 
 
 def sample(clients: int, size: int, connected: Collection[int], rng: np.random.Generator) -> list[int]:
@@ -25,6 +25,24 @@ def sample(clients: int, size: int, connected: Collection[int], rng: np.random.G
     """
     order = rng.permutation(clients)
     return sorted([int(i) for i in order if int(i) in connected][:size])
+
+
+def byzantine_majority(clients: int, byzantine: int, cohort: int) -> tuple[float, float]:
+    """Return the probabilities of a strict Byzantine majority and of a tie in a uniformly sampled cohort.
+
+    Args:
+        clients: n.
+        byzantine: f.
+        cohort: C, drawn without replacement.
+
+    Source: the hypergeometric distribution; Malinovsky et al. (NeurIPS 2024), definition of p_G.
+    """
+    total = math.comb(clients, cohort)
+    ways = {t: math.comb(byzantine, t) * math.comb(clients - byzantine, cohort - t) for t in range(cohort + 1)}
+    return (
+        sum(w for t, w in ways.items() if 2 * t > cohort) / total,
+        sum(w for t, w in ways.items() if 2 * t == cohort) / total,
+    )
 
 
 def common_seed(compressor: Compressor, rng: np.random.Generator) -> int | None:

@@ -2,34 +2,45 @@
 
 A gradient in robust SGD, a momentum that the worker keeps, the mean gradient of a few local steps, a momentum that the
 server keeps (RoSDHB). A method of this family says what a worker replies, and where the server keeps something of every
-worker, what it makes of a reply with ``absorb``. Asking, aggregating, stepping and the books of who was heard are here.
+worker, what it makes of a reply with ``absorb``. Asking, aggregating and stepping are here.
 
-``clipped.Clipped`` wraps any of them for partial participation; it shares the state and the step.
+With a clipping multiplier ``alpha`` any of them takes part in the clipping heuristic for partial participation:
+
+    lam_k = alpha ||x^k - x^{k-1}||
+    g^k = g^{k-1} + Agg({clip_{lam_k}(v_i^k - g^{k-1}) : i in S_k}),  x^{k+1} = x^k - gamma g^k
+
+A sampled cohort, even an entirely Byzantine one, moves the estimate g by lam at most. The price: the first aggregate,
+before x has moved, is not clipped, and no full round ever corrects an estimate that was led astray.
+
+Source: Malinovsky, Richtarik, Horvath, Gorbunov, "Byzantine Robustness and Partial Participation Can Be Achieved at
+Once: Just Clip Gradient Differences", NeurIPS 2024 (arXiv 2311.14127), the section on heuristic extensions.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from abc import ABC
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from strategies.clipping import clip_rows
 from strategies.cohorts import aggregate, common_seed, stack
 from strategies.evidence import examine
+from strategies.hyperparameters import AUTO, Cohort, Key, Multiplier
 from strategies.method import (
-    Aggregator,
+    EVERYBODY,
     Ask,
     Combined,
-    Compressor,
+    Method,
     Oracle,
-    Packet,
-    Plain,
+    Past,
     Report,
+    RoundKind,
     Rows,
     Vector,
-    WorkerState,
 )
-from strategies.vectors import norm
+from strategies.radius import Alpha, observe, radius
+from strategies.vectors import bounded_sum, norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +56,7 @@ class DescentState:
         held: v_i of the last reply that counted, by worker; empty unless the method ``holds``.
         counted: the round of the last reply that counted, by worker.
         missed: workers whose latest reply did not count, though they were asked.
-        ratios: what a clipping radius that sets itself has seen, see ``clipping.observed``; empty for others.
+        ratios: what a clipping radius that sets itself has seen, see ``radius.observe``; empty for others.
         report: what the last update did.
     """
 
@@ -62,16 +73,13 @@ class DescentState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Descent(Plain, ABC):
+class Descent(Method, ABC):
     """What all methods of the family share.
 
     Args:
-        n: clients.
-        f: Byzantine clients to defend against.
-        gamma: step size.
-        cohort: C, clients sampled in a round.
-        aggregator: ARAgg.
-        compressor: Q.
+        alpha: clipping multiplier, lam = alpha ||x^k - x^{k-1}||; "auto" to learn it, None for no clipping.
+        cohort: C: clients sampled in a round; default: all.
+        batch: b: minibatch size; 0 for the full local gradient.
     """
 
     word: ClassVar[str] = "gradient"
@@ -79,32 +87,49 @@ class Descent(Plain, ABC):
     holds: ClassVar[bool] = False
     """Whether the server keeps v_i of every worker, because ``absorb`` builds on it."""
 
-    n: int
-    f: int
-    gamma: float
-    cohort: int
-    aggregator: Aggregator
-    compressor: Compressor
+    alpha: Annotated[
+        Alpha | None,
+        Multiplier(
+            clip=False,
+            meaning="Clip differences from the last aggregate, the heuristic for partial participation: needed where "
+            '``cohort`` is so small that a sampled one may have a Byzantine majority. "auto" learns alpha from the '
+            "replies.",
+        ),
+    ] = None
+    cohort: Annotated[int, Cohort()]
+    batch: Annotated[int, Key(ge=0)] = 0
+
+    @property
+    def steps(self) -> int:
+        """How many gradients a worker computes in a round."""
+        return 1
+
+    @property
+    def corrects(self) -> bool:
+        """Whether differences from the last aggregate are aggregated, as the clipping heuristic does."""
+        return self.alpha is not None
+
+    def plan(self, rounds: int, samples: int) -> Sequence[RoundKind]:
+        """Return the one kind of round."""
+        if self.cohort == self.n:
+            survives = EVERYBODY
+        elif self.alpha is not None:
+            survives = (True, "from round 2 on, differences from the last aggregate are clipped to lam")
+        else:
+            survives = (False, "nothing is clipped")
+        return [RoundKind(self.word, 1.0, self.cohort, self.compressor, self.steps * (self.batch or samples), survives)]
 
     def start(self, x0: Vector) -> DescentState:
         """Return the state before round 1."""
         return DescentState(round=1, x=x0)
 
+    # --- server: broadcast x^k --------------------------------------------------------------------------------------
+
     def ask(self, state: DescentState, rng: np.random.Generator) -> Ask:
-        """Send x^k to C clients."""
-        private = {} if state.g is None else {"g": state.g}
-        seed = common_seed(self.compressor, rng)
-        return Ask(state.round, self.word, {"x": state.x}, self.cohort, seed, private=private)
+        """Ask C clients at x^k."""
+        return Ask(state.round, self.word, {"x": state.x}, self.cohort, common_seed(self.compressor, rng))
 
-    def form(self, ask: Ask, i: int) -> Compressor:
-        """Return Q."""
-        return self.compressor.of_round(ask.seed, i)
-
-    @abstractmethod
-    def reply(
-        self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: np.random.Generator
-    ) -> tuple[WorkerState, Packet]:
-        """Answer as the honest worker i; see ``algorithm.Method``."""
+    # --- server: lam_k, g^k, x^{k+1} ----------------------------------------------------------------------------------
 
     def aggregated(self, held: Mapping[int, Vector], came: Mapping[int, Vector]) -> Mapping[int, Vector]:
         """Return the v_i to aggregate, by worker: of those who replied.
@@ -115,29 +140,54 @@ class Descent(Plain, ABC):
         """
         return came
 
-    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator) -> Combined:
-        """ARAgg."""
-        return aggregate(self.aggregator, rows, self.n, self.f, rng, ask.private.get("g"))
+    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator, past: Past) -> Combined:
+        """Return ARAgg({v_i}), or g^{k-1} + ARAgg({clip_lam(v_i - g^{k-1})}).
+
+        While x has not moved nothing is clipped; without a g^{k-1} the rows themselves are aggregated.
+        """
+        g = past.g
+        if g is None or not self.corrects:
+            return aggregate(self.aggregator, rows, self.n, self.f, rng, g)
+        differences = bounded_sum(rows, -g)
+        step = _step(ask, past)
+        lam = radius(self.alpha, differences, step, past.ratios) if step else None
+        short, cut = clip_rows(differences, lam)
+        combined = aggregate(self.aggregator, short, self.n, self.f, rng)
+        return replace(
+            combined,
+            vector=None if combined.vector is None else g + combined.vector,
+            lam=lam,
+            clipped=np.flatnonzero(cut).tolist(),
+            rows=differences,
+        )
 
     def update(
         self, state: DescentState, ask: Ask, replies: Mapping[int, Vector], rng: np.random.Generator
     ) -> DescentState:
-        """Aggregate and step; where nothing can be aggregated the model stays."""
-        came = self.absorbed(state, ask, replies)
-        rows = self.aggregated({**state.held, **came}, came)
-        combined = self.combine(ask, stack(state.x, rows), rng)
-        note = combined.note if combined.vector is not None else f"{combined.note}; the model stays"
-        report = Report(note=note, evidence=examine(list(rows), combined, rng))
-        return self.step(state, ask, came, combined.vector, report)
-
-    def absorbed(self, state: DescentState, ask: Ask, replies: Mapping[int, Vector]) -> dict[int, Vector]:
-        """Return v_i of every worker that replied."""
-        return {i: self.absorb(state.held.get(i), ask, q) for i, q in replies.items()}
+        """Aggregate and step. Where nothing can be aggregated the model stays; under the heuristic only g does."""
+        came = {i: self.absorb(state.held.get(i), ask, q) for i, q in replies.items()}
+        seen = came if self.corrects else self.aggregated({**state.held, **came}, came)
+        past, rows, workers = Past(state.g, state.x_prev, state.ratios), stack(state.x, seen), list(seen)
+        combined = self.combine(ask, rows, rng, past)
+        g, note = combined.vector, combined.note
+        if g is None:
+            g = state.g if self.corrects else None
+            note = f"{note}; {'g' if self.corrects else 'the model'} stays"
+        report = Report(
+            lam=combined.lam,
+            clipped=[workers[row] for row in combined.clipped],
+            note=note,
+            evidence=examine(workers, combined, rng),
+        )
+        after = self.step(state, ask, came, g, report)
+        if self.alpha != AUTO or state.g is None:
+            return after
+        return replace(after, ratios=observe(state.ratios, bounded_sum(rows, -state.g), _step(ask, past)))
 
     def step(
         self, state: DescentState, ask: Ask, came: Mapping[int, Vector], g: Vector | None, report: Report
     ) -> DescentState:
-        """Close the round: x^{k+1} = x^k - gamma g, and the books.
+        """Close the round: x^{k+1} = x^k - gamma g, and who was heard.
 
         Args:
             state: before the round.
@@ -162,6 +212,14 @@ class Descent(Plain, ABC):
             ratios=state.ratios,
             report=replace(report, step_norm=state.step_norm),
         )
+
+
+def _step(ask: Ask, past: Past) -> float:
+    """Return ||x^k - x^{k-1}||; 0 where x has not moved, or an attacker has not seen it move.
+
+    Where single steps were lost to rounding, x^{k-1} is the last model that differed: a radius of 0 would freeze g.
+    """
+    return 0.0 if past.x_prev is None else norm(ask.vectors["x"] - past.x_prev)
 
 
 def gradient(oracle: Oracle, x: Vector, batch: int, rng: np.random.Generator) -> Vector:

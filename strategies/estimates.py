@@ -13,9 +13,9 @@ aggregated like the others: it is the best that the server knows of it, and up t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -24,13 +24,15 @@ from strategies.compressors import Identity
 from strategies.evidence import examine
 from strategies.method import (
     HELD,
-    Aggregator,
     Ask,
     Combined,
     Compressor,
     Packet,
+    Past,
     Report,
+    RoundKind,
     Rows,
+    Stateful,
     StateLostError,
     Vector,
     WorkerState,
@@ -68,24 +70,17 @@ StateT = TypeVar("StateT", bound=EstimatesState)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimates(ABC, Generic[StateT]):
-    """The server's half that these methods share, and what a worker does about its g_i.
+class Estimates(Stateful, ABC, Generic[StateT]):
+    """The server's half that these methods share, and what a worker does about its g_i."""
 
-    Args:
-        n: clients.
-        f: Byzantine clients to defend against.
-        gamma: step size.
-        aggregator: ARAgg.
-        compressor: what the changes are compressed with.
-    """
+    def plan(self, rounds: int, samples: int) -> Sequence[RoundKind]:
+        """Return the first round, and the kinds of later ones."""
+        first = RoundKind(START, 1 / rounds, self.n, Identity(), samples)
+        return [first, *(kind for kind in self.later(1 - 1 / rounds, samples) if kind.share > 0)]
 
-    stateful: ClassVar[bool] = True
-
-    n: int
-    f: int
-    gamma: float
-    aggregator: Aggregator
-    compressor: Compressor
+    @abstractmethod
+    def later(self, share: float, samples: int) -> Sequence[RoundKind]:
+        """Return the kinds of rounds after the first one, whose shares sum to ``share``."""
 
     @abstractmethod
     def start(self, x0: Vector) -> StateT:
@@ -93,13 +88,13 @@ class Estimates(ABC, Generic[StateT]):
 
     @abstractmethod
     def next_ask(self, state: StateT, rng: np.random.Generator) -> Ask:
-        """Open a round after the first; ``sample`` and ``private`` are filled in by ``ask``."""
+        """Open a round after the first; ``ask`` fills in ``sample``."""
 
     def ask(self, state: StateT, rng: np.random.Generator) -> Ask:
         """Ask everybody: in the first round for full gradients, later for changes."""
         if state.g is None:
             return Ask(state.round, START, {"x": state.x}, self.n)
-        return replace(self.next_ask(state, rng), sample=self.n, private={"g": state.g})
+        return replace(self.next_ask(state, rng), sample=self.n)
 
     def resync(self, state: StateT, i: int) -> Mapping[str, Vector]:
         """Return the g_i that the server holds, or g where it holds none, for a worker that is behind."""
@@ -154,11 +149,11 @@ class Estimates(ABC, Generic[StateT]):
         """Return target - g_i."""
         return target if held is None or ask.kind == START else target - held
 
-    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator) -> Combined:
+    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator, past: Past) -> Combined:
         """ARAgg of estimates. Of rows that are missing none is known to be Byzantine, so all f are defended against."""
-        return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, ask.private.get("g"))
+        return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, past.g)
 
-    def quorum(self, ask: Ask) -> int:
+    def quorum(self, state: StateT, ask: Ask) -> int:
         """Return more than half of the clients, in the first round."""
         return self.n // 2 + 1 if ask.kind == START else 0
 
@@ -168,14 +163,14 @@ class Estimates(ABC, Generic[StateT]):
         The first round needs a quorum, more than half of the clients, and is repeated until it has one.
         """
         report = Report(step_norm=0.0 if state.x_prev is None else norm(state.x - state.x_prev))
-        quorum = self.quorum(ask)
+        quorum = self.quorum(state, ask)
         if len(replies) < quorum:
             note = f"no quorum: {len(replies)} usable replies of the {quorum} that the first round needs; repeated"
             return replace(state, round=state.round + 1, report=replace(report, note=note))
         # A change was made to what the server last read or sent: g_i, or g in place of it.
         changed = {i: self.absorb(state.estimates.get(i, state.g), ask, q) for i, q in replies.items()}
         estimates = dict(sorted({**state.estimates, **changed}.items()))
-        combined = self.combine(ask, stack(state.x, estimates), rng)
+        combined = self.combine(ask, stack(state.x, estimates), rng, Past(state.g))
         report = replace(report, evidence=examine(list(estimates), combined, rng))
         g = state.g if combined.vector is None else combined.vector
         if g is None:
@@ -190,7 +185,3 @@ class Estimates(ABC, Generic[StateT]):
             behind=frozenset(range(self.n)).difference(replies),
             report=replace(report, note=f"{combined.note}; g stays" if combined.vector is None else combined.note),
         )
-
-    def model(self, mine: WorkerState, ask: Ask) -> Vector:
-        """Return the x that the ask carries."""
-        return ask.vectors["x"]

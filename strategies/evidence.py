@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.method import Combined, Rows
+from strategies.operators import Combined, Rows
 
 MOST = 2**20
 """Numbers that are looked at in a round; of larger arrays randomly placed stretches of columns are."""

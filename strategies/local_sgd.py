@@ -12,26 +12,34 @@ Decentralized Data", AISTATS 2017, Algorithm 1, with a robust rule in place of t
 """
 
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from strategies.descent import Descent, local_gradient
+from strategies.hyperparameters import Key, StepSize
 from strategies.method import Ask, Oracle, Packet, WorkerState
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalSGD(Descent):
-    """v_i = Q((x - y_H) / (eta H)).
+    """Robust local SGD; with the rule "mean" FedAvg.
 
     Args:
-        batch: b, minibatch size of a local step; 0 for the full local gradient.
-        local_steps: H.
-        local_gamma: eta, step size of a local step.
+        local_steps: H: local steps of a round.
+        local_gamma: eta: step size of a local step, a number or "c/L". gamma = eta H with the rule "mean" is FedAvg.
     """
 
-    batch: int
-    local_steps: int
-    local_gamma: float
+    kind: ClassVar[str] = "local-sgd"
+    worker_keys: ClassVar[tuple[str, ...]] = ("batch", "local_steps", "local_gamma")
+
+    local_steps: Annotated[int, Key(ge=1, le=10_000)]
+    local_gamma: Annotated[float, StepSize()]
+
+    @property
+    def steps(self) -> int:
+        """H."""
+        return self.local_steps
 
     def reply(
         self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: np.random.Generator

@@ -9,10 +9,10 @@ They differ in who is sampled, and in how g^k comes about. Indices are those of 
 x^{k-1}) and ends with g^k and the step to x^{k+1}. Round 1 is the full round that gives the first estimate.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from abc import ABC
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -20,16 +20,17 @@ from strategies.cohorts import common_seed, stack
 from strategies.compressors import Identity
 from strategies.descent import gradient
 from strategies.evidence import examine
+from strategies.hyperparameters import Constants, Key, Written
 from strategies.method import (
-    Aggregator,
+    EVERYBODY,
     Ask,
-    Combined,
     Compressor,
+    Method,
     Oracle,
     Packet,
-    Plain,
+    Past,
     Report,
-    Rows,
+    RoundKind,
     Vector,
     WorkerState,
 )
@@ -64,37 +65,60 @@ class MarinaState:
     report: Report = field(default_factory=Report)
 
 
+def _full_rounds(written: Written, constants: Constants) -> float:
+    """Return min(C/n, b/m, 1/(omega + 1)): full rounds then cost as much as the others together."""
+    cohort, batch = int(written.get("cohort", constants.n)), int(written["batch"])
+    omega = constants.compressor.omega(constants.dim)
+    return min(cohort / constants.n, batch / constants.samples, 1 / (omega + 1), 1.0)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Marina(Plain, ABC):
-    """The method and the hyper-parameters that all share, in the papers' letters.
+class Marina(Method, ABC):
+    """What the MARINA methods share.
 
     Args:
-        n: clients.
-        f: Byzantine clients to defend against.
-        gamma: step size.
-        p: probability of a full round.
-        batch: b, minibatch size of a gradient difference.
-        full_batch: b', minibatch size of a full round; 0 for the full local gradient.
-        aggregator: ARAgg.
-        compressor: Q, used on gradient differences only.
+        p: Probability of a full round; default: min(C/n, b/m, 1/(omega + 1)), with m the samples of a client and omega
+            the variance of the compressor, which makes full rounds cost as much as the others together.
+        batch: b: minibatch size of a gradient difference.
+        full_batch: b': minibatch size of a full round; 0 for the full local gradient.
     """
 
+    worker_keys: ClassVar[tuple[str, ...]] = ("batch", "full_batch")
     always_quorum: ClassVar[bool] = False
     """Whether difference rounds need a quorum too."""
 
-    n: int
-    f: int
-    gamma: float
-    p: float
-    batch: int
-    full_batch: int = 0
-    aggregator: Aggregator
-    compressor: Compressor
+    p: Annotated[float, Key(gt=0, le=1, fill=_full_rounds)]
+    batch: Annotated[int, Key(ge=1)]
+    full_batch: Annotated[int, Key(ge=0)] = 0
 
     @property
     def everybody(self) -> int:
         """C_hat, how many clients a full round samples."""
         return self.n
+
+    @property
+    def sampled(self) -> int:
+        """C, how many clients a difference round samples."""
+        return self.n
+
+    def plan(self, rounds: int, samples: int) -> Sequence[RoundKind]:
+        """Return full rounds and difference rounds."""
+        return (
+            RoundKind(FULL, self.p, self.everybody, Identity(), self.full_batch or samples, self.survives(FULL)),
+            RoundKind(
+                DIFFERENCE,
+                1 - self.p,
+                self.sampled,
+                self.compressor,
+                2 * self.batch,
+                self.survives(DIFFERENCE),
+                down=2,
+            ),
+        )
+
+    def survives(self, kind: str) -> tuple[bool, str]:
+        """Return whether and why a round of this kind survives a Byzantine majority."""
+        return EVERYBODY
 
     def start(self, x0: Vector) -> MarinaState:
         """Return the state before round 1."""
@@ -105,17 +129,11 @@ class Marina(Plain, ABC):
     def ask(self, state: MarinaState, rng: np.random.Generator) -> Ask:
         """Toss the coin and ask for full gradients, or for gradient differences from x^{k-1} to x^k."""
         coin = bool(rng.random() < self.p)
-        private = {} if state.g is None else {"g": state.g}
         if coin or state.full_due or state.x_prev is None or state.g is None:
-            return Ask(state.round, FULL, {"x": state.x}, self.everybody, private=private)
+            return Ask(state.round, FULL, {"x": state.x}, self.everybody)
         seed = common_seed(self.compressor, rng)
         points = self.points(state.x, state.x_prev, state.g)
-        return Ask(state.round, DIFFERENCE, points, self.sampled, seed, private=private)
-
-    @property
-    def sampled(self) -> int:
-        """C, how many clients a difference round samples."""
-        return self.n
+        return Ask(state.round, DIFFERENCE, points, self.sampled, seed)
 
     def points(self, x: Vector, x_prev: Vector, g: Vector) -> dict[str, Vector]:
         """Return what the workers of a difference round are sent, by name: x^k and x^{k-1}."""
@@ -139,15 +157,11 @@ class Marina(Plain, ABC):
 
     # --- server: g^k, then x^{k+1} = x^k - gamma g^k -----------------------------------------------------------------
 
-    @abstractmethod
-    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator) -> Combined:
-        """Aggregate the rows of a round; see ``algorithm.Method``."""
-
     def estimate(self, ask: Ask, g: Vector | None, combined: Vector) -> Vector:
         """Return g^k, given g^{k-1} and what ``combine`` gave."""
         return combined
 
-    def quorum(self, ask: Ask) -> int:
+    def quorum(self, state: MarinaState, ask: Ask) -> int:
         """Return more than half of those who were sampled, in full rounds; see ``always_quorum``."""
         return (ask.sample // 2 + 1) if ask.kind == FULL or self.always_quorum else 0
 
@@ -163,9 +177,10 @@ class Marina(Plain, ABC):
             rows: what ``absorb`` gave, by worker.
             rng: the round's AGGREGATE stream.
         """
-        combined = self.combine(ask, stack(state.x, rows), rng)
+        past = Past(state.g, state.x_prev, state.ratios)
+        combined = self.combine(ask, stack(state.x, rows), rng, past)
         g, full_due, note = state.g, False, combined.note
-        quorum = self.quorum(ask)
+        quorum = self.quorum(state, ask)
         if quorum and (combined.vector is None or len(rows) < quorum):
             full_due = True
             note = f"no quorum: {len(rows)} usable replies of the {quorum} that a {ask.kind} round needs; g stays"

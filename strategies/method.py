@@ -12,27 +12,30 @@ One round k, as ``RobustStrategy`` drives it::
     q_i     = method.form(ask, i).decompress(packet)                                 # server, once screened
     state   = method.update(state, ask, {i: q_i}, stream(seed, AGGREGATE, round_=k))
 
-Three methods of the contract are there for what single workers mean to the server. A plain method keeps nothing about
-them and inherits ``Plain``. One that does says with ``absorb`` what it aggregates for a worker (a momentum, an
-estimate), and with ``aim`` which reply makes it aggregate a wanted vector: a Byzantine worker steers with it.
+``Method`` is what every method has. It answers what a host asks about single workers as a method that keeps nothing of
+them; a ``Stateful`` one, which does, overrides these answers. So no host needs to know which of the two it runs.
+
+The config is the method's own too: its fields are the keys of ``[strategy]`` (``strategies.hyperparameters``), and it
+says what conflicts with it and how many rounds of which kind to expect. ``strategies.methods`` lists the methods.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, ClassVar, Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from strategies.evidence import Evidence
-
-Vector = NDArray[np.floating]
-"""A vector of R^d: shape (d,), float32 or float64."""
-Rows = NDArray[np.floating]
-"""Vectors of several workers, one a row: shape (n', d)."""
-Weights = NDArray[np.float64]
-"""A number for each row: shape (n',)."""
+from strategies.evidence import Evidence
+from strategies.hyperparameters import Cohort, Constants, Key, StepSize, Written, biased
+from strategies.operators import Aggregator as Aggregator
+from strategies.operators import Combined as Combined
+from strategies.operators import Compressor as Compressor
+from strategies.operators import Layout as Layout
+from strategies.operators import Packet as Packet
+from strategies.operators import Rows as Rows
+from strategies.operators import Vector as Vector
+from strategies.operators import Weights as Weights
 
 
 class Oracle(Protocol):
@@ -49,53 +52,6 @@ class Oracle(Protocol):
         """Draw ONE minibatch of ``batch`` samples with ``rng`` and return its mean gradient at each point."""
 
 
-@dataclass(frozen=True, eq=False)
-class Packet:
-    """A compressed vector as it travels. What the fields mean is up to the compressor of the same ``kind``.
-
-    Args:
-        kind: the compressor's ``kind``.
-        dim: length d of the vector that it stands for.
-        values: shape (``layout.count``,), dtype ``layout.dtype``: the vector's values, or codes for them.
-        seed: where the compressor draws its coordinates itself, the seed that names them.
-        scale: where values are relative to a common scale, that scale.
-        marks: where it has more to say about coordinates (indices, signs), ``layout.marks`` bytes, dtype uint8.
-        version: of the worker's state that the reply builds on: the round of the worker's last reply; 0 for none.
-    """
-
-    kind: str
-    dim: int
-    values: NDArray[Any]
-    seed: int | None = None
-    scale: float | None = None
-    marks: NDArray[np.uint8] | None = None
-    version: int = 0
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The exact size and form of a compressor's packets for vectors of one length and type.
-
-    Args:
-        count: how many values it carries.
-        dtype: their type on the wire.
-        seed: whether it names a seed, 8 bytes.
-        scale: whether it carries a scale, 8 bytes.
-        marks: how many bytes of marks.
-    """
-
-    count: int
-    dtype: np.dtype[Any]
-    seed: bool = False
-    scale: bool = False
-    marks: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        """The packet's size in bytes, its envelope not counted."""
-        return self.count * self.dtype.itemsize + 8 * self.seed + 8 * self.scale + self.marks
-
-
 @dataclass(frozen=True)
 class Rejected:
     """A reply that does not count: ``reason`` is "slug: detail", for example "wrong round: 3, expected 5"."""
@@ -106,91 +62,6 @@ class Rejected:
     def slug(self) -> str:
         """The part that reasons are counted by."""
         return self.reason.partition(":")[0]
-
-
-class Compressor(Protocol):
-    """An operator Q: R^d -> R^d in two halves, so that what travels is the packet and not the vector."""
-
-    unbiased: ClassVar[bool]
-    """Whether E[Q(v)] = v. If so ``omega`` says how good it is, else ``contraction``."""
-    shared: ClassVar[bool]
-    """Whether all workers of a round draw from one seed of the server's; see ``of_round``."""
-
-    @property
-    def kind(self) -> str:
-        """Name in configs and packets."""
-
-    def of_round(self, seed: int | None, worker: int) -> Self:
-        """Return the operator of one worker in one round: itself, unless ``shared``.
-
-        Args:
-            seed: the round's seed, in [0, 2^64); None where the method gives none.
-            worker: 0 .. n-1.
-
-        Raises:
-            ValueError: it is shared and there is no seed.
-        """
-
-    def compress(self, v: Vector, rng: np.random.Generator) -> Packet:
-        """Return the packet of Q(v)."""
-
-    def decompress(self, packet: Packet, dtype: np.dtype[Any]) -> Vector:
-        """Return Q(v), shape (d,), of that type. The packet must have passed ``flaw``."""
-
-    def flaw(self, packet: Packet, dim: int, dtype: np.dtype[Any]) -> str | None:
-        """Say why this packet is not one of this compressor for a vector of that length and type, or None if it is."""
-
-    def forge(self, target: Vector, rng: np.random.Generator) -> Packet:
-        """Return the packet of this form that serves an attacker best who wants the server to read ``target``."""
-
-    def opposite(self, packet: Packet) -> Packet:
-        """Return the packet that reads as minus this one."""
-
-    def layout(self, dim: int, dtype: np.dtype[Any]) -> Layout:
-        """Return what a packet of a vector of that length and type holds.
-
-        Raises:
-            ValueError: it cannot carry such a vector (k > d); one line for the user.
-        """
-
-    def omega(self, dim: int) -> float:
-        """Return omega with E||Q(v) - v||^2 <= omega ||v||^2."""
-
-    def norm_bound(self, dim: int) -> float:
-        """Return D_Q with ||Q(v)|| <= D_Q ||v|| always."""
-
-    def contraction(self, dim: int) -> float:
-        """Return delta with E||Q(v) - v||^2 <= (1 - delta) ||v||^2; 0 or less where there is none."""
-
-
-class Aggregator(Protocol):
-    """A robust aggregation rule with its pre-steps."""
-
-    def __call__(self, rows: Rows, f: int, rng: np.random.Generator, center: Vector | None = None) -> Vector:
-        """Aggregate n' vectors of which up to ``f`` may be Byzantine.
-
-        Args:
-            rows: shape (n', d); never modified.
-            f: how many rows to defend against; at most ``tolerates(n')``.
-            rng: for random pre-steps.
-            center: where the caller believes the answer to lie, usually its previous aggregate; shape (d,). Rules that
-                need a centre (centred clipping) start from it; None leaves the choice to them. Others ignore it.
-
-        Returns:
-            Shape (d,), dtype of ``rows``.
-        """
-
-    def weigh(
-        self, rows: Rows, f: int, rng: np.random.Generator, center: Vector | None = None
-    ) -> tuple[Vector, Weights | None]:
-        """Return the same, and the weight by which each row was taken, shape (n',).
-
-        Weights are those of a mean of rows, or of rows and a centre; None from rules that look at every coordinate by
-        itself.
-        """
-
-    def tolerates(self, n: int) -> int:
-        """Return the largest f for n rows that rule and pre-steps can take; -1 if they cannot take n rows at all."""
 
 
 @dataclass(frozen=True)
@@ -221,8 +92,6 @@ class Ask:
         packet: a compressed vector for every sampled worker, where the method broadcasts one.
         cohort: the sampled workers, in ascending order. Always known to the server; at a worker None, unless the
             experiment reveals it.
-        private: what ``combine`` needs beside the rows and no worker is sent, by name: the server's own vectors. An
-            attacker who plans ahead puts in what it has worked out: ``"g"``, the previous estimate, if it can.
         mark: the server's, where it keeps checkpoints.
         probe: the server only wants to know whether a worker can answer: it replies as to any ask, and keeps nothing.
     """
@@ -234,32 +103,25 @@ class Ask:
     seed: int | None = None
     packet: Packet | None = None
     cohort: tuple[int, ...] | None = None
-    private: Mapping[str, Vector] = field(default_factory=dict)
     mark: Mark | None = None
     probe: bool = False
 
 
 @dataclass(frozen=True, eq=False)
-class Combined:
-    """What the server makes of the rows of a round.
+class Past:
+    """What ``combine`` needs beside the rows of a round: what came before it.
+
+    The server has it from its state. An attacker who plans ahead fills in what it has worked out.
 
     Args:
-        vector: shape (d,); None where these rows cannot be aggregated, and ``note`` says why.
-        lam: the clipping radius used; None where nothing is clipped.
-        clipped: row numbers that were longer than ``lam``.
-        note: why there is no vector.
-        rows: what was aggregated, before any clipping; shape (n', d).
-        center: the aggregate of these rows, clipped or not; shape (d,). It is ``vector`` unless the method adds to it.
-        weights: see ``Aggregator.weigh``.
+        g: the previous aggregate, g^{k-1}; None before the first, or where it is not known.
+        x_prev: the model that the last step started from; None before the first step, or where it is not known.
+        ratios: the notes of a clipping radius that is learnt, see ``radius.observe``.
     """
 
-    vector: Vector | None
-    lam: float | None = None
-    clipped: Sequence[int] = ()
-    note: str = ""
-    rows: Rows | None = None
-    center: Vector | None = None
-    weights: Weights | None = None
+    g: Vector | None = None
+    x_prev: Vector | None = None
+    ratios: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -278,7 +140,7 @@ class Report:
     step_norm: float = 0.0
     clipped: Sequence[int] = ()
     note: str = ""
-    evidence: "Evidence | None" = None
+    evidence: Evidence | None = None
 
 
 class State(Protocol):
@@ -324,25 +186,74 @@ class StateLostError(Exception):
     """Raised by ``Method.reply``: this worker lacks the state that the ask builds on. The server will resync it."""
 
 
-class Method(Protocol):
-    """A distributed optimisation method: both halves. The server's state is the method's own type."""
+EVERYBODY = (True, "all clients take part, and they have no majority")
 
-    @property
-    def stateful(self) -> bool:
-        """Whether a worker's next message depends on its earlier ones: its own state, or what the server holds."""
 
+@dataclass(frozen=True)
+class RoundKind:
+    """One kind of round of a method: how often it comes, what travels and what it costs; for ``breakwater check``.
+
+    Args:
+        name: the method's word for it.
+        share: probability of a round of this kind.
+        sampled: clients sampled.
+        up: the compressor of the replies.
+        gradients: gradients of single samples that one worker computes.
+        survives: whether the method survives such a round with a Byzantine majority, and why, in a few words.
+        down: dense vectors that every sampled client is sent.
+        broadcast: the compressor of what else it is sent, if anything.
+    """
+
+    name: str
+    share: float
+    sampled: int
+    up: Compressor
+    gradients: int
+    survives: tuple[bool, str] = EVERYBODY
+    down: int = 1
+    broadcast: Compressor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """A distributed optimisation method: both halves. The server's state is the method's own type.
+
+    Args:
+        n: clients.
+        f: Byzantine clients to defend against.
+        gamma: step size: a number, or "c/L" where the task knows its L.
+        aggregator: ARAgg.
+        compressor: Q.
+    """
+
+    kind: ClassVar[str]
+    """Name in configs."""
+    worker_keys: ClassVar[tuple[str, ...]] = ("batch",)
+    """The keys of the config that an honest client must agree on with the server: what a worker computes."""
+    stateful: ClassVar[bool] = False
+    """Whether a worker's next message depends on its earlier ones: its own state, or what the server holds."""
+
+    n: int
+    f: int
+    gamma: Annotated[float, StepSize()]
+    aggregator: Aggregator
+    compressor: Compressor
+
+    # --- both halves: what every method has -----------------------------------------------------------------------
+
+    @abstractmethod
     def start(self, x0: Vector) -> Any:
         """Return the server's state before round 1."""
 
+    @abstractmethod
     def ask(self, state: Any, rng: np.random.Generator) -> Ask:
         """Open the round ``state.round``."""
 
-    def resync(self, state: Any, i: int) -> Mapping[str, Vector]:
-        """Return what worker i must be sent beside the ask because it may be behind; nothing for most."""
-
     def form(self, ask: Ask, i: int) -> Compressor:
         """Return the compressor whose packets worker i answers this ask with."""
+        return self.compressor.of_round(ask.seed, i)
 
+    @abstractmethod
     def reply(
         self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: np.random.Generator
     ) -> tuple[WorkerState, Packet]:
@@ -362,67 +273,115 @@ class Method(Protocol):
             StateLostError: ``mine`` is not what the ask builds on, and the ask has no resync.
         """
 
-    def quorum(self, ask: Ask) -> int:
+    def quorum(self, state: Any, ask: Ask) -> int:
         """Return how many replies ``update`` needs to use any of them; 0 where it uses whatever comes."""
+        return 0
 
-    def knows(self, state: Any, i: int, version: int) -> bool:
-        """Return whether a reply of worker i that builds on this version of its state can be used."""
+    @abstractmethod
+    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator, past: Past) -> Combined:
+        """Clip and aggregate the vectors that ``absorb`` gave, shape (n', d). ``update`` calls it, and so does an
+        attacker who plans ahead."""
 
-    def model(self, mine: WorkerState, ask: Ask) -> Vector:
-        """Return the model x that the ask is about, as a worker knows it; shape (d,)."""
-
-    def absorb(self, held: Vector | None, ask: Ask, q: Vector) -> Vector:
-        """Return the vector that the server aggregates for a worker, given what it held of it and what it now reads.
-
-        Args:
-            held: the same of the worker's last reply that counted; None before the first.
-            ask: what was asked.
-            q: the decompressed reply.
-        """
-
-    def aim(self, held: Vector | None, ask: Ask, target: Vector) -> Vector:
-        """Return the q for which ``absorb`` gives ``target``: the way an attacker steers what is aggregated."""
-
-    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator) -> Combined:
-        """Clip and aggregate what ``absorb`` gave, shape (n', d). ``update`` calls it, and so does an attacker who
-        plans ahead (with an ``ask.private`` that may lack things)."""
-
+    @abstractmethod
     def update(self, state: Any, ask: Ask, replies: Mapping[int, Vector], rng: np.random.Generator) -> Any:
         """Close the round (clip, aggregate, step) with the decompressed replies by worker, in ascending order.
 
-        Only replies that passed screening are here; a missing or rejected one is simply absent. ``ask.cohort`` tells
-        who was asked.
+        Only replies that passed screening are here; a missing or rejected one is simply absent. ``ask.cohort`` has
+        those who were asked.
         """
 
-
-class Plain:
-    """What a method inherits that keeps nothing about single workers, at either end."""
-
-    stateful: ClassVar[bool] = False
-
-    def quorum(self, ask: Ask) -> int:
-        """Return that the method uses whatever comes."""
-        return 0
+    # --- about single workers: the answers of a method that keeps nothing of them, see ``Stateful`` -----------------
 
     def resync(self, state: Any, i: int) -> Mapping[str, Vector]:
-        """Return nothing."""
+        """Return what worker i must be sent beside the ask because it may be behind."""
         return {}
 
     def knows(self, state: Any, i: int, version: int) -> bool:
-        """Return whether the reply builds on no state either."""
+        """Return whether a reply of worker i that builds on this version of its state can be used."""
         return version == 0
 
     def model(self, mine: WorkerState, ask: Ask) -> Vector:
-        """Return the x that the ask carries."""
+        """Return the model x that the ask is about, as a worker knows it; shape (d,)."""
         return ask.vectors["x"]
 
     def absorb(self, held: Vector | None, ask: Ask, q: Vector) -> Vector:
-        """Return what came."""
+        """Return the vector that the server aggregates for a worker whose decompressed reply is q."""
         return q
 
     def aim(self, held: Vector | None, ask: Ask, target: Vector) -> Vector:
-        """Return the target."""
+        """Return the q for which ``absorb`` gives ``target``: an attacker steers with it what is aggregated."""
         return target
+
+    # --- the config -----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def keys(cls) -> dict[str, Key]:
+        """Return how a config writes each hyper-parameter, by field."""
+        found = {}
+        for each in fields(cls):
+            if each.name not in _SURROUNDINGS:
+                marks = getattr(each.type, "__metadata__", ())
+                found[each.name] = next((mark for mark in marks if isinstance(mark, Key)), Key())
+        return found
+
+    @classmethod
+    def of(cls, written: Written, constants: Constants) -> Self:
+        """Return the method with these hyper-parameters.
+
+        Raises:
+            ConfigError: a value needs something that the task or the compressor does not have; one line.
+        """
+        values = {name: key.value(name, written, constants) for name, key in cls.keys().items()}
+        return cls(**{name: getattr(constants, name) for name in _SURROUNDINGS}, **values)
+
+    def written(self) -> dict[str, Any]:
+        """Return the keys of the config that give this method, with numbers for all that was left open."""
+        found: dict[str, Any] = {}
+        for name, key in self.keys().items():
+            found |= key.back(name, getattr(self, name))
+        return found
+
+    @classmethod
+    def cohorts(cls, written: Written, n: int, f: int, aggregator: Aggregator) -> dict[str, int]:
+        """Return the cohort sizes by key."""
+        keys = cls.keys().items()
+        sizes = {name: key.size(written[name], n, f, aggregator) for name, key in keys if isinstance(key, Cohort)}
+        return sizes or {"cohort": n}
+
+    @classmethod
+    def conflicts(cls, written: Written, compressor: Compressor) -> Iterator[str]:
+        """Yield what in the config does not go with this method, one line each: for most a biased compressor."""
+        yield from biased(cls.kind, compressor)
+
+    def plan(self, rounds: int, samples: int) -> Sequence[RoundKind]:
+        """Return the kinds of rounds, whose shares sum to 1.
+
+        Args:
+            rounds: of the run.
+            samples: m, the samples of a worker.
+        """
+        return [RoundKind("round", 1.0, self.n, self.compressor, samples)]
+
+
+_SURROUNDINGS = ("n", "f", "aggregator", "compressor")
+"""Fields that other sections of the config give."""
+
+
+class Stateful(Method):
+    """A method that keeps something of single workers: a worker its own state, or the server a vector of each.
+
+    It overrides, as far as they are not trivial for it:
+
+    * ``resync(state, i)``: vectors for worker i alone, which reads them among ``ask.vectors``. ``HELD`` is the name of
+      what the server holds of it. Empty for a worker that is not behind.
+    * ``knows(state, i, version)``: a reply that builds on another state than the server's does not count.
+    * ``model(mine, ask)``: where the ask does not carry x itself.
+    * ``absorb(held, ask, q)``: what the server aggregates for a worker (a momentum, an estimate), given what it held
+      of it, which is the same of the worker's last reply that counted; None before the first.
+    * ``aim(held, ask, target)``: its inverse.
+    """
+
+    stateful: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

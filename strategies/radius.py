@@ -20,15 +20,12 @@ from typing import Literal
 
 import numpy as np
 
-from strategies.method import Rows, Vector
+from strategies.hyperparameters import AUTO as AUTO
+from strategies.operators import Rows, Vector
 from strategies.vectors import norm
 
-AUTO: Literal["auto"] = "auto"
 Alpha = float | Literal["auto"]
-"""A clipping multiplier: a number, inf for no clipping, or learnt."""
-
-RATIOS = "ratios"
-"""The name under which the notes are among ``Ask.private``."""
+"""A clipping multiplier: a number, or learnt. None stands for no clipping."""
 
 WINDOW = 31
 """How many rounds are remembered."""
@@ -36,7 +33,7 @@ FACTOR = 2.0
 """How much longer than is typical a difference may be."""
 
 
-def radius(alpha: Alpha, rows: Rows, step: float, ratios: Vector | None = None) -> float:
+def radius(alpha: Alpha | None, rows: Rows, step: float, ratios: Sequence[float] = ()) -> float | None:
     """Return the clipping radius of a round.
 
     Args:
@@ -46,15 +43,18 @@ def radius(alpha: Alpha, rows: Rows, step: float, ratios: Vector | None = None) 
         ratios: the notes so far, where alpha is "auto".
 
     Returns:
-        At least 0; inf where nothing is to be clipped: alpha is inf, or "auto" with nothing to go by.
+        At least 0 and finite; None where nothing is to be clipped: there is no alpha, it is "auto" with nothing to go
+        by, or the radius is beyond all numbers.
     """
-    if not isinstance(alpha, str):
-        return inf if alpha == inf else alpha * step
-    if step == 0:
-        return 0.0  # whatever the notes say: one may be inf
-    notes = ratios if ratios is not None and len(ratios) else observe((), rows, step)
-    median = _lower_median(notes) if len(notes) else inf
-    return FACTOR * median * step if median > 0 else 0.0  # not 0 * inf, where the step is beyond all numbers
+    if alpha is None or alpha == inf:
+        return None
+    if isinstance(alpha, str):
+        notes = ratios or observe((), rows, step)
+        alpha = FACTOR * _lower_median(notes) if notes else inf
+    if step == 0 or alpha == 0:
+        return 0.0  # whatever the other is: it may be inf
+    lam = alpha * step
+    return lam if lam < inf else None
 
 
 def observe(ratios: Sequence[float], rows: Rows, step: float) -> tuple[float, ...]:

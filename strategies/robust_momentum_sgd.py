@@ -14,30 +14,30 @@ server sends its own last aggregate, and one that has no momentum of its own goe
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from strategies.descent import Descent, DescentState, gradient
-from strategies.method import Ask, Oracle, Packet, Vector, WorkerState
+from strategies.hyperparameters import Key
+from strategies.method import Ask, Oracle, Packet, Stateful, Vector, WorkerState
 
 MOMENTUM = "momentum"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RobustMomentumSGD(Descent):
-    """v_i = Q(m_i).
+class RobustMomentumSGD(Descent, Stateful):
+    """Robust SGD with client momentum (Karimireddy, He, Jaggi, ICML 2021).
 
     Args:
-        beta: momentum, in [0, 1).
-        batch: b, minibatch size; 0 for the full local gradient.
+        beta: Momentum: m_i = beta m_i + (1 - beta) gradient.
     """
 
-    stateful: ClassVar[bool] = True
+    kind: ClassVar[str] = "robust-momentum-sgd"
+    worker_keys: ClassVar[tuple[str, ...]] = ("batch", "beta")
     word: ClassVar[str] = MOMENTUM
 
-    beta: float
-    batch: int
+    beta: Annotated[float, Key(ge=0, lt=1)] = 0.9
 
     def resync(self, state: DescentState, i: int) -> Mapping[str, Vector]:
         """Return the last aggregate for a worker whose last reply did not count; one with a momentum ignores it."""

@@ -10,6 +10,7 @@ Descent", NeurIPS 2017; Yin, Chen, Ramchandran, Bartlett, ICML 2018.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,13 +20,9 @@ from strategies.method import Ask, Oracle, Packet, WorkerState
 
 @dataclass(frozen=True, kw_only=True)
 class RobustSGD(Descent):
-    """v_i = Q(g_i).
+    """Robust SGD; with the rule "mean" plain averaging (FedSGD)."""
 
-    Args:
-        batch: b, minibatch size; 0 for the full local gradient.
-    """
-
-    batch: int
+    kind: ClassVar[str] = "robust-sgd"
 
     def reply(
         self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: np.random.Generator

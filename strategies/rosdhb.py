@@ -5,33 +5,51 @@ Distributed Learning", AISTATS 2026 (arXiv 2508.17129), Algorithm RoSDHB and its
 
 Indices: round t asks for gradients at theta_{t-1}, here x, and ends with R_t and the step to theta_t. Clients are
 stateless; the server holds n d floats. A client that is not sampled, or does not answer, keeps its momentum, and all n
-of them are aggregated in every round; under the clipping heuristic (``clipped.Clipped``) only those of the sampled.
+of them are aggregated in every round; under the clipping heuristic (``descent``) only those of the sampled.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from strategies.compressors import Identity
 from strategies.descent import Descent, gradient, local_gradient
-from strategies.method import Ask, Oracle, Packet, Vector, WorkerState
+from strategies.hyperparameters import Key, Written
+from strategies.method import Ask, Compressor, Oracle, Packet, RoundKind, Stateful, Vector, WorkerState
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoSDHB(Descent):
-    """x = x - gamma F(m_1 .. m_n), with one mask of k of the d coordinates for all workers of a round.
+class RoSDHB(Descent, Stateful):
+    """RoSDHB (Gupta et al., AISTATS 2026): one mask a round, drawn by the server.
 
     Args:
-        beta: momentum, in [0, 1).
-        batch: b, minibatch size; 0 for the full local gradient.
+        beta: Momentum: m_i = beta m_i + (1 - beta) gradient, kept by the server.
     """
 
-    stateful: ClassVar[bool] = True
+    kind: ClassVar[str] = "rosdhb"
     holds: ClassVar[bool] = True
+    masks: ClassVar[tuple[str, str]] = ("masked", "draws one mask for all workers of a round")
+    """The compressor that it needs, and why."""
 
-    beta: float
-    batch: int
+    beta: Annotated[float, Key(ge=0, lt=1)] = 0.9
+
+    @classmethod
+    def conflicts(cls, written: Written, compressor: Compressor) -> Iterator[str]:
+        """Refuse a compressor that masks otherwise, or not at all; k = d is fine."""
+        needed, why = cls.masks
+        if compressor.kind not in (needed, Identity().kind):
+            yield (
+                f'compressor.kind = "{compressor.kind}": {cls.kind} {why}; choose "{needed}" (or "identity", to send '
+                "everything)"
+            )
+
+    def plan(self, rounds: int, samples: int) -> Sequence[RoundKind]:
+        """Return the one kind of round: without clipping all momenta count, whoever is sampled."""
+        [round_] = super().plan(rounds, samples)
+        whole = (True, "the momenta of all clients are aggregated, sampled or not")
+        return [replace(round_, survives=whole) if self.alpha is None else round_]
 
     # The server draws the mask: `Descent.ask` sends its seed, as the compressor is a shared one.
 
@@ -68,16 +86,34 @@ class RoSDHB(Descent):
 
 @dataclass(frozen=True, kw_only=True)
 class RoSDHBLocal(RoSDHB):
-    """Every worker draws a mask of its own, and may take local steps.
+    """RoSDHB-Local: every worker draws its own masks, and may take local steps.
 
     Args:
-        local_steps: H; with more than one, g_i is (x - y_H) / (eta H), the model delta of H steps in gradient units.
-        local_gamma: eta, the size of a local step.
+        local_steps: H: local steps of a round; with more than one, workers send model deltas in gradient units.
+        local_gamma: eta: step size of a local step.
     """
 
-    local_steps: int = 1
-    local_gamma: float = 0.0
+    kind: ClassVar[str] = "rosdhb-local"
+    worker_keys: ClassVar[tuple[str, ...]] = ("batch", "local_steps", "local_gamma")
+    masks: ClassVar[tuple[str, str]] = ("rand-k", "lets every worker draw its own masks")
+
+    local_steps: Annotated[int, Key(ge=1, le=10_000)] = 1
+    local_gamma: Annotated[float | None, Key(gt=0, allow_inf_nan=False)] = None
+
+    @classmethod
+    def conflicts(cls, written: Written, compressor: Compressor) -> Iterator[str]:
+        """Ask for the step size too, where there are local steps."""
+        if written["local_steps"] > 1 and written["local_gamma"] is None:
+            yield f"strategy.local_gamma: missing; local_steps = {written['local_steps']} need a step size"
+        yield from super().conflicts(written, compressor)
+
+    @property
+    def steps(self) -> int:
+        """H."""
+        return self.local_steps
 
     def local(self, oracle: Oracle, x: Vector, rng: np.random.Generator) -> Vector:
         """Return g_i, the mean gradient along the local steps."""
+        if self.local_gamma is None:  # one step needs none
+            return super().local(oracle, x, rng)
         return local_gradient(oracle, x, self.batch, self.local_steps, self.local_gamma, rng)

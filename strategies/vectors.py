@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.method import Rows, Vector
+from strategies.operators import Rows, Vector
 
 _BLOCK = 2**17
 """Numbers worked on at a time: a block in float64 (1 MB) stays in the processor's cache."""

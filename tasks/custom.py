@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import tomli_w
 
+from foundation.text import first_line
 from tasks import siblings
 from tasks.contract import Problem, Setting, TaskError
 from tasks.identity import remember_files
@@ -201,6 +202,6 @@ def _where(error: BaseException, file: Path) -> str:
     path, line = places[-1] if places else (file, None)
     if isinstance(error, SyntaxError) and error.filename:
         path, line = Path(error.filename), error.lineno
-    message = str(error.msg if isinstance(error, SyntaxError) else error).strip().splitlines()
+    message = first_line(error.msg if isinstance(error, SyntaxError) else error)
     place = f"{path.name}, line {line}" if line else path.name
-    return f"{place}: {type(error).__name__}" + (f": {message[0]}" if message else "")
+    return f"{place}: {type(error).__name__}" + (f": {message}" if message else "")

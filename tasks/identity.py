@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from foundation.text import one_line
 from tasks.contract import Problem
 
 Reading = Literal["whole", "bits", "none"]
@@ -78,13 +79,7 @@ class TaskIdentity:
         if not isinstance(told, dict):
             return cls()
         known = {field.name: told.get(field.name) for field in fields(cls)}
-        return cls(
-            **{
-                name: "".join(c if c.isprintable() else "?" for c in value[:_MOST])
-                for name, value in known.items()
-                if isinstance(value, str)
-            }
-        )
+        return cls(**{name: one_line(value, _MOST) for name, value in known.items() if isinstance(value, str)})
 
     def differences(self, other: Self, here: str = "at the client", there: str = "at the server") -> list[str]:
         """Return what two processes must not differ in, in words; nothing where they agree.

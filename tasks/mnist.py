@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from foundation.text import first_line
 from tasks.contract import Problem, Setting, TaskError, check_l2_and_dtype
 from tasks.files import MEND, read
 from tasks.partition import check_partition
@@ -170,7 +171,7 @@ def _download(folder: Path) -> None:
         try:
             MNIST(scratch, download=True)
         except (OSError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error) or type(error).__name__
             raise TaskError(f"{missing}, and its download failed ({reason}); {MEND}") from None
         target = folder / "MNIST" / "raw"
         target.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,7 @@ from torch import Tensor, nn
 
 from tasks.contract import TaskError
 from tasks.torch_model import BLOCK, TorchProblem, TorchTask
-
-if TYPE_CHECKING:
-    from tasks.tryout import Demands, _Trial
+from tasks.trial import Demands, Trial
 
 MOST_ROWS = 2_000
 """Training samples that are pushed through the model: one of each label among them."""
@@ -78,7 +76,7 @@ def _spread(rows: Any, count: int) -> Any:
     return rows if len(rows) <= count else rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]
 
 
-def try_module(trial: "_Trial", problem: TorchProblem, demands: "Demands") -> None:
+def try_module(trial: Trial, problem: TorchProblem, demands: Demands) -> None:
     """Try module and loss.
 
     Raises:
@@ -138,7 +136,7 @@ def _telling_rows(task: TorchTask) -> Any:
     return np.unique(np.array([*rows, *_spread(np.arange(len(targets)), 64)], dtype=np.int64))
 
 
-def _forward(trial: "_Trial", problem: TorchProblem, inputs: Tensor) -> Any:
+def _forward(trial: Trial, problem: TorchProblem, inputs: Tensor) -> Any:
     hint = ""
     if not inputs.is_floating_point():
         hint = f"; train_data() gave inputs of {inputs.dtype}, which layers such as Linear and Conv2d do not take: "
@@ -147,7 +145,7 @@ def _forward(trial: "_Trial", problem: TorchProblem, inputs: Tensor) -> Any:
         return problem.model.module(inputs)
 
 
-def _try_forward(trial: "_Trial", problem: TorchProblem, inputs: Tensor) -> None:
+def _try_forward(trial: Trial, problem: TorchProblem, inputs: Tensor) -> None:
     """Push a batch through twice: the parameters stay, the buffers stay, and so does the output."""
     module = problem.model.module
     before = {name: (parameter, parameter.data_ptr()) for name, parameter in module.named_parameters()}
@@ -184,7 +182,7 @@ def _try_forward(trial: "_Trial", problem: TorchProblem, inputs: Tensor) -> None
             )
 
 
-def _try_loss(trial: "_Trial", task: TorchTask, module: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+def _try_loss(trial: Trial, task: TorchTask, module: nn.Module, inputs: Tensor, targets: Tensor) -> None:
     """Try that the loss is one finite number, depends on the output, and is a mean over samples."""
     output = module(inputs)
     if isinstance(output, Tensor) and _default_loss(task) and output.ndim > 1 and len(output[0]) == 1:
@@ -220,7 +218,7 @@ def _try_loss(trial: "_Trial", task: TorchTask, module: nn.Module, inputs: Tenso
         )
 
 
-def _loss(trial: "_Trial", task: TorchTask, output: Any, targets: Tensor) -> Any:
+def _loss(trial: Trial, task: TorchTask, output: Any, targets: Tensor) -> Any:
     shape = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
     what = "cross-entropy, as there is no method loss()," if _default_loss(task) else "loss()"
     given = f"of shape {tuple(targets.shape)} ({targets.dtype}, {_range(targets)}){_hint(task)}"
@@ -237,7 +235,7 @@ def _loss(trial: "_Trial", task: TorchTask, output: Any, targets: Tensor) -> Any
     return found
 
 
-def _try_modes(trial: "_Trial", module: nn.Module, inputs: Tensor) -> None:
+def _try_modes(trial: Trial, module: nn.Module, inputs: Tensor) -> None:
     """Refuse a model that computes something else in evaluation: it is trained and measured in training mode."""
     modes = {layer: layer.training for layer in module.modules()}
     with torch.no_grad():

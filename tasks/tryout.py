@@ -8,18 +8,16 @@ Tasks that come with the project have tests for all of this, and are not tried a
 """
 
 import math
-import random
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from strategies.method import Evaluation, Oracle, Vector
-from tasks.contract import Problem, Setting, TaskError, TaskSpec
+from tasks.contract import Problem, Setting, TaskSpec
 from tasks.own_problem import OwnProblem
+from tasks.trial import Demands, Trial, generators_put_back
 
 MOST_WORKERS = 64
 """At most this many workers are tried: the first, the last, and others evenly between."""
@@ -29,23 +27,6 @@ MOST_MEASURED = 20_000
 """Samples of all workers together up to which the objective is held against the gradients."""
 _FAR = 5.0
 """The loss that is measured may be a multiple of the objective, such as one without the factor 1/2, up to this."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Demands:
-    """What an experiment needs of its task.
-
-    Args:
-        workers: whose gradients are needed.
-        batches: sizes of minibatches; 0 for full local gradients.
-        flipped: workers whose gradients on flipped labels are needed, for attackers.
-        evaluates: the model is measured in this process.
-    """
-
-    workers: Sequence[int]
-    batches: Sequence[int] = (0,)
-    flipped: Sequence[int] = ()
-    evaluates: bool = True
 
 
 def needs_trial(spec: object) -> bool:
@@ -65,8 +46,8 @@ def try_out(spec: TaskSpec, setting: Setting, demands: Demands, problem: Problem
     Raises:
         TaskError: the task cannot be used; one line that says why, and what to change.
     """
-    trial = _Trial(spec, setting)
-    with _generators_put_back():
+    trial = Trial(spec, setting)
+    with generators_put_back():
         again = trial.load()
         one, other, on_torch = _inner(problem), _inner(again), False
         if "torch" in sys.modules:
@@ -97,82 +78,6 @@ def _inner(problem: Any) -> Any:
     return problem.inner if isinstance(problem, OwnProblem) else problem
 
 
-class _Trial:
-    """Calls the user's code, and turns whatever it raises into one line.
-
-    Args:
-        spec: of the task.
-        setting: of the load.
-    """
-
-    def __init__(self, spec: TaskSpec, setting: Setting) -> None:
-        self._spec, self._setting = spec, setting
-
-    def load(self) -> Problem:
-        """Return a fresh instance, loaded with other generators than the one before."""
-        _disturb_generators()
-        modules = dict(sys.modules)
-        try:
-            with self.told("load()"):
-                return self._spec.load(self._setting)
-        finally:
-            for name, module in modules.items():  # a module of the user's that was run again
-                if sys.modules.get(name) is not module:
-                    sys.modules[name] = module
-
-    @contextmanager
-    def told(self, what: str) -> Iterator[None]:
-        """Within: whatever is raised becomes a TaskError of one line.
-
-        Args:
-            what: is being done.
-        """
-        try:
-            yield
-        except (Exception, SystemExit) as error:
-            fault = getattr(self._spec, "fault", None)
-            if fault is not None:
-                raise fault(error, self._setting, what) from error
-            if isinstance(error, TaskError):
-                raise
-            said = str(error).strip().splitlines()
-            raise TaskError(f"{what}: {type(error).__name__}{f': {said[0]}' if said else ''}") from error
-
-    def refuse(self, message: str) -> None:
-        """Refuse the task.
-
-        Raises:
-            TaskError: always.
-        """
-        with self.told(""):
-            raise TaskError(message)
-
-
-@contextmanager
-def _generators_put_back() -> Iterator[None]:
-    """Within: the global generators of Python, NumPy and torch may be drawn from."""
-    python, numpy = random.getstate(), np.random.get_state()  # users' code may draw from it
-    torch: Any = sys.modules.get("torch")
-    state = None if torch is None else torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # as above
-        if torch is not None:
-            torch.set_rng_state(state)
-
-
-def _disturb_generators() -> None:
-    """Set the global generators to where no other load has found them: data that depend on them then differ."""
-    seed = int(np.random.default_rng().integers(2**32))
-    random.seed(seed)
-    np.random.seed(seed)  # what users' code may draw from
-    torch: Any = sys.modules.get("torch")
-    if torch is not None:
-        torch.manual_seed(seed)
-
-
 def _some(workers: Sequence[int]) -> list[int]:
     """Return at most MOST_WORKERS of them, the first and the last among them."""
     if len(workers) <= MOST_WORKERS:
@@ -180,7 +85,7 @@ def _some(workers: Sequence[int]) -> list[int]:
     return [workers[i] for i in np.linspace(0, len(workers) - 1, MOST_WORKERS).astype(int)]
 
 
-def _try_form(trial: _Trial, problem: Problem) -> None:
+def _try_form(trial: Trial, problem: Problem) -> None:
     with trial.told("smoothness and optimum"):
         getattr(problem, "smoothness"), getattr(problem, "optimum")  # noqa: B009  # what is no number is refused
     with trial.told("initial()"):
@@ -190,7 +95,7 @@ def _try_form(trial: _Trial, problem: Problem) -> None:
         trial.refuse(f"initial() has {x[~np.isfinite(x)][0]} in it; must be finite numbers")
 
 
-def _check_vector(trial: _Trial, name: str, vector: Any, problem: Problem) -> None:
+def _check_vector(trial: Trial, name: str, vector: Any, problem: Problem) -> None:
     if not isinstance(vector, np.ndarray):
         trial.refuse(f"{name} is {type(vector).__name__}; must be a NumPy array")
     if vector.shape != (problem.dim,) or vector.dtype != problem.dtype:
@@ -199,13 +104,13 @@ def _check_vector(trial: _Trial, name: str, vector: Any, problem: Problem) -> No
         )
 
 
-def _oracle(trial: _Trial, problem: Problem, worker: int, flipped: bool = False) -> Oracle:
+def _oracle(trial: Trial, problem: Problem, worker: int, flipped: bool = False) -> Oracle:
     with trial.told(f"oracle({worker}{', flipped=True' if flipped else ''})"):
         return problem.oracle(worker, flipped=flipped)
 
 
 def _gradients(
-    trial: _Trial, problem: Problem, oracle: Oracle, points: Sequence[Vector], batch: int, what: str
+    trial: Trial, problem: Problem, oracle: Oracle, points: Sequence[Vector], batch: int, what: str
 ) -> list[Vector]:
     """Return gradients, of the right form, at points that the task must leave alone."""
     given = [x.copy() for x in points]
@@ -225,7 +130,7 @@ def _gradients(
     return found
 
 
-def _try_gradient(trial: _Trial, problem: Problem, worker: int, batch: int, *, fresh: bool) -> None:
+def _try_gradient(trial: Trial, problem: Problem, worker: int, batch: int, *, fresh: bool) -> None:
     """Try one worker: two gradients at one point on one minibatch are equal bit for bit.
 
     With ``fresh`` also later, and whatever the caller does to what was returned.
@@ -259,7 +164,7 @@ def _try_gradient(trial: _Trial, problem: Problem, worker: int, batch: int, *, f
         )
 
 
-def _try_flipped(trial: _Trial, problem: Problem, worker: int, batch: int) -> None:
+def _try_flipped(trial: Trial, problem: Problem, worker: int, batch: int) -> None:
     what = f"a gradient of worker {worker} on flipped labels, which the attack needs"
     x = problem.initial()
     gradient, *_ = _gradients(trial, problem, _oracle(trial, problem, worker, True), [x], batch, what)
@@ -267,7 +172,7 @@ def _try_flipped(trial: _Trial, problem: Problem, worker: int, batch: int) -> No
         trial.refuse(f"{what}: {gradient[~np.isfinite(gradient)][0]} at x0; must be finite")
 
 
-def _try_evaluate(trial: _Trial, problem: Problem, x0: Vector) -> None:
+def _try_evaluate(trial: Trial, problem: Problem, x0: Vector) -> None:
     """Measure x0, the objective and the accuracy: as much of them as is cheap."""
     inner = _inner(problem)
     if "torch" in sys.modules:
@@ -285,7 +190,7 @@ def _try_evaluate(trial: _Trial, problem: Problem, x0: Vector) -> None:
     _check_evaluation(trial, measured)
 
 
-def _check_evaluation(trial: _Trial, measured: Evaluation) -> None:
+def _check_evaluation(trial: Trial, measured: Evaluation) -> None:
     values: dict[str, float | None] = {}
     for name in ("loss", "accuracy", "gap"):
         value = getattr(measured, name)
@@ -303,7 +208,7 @@ def _check_evaluation(trial: _Trial, measured: Evaluation) -> None:
         )
 
 
-def _compare_loads(trial: _Trial, first: Problem, demands: Demands) -> None:
+def _compare_loads(trial: Trial, first: Problem, demands: Demands) -> None:
     """Load a problem of the user's own a second time: both must compute the same."""
     second = trial.load()
     if first.dim != second.dim or first.samples != second.samples:
@@ -326,7 +231,7 @@ def _compare_loads(trial: _Trial, first: Problem, demands: Demands) -> None:
             )
 
 
-def _hold_against_objective(trial: _Trial, problem: Problem, setting: Setting) -> None:
+def _hold_against_objective(trial: Trial, problem: Problem, setting: Setting) -> None:
     """Hold the slope of evaluate's loss against the mean of the honest workers' gradients.
 
     Only what is clearly wrong is refused: against the gradient the loss does not fall, or ``_FAR`` times as fast or
@@ -354,7 +259,7 @@ def _hold_against_objective(trial: _Trial, problem: Problem, setting: Setting) -
             _hold_slope(trial, problem, x, gradient / length, length)
 
 
-def _hold_slope(trial: _Trial, problem: Problem, x: Vector, way: Vector, expected: float) -> None:
+def _hold_slope(trial: Trial, problem: Problem, x: Vector, way: Vector, expected: float) -> None:
     """Compare along the gradient, whose direction and length are given."""
     width = (1e-3 if problem.dtype == np.float64 else 2e-2) * max(1.0, float(np.linalg.norm(x)))
 

@@ -85,7 +85,7 @@ class Simulation:
         self.resynced, self.stale, replies = [], [], {}
         for i in cohort:
             extra = self.method.resync(self.state, i)
-            told = replace(ask, vectors={**ask.vectors, **extra}, private={})
+            told = replace(ask, vectors={**ask.vectors, **extra})
             if extra:
                 self.resynced.append(i)
             try:

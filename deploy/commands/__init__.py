@@ -1,7 +1,7 @@
 """The commands of the command line, one module each.
 
-A command is a module with ``add(commands)``, which registers its parser, and an entry in ``COMMANDS``. What it needs is
-imported by the function that runs it, so that ``breakwater --help`` stays quick.
+A command is a module with ``add(commands)``, which registers its parser, and an entry in ``COMMANDS``. The function
+that runs the command imports what it needs, so that ``breakwater --help`` stays fast.
 """
 
 from typing import Protocol
@@ -11,10 +11,10 @@ from deploy.commands.options import Subparsers
 
 
 class Command(Protocol):
-    """What a module of a command has."""
+    """The interface of a command module."""
 
     def add(self, commands: Subparsers) -> None:
-        """Register the command's parser; its default ``command`` is what runs it and returns the exit status."""
+        """Register the command's parser; its default ``command`` runs the command and returns the exit status."""
 
 
 COMMANDS: tuple[Command, ...] = (
@@ -31,4 +31,4 @@ COMMANDS: tuple[Command, ...] = (
     doctor,
     completion,
 )
-"""In the order in which ``breakwater --help`` lists them."""
+"""The commands, in the order in which ``breakwater --help`` lists them."""

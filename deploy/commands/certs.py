@@ -1,39 +1,43 @@
-"""``breakwater certs init | issue | revoke``: certificates for server and clients."""
+"""``breakwater certs init | issue | revoke``: TLS certificates for server and clients."""
 
 import argparse
-from pathlib import Path
 
-from deploy.commands.options import Subparsers
+from deploy.commands.options import Subparsers, add_path
 
 
 def add(commands: Subparsers) -> None:
-    """Register the command and its own commands."""
-    parser = commands.add_parser("certs", help="make certificates, so that server and clients know each other (TLS)")
+    """Register the command and its subcommands."""
+    parser = commands.add_parser("certs", help="create and revoke TLS certificates for server and clients")
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    init = actions.add_parser("init", help="make an authority in a folder, and the server's certificate")
-    issue = actions.add_parser("issue", help="make a certificate for each of some clients")
+    init = actions.add_parser("init", help="create a certificate authority and the server's certificate")
+    issue = actions.add_parser("issue", help="issue a certificate to each of these clients")
     for action in (init, issue):
-        action.add_argument("folder", type=Path, metavar="DIR", help="folder of the authority; its ca.key stays here")
-        action.add_argument("--days", type=int, metavar="N", default=365, help="how long they are valid (default: 365)")
-        action.add_argument("--renew", action="store_true", help="replace certificates, not the authority")
+        add_path(action, "folder", "folder of the authority; keep its ca.key here")
+        action.add_argument("--days", type=int, metavar="N", default=365, help="validity in days (default: 365)")
+        action.add_argument("--renew", action="store_true", help="replace the certificates, but keep the authority")
     init.add_argument(
         "--host",
         action="append",
         required=True,
         metavar="NAME_OR_IP",
-        help="what clients reach the server by; give it for each name and address that they use",
+        help="host name or IP address at which clients reach the server; repeat for each one",
     )
     init.set_defaults(command=_init)
     issue.add_argument(
-        "names", nargs="+", metavar="NAME", help="a client's name; DIR/NAME is all that its machine needs"
+        "names", nargs="+", metavar="NAME", help="client name; copy the folder DIR/NAME to the client's machine"
     )
     issue.add_argument(
-        "--watcher", action="store_true", help="for those who may watch runs (breakwater watch), and take no part"
+        "--watcher", action="store_true", help="issue certificates that allow watching runs, but not taking part"
     )
     issue.set_defaults(command=_issue)
-    revoke = actions.add_parser("revoke", help="take all certificates of some clients back; the server cuts them off")
-    revoke.add_argument("folder", type=Path, metavar="DIR", help="folder of the authority")
-    revoke.add_argument("names", nargs="+", metavar="NAME", help="a client's name; a renewed one is taken again")
+    revoke = actions.add_parser("revoke", help="revoke all certificates of these clients")
+    add_path(revoke, "folder", "folder of the authority")
+    revoke.add_argument(
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help="client name; a certificate issued later (issue --renew) is valid again",
+    )
     revoke.set_defaults(command=_revoke)
 
 

@@ -1,4 +1,4 @@
-"""``breakwater check``: what a config means and what theory says of it, without running it."""
+"""``breakwater check``: validate a config and explain what it means and what theory predicts, without running it."""
 
 import argparse
 
@@ -7,11 +7,11 @@ from deploy.commands.options import Subparsers, add_config, add_data, data_dir
 
 def add(commands: Subparsers) -> None:
     """Register the command."""
-    parser = commands.add_parser("check", help="check and explain a config without running it")
+    parser = commands.add_parser("check", help="validate and explain a config without running it")
     add_config(parser)
     add_data(parser)
     parser.add_argument(
-        "--no-load", action="store_true", help="check the config alone; do not load the task and its data"
+        "--no-load", action="store_true", help="check the config only; do not load the task and its data"
     )
     parser.set_defaults(command=_check, prints=True)
 

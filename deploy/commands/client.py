@@ -1,41 +1,43 @@
-"""``breakwater client``: one party of a federation, honest or not."""
+"""``breakwater client``: one client of a federation, honest or Byzantine."""
 
 import argparse
 import logging
-from pathlib import Path
 
-from deploy.commands.options import Subparsers, add_data, add_logs, address, data_dir, log_options
+from deploy.commands.options import Subparsers, add_data, add_logs, add_path, add_set, address, data_dir, log_options
 from foundation.errors import ConfigError
 
 
 def add(commands: Subparsers) -> None:
     """Register the command."""
-    parser = commands.add_parser("client", help="take part in a federation, honestly or not")
+    parser = commands.add_parser("client", help="run a client")
     parser.add_argument("--connect", type=address, required=True, metavar="HOST:PORT", help="address of the server")
     parser.add_argument(
-        "--name", metavar="NAME", help="this client's name; unique in the federation (default: that of the certificate)"
+        "--name", metavar="NAME", help="name of this client, unique in the federation (default: the certificate's name)"
     )
-    parser.add_argument(
+    add_path(
+        parser,
         "--tls",
-        type=Path,
-        metavar="DIR",
-        help="folder of this client's certificate; with --seats, one that holds the folders NAME-0, NAME-1, ...",
+        "certificate folder of this client; with --seats, the parent of the folders NAME-0, NAME-1, ...",
     )
     parser.add_argument(
         "--worker",
         type=int,
         metavar="I",
-        help="which worker to be, 0 .. n-1: decides the part of the data (default: the first free one)",
+        help="index of the worker, 0 to n-1, which determines its share of the data (default: the first free index)",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="own copy of the config, to hold the server to")
+    add_path(parser, "--config", "refuse to take part if the server's config differs from FILE", metavar="FILE")
     add_data(parser)
-    parser.add_argument("--attack", metavar="KIND", help="be Byzantine: any kind of the [attack] section, such as alie")
-    parser.add_argument("--seats", type=int, default=1, metavar="N", help="hold N seats as one coalition (attackers)")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="attack.KEY=VALUE", help="set a parameter of the attack"
+        "--attack", metavar="KIND", help="act as a Byzantine client: any kind of [attack], such as alie"
     )
-    parser.add_argument("--patience", type=float, metavar="S", help="give up after S seconds without a server")
-    parser.add_argument("--log-file", type=Path, metavar="FILE", help="append the log to this file too")
+    parser.add_argument(
+        "--seats", type=int, default=1, metavar="N", help="take N seats as one coalition; needs --attack (default: 1)"
+    )
+    add_set(parser, "attack.KEY=VALUE", "set a parameter of the attack; may be repeated")
+    parser.add_argument(
+        "--patience", type=float, metavar="S", help="exit after S seconds without a server (default: never)"
+    )
+    add_path(parser, "--log-file", "also append the log to FILE", metavar="FILE")
     add_logs(parser)
     parser.set_defaults(command=_client, complain=parser.error)
 
@@ -68,7 +70,7 @@ def _client(options: argparse.Namespace) -> int:
 
 
 def _name(options: argparse.Namespace) -> str:
-    """Return the client's name: what is typed, or what is certified."""
+    """Return the client's name: that of ``--name``, or the certificate's."""
     from link.identity.tls import Identity
 
     if options.name is not None:

@@ -1,4 +1,4 @@
-"""``breakwater completion SHELL``: a script that lets a shell complete commands, options, configs and folders."""
+"""``breakwater completion SHELL``: a shell completion script for commands, options, configs and folders."""
 
 import argparse
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 from deploy.commands.options import Subparsers
 
-# shtab takes what is completed for a path where the function's name says file.
+# shtab completes paths with any function whose name contains "file".
 _CONFIG = {"bash": "_breakwater_config_files", "zsh": "_files -g '*.toml'", "tcsh": "f:*.toml"}
 _BASH = """
 _breakwater_config_files() {
@@ -14,17 +14,17 @@ _breakwater_config_files() {
   compgen -d -S '/' -- "$1"
 }
 """
-"""A function that the script for bash needs: configs, and the folders on the way to them."""
+"""A function for the bash script: completes configs, and folders that may contain some."""
 
 
 def add(commands: Subparsers) -> None:
     """Register the command."""
     parser = commands.add_parser(
         "completion",
-        help="print a script that lets a shell complete these commands",
-        epilog="docs/troubleshooting.md says where each shell wants it.",
+        help="print a shell completion script",
+        epilog="docs/troubleshooting.md describes how to install it.",
     )
-    parser.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="which shell")
+    parser.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="shell to print the script for")
     parser.set_defaults(command=_completion, prints=True)
 
 
@@ -52,7 +52,7 @@ def _completion(options: argparse.Namespace) -> int:
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """Yield what a parser takes, and what its commands take."""
+    """Yield the actions of a parser and of its subcommands."""
     for action in parser._actions:  # argparse has no other way to list them
         yield action
         if isinstance(action, argparse._SubParsersAction):

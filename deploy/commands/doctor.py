@@ -1,35 +1,37 @@
-"""``breakwater doctor``: what is wrong with this machine, a certificate, a server or data, and how to mend it."""
+"""``breakwater doctor``: check this machine, a certificate, a server or data, and suggest fixes."""
 
 import argparse
 import json
 from pathlib import Path
 
-from deploy.commands.options import Subparsers, add_data, address, address_to_listen_on
+from deploy.commands.options import Subparsers, add_data, add_path, address, address_to_listen_on
 
 
 def add(commands: Subparsers) -> None:
     """Register the command."""
     parser = commands.add_parser(
         "doctor",
-        help="look for what is wrong here, and say how to mend it",
-        epilog="Ends with status 0 if there is no problem, with 1 if there is one; warnings do not count.",
+        help="check this machine and suggest fixes",
+        epilog="Exit status: 0 if there is no problem (there may be warnings), 1 if there is a problem.",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="an experiment that is to run here")
+    add_path(parser, "--config", "also check that this config can run here", metavar="FILE")
     add_data(parser)
-    parser.add_argument("--tls", type=Path, metavar="DIR", help="folder of a server's or client's certificate")
+    add_path(parser, "--tls", "check the server or client certificate in this folder")
+    add_path(parser, "--lists", "folder of the server's ca.crl and clients.txt (default: the folder of --tls)")
     parser.add_argument(
-        "--lists", type=Path, metavar="DIR", help="folder of a server's ca.crl and clients.txt (default: that of --tls)"
+        "--connect",
+        type=address,
+        metavar="HOST:PORT",
+        help="check the connection to this server, without taking a seat",
     )
     parser.add_argument(
-        "--connect", type=address, metavar="HOST:PORT", help="look at the server there; it takes no seat"
+        "--listen",
+        type=address_to_listen_on,
+        metavar="HOST:PORT",
+        help="check that a server can listen on this address",
     )
-    parser.add_argument(
-        "--listen", type=address_to_listen_on, metavar="HOST:PORT", help="an address that a server is to have here"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs"), metavar="DIR", help="where run folders go (default: runs)"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts and bug reports")
+    add_path(parser, "--out", "check the folder for run folders (default: runs)", default=Path("runs"))
+    parser.add_argument("--json", action="store_true", help="print the findings as one JSON object")
     parser.set_defaults(command=_doctor, prints=True)
 
 
@@ -54,8 +56,8 @@ def _doctor(options: argparse.Namespace) -> int:
     problems = sum(finding.level == "problem" for finding in findings)
     warnings = sum(finding.level == "warning" for finding in findings)
     if options.json:
-        told = {"versions": versions(), "problems": problems, "findings": [each.as_json() for each in findings]}
-        print(json.dumps(told, indent=2))
+        result = {"versions": versions(), "problems": problems, "findings": [each.as_json() for each in findings]}
+        print(json.dumps(result, indent=2))
     else:
         print(f"{problems} problem{'s' * (problems != 1)}, {warnings} warning{'s' * (warnings != 1)}")
     return 1 if problems else 0

@@ -1,11 +1,11 @@
-"""Options that several commands share, and what they come to: the config, the data folder, the run folder."""
+"""Options that several commands share, and the values derived from them: config, data folder, run folder."""
 
 import argparse
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from foundation.errors import ConfigError
 from link.address import Address, parse_host
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from server.monitor.exporters import Monitoring
 
     Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
-else:  # generic to the type checker alone
+else:  # generic only for the type checker
     Subparsers = argparse._SubParsersAction
 
 
@@ -23,59 +23,65 @@ T = TypeVar("T")
 
 
 def add_config(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
-    """Add ``CONFIG.toml`` and ``--set``: the experiment, and changes to it."""
+    """Add ``CONFIG.toml`` and ``--set``, which changes values of it."""
     parser.add_argument(
-        "config", type=Path, nargs="?" if optional else None, metavar="CONFIG.toml", help="the experiment"
+        "config", type=Path, nargs="?" if optional else None, metavar="CONFIG.toml", help="experiment config"
     )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value of the config"
-    )
+    add_set(parser, "SECTION.KEY=VALUE", "override a value of the config; may be repeated")
+
+
+def add_set(parser: argparse.ArgumentParser, metavar: str, meaning: str) -> None:
+    """Add ``--set``."""
+    parser.add_argument("--set", action="append", default=[], metavar=metavar, help=meaning)
+
+
+def add_path(parser: argparse.ArgumentParser, name: str, meaning: str, metavar: str = "DIR", **given: Any) -> None:
+    """Add an argument that is a path, of a folder unless ``metavar`` names something else."""
+    parser.add_argument(name, type=Path, metavar=metavar, help=meaning, **given)
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Add ``--data``."""
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder of data files (default: the environment's BREAKWATER_DATA)"
-    )
+    add_path(parser, "--data", "folder of the data sets (default: environment variable BREAKWATER_DATA)")
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
     """Add ``--out``, the run folder."""
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME-TIME)")
+    add_path(parser, "--out", "new run folder (default: runs/NAME-TIME)")
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     """Add ``-q``."""
-    parser.add_argument("-q", "--quiet", action="store_true", help="show only the last line, and errors")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print only the final line and errors")
 
 
 def add_monitoring(parser: argparse.ArgumentParser) -> None:
-    """Add ``-q`` and what watches a run from outside: ``--tensorboard``, ``--metrics-port``, ``--metrics-host``."""
+    """Add ``-q``, ``--tensorboard``, ``--metrics-port`` and ``--metrics-host``."""
     add_quiet(parser)
     parser.add_argument(
         "--tensorboard",
         nargs="?",
         const="",
         metavar="DIR",
-        help="write event files for TensorBoard (default: tensorboard in the run folder)",
+        help="write TensorBoard event files to DIR (without DIR: to tensorboard/ in the run folder)",
     )
     parser.add_argument(
-        "--metrics-port", type=int, metavar="PORT", help="let Prometheus read metrics from this port (0: any free one)"
+        "--metrics-port", type=int, metavar="PORT", help="serve Prometheus metrics on this port (0: any free port)"
     )
     parser.add_argument(
         "--metrics-host",
         type=host,
         default="127.0.0.1",
         metavar="HOST",
-        help="address of that port (default: 127.0.0.1)",
+        help="host name or IP address for the metrics port (default: 127.0.0.1)",
     )
 
 
 def monitoring(options: argparse.Namespace) -> "Monitoring":
-    """Return what the options of ``add_monitoring`` say.
+    """Return the values of the options of ``add_monitoring``.
 
     Raises:
-        ConfigError: the port is none.
+        ConfigError: the port is out of range.
     """
     from server.monitor.exporters import Monitoring
 
@@ -91,21 +97,21 @@ def monitoring(options: argparse.Namespace) -> "Monitoring":
 
 
 def address(text: str) -> Address:
-    """Return the address of a server that an argument names; for argparse.
+    """Parse a server's address; an argparse type.
 
     Raises:
-        ArgumentTypeError: it is none.
+        ArgumentTypeError: the argument is not a valid address.
     """
     return _argument(lambda: Address.parse(text))
 
 
 def address_to_listen_on(text: str) -> Address:
-    """Return an address to listen on, see ``address``."""
+    """Parse an address to listen on; an argparse type."""
     return _argument(lambda: Address.parse(text, listens=True))
 
 
 def host(text: str) -> str:
-    """Return a host name or IP address, see ``address``."""
+    """Parse a host name or IP address; an argparse type."""
     return _argument(lambda: parse_host(text))
 
 
@@ -118,28 +124,26 @@ def _argument(parse: Callable[[], T]) -> T:
 
 def add_logs(parser: argparse.ArgumentParser) -> None:
     """Add ``--log-format`` and ``--log-level``."""
-    parser.add_argument("--log-format", choices=("text", "json"), default="text", help="of logs, one line a record")
-    parser.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), help="what logs leave out is less than this"
-    )
+    parser.add_argument("--log-format", choices=("text", "json"), default="text", help="log format (default: text)")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="minimum level to log")
 
 
 def log_options(options: argparse.Namespace) -> "LogOptions":
-    """Return what the options of ``add_logs`` say."""
+    """Return the values of the options of ``add_logs``."""
     from deploy.logs import LEVELS, LogOptions
 
     return LogOptions(form=options.log_format, level=None if options.log_level is None else LEVELS[options.log_level])
 
 
 def data_dir(options: argparse.Namespace, recorded: str | None = None) -> Path | None:
-    """Return the folder of data files that ``--data`` or the environment names; None for none.
+    """Return the folder of the data sets: that of ``--data``, else ``recorded``, else BREAKWATER_DATA, else None.
 
     Args:
         options: of the command line.
-        recorded: the folder of a run that goes on: after ``--data``, and before the environment.
+        recorded: the data folder of a run that is resumed.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: the folder does not exist.
     """
     given = options.data or recorded or os.environ.get("BREAKWATER_DATA")
     if not given:
@@ -147,16 +151,16 @@ def data_dir(options: argparse.Namespace, recorded: str | None = None) -> Path |
     path = Path(given).resolve()
     if not path.is_dir():
         source = "--data" if options.data else "the run's data folder" if recorded else "BREAKWATER_DATA"
-        mend = "; name another with --data FOLDER" if recorded and not options.data else ""
-        raise ConfigError(f"{source} {given}: no such folder{mend}")
+        fix = "; give another with --data DIR" if recorded and not options.data else ""
+        raise ConfigError(f"{source} {given}: no such folder{fix}")
     return path
 
 
 def out_dir(options: argparse.Namespace, name: str) -> Path:
-    """Return the folder that ``--out`` names, or one of this name and the time; it need not be there yet.
+    """Return the run folder: that of ``--out``, else ``runs/NAME-TIME``. It need not exist yet.
 
     Raises:
-        ConfigError: it holds something, or cannot be looked at.
+        ConfigError: it exists and is not an empty folder, or cannot be read.
     """
     out: Path = options.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
@@ -164,5 +168,5 @@ def out_dir(options: argparse.Namespace, name: str) -> Path:
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be used: {error.strerror or error}; choose another folder") from None
     if taken:
-        raise ConfigError(f"--out {out}: exists and is not an empty folder; choose another or remove it")
+        raise ConfigError(f"--out {out}: exists and is not an empty folder; choose another one or remove it")
     return out

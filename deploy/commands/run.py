@@ -18,7 +18,7 @@ from deploy.commands.options import (
 
 def add(commands: Subparsers) -> None:
     """Register the command."""
-    parser = commands.add_parser("run", help="run a whole federation on this machine, each party a process of its own")
+    parser = commands.add_parser("run", help="run a federation on this machine, with one process per participant")
     add_config(parser)
     add_data(parser)
     add_out(parser)

@@ -1,4 +1,4 @@
-"""``breakwater server``: the server of a federation, of a new run or of one that goes on."""
+"""``breakwater server``: the server of a federation, for a new run or to resume one."""
 
 import argparse
 import sys
@@ -12,12 +12,14 @@ from deploy.commands.options import (
     add_logs,
     add_monitoring,
     add_out,
+    add_path,
     address_to_listen_on,
     data_dir,
     log_options,
     monitoring,
     out_dir,
 )
+from foundation.errors import RunEndedError
 from foundation.signals import raising
 
 if TYPE_CHECKING:
@@ -30,24 +32,17 @@ def add(commands: Subparsers) -> None:
     add_config(parser, optional=True)
     add_data(parser)
     parser.add_argument(
-        "--listen", type=address_to_listen_on, metavar="HOST:PORT", help="address for clients, e.g. 0.0.0.0:9090"
+        "--listen",
+        type=address_to_listen_on,
+        metavar="HOST:PORT",
+        help="address to listen on for clients, such as 0.0.0.0:9090",
     )
-    parser.add_argument(
-        "--resume",
-        type=Path,
-        metavar="DIR",
-        help="go on with the run in this folder; with CONFIG.toml and --listen begin it there if there is none yet",
-    )
+    meaning = "resume the run in this folder; with CONFIG.toml and --listen, start it there if it does not exist yet"
+    add_path(parser, "--resume", meaning)
     add_out(parser)
-    parser.add_argument(
-        "--tls", type=Path, metavar="DIR", help="folder of the server's certificate: DIR/server of certs"
-    )
-    parser.add_argument(
-        "--lists",
-        type=Path,
-        metavar="DIR",
-        help="folder of ca.crl and clients.txt, read while it runs (default: that of --tls)",
-    )
+    add_path(parser, "--tls", "folder of the server's certificate: server/ in the folder of certs init")
+    meaning = "folder of ca.crl and clients.txt, which are re-read while the server runs (default: the folder of --tls)"
+    add_path(parser, "--lists", meaning)
     add_monitoring(parser)
     add_logs(parser)
     parser.set_defaults(command=_server, complain=parser.error)
@@ -56,8 +51,7 @@ def add(commands: Subparsers) -> None:
 def _server(options: argparse.Namespace) -> int:
     from deploy import files, logs
     from server.process import Terminated, serve
-    from server.run_folder.folder import RUN
-    from strategies.strategy import NoClientsError, StalledError
+    from server.run_folder import MANIFEST
 
     settings = _server_options(options)
     files.allow(files.for_server(settings.config.federation.clients), "a server of this federation")
@@ -67,25 +61,28 @@ def _server(options: argparse.Namespace) -> int:
         with raising(Terminated, ctrl_c=KeyboardInterrupt):
             serve(settings, None if options.quiet else lambda address: print(f"listening on {address}", flush=True))
     except KeyboardInterrupt:
-        more = f"; `breakwater server --resume {settings.out}` goes on" if (settings.out / RUN).exists() else ""
+        more = (
+            f"; `breakwater server --resume {settings.out}` continues it" if (settings.out / MANIFEST).exists() else ""
+        )
         print(f"breakwater: interrupted{more}", file=sys.stderr)
         return 130
-    except (NoClientsError, StalledError) as error:
-        print(f"breakwater: {error}; `breakwater server --resume {settings.out}` goes on", file=sys.stderr)
+    except RunEndedError as error:
+        print(f"breakwater: {error}; `breakwater server --resume {settings.out}` continues it", file=sys.stderr)
         return 1
     return 0
 
 
 def _server_options(options: argparse.Namespace) -> "ServerOptions":
-    """Return what the server is told: of a new run, or of one that goes on."""
+    """Return the options of a new run, or of one that is resumed."""
     from experiment.config import load
     from server.process import ServerOptions
-    from server.run_folder.folder import CONFIG, RUN, RunCard
+    from server.run_folder import CONFIG, MANIFEST
+    from server.run_folder.manifest import RunCard
 
     resume: Path | None = options.resume
     if resume is not None and options.out is not None:
-        options.complain("--resume DIR goes on in DIR: leave out --out")
-    if resume is not None and (options.config is None or (resume / RUN).exists()):
+        options.complain("--resume DIR writes to DIR: omit --out")
+    if resume is not None and (options.config is None or (resume / MANIFEST).exists()):
         card = RunCard.read(resume)
         config = load(options.config or resume / CONFIG, options.set)
         return ServerOptions.of_run(
@@ -101,7 +98,7 @@ def _server_options(options: argparse.Namespace) -> "ServerOptions":
     needed = {"CONFIG.toml": options.config, "--listen": options.listen}
     missing = [name for name, given in needed.items() if given is None]
     if missing:
-        options.complain(f"the following arguments are required: {', '.join(missing)}; or --resume DIR alone")
+        options.complain(f"the following arguments are required: {', '.join(missing)}; or only --resume DIR")
     return ServerOptions(
         config=load(options.config, options.set),
         listen=str(options.listen),

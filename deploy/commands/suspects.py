@@ -1,4 +1,4 @@
-"""``breakwater suspects DIR``: who attacked? What a run shows about each client, most suspicious first."""
+"""``breakwater suspects DIR``: what a run shows about each client, most suspicious first."""
 
 import argparse
 import json
@@ -6,35 +6,35 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from deploy.commands.options import Subparsers
+from deploy.commands.options import Subparsers, add_path
 from foundation.errors import ConfigError
 
 WIDE = 160
-"""Columns of the table where the output is no terminal."""
+"""Width of the table in columns if the output is not a terminal."""
 
 
 def add(commands: Subparsers) -> None:
     """Register the command."""
-    parser = commands.add_parser("suspects", help="who attacked? what a run shows about each client")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="run folder; the run may still be going on")
-    parser.add_argument("--json", action="store_true", help="as JSON, one object a client")
+    parser = commands.add_parser("suspects", help="rank clients by how suspicious their replies look")
+    add_path(parser, "folder", "run folder; the run may still be in progress")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object per client")
     parser.set_defaults(command=_suspects, prints=True)
 
 
 def _suspects(options: argparse.Namespace) -> int:
     from experiment.config import load
-    from server.monitor.report.reading import readable
     from server.monitor.suspects import STATEMENT, tally
-    from server.run_folder.folder import CONFIG, METRICS, read_rounds
+    from server.run_folder import CONFIG, METRICS
+    from server.run_folder.reader import each_round
 
     folder: Path = options.folder
     if not (folder / METRICS).is_file() or not (folder / CONFIG).is_file():
-        raise ConfigError(f"{folder}: no run folder: {METRICS} or {CONFIG} is missing")
+        raise ConfigError(f"{folder}: not a run folder: {METRICS} or {CONFIG} is missing")
     byzantine = load(folder / CONFIG).federation.byzantine
-    with readable(folder):
-        suspects = tally(read_rounds(folder), byzantine)
+    suspects = tally(each_round(folder), byzantine)
     if options.json:
-        print(json.dumps([asdict(suspect) for suspect in suspects], indent=2))
+        # "answered" is the former name of "replied", for one release.
+        print(json.dumps([{**asdict(suspect), "answered": suspect.replied} for suspect in suspects], indent=2))
         return 0
     from rich.console import Console
 

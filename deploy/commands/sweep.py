@@ -1,9 +1,8 @@
-"""``breakwater sweep``: many runs of one experiment, as one table and its pictures."""
+"""``breakwater sweep``: run a grid of configs and seeds, and summarise it in a table and figures."""
 
 import argparse
-from pathlib import Path
 
-from deploy.commands.options import Subparsers, add_data, data_dir
+from deploy.commands.options import Subparsers, add_data, add_path, add_set, data_dir
 from foundation.signals import raising
 
 
@@ -11,31 +10,29 @@ def add(commands: Subparsers) -> None:
     """Register the command."""
     parser = commands.add_parser(
         "sweep",
-        help="run a grid of configs and seeds; leave one table and its pictures",
-        description="Runs every combination of an experiment file that DIR does not hold yet, and writes table.csv "
-        "(one row a run), summary.csv and table.md (one row a combination: median and range over the seeds) and the "
-        "figures. Interrupted, the same command goes on.",
+        help="run a grid of configs and seeds; write a table and figures",
+        description="Runs every combination of the experiment file that DIR does not contain yet, then writes "
+        "table.csv (one row per run), summary.csv and table.md (one row per combination: median and range over the "
+        "seeds) and the figures. After an interruption, the same command continues.",
     )
-    parser.add_argument("experiment", type=Path, metavar="EXPERIMENT.toml", help="what to run: docs/experiments.md")
-    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder of the sweep; it may hold one")
+    add_path(parser, "experiment", "experiment file (docs/experiments.md)", metavar="EXPERIMENT.toml")
+    add_path(parser, "--out", "new sweep folder, or one to continue", required=True)
     add_data(parser)
     parser.add_argument(
         "--in-process",
         action="store_true",
-        help="run each federation in one process, without sockets: the same models and byte counts, many times faster "
-        "where rounds are short",
+        help="run each federation in one process, without sockets: same models and byte counts, many times faster if "
+        "rounds are short",
     )
     parser.add_argument(
         "--jobs",
         type=_positive,
         metavar="N",
-        help="runs at a time (default: one for each core with --in-process, else one for every four)",
+        help="number of concurrent runs (default: one per core with --in-process, else one per four cores)",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="in place of the file's")
-    parser.add_argument("--reduced", action="store_true", help="the file's [reduced] form, which takes seconds")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value in every run"
-    )
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="seeds to use instead of the file's")
+    parser.add_argument("--reduced", action="store_true", help="run the file's [reduced] version, which takes seconds")
+    add_set(parser, "SECTION.KEY=VALUE", "override a value in every run; may be repeated")
     parser.set_defaults(command=_sweep)
 
 
@@ -48,8 +45,8 @@ def _positive(text: str) -> int:
 
 def _sweep(options: argparse.Namespace) -> int:
     from deploy.sweeps.experiment import load_plan
-    from deploy.sweeps.runner import default_jobs
-    from deploy.sweeps.sweep import SweepOptions, sweep
+    from deploy.sweeps.runner import SweepOptions, default_jobs
+    from deploy.sweeps.sweep import sweep
 
     plan = load_plan(options.experiment, seeds=options.seeds, reduced=options.reduced, changes=options.set)
     asked = SweepOptions(

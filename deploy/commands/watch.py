@@ -1,4 +1,4 @@
-"""``breakwater watch``: a run's live view from another terminal, or each of its states as a line of JSON."""
+"""``breakwater watch``: a run's live view from another terminal, or its states as lines of JSON."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.commands.options import Subparsers
+from deploy.commands.options import Subparsers, add_path
 from foundation.errors import ConfigError, Refused
 from foundation.text import one_line
 
@@ -20,14 +20,14 @@ def add(commands: Subparsers) -> None:
     """Register the command."""
     parser = commands.add_parser("watch", help="watch a run from another terminal")
     parser.add_argument(
-        "what", metavar="HOST:PORT|DIR", help="the server, where its clients connect; or a run folder of this machine"
+        "what",
+        metavar="HOST:PORT|DIR",
+        help="address at which the server listens for clients, or a run folder on this machine",
     )
+    add_path(parser, "--tls", "folder of a watcher's certificate, made with certs issue CERTS NAME --watcher")
+    parser.add_argument("--json", action="store_true", help="print the state as a line of JSON, twice a second")
     parser.add_argument(
-        "--tls", type=Path, metavar="DIR", help="folder of a watcher's certificate: certs issue CERTS --watcher NAME"
-    )
-    parser.add_argument("--json", action="store_true", help="print each state as a line of JSON, twice a second")
-    parser.add_argument(
-        "--patience", type=float, metavar="S", help="give up after S seconds without a server (default: 300)"
+        "--patience", type=float, metavar="S", help="exit after S seconds without a server (default: 300)"
     )
     parser.set_defaults(command=_watch, prints=True)
 
@@ -42,7 +42,7 @@ def _watch(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     console = Console(soft_wrap=True)
-    first = next(states)  # what goes wrong at the beginning is a line, and no view
+    first = next(states)  # an error at the start is printed as a line, without the view
     moves = console.is_terminal and not console.is_dumb_terminal
     last = first if "goodbye" in first else (_moving if moves else _lines)(console, first, states)
     line = str(last.get("line") or last.get("goodbye") or "")
@@ -51,14 +51,14 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _states(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Return the states of what is to be watched."""
+    """Return the states of the run."""
     path = Path(options.what)
     if path.is_dir():
         from server.monitor.follow import PATIENCE_S, follow_folder
 
         return follow_folder(path, patience_s=PATIENCE_S if options.patience is None else options.patience)
     if ":" not in options.what:
-        raise ConfigError(f"{options.what}: no such run folder; give one, or HOST:PORT of a server")
+        raise ConfigError(f"{options.what}: no such run folder; give a run folder or the HOST:PORT of a server")
     from link.identity.tls import Identity
     from link.watch import FIRST_S, PATIENCE_S, follow
 
@@ -69,20 +69,18 @@ def _states(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _checked(what: str, states: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Return states as they come: whatever is in them was checked, and nothing else is there.
+    """Yield the states, validated.
 
     Raises:
-        Refused: one is none.
+        Refused: a state is invalid.
     """
     from server.monitor.live import checked
 
     for state in states:
-        try:  # all that there is if the server says goodbye at once
+        try:  # a server that ends at once sends nothing but its goodbye
             known = state if state.keys() == {"goodbye"} else checked(state)
         except ValueError as error:
-            raise Refused(
-                f"{what}: sends states that cannot be read ({error}); run the same version at both ends"
-            ) from None
+            raise Refused(f"{what}: sent an invalid state ({error}); run the same version at both ends") from None
         yield known
 
 
@@ -98,7 +96,7 @@ def _moving(console: "Console", first: dict[str, Any], states: Iterator[dict[str
 
 
 def _lines(console: "Console", first: dict[str, Any], states: Iterator[dict[str, Any]]) -> dict[str, Any]:
-    """Write states as lines, about a dozen a run; return the last one."""
+    """Print some states as lines, about a dozen per run; return the last state."""
     from server.monitor.terminal import PlainLines
 
     lines, newest, measured, away = PlainLines(console), first, -1, None
@@ -106,7 +104,7 @@ def _lines(console: "Console", first: dict[str, Any], states: Iterator[dict[str,
         if newest.get("away") != away:
             away = newest.get("away")
             if away:
-                print(f"the server is away: {one_line(away)}; looking for it", file=sys.stderr, flush=True)
+                print(f"server unreachable: {one_line(away)}; retrying", file=sys.stderr, flush=True)
         if newest["status"] != "waiting" and newest["measured"] != measured and lines.due(newest["round"]):
             measured = newest["measured"]
             lines.add(newest)
@@ -114,5 +112,5 @@ def _lines(console: "Console", first: dict[str, Any], states: Iterator[dict[str,
 
 
 def _status(last: dict[str, Any]) -> int:
-    """Return 0 if the run has come to its end, 1 if it stalled or its server has stopped before."""
+    """Return 0 if the run has finished, 1 if it stalled or its server stopped earlier."""
     return 0 if last.get("line") and last.get("status") != "stalled" else 1

@@ -1,4 +1,4 @@
-"""What came of the runs of a sweep: rows of a table, and what several seeds say together.
+"""The results of a sweep: rows of a table, and several seeds together.
 
 A run that diverged has an infinite loss; one that failed or stalled has no numbers. All are rows like any other.
 """
@@ -18,7 +18,9 @@ import numpy as np
 
 from deploy.sweeps.experiment import Cell, PlannedRun, Target, Tune
 from server.monitor.curves import LOWER_IS_BETTER, Curve, X, curve, spread
-from server.run_folder.folder import SUMMARY, read_rounds
+from server.run_folder.reader import read_rounds, read_summary
+from server.run_folder.record import measures_from
+from strategies.strategy import RoundRecord
 
 NOTE = "sweep.json"
 """In a run's folder: which run of the sweep it is."""
@@ -57,26 +59,28 @@ class Outcome:
         return f"the attack failed in {failure['replies']} replies: {failure['reason']}" if failure else ""
 
     @cached_property
-    def rounds(self) -> list[dict[str, Any]]:
+    def rounds(self) -> list[RoundRecord]:
         """The rounds of the run folder; none where it failed."""
         return read_rounds(self.folder) if self.status in DONE else []
 
     def curve(self, x: X, y: str) -> Curve:
         """Return one measure of the run against another."""
-        start = (self.summary or {}).get("start")
+        start = measures_from((self.summary or {}).get("start"))
         return curve(self.rounds, x, y, start=start, diverged=self.status == "diverged")
 
     @cached_property
     def measures(self) -> dict[str, float]:
         """Loss, accuracy and gap at the end, as far as the task has them; infinite where the run diverged."""
+        summary = self.summary or {}
+        first, last = measures_from(summary.get("start") or summary), measures_from(summary)
         found = {}
         for name in MEASURES:
-            if self.summary is None or name not in (self.summary.get("start") or self.summary):
+            if getattr(first, name, None) is None:
                 continue
-            value = self.summary.get(name)
-            if name in LOWER_IS_BETTER and (value is None or self.status == "diverged"):
+            value = getattr(last, name)
+            if name in LOWER_IS_BETTER and (value is None or math.isnan(value) or self.status == "diverged"):
                 value = math.inf
-            if value is not None:
+            if value is not None and not math.isnan(value):
                 found[name] = float(value)
         return found
 
@@ -104,24 +108,26 @@ def note(run: PlannedRun, how: str) -> str:
 
 
 def read_outcome(run: PlannedRun, folder: Path) -> Outcome | None:
-    """Return what came of a run that has been done with this config; None if it is to be run."""
+    """Return how a run ended that was done with this config; None if it is to be run."""
     try:
-        told = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        if told["config"] != digest(run) or summary["status"] not in DONE:
+        noted = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        if noted["config"] != digest(run):
             return None
-        return Outcome(run, summary["status"], folder, summary=summary, how=str(told.get("how", "")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    found = outcome_of(run, folder, str(noted.get("how", "")))
+    return found if found is not None and found.status in DONE else None
 
 
-def stalled(folder: Path) -> str | None:
-    """Return why a run stalled; None where it did not."""
-    try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        return str(summary["stall"]["text"]) if summary["status"] == "stalled" else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def outcome_of(run: PlannedRun, folder: Path, how: str) -> Outcome | None:
+    """Return how a run ended, from its summary; None without a usable one."""
+    summary = read_summary(folder) or {}
+    status = summary.get("status")
+    if status == "stalled":
+        stall = summary.get("stall")
+        reason = str(stall.get("text", "")) if isinstance(stall, dict) else ""
+        return Outcome(run, status, folder, reason=reason)
+    return Outcome(run, status, folder, summary=summary, how=how) if status in DONE else None
 
 
 def choose(outcomes: Iterable[Outcome], tune: Tune) -> dict[Cell, str]:
@@ -193,7 +199,7 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def summaries(outcomes: Sequence[Outcome], targets: Sequence[Target]) -> list[dict[str, Any]]:
     """Return one row for each combination: median, lowest and highest over the seeds of every number.
 
-    A target that not all seeds reached has the median of those that did, and says how many these are.
+    A target that not all seeds reached has the median of those that did, and their number.
     """
     groups: dict[Cell, list[dict[str, Any]]] = {}
     for outcome in outcomes:
@@ -260,18 +266,17 @@ def as_markdown(
             states.append(f"the attack failed in {each['attack failed']}")
         cells += [_spread(each, "bytes_up"), _spread(each, "seconds"), ", ".join([str(each["runs"]), *states])]
         lines.append(_line(cells))
-    for heading, told in (
+    for heading, found in (
         ("Failed", [(o, o.reason) for o in outcomes if o.status == "failed"]),
         ("Stalled", [(o, o.reason) for o in outcomes if o.status == "stalled"]),
-        ("The attack failed, so that these runs do not show what the method withstands", _warned(outcomes)),
+        (
+            "The attack failed, so that these runs do not show what the method withstands",
+            [(o, o.warning) for o in outcomes if o.warning],
+        ),
     ):
-        if told:
-            lines += ["", f"{heading}:", "", *(f"- {o.run.label}: {_escaped(w)} (`{o.run.folder}`)" for o, w in told)]
+        if found:
+            lines += ["", f"{heading}:", "", *(f"- {o.run.label}: {_escaped(w)} (`{o.run.folder}`)" for o, w in found)]
     return "\n".join(lines) + "\n"
-
-
-def _warned(outcomes: Iterable[Outcome]) -> list[tuple[Outcome, str]]:
-    return [(outcome, outcome.warning) for outcome in outcomes if outcome.warning]
 
 
 def _line(cells: Iterable[str]) -> str:

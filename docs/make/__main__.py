@@ -1,4 +1,4 @@
-"""``python -m docs.make``: gather the pages in build/docs, then build the site in site/, without the network."""
+"""``python -m docs.make``: gather the pages in build/docs, then build the site in site/, without network access."""
 
 import os
 import subprocess
@@ -16,16 +16,16 @@ def build(pages: Path, site: Path) -> int:
         site: folder of the site; emptied first.
 
     Returns:
-        The exit status of the generator, to which every broken link is an error.
+        The exit status of the generator; broken links are errors.
     """
     gather(pages)
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
     command += ["--config-file", str(ROOT / "mkdocs.yml"), "--site-dir", str(site)]
-    # The generator's word about its own future, which docs/design.md answers, is not wanted at every build.
+    # The generator's warning about its future is not repeated at every build: docs/design.md discusses it.
     environment = {**os.environ, "BREAKWATER_PAGES": str(pages), "NO_MKDOCS_2_WARNING": "1"}
     status = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode  # noqa: S603  # our own command
     for page in (site / "reference").glob("*.html"):
-        # Docstrings begin a block of code with a double colon, of which Markdown shows both.
+        # Docstrings start a block of code with a double colon; Markdown would show both colons.
         page.write_text(page.read_text(encoding="utf-8").replace("::</p>", ":</p>"), encoding="utf-8")
     return status
 

@@ -1,4 +1,4 @@
-"""Writes the reference of the command line out of the argument parser."""
+"""Generates the reference of the command line from the argument parser."""
 
 import argparse
 from collections.abc import Iterator
@@ -12,27 +12,26 @@ search:
 
 # The command line
 
-Written out of the argument parser, when this site was built. `breakwater` stands for `.venv/bin/breakwater`, and
-`breakwater COMMAND --help` says the same.
+Generated from the argument parser when this site was built. `breakwater` stands for `.venv/bin/breakwater`, and
+`breakwater COMMAND --help` prints the same.
 """
 
 
 def text() -> str:
-    """Return the page."""
     return HEAD + "\n" + "\n".join(_command(_parser(), ""))
 
 
 def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
-    """Yield the commands of a parser: name, what the help says of it, its parser."""
+    """Yield the commands of a parser: name, help text, parser."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            told = {choice.dest: choice.help or "" for choice in action._choices_actions}
+            texts = {choice.dest: choice.help or "" for choice in action._choices_actions}
             for name, command in action.choices.items():
-                yield name, told.get(name, ""), command
+                yield name, texts.get(name, ""), command
 
 
 def options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
-    """Yield the arguments of a parser: how one is written, and what it is for."""
+    """Yield the arguments of a parser: how each is written, and its help text."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction | argparse._HelpAction) or action.help == argparse.SUPPRESS:
             continue
@@ -44,11 +43,11 @@ def options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
         yield written, (action.help or "") % {**vars(action), "prog": parser.prog}
 
 
-def _command(parser: argparse.ArgumentParser, says: str) -> Iterator[str]:
+def _command(parser: argparse.ArgumentParser, summary: str) -> Iterator[str]:
     depth = len(parser.prog.split())
     yield f"{'#' * (depth if depth > 1 else 2)} `{parser.prog}`\n"
-    sentence = says or parser.description or ""
-    yield f"{sentence[:1].upper()}{sentence[1:]}{'' if sentence.endswith('.') else '.'}\n"
+    for text in filter(None, (summary, parser.description)):
+        yield f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}\n"
     rows = list(options(parser))
     if rows:
         yield "| option | |\n|---|---|"
@@ -57,5 +56,5 @@ def _command(parser: argparse.ArgumentParser, says: str) -> Iterator[str]:
         yield ""
     if parser.epilog:
         yield f"{parser.epilog}\n"
-    for _, told, command in commands(parser):
-        yield from _command(command, told)
+    for _, summary_of_command, command in commands(parser):
+        yield from _command(command, summary_of_command)

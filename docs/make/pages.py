@@ -1,7 +1,7 @@
-"""Gathers what the site is made of: the pages of docs/, those at the root, the reference, and files that pages link to.
+"""Gathers the site: the pages of docs/, those at the root, the reference, and the files that pages link to.
 
-A page in the repository links to other files by their path in the repository, as a reader on a code host needs it. In
-the site a link to another page becomes that page; a link to any other file or folder becomes a page that shows it.
+Pages link to other files by their path in the repository, as readers on a code host need it. In the site, links to
+pages point to those pages; for any other file or folder there is a page that shows it.
 """
 
 import os
@@ -14,28 +14,28 @@ from docs.make import code_pages, commands_page, config_page
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "build" / "docs"
-"""Where the pages are gathered."""
+"""The folder in which pages are gathered."""
 AT_ROOT = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security.md",
 }
-"""The pages at the root of the repository, and what they are in the site."""
+"""The pages at the root of the repository, and their names in the site."""
 ASSETS = ("style.css", "iframe-worker.js")
 LINK = re.compile(r"(?P<before>\]\()(?!https?:|mailto:|#)(?P<path>[^)#\s]+)(?P<anchor>#[^)]*)?\)")
 LANGUAGES = {".py": "python", ".toml": "toml", ".proto": "protobuf", ".yaml": "yaml", ".yml": "yaml", ".md": "markdown"}
 
 
 def gather(to: Path, root: Path = ROOT) -> None:
-    """Write all pages of the site into a folder, which is emptied first.
+    """Write all pages of the site to a folder, which is emptied first.
 
     Args:
         to: the folder.
         root: of the checkout.
 
     Raises:
-        FileNotFoundError: a page links to a file that is not there.
+        FileNotFoundError: a page links to a file that does not exist.
     """
     shutil.rmtree(to, ignore_errors=True)
     shutil.copytree(root / "docs" / "images", to / "images")
@@ -53,7 +53,7 @@ def gather(to: Path, root: Path = ROOT) -> None:
 
 
 def sources(root: Path = ROOT) -> Iterator[tuple[Path, str]]:
-    """Yield each page that is written by hand, and its name in the site."""
+    """Yield each hand-written page, and its name in the site."""
     for name, page in AT_ROOT.items():
         if (root / name).exists():
             yield root / name, page
@@ -62,19 +62,19 @@ def sources(root: Path = ROOT) -> Iterator[tuple[Path, str]]:
 
 
 def linked(source: Path, name: str, root: Path, shown: set[Path]) -> str:
-    """Return a page with its links as the site needs them.
+    """Return a page with its links adapted to the site.
 
     Args:
         source: the page.
-        name: what it is in the site.
+        name: its name in the site.
         root: of the checkout.
-        shown: files that are to be shown as pages, relative to ``root``; those that this one links to are added.
+        shown: collects the files that need a page, relative to ``root``.
     """
 
     def target(match: re.Match[str]) -> str:
         path = Path(os.path.normpath(source.parent / match["path"])).relative_to(root)
         if not (root / path).exists():
-            raise FileNotFoundError(f"{source.relative_to(root)} links to {path}, and there is no such file")
+            raise FileNotFoundError(f"{source.relative_to(root)} links to {path}, which does not exist")
         if str(path) in AT_ROOT:
             inside = AT_ROOT[str(path)]
         elif path.parts[0] == "docs" and (root / path).is_file():
@@ -93,7 +93,7 @@ def file_page(path: Path) -> str:
 
 
 def shown_file(root: Path, path: Path) -> str:
-    """Return the page that shows a file, or what a folder holds."""
+    """Return the page that shows a file, or lists a folder."""
     head = f"---\ntitle: {path.as_posix()}\nsearch:\n  exclude: true\n---\n\n# `{path.as_posix()}`\n\n"
     file = root / path
     if file.is_dir():

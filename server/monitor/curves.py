@@ -1,14 +1,17 @@
-"""Curves of runs, and what several seeds say together: the median and the range, on common points.
+"""Curves of runs, and of several seeds together: the median and the range, on common points.
 
 For pictures and tables alone; nothing of a run depends on it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from strategies.method import Evaluation
+from strategies.strategy import RoundRecord
 
 Numbers = NDArray[np.float64]
 
@@ -25,7 +28,7 @@ class Curve:
     Args:
         x: ascending, shape (points,).
         y: the measure there, same shape; infinite where the run had diverged.
-        holds: the last value stands for all later x too, as where a run has diverged and ended.
+        holds: the last value holds for all later x too, as for a run that has diverged and ended.
     """
 
     x: Numbers
@@ -51,46 +54,41 @@ class Band:
     high: Numbers
     runs: NDArray[np.int64]
 
+    def part(self, at: NDArray[Any]) -> "Band":
+        """Return the points at these places."""
+        return Band(self.x[at], self.median[at], self.low[at], self.high[at], self.runs[at])
+
 
 def curve(
-    rounds: Iterable[Mapping[str, Any]],
-    x: X,
-    y: str,
-    *,
-    start: Mapping[str, Any] | None = None,
-    diverged: bool = False,
+    rounds: Iterable[RoundRecord], x: X, y: str, *, start: Evaluation | None = None, diverged: bool = False
 ) -> Curve:
     """Return the points of a run at which a measure was taken.
 
     Args:
-        rounds: as ``server.run_folder.folder.read_rounds`` returns them.
+        rounds: of the run, in their order.
         x: what to draw against.
-        y: "loss", "accuracy", "gap", or any other key of a round that holds a number.
-        start: the measures of x^0, as a summary holds them; they become the point at x = 0.
+        y: "loss", "accuracy" or "gap".
+        start: the measures of x^0; they become the point at x = 0.
         diverged: the run ended for that reason: what it lacks is infinite (loss, gap) or its last value (accuracy).
     """
-    lower = y in LOWER_IS_BETTER
+    infinite = diverged and y in LOWER_IS_BETTER
     at = {"round": 0.0, "bytes_up": 0.0, "bytes_down": 0.0, "seconds": 0.0}
-    xs, ys = [], []
-    if start is not None and start.get(y) is not None:
-        xs.append(0.0)
-        ys.append(float(start[y]))
+    points = []
+    first = getattr(start, y, None)
+    if first is not None and np.isfinite(first):
+        points.append((0.0, float(first)))
     for record in rounds:
-        at["round"] = float(record["round"])
-        at["bytes_up"] += record["bytes_up"]
-        at["bytes_down"] += record["bytes_down"]
-        at["seconds"] += record["round_s"]
-        if y not in record:
-            continue
-        value = record[y]
-        if value is None and not (lower and diverged):
-            continue
-        xs.append(at[x])
-        ys.append(np.inf if value is None else float(value))
-    if diverged and lower and xs and np.isfinite(ys[-1]):  # its model had no finite number left
-        xs.append(max(at[x], xs[-1]))
-        ys.append(np.inf)
-    return Curve(np.array(xs, dtype=np.float64), np.array(ys, dtype=np.float64), holds=diverged)
+        at["round"] = float(record.round)
+        at["bytes_up"] += record.bytes_up
+        at["bytes_down"] += record.bytes_down
+        at["seconds"] += record.round_s
+        value = getattr(record.evaluation, y, None)
+        if value is not None and (infinite or np.isfinite(value)):
+            points.append((at[x], float(value) if np.isfinite(value) else np.inf))
+    if infinite and points and np.isfinite(points[-1][1]):  # its model had no finite number left
+        points.append((max(at[x], points[-1][0]), np.inf))
+    xs, ys = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    return Curve(xs, ys, holds=diverged)
 
 
 def band(curves: Sequence[Curve], *, log: bool = False, points: int = 400) -> Band:

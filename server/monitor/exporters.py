@@ -1,7 +1,7 @@
 """What watches a run from outside: TensorBoard's event files, and a port that Prometheus reads.
 
 Both are optional, and so are the libraries that they need (`pip install 'breakwater[monitor]'`). They are fed as the
-live view is, and neither ends a run: what cannot be written is told once and left out.
+live view is, and neither ends a run: a failed write is logged once, and the rest left out.
 """
 
 import logging
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from foundation.errors import ConfigError
 from link.address import Address, parse_host
-from server.monitor.live import MEASURES, LiveRun, finite
+from server.monitor.live import LiveRun
+from server.run_folder.record import MEASURES, Counts, finite
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("breakwater.server")
 
 QUIET, TENSORBOARD, METRICS_PORT, METRICS_HOST = "quiet", "tensorboard", "metrics-port", "metrics-host"
-PICTURES = "pictures"
-"""Keys of a Flower run config; what they mean says ``Monitoring``. A ``metrics-port`` of -1 is none."""
+"""Keys of a Flower run config, see ``Monitoring``. A ``metrics-port`` of -1 is none."""
 LOOPBACK = "127.0.0.1"
 
 _INSTALL = "; install it with: pip install 'breakwater[monitor]' (in a checkout: pip install -e '.[monitor]')"
@@ -60,7 +60,7 @@ class Monitoring:
 
     @classmethod
     def of(cls, run_config: Mapping[str, object]) -> Self:
-        """Return what a Flower run config says; ``tensorboard = "."`` stands for the run folder's own.
+        """Read a Flower run config; ``tensorboard = "."`` is the run folder's own.
 
         Raises:
             ConfigError: a value is none of those that its key may have; one line.
@@ -78,24 +78,13 @@ class Monitoring:
             metrics_host=parse_host(
                 str(run_config.get(METRICS_HOST) or LOOPBACK), what=f"run config: {METRICS_HOST} ="
             ),
-            pictures=bool(run_config.get(PICTURES, True)),
         )
-
-    def run_config(self) -> dict[str, bool | str | int | float]:
-        """Return the same as entries of a run config."""
-        return {
-            QUIET: self.quiet,
-            TENSORBOARD: "" if self.tensorboard is None else self.tensorboard or ".",
-            METRICS_PORT: -1 if self.metrics_port is None else self.metrics_port,
-            METRICS_HOST: self.metrics_host,
-            PICTURES: self.pictures,
-        }
 
     def check(self, said_in: str = "--") -> None:
         """Make sure, before a run begins, that it can be watched so.
 
         Args:
-            said_in: what stands before a key where the user has written it: of an option, or of a run config.
+            said_in: the prefix of a key, as the user has written it: of an option, or of a run config.
 
         Raises:
             ConfigError: a library is missing, or the port is taken; one line.
@@ -125,7 +114,7 @@ class Monitoring:
         except OSError as error:
             raise self._unbound(error) from None
 
-    def write(self, out: Path, again: Iterable[Mapping[str, Any]]) -> "EventFiles | None":
+    def write(self, out: Path, again: Iterable["RoundRecord"]) -> "EventFiles | None":
         """Begin to write event files, if they are wanted.
 
         Args:
@@ -153,7 +142,7 @@ def _without_torch() -> Iterator[None]:
     if "torch" in sys.modules:
         yield
         return
-    sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to say that there is no such module
+    sys.modules["torch"] = None  # type: ignore[assignment]  # an import of it then fails
     try:
         yield
     finally:
@@ -163,15 +152,15 @@ def _without_torch() -> Iterator[None]:
 class EventFiles:
     """Writes each round's numbers as TensorBoard's scalars.
 
-    A run that goes on begins a file of its own. It tells TensorBoard to forget what older files say of later rounds,
-    and of the last ones before: a server that was killed may not have written them all, so they are written again.
+    A run that goes on begins a new file. It makes TensorBoard forget later rounds of older files, and the last ones
+    before: a server that was killed may not have written them all, so they are written again.
 
     Args:
         folder: where; made if it is not there.
-        again: the last rounds of a run that goes on, as ``metrics.jsonl`` has them; none for a new run.
+        again: the last rounds of a run that goes on; none for a new run.
     """
 
-    def __init__(self, folder: Path, again: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, folder: Path, again: Iterable["RoundRecord"] = ()) -> None:
         with _without_torch():
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -184,11 +173,11 @@ class EventFiles:
             folder.mkdir(parents=True, exist_ok=True)
             # Two files of one second would have one name.
             self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns() % 10**9:09d}")
-            for i, line in enumerate(again):
+            for i, record in enumerate(again):
                 if not i:
                     start = SessionLog(status=SessionLog.START)
-                    self._writer.write_event(Event(wall_time=time.time(), step=line["round"], session_log=start))
-                self._write(line["round"], _of_line(line))
+                    self._writer.write_event(Event(wall_time=time.time(), step=record.round, session_log=start))
+                self.add(record)
             self._writer.flush()
         except OSError as error:
             self._give_up(error)
@@ -196,12 +185,11 @@ class EventFiles:
     def start(self, evaluation: "Evaluation", after: int) -> None:
         """Write the measures of the starting point; those of a run that goes on are there."""
         if not after:
-            self._write(0, {f"model/{name}": getattr(evaluation, name) for name in MEASURES})
+            self._write(0, _measures(evaluation))
 
     def add(self, record: "RoundRecord") -> None:
         """Write one round."""
-        measured = {} if record.evaluation is None else vars(record.evaluation)
-        self._write(record.round, _of_line(vars(record) | measured))
+        self._write(record.round, _scalars(record))
 
     def stop(self) -> None:
         """Close the file."""
@@ -234,23 +222,27 @@ class EventFiles:
         log.error("%s: event files cannot be written: %s; no more of them", self._folder, error.strerror or error)
 
 
-def _of_line(line: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the scalars of a round as ``metrics.jsonl`` has it."""
-    numbers = {f"round/{name}": line[name] for name in ("bytes_up", "bytes_down", "step_norm", "lam")}
-    counts = {"sampled": "cohort", "answered": "accepted", "rejected": "rejected", "clipped": "clipped"}
+def _scalars(record: "RoundRecord") -> dict[str, float | None]:
+    """Return the scalars of a round by tag."""
+    counts = Counts.of(record)
     return {
-        **numbers,
-        "round/seconds": line["round_s"],
-        **{f"clients/{name}": len(line[key]) for name, key in counts.items()},
-        **{f"model/{name}": line[name] for name in MEASURES if name in line},
+        **{f"round/{name}": getattr(record, name) for name in ("bytes_up", "bytes_down", "step_norm", "lam")},
+        "round/seconds": record.round_s,
+        **{f"clients/{name}": count for name, count in counts._asdict().items()},
+        "clients/answered": counts.accepted,  # the former tag, for one release
+        **({} if record.evaluation is None else _measures(record.evaluation)),
     }
+
+
+def _measures(evaluation: "Evaluation") -> dict[str, float | None]:
+    return {f"model/{name}": getattr(evaluation, name) for name in MEASURES}
 
 
 # --- Prometheus -------------------------------------------------------------------------------------------------------
 
 
 class MetricsPort:
-    """Answers Prometheus over HTTP. What it says is put together when it is asked; a round only counts its seconds.
+    """Serves Prometheus over HTTP. Metrics are collected on request; a round only adds its seconds.
 
     Args:
         live: the run.
@@ -297,37 +289,38 @@ class MetricsPort:
 
         state = self._live.state()
 
-        def gauge(name: str, told: str, value: float | None) -> "Iterator[Metric]":
-            if value is not None:
-                yield GaugeMetricFamily(f"breakwater_{name}", told, value=value)
-
-        def counter(name: str, told: str, value: float) -> "Metric":
-            return CounterMetricFamily(f"breakwater_{name}", told, value=value)
-
         about = {key: str(state[key] or "") for key in ("run", "method", "rule", "task", "attack")}
-        yield InfoMetricFamily("breakwater_run", "What is run.", value=about)
-        yield from gauge("running", "1 while rounds are run.", float(state["status"] == "running"))
-        yield from gauge("held", "1 while the run is held because too few clients answer.", float(bool(state["held"])))
-        yield counter("incomplete_rounds", "Rounds with too few replies to use any.", state["incomplete"])
-        yield counter("failed_attacks", "Replies of attackers whose attack failed.", state["attack_failed"])
-        yield counter("rounds", "Rounds that have ended.", state["round"])
-        yield from gauge("planned_rounds", "Rounds that the run has.", state["rounds"])
-        yield from gauge("loss", "Training loss of the model, as last measured.", state["loss"])
-        yield from gauge("objective_gap", "Loss minus its least value, where that is known.", state["gap"])
-        yield from gauge("accuracy_ratio", "Share of correct predictions, 0 to 1.", state["accuracy"])
-        yield from gauge("measured_round", "Round of the last measurement.", state["measured"])
-        yield from gauge("clipping_radius", "Clipping radius of the last round.", state["lam"])
-        yield from gauge("step_norm", "Length of the last step.", state["step_norm"])
-        yield from gauge("clients", "Seats of the federation.", state["clients"])
-        yield from gauge("connected_clients", "Clients that are connected and ready.", state["connected"])
-        yield counter("received_bytes", "Bytes from clients.", state["up"])
-        yield counter("sent_bytes", "Bytes to clients.", state["down"])
+        yield InfoMetricFamily("breakwater_run", "The run.", value=about)
         whole = state["all"]
-        yield counter("sampled_clients", "Clients sampled, summed over rounds.", whole["sampled"])
-        yield counter("accepted_replies", "Replies that counted.", whole["answered"])
-        yield counter("clipped_replies", "Replies that were clipped.", whole["clipped"])
+        for name, text, value in (
+            ("running", "1 while rounds are run.", float(state["status"] == "running")),
+            ("held", "1 while the run is held because too few replies count.", float(bool(state["held"]))),
+            ("planned_rounds", "Rounds that the run has.", state["rounds"]),
+            ("loss", "Training loss of the model, as last measured.", state["loss"]),
+            ("objective_gap", "Loss minus its minimum, where that is known.", state["gap"]),
+            ("accuracy_ratio", "Share of correct predictions, 0 to 1.", state["accuracy"]),
+            ("measured_round", "Round of the last measurement.", state["measured"]),
+            ("clipping_radius", "Clipping radius of the last round.", state["lam"]),
+            ("step_norm", "Length of the last step.", state["step_norm"]),
+            ("clients", "Seats of the federation.", state["clients"]),
+            ("connected_clients", "Clients that are connected and ready.", state["connected"]),
+        ):
+            if value is not None:
+                yield GaugeMetricFamily(f"breakwater_{name}", text, value=value)
+        for name, text, value in (
+            ("incomplete_rounds", "Rounds with too few replies to use any.", state["incomplete"]),
+            ("failed_attacks", "Replies of attackers whose attack failed.", state["attack_failed"]),
+            ("rounds", "Rounds that have ended.", state["round"]),
+            ("received_bytes", "Bytes from clients.", state["up"]),
+            ("sent_bytes", "Bytes to clients.", state["down"]),
+            ("sampled_clients", "Clients sampled, summed over rounds.", whole["sampled"]),
+            ("received_replies", "Replies that arrived in time, good or bad.", whole["replied"]),
+            ("accepted_replies", "Replies that counted.", whole["accepted"]),
+            ("clipped_replies", "Replies that were clipped.", whole["clipped"]),
+        ):
+            yield CounterMetricFamily(f"breakwater_{name}", text, value=value)
         rejected = CounterMetricFamily(
-            "breakwater_rejected_replies", "Replies that did not count, silence too, by reason.", labels=["reason"]
+            "breakwater_rejected_replies", "Replies that did not count, missing ones too, by reason.", labels=["reason"]
         )
         for reason, count in state["reasons"].items():
             rejected.add_metric([reason], count)

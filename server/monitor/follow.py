@@ -1,58 +1,59 @@
 """A run folder on this machine, followed while its run goes: for `breakwater watch DIR`."""
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from experiment.config import load
 from foundation.errors import ConfigError, ServerGone
 from server.monitor.live import LiveRun, State, Title
 from server.monitor.terminal import last_line
-from server.run_folder.folder import CONFIG, METRICS, RUN, SUMMARY, RunCard
+from server.run_folder import CONFIG, MANIFEST, METRICS
+from server.run_folder.manifest import RunCard
+from server.run_folder.reader import read_summary
+from server.run_folder.record import from_line
 
 EVERY_S = 0.5
 """Seconds between two looks."""
 PATIENCE_S = 300.0
-"""How long a run may stand still that nobody runs."""
+"""How long to wait for a server that goes on with a run."""
 
 _STILL_S = 5.0
-"""A run that has written nothing for so long may have nobody who runs it."""
+"""After this many seconds without a round, look whether a server runs it."""
 _MOST = 16 << 20
-"""So many bytes of metrics are read at a time."""
+"""At most this many bytes of metrics are read at a time."""
 
 
 def follow_folder(path: Path, *, patience_s: float = PATIENCE_S) -> Iterator[State]:
     """Yield the states of the run in a folder, as its metrics grow, until its summary is there.
 
-    What only the server knows is missing: who is connected. A run that nobody runs is shown as away, as it may be gone
-    on with.
+    The number of connected clients is missing, as only the server knows it. A run without a server is shown as away:
+    another server may continue it.
 
     Args:
         path: the run folder.
-        patience_s: how long nobody may run it.
+        patience_s: how long to wait for a server.
 
     Raises:
         ConfigError: there is no run, or one that cannot be read.
-        ServerGone: nobody has run it for too long.
+        ServerGone: no server has run it for that long.
     """
     if not (path / CONFIG).exists() or not (path / METRICS).exists():
         raise ConfigError(f"{path}: holds no run ({CONFIG} and {METRICS}); give HOST:PORT, or a run folder")
     run, moved = _Followed(path), time.monotonic()
     while True:
-        ended = run.look_for_end()
+        summary = read_summary(path) or {}
         if run.read():
             moved = time.monotonic()
         state = run.live.state()
-        if ended is not None:
-            yield state | {"status": ended["status"], "line": last_line(ended, path)}
+        if "status" in summary:
+            yield state | {"status": summary["status"], "line": last_line(summary, path)}
             return
         still_s = time.monotonic() - moved
         if still_s > _STILL_S and not _is_run(path):
             if still_s > patience_s:
-                raise ServerGone(f"{path}: nobody has run this for {still_s:.0f} s")
-            state |= {"away": f"nobody runs this now, `breakwater server --resume {path}` goes on with it"}
+                raise ServerGone(f"{path}: no server has run this for {still_s:.0f} s")
+            state |= {"away": f"no server runs this now; `breakwater server --resume {path}` continues it"}
         yield state
         time.sleep(EVERY_S)
 
@@ -63,12 +64,12 @@ class _Followed:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._title = Title.of(load(path / CONFIG), path.name)
-        self._address = RunCard.read(path).listen if (path / RUN).exists() else ""
-        self._file: Any = None
+        self._address = RunCard.read(path).listen if (path / MANIFEST).exists() else ""
         self._begin()
 
     def _begin(self) -> None:
         self.live = LiveRun(self._title, address=self._address)
+        self._names: dict[int, str] = {}
         self._at = 0
 
     def read(self) -> bool:
@@ -90,27 +91,19 @@ class _Followed:
         first = not self._at
         try:
             for line in whole.splitlines():
-                self.live.replay(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{self._path / METRICS}: a line that is no round: {error!r}") from None
+                self.live.add(from_line(line, self._names))
+        except ValueError as error:
+            raise ConfigError(f"{self._path / METRICS}: {error}") from None
         self._at += len(whole)
         if first and whole:
             self.live.begin()  # from here on is what this process sees
         return bool(whole)
 
-    def look_for_end(self) -> dict[str, Any] | None:
-        """Return the summary, if there is one."""
-        try:
-            summary = json.loads((self._path / SUMMARY).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return summary if isinstance(summary, dict) and "status" in summary else None
-
 
 def _is_run(path: Path) -> bool:
-    """Return whether somebody holds the folder's lock, or whether nobody can say.
+    """Return whether a process holds the folder's lock; True also where that cannot be found out.
 
-    The lock is looked up and not tried: to hold it for a moment could keep a server from starting.
+    The lock is looked up and not tried: holding it for a moment could keep a server from starting.
     """
     try:
         inode = (path / METRICS).stat().st_ino

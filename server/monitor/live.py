@@ -1,7 +1,7 @@
 """What a run is doing now, as one JSON object: the terminal, `breakwater watch` and Prometheus all show this.
 
-``LiveRun`` is fed by the rounds as they end, which costs microseconds; rates and shares are worked out when somebody
-asks. docs/watching.md lists the keys.
+``LiveRun`` is fed by the rounds as they end, which costs microseconds; rates and shares are computed on
+request. docs/watching.md lists the keys.
 """
 
 import json
@@ -9,11 +9,14 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from foundation.text import one_line
+from server.run_folder.record import MEASURES, Counts, finite, kind_of
 from strategies.method import ATTACK_FAILED
 
 if TYPE_CHECKING:
@@ -24,22 +27,20 @@ if TYPE_CHECKING:
 State = dict[str, Any]
 
 OTHERS = "(others)"
-"""Under this name are counted the rejections of names beyond the number of seats."""
+"""The common name of all rejected clients beyond the number of seats."""
 MAX_REASONS = 32
-"""So many kinds of reasons are told apart; kinds are ours, not a client's, so that there are never more."""
+"""At most this many kinds of reasons are counted separately; clients cannot choose them."""
 KEPT_REJECTIONS = 5
-"""So many of the last rejections are shown."""
+"""This many of the last rejections are shown."""
 HISTORY = 40
-"""The measures are kept at so many rounds at least, twice as many at most, evenly over the run."""
+"""The measures of at least this many rounds are kept, and of at most twice as many, evenly over the run."""
 
 _WINDOW_S = 10.0
-"""Rates are those of the last so many seconds."""
+"""Rates are averages over this many seconds."""
 _SAMPLE_S = 0.2
-"""Seconds between the points that rates are worked out from."""
+"""Seconds between the points that rates are computed from."""
 _MAX_TEXT = 160
 """The longest name or reason, in characters."""
-
-MEASURES = ("loss", "accuracy", "gap")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Title:
     Args:
         run: name of the run folder.
         method: kind of the method.
-        rule: the robust rule, with what stands before it.
+        rule: the robust rule, with its pre-aggregators.
         task: kind of the task.
         attack: what the Byzantine clients of a local run do; None for nothing.
         clients: n.
@@ -87,7 +88,7 @@ class LiveRun:
 
     Args:
         title: of the run.
-        connected: returns how many clients are connected; None where nobody can tell.
+        connected: returns how many clients are connected; None where that is not known.
         address: HOST:PORT where clients and watchers find the server; "" where there is none.
     """
 
@@ -101,11 +102,10 @@ class LiveRun:
         self._began: float | None = None
         self._round_s = 0.0
         self._up = self._down = 0
-        self._measured: dict[str, float | None] = {}
+        self._measured: Evaluation | None = None
         self._measured_at = 0
-        self._history: list[tuple[int, tuple[float | None, ...]]] = []
-        self._last = (0, 0, 0, 0)
-        self._all = [0, 0, 0, 0]  # sampled, answered, rejected, clipped
+        self._history: list[Evaluation] = []
+        self._last = self._all = Counts(0, 0, 0, 0, 0)
         self._rejections: deque[tuple[int, str, str]] = deque(maxlen=KEPT_REJECTIONS)
         self._reasons: Counter[str] = Counter()
         self._rejected_of: Counter[str] = Counter()
@@ -126,35 +126,26 @@ class LiveRun:
         with self._lock:
             self._status, self._began, self._begun_after = "running", time.monotonic(), self._round
             if not self._round and evaluation is not None:
-                self._measure(0, {name: getattr(evaluation, name) for name in MEASURES})
+                self._measure(0, evaluation)
             self._points.clear()
 
     def add(self, record: "RoundRecord") -> None:
         """Note a round that has ended."""
-        evaluation = record.evaluation
-        measured = None if evaluation is None else {name: getattr(evaluation, name) for name in MEASURES}
-        counts = len(record.cohort), len(record.accepted), len(record.rejected), len(record.clipped)
         with self._lock:
-            self._count(record.round, counts, record.bytes_up, record.bytes_down, record.round_s, record.rejected)
+            self._round = record.round
+            self._added += 1
+            self._round_s += record.round_s
+            self._up += record.bytes_up
+            self._down += record.bytes_down
+            self._last = Counts.of(record)
+            self._all = Counts(*(a + b for a, b in zip(self._all, self._last, strict=True)))
             self._lam, self._step_norm = record.lam, record.step_norm
-            self._note_incomplete(record.round, record.incomplete)
-            if measured is not None:
-                self._measure(record.round, measured)
-
-    def replay(self, line: Mapping[str, Any]) -> None:
-        """Note a round as ``metrics.jsonl`` has it.
-
-        Raises:
-            KeyError, TypeError: it is none.
-        """
-        rejected = [(entry["client"], entry["reason"]) for entry in line["rejected"]]
-        counts = len(line["cohort"]), len(line["accepted"]), len(rejected), len(line["clipped"])
-        with self._lock:
-            self._count(line["round"], counts, line["bytes_up"], line["bytes_down"], line["round_s"], rejected)
-            self._lam, self._step_norm = line.get("lam"), line.get("step_norm")
-            self._note_incomplete(line["round"], bool(line.get("incomplete")))
-            if "loss" in line:
-                self._measure(line["round"], {name: line.get(name) for name in MEASURES})
+            for name, reason in record.rejected:
+                self._reject(record.round, one_line(name, _MAX_TEXT), one_line(reason, _MAX_TEXT))
+            if record.incomplete:
+                self._incomplete, self._incomplete_at = self._incomplete + 1, record.round
+            if record.evaluation is not None:
+                self._measure(record.round, record.evaluation)
 
     def hold(self, line: str) -> None:
         """Note that the run is held until enough clients answer, and what it waits for; "" where it goes on."""
@@ -162,7 +153,7 @@ class LiveRun:
             self._held = line
 
     def end(self, status: str, line: str) -> None:
-        """Note how the run has ended, and the last line that the user is told."""
+        """Note how the run has ended, and its last line."""
         with self._lock:
             self._status, self._line, self._held = status, line, ""
 
@@ -188,11 +179,9 @@ class LiveRun:
                 "incomplete_at": self._incomplete_at,
                 "attack_failed": self._attack_failed,
                 "round": self._round,
-                **{name: finite(self._measured.get(name)) for name in MEASURES},
+                **{name: finite(getattr(self._measured, name, None)) for name in MEASURES},
                 "measured": self._measured_at,
-                "history": {
-                    name: [finite(values[i]) for _, values in self._history] for i, name in enumerate(MEASURES)
-                },
+                "history": {name: [finite(getattr(each, name)) for each in self._history] for name in MEASURES},
                 "lam": finite(self._lam),
                 "step_norm": finite(self._step_norm),
                 "rounds_s": rounds_s,
@@ -203,8 +192,8 @@ class LiveRun:
                 "up_s": up_s,
                 "down_s": down_s,
                 "connected": connected,
-                "last": dict(zip(_COUNTS, self._last, strict=True)),
-                "all": dict(zip(_COUNTS, self._all, strict=True)),
+                "last": _named(self._last),
+                "all": _named(self._all),
                 "reasons": dict(self._reasons),
                 "rejected_of": dict(self._rejected_of),
                 "rejections": [
@@ -218,39 +207,17 @@ class LiveRun:
 
     # --- with the lock ------------------------------------------------------------------------------------------------
 
-    def _count(
-        self,
-        round_: int,
-        counts: tuple[int, int, int, int],
-        up: int,
-        down: int,
-        round_s: float,
-        rejected: Iterable[tuple[str, str]],
-    ) -> None:
-        self._round = round_
-        self._added += 1
-        self._round_s += round_s
-        self._up += up
-        self._down += down
-        self._last = counts
-        for i, count in enumerate(counts):
-            self._all[i] += count
-        for name, reason in rejected:
-            shown, said = one_line(name, _MAX_TEXT), one_line(reason, _MAX_TEXT)
-            self._rejections.append((round_, shown, said))
-            kind = said.partition(":")[0]
-            self._attack_failed += kind == ATTACK_FAILED
-            self._reasons[kind if kind in self._reasons or len(self._reasons) < MAX_REASONS else "other"] += 1
-            known = shown in self._rejected_of or len(self._rejected_of) < self.title.clients
-            self._rejected_of[shown if known else OTHERS] += 1
+    def _reject(self, round_: int, name: str, reason: str) -> None:
+        self._rejections.append((round_, name, reason))
+        kind = kind_of(reason)
+        self._attack_failed += kind == ATTACK_FAILED
+        self._reasons[kind if kind in self._reasons or len(self._reasons) < MAX_REASONS else "other"] += 1
+        known = name in self._rejected_of or len(self._rejected_of) < self.title.clients
+        self._rejected_of[name if known else OTHERS] += 1
 
-    def _note_incomplete(self, round_: int, incomplete: bool) -> None:
-        if incomplete:
-            self._incomplete, self._incomplete_at = self._incomplete + 1, round_
-
-    def _measure(self, round_: int, measured: dict[str, float | None]) -> None:
-        self._measured, self._measured_at = measured, round_
-        self._history.append((round_, tuple(measured[name] for name in MEASURES)))
+    def _measure(self, round_: int, evaluation: "Evaluation") -> None:
+        self._measured, self._measured_at = evaluation, round_
+        self._history.append(evaluation)
         if len(self._history) > 2 * HISTORY:
             del self._history[1:-1:2]
 
@@ -268,88 +235,105 @@ class LiveRun:
         return rounds, up, down
 
 
-_COUNTS = ("sampled", "answered", "rejected", "clipped")
+def _named(counts: Counts) -> dict[str, int]:
+    """Return counts as JSON has them; ``answered`` is the former name of ``accepted``, for one release."""
+    return {**counts._asdict(), "answered": counts.accepted}
 
 
-def checked(told: Mapping[str, Any]) -> State:
-    """Return a state that somebody else has sent: what ``LiveRun.state`` puts there, and nothing more.
+# --- states from the network ------------------------------------------------------------------------------------------
 
-    Texts may have any characters still. What is shown of a state, and how long that is, is bounded by this.
+_Whole = Annotated[int, Field(ge=0, lt=2**63)]
+_Real = Annotated[float, Field(gt=-math.inf, lt=math.inf)] | None
+_Course = Annotated[list[_Real], Field(max_length=2 * HISTORY)]
+
+
+class _Exact(BaseModel):
+    """An object with these keys and no others."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class _Counts(_Exact):
+    sampled: _Whole
+    replied: _Whole
+    accepted: _Whole
+    answered: _Whole
+    rejected: _Whole
+    clipped: _Whole
+
+
+class _History(_Exact):
+    loss: _Course
+    accuracy: _Course
+    gap: _Course
+
+
+class _Rejection(_Exact):
+    round: _Whole
+    client: str
+    reason: str
+
+
+class _State(BaseModel):
+    """The form of a state: what ``LiveRun.state`` returns, and what a watcher adds."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    run: str
+    method: str
+    rule: str
+    task: str
+    attack: str | None
+    clients: _Whole
+    byzantine: _Whole
+    rounds: _Whole
+    address: str
+    status: str
+    line: str
+    held: str
+    incomplete: _Whole
+    incomplete_at: _Whole
+    attack_failed: _Whole
+    round: _Whole
+    loss: _Real
+    accuracy: _Real
+    gap: _Real
+    measured: _Whole
+    history: _History
+    lam: _Real
+    step_norm: _Real
+    rounds_s: _Real
+    round_s: _Real
+    left_s: _Real
+    up: _Whole
+    down: _Whole
+    up_s: _Real
+    down_s: _Real
+    connected: _Whole | None
+    last: _Counts
+    all: _Counts
+    reasons: dict[str, _Whole]
+    rejected_of: dict[str, _Whole]
+    rejections: Annotated[list[_Rejection], Field(max_length=KEPT_REJECTIONS)]
+    away: str = ""
+    goodbye: str = ""
+
+
+def checked(received: Mapping[str, Any]) -> State:
+    """Return a state that came over the network, without keys that are not of a state.
+
+    Texts may hold any characters; everything else that is shown has a bounded size.
 
     Args:
-        told: the state, with ``away`` or ``goodbye`` if a watcher has added that.
+        received: the state, with ``away`` or ``goodbye`` if a watcher has added that.
 
     Raises:
-        ValueError: a key is missing, or its value is not what it should be; says which.
+        ValueError: a key is missing, or its value has another type or is out of bounds; the message is the key.
     """
-    state = {key: told[key] for key in (*_FORMS, *_ADDED) if key in told}
-    for key, fits in _FORMS.items():
-        if key not in state or not fits(state[key]):
-            raise ValueError(key)
-    for key in _ADDED & state.keys():
-        if not _is_text(state[key]):
-            raise ValueError(key)
-    return state
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_whole(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**63
-
-
-def _is_real(value: object) -> bool:
-    return (
-        value is None or (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) < 2**63)
-    )
-
-
-def _is_course(value: object) -> bool:
-    return isinstance(value, list) and len(value) <= 2 * HISTORY and all(map(_is_real, value))
-
-
-def _is_tally(value: object) -> bool:
-    return isinstance(value, dict) and all(map(_is_whole, value.values()))
-
-
-def _is_counts(value: object) -> bool:
-    return isinstance(value, dict) and value.keys() == set(_COUNTS) and _is_tally(value)
-
-
-def _is_history(value: object) -> bool:
-    return isinstance(value, dict) and value.keys() == set(MEASURES) and all(map(_is_course, value.values()))
-
-
-def _is_rejection(value: object) -> bool:
-    if not isinstance(value, dict) or value.keys() != {"round", "client", "reason"}:
-        return False
-    return _is_whole(value["round"]) and _is_text(value["client"]) and _is_text(value["reason"])
-
-
-_FORMS: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("run", "method", "rule", "task", "address", "status", "line", "held"), _is_text),
-    **dict.fromkeys(("clients", "byzantine", "rounds", "round", "measured", "up", "down"), _is_whole),
-    **dict.fromkeys(("incomplete", "incomplete_at", "attack_failed"), _is_whole),
-    **dict.fromkeys((*MEASURES, "lam", "step_norm", "rounds_s", "round_s", "left_s", "up_s", "down_s"), _is_real),
-    "attack": lambda value: value is None or _is_text(value),
-    "connected": lambda value: value is None or _is_whole(value),
-    "history": _is_history,
-    **dict.fromkeys(("last", "all"), _is_counts),
-    **dict.fromkeys(("reasons", "rejected_of"), _is_tally),
-    "rejections": lambda value: (
-        isinstance(value, list) and len(value) <= KEPT_REJECTIONS and all(map(_is_rejection, value))
-    ),
-}
-"""The keys of a state, and what says whether a value may stand there."""
-_ADDED = {"away", "goodbye"}
-"""Keys that a watcher adds."""
-
-
-def finite(value: float | None) -> float | None:
-    """Return a number that JSON has, or None."""
-    return float(value) if value is not None and math.isfinite(value) else None
+    try:
+        return _State.model_validate(received).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["loc"][0]) from None
 
 
 def sparkline(values: Sequence[float | None], width: int, *, log: bool = False) -> str:

@@ -1,7 +1,7 @@
 """Who attacked? What the rounds of a run show about each client, and a ranking for a person to look at.
 
-Nothing is decided here and nobody is banned: an honest client with unusual data stands out as an attacker does, and an
-attacker that imitates honest clients does not. ``STATEMENT`` says how often the ranking was right where that is known.
+The ranking has no effect: an honest client with unusual data stands out like an attacker, and an attacker that imitates
+honest clients does not. ``STATEMENT`` gives the measured accuracy of the ranking.
 
 The score compares a client with the others over the whole run. For each kind of evidence the client's typical value (a
 median over its rounds) is put in units of the spread among clients (their median absolute deviation, so that fewer than
@@ -9,38 +9,47 @@ half of them cannot hide each other), and the largest of these numbers is the sc
 """
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from foundation.text import one_line
+from server.run_folder.record import NO_QUORUM, NO_REPLY, kind_of
+from strategies.strategy import RoundRecord
 
 STATEMENT = (
     "A ranking to look into, not a verdict. In our tests it put nearly every attacker first where clients' data were "
     "alike. Where they differed, an honest client's score was up to 20, and attackers that send nothing but zeros were "
     "missed half of the time."
 )
-"""To be printed under every table."""
+"""The note under every table."""
 
 HIGHEST = 99.9
-"""Scores are cut off there."""
+"""The highest score."""
 _LITTLE = 2.0
-"""Below this a score needs no explanation: somebody must be first."""
+"""Lower scores get no reason, as some client is always first."""
 _FEW = 5
 """Rounds after which a typical value counts for half."""
 _FLOORS = {"distance": 0.05, "cosine": 0.02, "clipped": 0.1, "rejected": 0.05, "same": 0.05}
-"""The least spread that is believed: where all clients agree to more digits than that, small differences say little.
+"""The minimum spread: where all clients agree more closely than this, small differences show little.
 
 Distances are compared by their logarithm; the last three are shares of rounds.
 """
-_NOT_ITS_DOING = ("silent", "not connected", "disconnected", "no quorum")
-"""Reasons of rejection that a bad connection explains."""
+_EVIDENCE = ("distance", "cosine", "kept", "weight")
+"""Numbers of ``Evidence`` that each accepted client has."""
+_REASONS = {
+    "distance": ("far away", "very near"),
+    "cosine": ("agrees much", "points away"),
+    "clipped": ("often clipped", ""),
+    "rejected": ("rejected", ""),
+    "same": ("equal vectors", ""),
+}
+"""What is said of a client whose value is higher, or lower, than that of the others."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,8 @@ class Suspect:
         worker: its seat, 0 .. n-1.
         name: the last that it had.
         sampled: rounds in which it was asked.
-        answered: of these, rounds in which a reply of it arrived in time, good or bad.
+        replied: of these, rounds in which its reply arrived in time, good or bad.
+        accepted: of these, rounds in which its reply counted.
         late: replies that came after their round.
         rejected: rounds in which its reply did not count, by reason.
         clipped: rounds in which its vector was clipped.
@@ -69,7 +79,8 @@ class Suspect:
     worker: int
     name: str
     sampled: int
-    answered: int
+    replied: int
+    accepted: int
     late: int
     rejected: Mapping[str, int]
     clipped: int
@@ -83,8 +94,8 @@ class Suspect:
 
 
 @dataclass
-class _Books:
-    """What is gathered about one client."""
+class _Statistics:
+    """The statistics of one client."""
 
     name: str
     sampled: int = 0
@@ -93,134 +104,128 @@ class _Books:
     rejected: Counter[str] = field(default_factory=Counter)
     clipped: int = 0
     same: int = 0
-    kept: list[float] = field(default_factory=list)
-    distance: list[float] = field(default_factory=list)
-    cosine: list[float] = field(default_factory=list)
-    weight: list[float] = field(default_factory=list)
+    seen: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in _EVIDENCE})
 
     @property
-    def answered(self) -> int:
+    def replied(self) -> int:
         """Rounds with a reply, whether it counted or not."""
-        return self.accepted + sum(count for reason, count in self.rejected.items() if reason not in _NOT_ITS_DOING)
+        return self.accepted + sum(count for kind, count in self.rejected.items() if kind not in NO_REPLY)
+
+    @property
+    def judged(self) -> int:
+        """Rounds with a reply that was rejected for what it is, or accepted."""
+        return self.replied - self.rejected[NO_QUORUM]
 
 
-def tally(rounds: Iterable[Mapping[str, Any]], byzantine: int | None = None) -> list[Suspect]:
+def tally(rounds: Iterable[RoundRecord], byzantine: int | None = None) -> list[Suspect]:
     """Return what a run shows about its clients, the most suspicious first.
 
     Args:
-        rounds: as ``metrics.jsonl`` has them.
+        rounds: in their order.
         byzantine: f: a larger group of clients with the same vector has an honest one in it, so it shows nothing. None
             for fewer than half of the round's.
     """
-    books = _gather(rounds, byzantine)
-    scores = _scores(books)
+    clients = _gather(rounds, byzantine)
+    scores = _scores(clients)
+
+    def typical(values: list[float], average: Callable[[list[float]], float]) -> float | None:
+        return average(values) if values else None
+
     suspects = [
         Suspect(
             worker=worker,
-            name=book.name,
-            sampled=book.sampled,
-            answered=book.answered,
-            late=book.late,
-            rejected=dict(book.rejected),
-            clipped=book.clipped,
-            kept=fmean(book.kept) if book.kept else None,
-            distance=median(book.distance) if book.distance else None,
-            cosine=median(book.cosine) if book.cosine else None,
-            weight=fmean(book.weight) if book.weight else None,
-            same=book.same,
+            name=client.name,
+            sampled=client.sampled,
+            replied=client.replied,
+            accepted=client.accepted,
+            late=client.late,
+            rejected=dict(client.rejected),
+            clipped=client.clipped,
+            kept=typical(client.seen["kept"], fmean),
+            distance=typical(client.seen["distance"], median),
+            cosine=typical(client.seen["cosine"], median),
+            weight=typical(client.seen["weight"], fmean),
+            same=client.same,
             score=scores[worker][0],
             because=scores[worker][1],
         )
-        for worker, book in books.items()
+        for worker, client in clients.items()
     ]
     return sorted(suspects, key=lambda suspect: (-(suspect.score or 0.0), suspect.worker))
 
 
-def _gather(rounds: Iterable[Mapping[str, Any]], byzantine: int | None) -> dict[int, _Books]:
-    names: dict[int, str] = {}
-    books: dict[int, _Books] = {}
+def _gather(rounds: Iterable[RoundRecord], byzantine: int | None) -> dict[int, _Statistics]:
+    clients: dict[int, _Statistics] = {}
     late: Counter[str] = Counter()
-    for told in rounds:
-        names |= {int(worker): name for worker, name in told.get("names", {}).items()}
-        worker_of = {names.get(worker, f"worker {worker}"): worker for worker in told["cohort"]}
-        for worker in told["cohort"]:
-            book = books.setdefault(worker, _Books(f"worker {worker}"))
-            book.name = names.get(worker, book.name)
-            book.sampled += 1
-        for entry in told["rejected"]:
-            worker = worker_of.get(entry["client"])
-            if worker is not None:
-                books[worker].rejected[entry["reason"].partition(":")[0]] += 1
-        for worker in told["clipped"]:
-            if worker in books:
-                books[worker].clipped += 1
-        late.update(told.get("late", ()))
-        accepted = told["accepted"]
-        for position, worker in enumerate(accepted):
-            book = books[worker]
-            book.accepted += 1
-            for kind in ("distance", "cosine", "kept", "weight"):
-                values: Sequence[float | None] = told.get(kind, ())
-                if position < len(values) and (value := values[position]) is not None:
-                    getattr(book, kind).append(value)
-        few = byzantine if byzantine is not None else (len(accepted) - 1) // 2
-        for group in told.get("same", ()):
-            for worker in group if len(group) <= few else ():
-                books[worker].same += 1
-    for book in books.values():
-        book.late = late[book.name]
-    return dict(sorted(books.items()))
+    for record in rounds:
+        for worker, name in zip(record.cohort, record.names or [""] * len(record.cohort), strict=False):
+            if worker not in clients:
+                clients[worker] = _Statistics(f"worker {worker}")
+            clients[worker].name = name or clients[worker].name
+            clients[worker].sampled += 1
+        worker_of = {clients[worker].name: worker for worker in record.cohort}
+        for name, reason in record.rejected:
+            if name in worker_of:
+                clients[worker_of[name]].rejected[kind_of(reason)] += 1
+        for worker in clients.keys() & record.clipped:
+            clients[worker].clipped += 1
+        for worker in record.accepted:
+            clients[worker].accepted += 1
+        late.update(record.late)
+        seen = record.evidence
+        if seen is None:
+            continue
+        for kind in _EVIDENCE:
+            for worker, value in zip(seen.workers, getattr(seen, kind), strict=False):
+                if value is not None:
+                    clients[worker].seen[kind].append(value)
+        few = byzantine if byzantine is not None else (len(record.accepted) - 1) // 2
+        for group in seen.same:
+            for worker in clients.keys() & group if len(group) <= few else ():
+                clients[worker].same += 1
+    for client in clients.values():
+        client.late = late[client.name]
+    return dict(sorted(clients.items()))
 
 
-def _scores(books: Mapping[int, _Books]) -> dict[int, tuple[float | None, str]]:
+def _scores(clients: Mapping[int, _Statistics]) -> dict[int, tuple[float | None, str]]:
     """Return score and reason by worker."""
-    found: dict[int, list[tuple[float, str]]] = defaultdict(list)
     typical: dict[str, dict[int, float]] = {kind: {} for kind in _FLOORS}
-    for worker, book in books.items():
-        if book.distance:
-            typical["distance"][worker] = math.log(median(book.distance))
-        if book.cosine:
-            typical["cosine"][worker] = median(book.cosine)
-        if book.accepted:
-            typical["clipped"][worker] = book.clipped / book.accepted
-            typical["same"][worker] = book.same / book.accepted
-        if book.answered:
-            typical["rejected"][worker] = (book.answered - book.accepted) / book.answered
+    for worker, client in clients.items():
+        if client.seen["distance"]:
+            typical["distance"][worker] = math.log(median(client.seen["distance"]))
+        if client.seen["cosine"]:
+            typical["cosine"][worker] = median(client.seen["cosine"])
+        if client.accepted:
+            typical["clipped"][worker] = client.clipped / client.accepted
+            typical["same"][worker] = client.same / client.accepted
+        if client.judged:
+            typical["rejected"][worker] = (client.judged - client.accepted) / client.judged
+    found: dict[int, list[tuple[float, str]]] = {worker: [] for worker in clients}
     for kind, values in typical.items():
         if len(values) < 3:
             continue  # nobody to compare with
         middle = median(values.values())
         spread = max(1.4826 * median(abs(value - middle) for value in values.values()), _FLOORS[kind])
         for worker, value in values.items():
-            away = (value - middle) / spread
-            rounds = books[worker].answered
-            sized = min(HIGHEST, abs(away) * rounds / (rounds + _FEW))
-            if kind in ("distance", "cosine") or away > 0:  # fewer rejections than others are no evidence
-                found[worker].append((sized, _words(kind, away)))
-    best = {worker: max(found[worker], default=(None, "")) for worker in books}
+            away, rounds = (value - middle) / spread, clients[worker].judged
+            score = min(HIGHEST, abs(away) * rounds / (rounds + _FEW))
+            high, low = _REASONS[kind]
+            if away > 0 or low:  # fewer rejections than others are no evidence
+                found[worker].append((score, high if away > 0 else low))
+    best = {worker: max(scores, default=(None, "")) for worker, scores in found.items()}
     return {worker: (score, because if (score or 0.0) >= _LITTLE else "") for worker, (score, because) in best.items()}
 
 
-def _words(kind: str, away: float) -> str:
-    """Return a kind of evidence in words."""
-    return {
-        "distance": "far away" if away > 0 else "very near",
-        "cosine": "agrees much" if away > 0 else "points away",
-        "clipped": "often clipped",
-        "rejected": "rejected",
-        "same": "equal vectors",
-    }[kind]
-
-
 def table(suspects: Sequence[Suspect]) -> Table:
-    """Return the suspects as a table for a terminal; names and reasons are whatever the clients chose.
+    """Return the suspects as a table for a terminal; names and reasons come from the clients.
 
-    Columns in which nothing stands are left out.
+    Empty columns are left out.
     """
     columns: dict[str, list[str]] = {
         "score": [_figure(suspect.score, 1) for suspect in suspects],
-        "asked": [str(suspect.sampled) for suspect in suspects],
-        "answered": ["" if s.answered == s.sampled else str(s.answered) for s in suspects],
+        "sampled": [str(suspect.sampled) for suspect in suspects],
+        "replied": ["" if s.replied == s.sampled else str(s.replied) for s in suspects],
         "late": [str(suspect.late or "") for suspect in suspects],
         "clipped": [str(suspect.clipped or "") for suspect in suspects],
         "kept": [_figure(suspect.kept, 2) for suspect in suspects],

@@ -1,1 +1,10 @@
-"""The run folder: what a run leaves behind, checkpoints included."""
+"""The run folder: everything that a run leaves behind.
+
+``writer`` writes it, ``reader`` reads it, ``record`` has the form of a round in it, ``manifest`` what a restarted
+server must know, ``checkpoints`` the states that a run can go on from. JSON has no NaN or infinity: such numbers are
+written as null.
+"""
+
+CONFIG, METRICS, SUMMARY, MANIFEST = "config.toml", "metrics.jsonl", "summary.json", "run.json"
+MODEL, CURVE, REPORT = "model.safetensors", "curve.png", "report.html"
+"""Names of the files."""

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a server needs to go on after a crash, in files that are whole or are not taken.
+"""Checkpoints: all that a server needs to go on after a crash. A damaged file is not used.
 
 Each is one safetensors file in the run folder's ``checkpoints/``, named by its round: the vectors of the method's state
 as arrays, everything else as JSON in the header, with a SHA-256 over both. It is written beside its place and moved
@@ -8,9 +8,8 @@ there, so that a crash leaves the one before it. There is no pickle in it, and n
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from safetensors.numpy import save_file
 from experiment.config import Config
 from experiment.opened import Experiment
 from foundation.errors import ConfigError
+from foundation.files import DRAFTS, replacing
 from server.run_folder.state_dict import StateError, put_together, take_apart
 from tasks.identity import TaskIdentity
 
@@ -37,7 +37,7 @@ _DIGEST = "sha256"
 
 
 class DamagedCheckpointError(Exception):
-    """A file that is no checkpoint of ours, or not a whole one; the message says what is wrong, without the file."""
+    """A file is not a checkpoint of ours, or damaged; the message does not name the file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +66,21 @@ class Checkpoint:
 
 
 def clear_drafts(folder: Path) -> None:
-    """Remove what a crash has left half written: our drafts, and those of the safetensors library."""
-    for draft in (*folder.glob(f".*{_SUFFIX}"), *folder.glob(".tmp??????")):
+    """Remove what a crash has left half written: our drafts, those of older versions and of the safetensors library."""
+    for draft in (*folder.glob(DRAFTS), *folder.glob(f".*{_SUFFIX}"), *folder.glob(".tmp??????")):
         draft.unlink()
+
+
+def write_arrays(arrays: Mapping[str, NDArray[Any]], path: Path, metadata: dict[str, str] | None) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata)
+    except SafetensorError as error:  # its name for an error of the system
+        raise OSError(None, str(error)) from error
 
 
 def of_state(
@@ -80,7 +92,7 @@ def of_state(
 
 
 def digest_of(config: Config) -> str:
-    """Return what tells runs apart: two resolved configs with the same digest have the same trajectory."""
+    """Return a digest of a resolved config: two with the same digest have the same trajectory."""
     return hashlib.sha256(json.dumps(config.trajectory_terms(), sort_keys=True).encode()).hexdigest()
 
 
@@ -103,15 +115,8 @@ class Checkpoints:
             OSError: it cannot be written; the others are as before.
         """
         self.path.mkdir(exist_ok=True)
-        place = self._place(checkpoint.round)
-        draft = place.with_name(f".{place.name}")
-        try:
+        with replacing(self._place(checkpoint.round)) as draft:
             _write(draft, checkpoint)
-            draft.replace(place)
-        except BaseException:
-            draft.unlink(missing_ok=True)  # it may be what fills the disk
-            raise
-        _sync(self.path)
         for old in sorted(self._rounds())[: -self._keep]:
             self._place(old).unlink(missing_ok=True)
 
@@ -184,24 +189,10 @@ def resumed(run_folder: Path, experiment: Experiment) -> tuple[Checkpoint, Any]:
 
 
 def _write(draft: Path, checkpoint: Checkpoint) -> None:
-    """Write a file and wait until it is on the disk."""
-    told = {
-        "format": _FORMAT,
-        "round": checkpoint.round,
-        "experiment": checkpoint.experiment,
-        "seats": dict(checkpoint.seats),
-        "present": checkpoint.present,
-        "wall_s": checkpoint.wall_s,
-        "state": checkpoint.state,
-        "task": checkpoint.task,
-    }
+    header = {each.name: getattr(checkpoint, each.name) for each in fields(checkpoint) if each.name != "arrays"}
+    text = json.dumps({"format": _FORMAT, **header, "seats": dict(checkpoint.seats)})
     arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}
-    text = json.dumps(told)
-    try:
-        save_file(arrays, draft, {_KEY: text, _DIGEST: _digest(text, arrays)})
-    except SafetensorError as error:  # its own name for what the system says
-        raise OSError(None, str(error)) from error
-    _sync(draft)
+    write_arrays(arrays, draft, {_KEY: text, _DIGEST: _digest(text, arrays)})
 
 
 def _read(place: Path) -> Checkpoint:
@@ -219,19 +210,10 @@ def _read(place: Path) -> Checkpoint:
     text = metadata.get(_KEY, "")
     if _digest(text, arrays) != metadata.get(_DIGEST):
         raise DamagedCheckpointError("its checksum is wrong")
-    told = json.loads(text)  # as it was written, by the checksum
-    if told["format"] != _FORMAT:
-        raise DamagedCheckpointError(f"is of format {told['format']}, this version reads {_FORMAT}")
-    return Checkpoint(
-        round=told["round"],
-        experiment=told["experiment"],
-        seats=told["seats"],
-        present=told["present"],
-        wall_s=told["wall_s"],
-        state=told["state"],
-        arrays=arrays,
-        task=told.get("task", ""),
-    )
+    header = json.loads(text)  # as it was written, by the checksum
+    if (form := header.pop("format")) != _FORMAT:
+        raise DamagedCheckpointError(f"is of format {form}, this version reads {_FORMAT}")
+    return Checkpoint(arrays=arrays, **header)
 
 
 def _digest(text: str, arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -241,12 +223,3 @@ def _digest(text: str, arrays: Mapping[str, NDArray[Any]]) -> str:
         digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
         digest.update(np.ascontiguousarray(array).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

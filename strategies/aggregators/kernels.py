@@ -1,6 +1,6 @@
 """Compiled inner loops of the aggregation rules: what they do to an array of n' rows, one cache-sized block at a time.
 
-Importing this module imports numba (0.7 s), so only ``mixture`` does it, when the first array large enough arrives.
+Importing it imports numba (0.7 s), so only ``weighted_rows`` does it, when the first array large enough arrives.
 Every kernel works on the columns lo .. hi of ``rows``, which must be contiguous, and on nothing else; it releases the
 interpreter lock, so that threads share an array by its columns. What it computes does not depend on who calls it.
 
@@ -14,12 +14,12 @@ are exchanged is data (``networks``), so nothing is compiled per n'. Sums run in
 picks for the processor's vector length: the same on every machine of a kind, however many threads there are.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from strategies.compilation import compiled, inlined
 
 Array = NDArray[Any]
 
@@ -32,26 +32,12 @@ _SORT = {"nnan", "nsz"}  # finite input: minimum and maximum are one instruction
 _SUM = {"reassoc", "contract", "nsz"}  # lets a sum use all lanes of a vector
 
 
-def _kernel(function: Callable[..., None]) -> Any:
-    """Compile a kernel on its first call, and keep it on disk: beside this file, or in the user's cache folder."""
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # neither can be written, as in a locked-down container
-        return njit(nogil=True, error_model="numpy")(function)
-
-
-def _inner(**options: Any) -> Any:
-    """Compile a function that only kernels call: into them, and with no entrance from Python."""
-    options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # which numba's types do not know
-    return njit(nogil=True, error_model="numpy", **options)
-
-
-@_inner(fastmath=_SORT, inline="always")
+@inlined(fastmath=_SORT, inline="always")
 def _pair(x: Any, y: Any) -> Any:
     return (x if x < y else y), (x if x > y else y)
 
 
-@_inner(fastmath=_SORT)
+@inlined(fastmath=_SORT)
 def _exchange(a: Array, b: Array, keep: int) -> None:
     """Put the minimum into a and the maximum into b; only the first for keep = 1, only the second for keep = 2."""
     if keep == 1:
@@ -69,7 +55,7 @@ def _exchange(a: Array, b: Array, keep: int) -> None:
             b[k] = x if x > y else y
 
 
-@_inner(fastmath=_SORT)
+@inlined(fastmath=_SORT)
 def _sort4(rows: Array, g: int, c: int, w: int, out: Array) -> None:
     """Write rows g .. g+3, columns c .. c+w, to the same rows of ``out``, every column sorted."""
     r0, r1, r2, r3 = rows[g, c : c + w], rows[g + 1, c : c + w], rows[g + 2, c : c + w], rows[g + 3, c : c + w]
@@ -83,7 +69,7 @@ def _sort4(rows: Array, g: int, c: int, w: int, out: Array) -> None:
         a0[k], a1[k], a2[k], a3[k] = x0, x1, x2, x3
 
 
-@_inner(fastmath=_SORT)
+@inlined(fastmath=_SORT)
 def _sort8(rows: Array, g: int, c: int, w: int, out: Array) -> None:
     """Write rows g .. g+7, columns c .. c+w, to the same rows of ``out``, every column sorted."""
     r0, r1, r2, r3 = rows[g, c : c + w], rows[g + 1, c : c + w], rows[g + 2, c : c + w], rows[g + 3, c : c + w]
@@ -121,7 +107,7 @@ def _sort8(rows: Array, g: int, c: int, w: int, out: Array) -> None:
         a0[k], a1[k], a2[k], a3[k], a4[k], a5[k], a6[k], a7[k] = x0, x1, x2, x3, x4, x5, x6, x7
 
 
-@_inner(fastmath=_SORT)
+@inlined(fastmath=_SORT)
 def _sort(rows: Array, n: int, c: int, w: int, network: Array, out: Array) -> None:
     """Write rows 0 .. n, columns c .. c+w, to ``out`` so that the lines which the network is for hold their ranks."""
     g = 0
@@ -140,7 +126,7 @@ def _sort(rows: Array, n: int, c: int, w: int, network: Array, out: Array) -> No
         _exchange(out[network[p, 0]], out[network[p, 1]], network[p, 2])
 
 
-@_inner(fastmath=_SUM)
+@inlined(fastmath=_SUM)
 def _mix4(mix: Array, o: int, i: int, s: Array, acc: Array) -> None:
     """Add to acc_q, q = o .. o+3, what rows i .. i+3 of s contribute to it; for i = 0 set it to that."""
     m00, m01, m02, m03 = mix[o, i], mix[o, i + 1], mix[o, i + 2], mix[o, i + 3]
@@ -165,7 +151,7 @@ def _mix4(mix: Array, o: int, i: int, s: Array, acc: Array) -> None:
         a3[k] += m30 * x0 + m31 * x1 + m32 * x2 + m33 * x3
 
 
-@_inner()
+@inlined()
 def _load(row: Array, scales: Array, i: int, line: Array) -> None:
     """Write one block of row i, scaled, to the start of a line."""
     if scales.shape[0]:
@@ -177,7 +163,7 @@ def _load(row: Array, scales: Array, i: int, line: Array) -> None:
             line[k] = row[k]
 
 
-@_inner()
+@inlined()
 def _see(rows: Array, scales: Array, mix: Array, pick: Array, c: int, w: int, s: Array, t: Array, seen: Array) -> None:
     """Write columns c .. c+w of the seen rows to ``seen``, through the scratch of ``_scratch``.
 
@@ -204,13 +190,13 @@ def _see(rows: Array, scales: Array, mix: Array, pick: Array, c: int, w: int, s:
             _load(rows[i, c : c + w], scales, i, seen[i])
 
 
-@_inner()
+@inlined()
 def _scratch(mix: Array, like: Array) -> Any:
     """Return what ``_see`` needs to mix: loaded and mixed rows."""
     return np.zeros((mix.shape[1], BLOCK), like.dtype), np.zeros((mix.shape[0], BLOCK), like.dtype)
 
 
-@_kernel
+@compiled
 def order(
     rows: Array,
     scales: Array,
@@ -245,7 +231,7 @@ def order(
             _mean_around(lines, m, f, wide, near, part)
 
 
-@_inner()
+@inlined()
 def _middle(lines: Array, m: int, out: Array) -> None:
     """Write the medians of m sorted lines."""
     a, b = lines[(m - 1) // 2], lines[m // 2]
@@ -255,7 +241,7 @@ def _middle(lines: Array, m: int, out: Array) -> None:
         out[k] = mean if abs(mean) < np.inf else x * 0.5 + y * 0.5
 
 
-@_inner()
+@inlined()
 def _mean_around(lines: Array, m: int, f: int, wide: Array, middle: Array, out: Array) -> None:
     """Write the means of the m - f values nearest to the median of m sorted lines.
 
@@ -284,7 +270,7 @@ def _mean_around(lines: Array, m: int, f: int, wide: Array, middle: Array, out: 
     _mean(lines, 0, keep, wide, out)
 
 
-@_inner()
+@inlined()
 def _mean(lines: Array, first: int, last: int, wide: Array, out: Array) -> None:
     """Write the means of lines first .. last - 1, summed in float64; where that overflows, divided first."""
     wide[:] = 0.0
@@ -298,7 +284,7 @@ def _mean(lines: Array, first: int, last: int, wide: Array, out: Array) -> None:
             out[k] = total
 
 
-@_inner()
+@inlined()
 def _add_lines(lines: Array, first: int, last: int, wide: Array) -> None:
     i = first
     while i + 3 < last:
@@ -313,7 +299,7 @@ def _add_lines(lines: Array, first: int, last: int, wide: Array) -> None:
         i += 1
 
 
-@_inner()
+@inlined()
 def _divide(wide: Array, count: int, out: Array) -> bool:
     """Write wide / count and return whether it is finite everywhere."""
     finite = True
@@ -323,7 +309,7 @@ def _divide(wide: Array, count: int, out: Array) -> bool:
     return finite
 
 
-@_inner(fastmath=_SUM)
+@inlined(fastmath=_SUM)
 def _differences(s: Array, i: int, j: int, sums: Array) -> None:
     """Add to sums[i + p, j + q], p and q = 0 .. 3, the squared distances of lines i + p and j + q of a block."""
     a0, a1, a2, a3 = s[i], s[i + 1], s[i + 2], s[i + 3]
@@ -369,7 +355,7 @@ def _differences(s: Array, i: int, j: int, sums: Array) -> None:
     sums[i + 3, j + 3] += s33
 
 
-@_inner(fastmath=_SUM)
+@inlined(fastmath=_SUM)
 def _products(s: Array, i: int, j: int, sums: Array) -> None:
     """Add to sums[i + p, j + q], p and q = 0 .. 3, the inner products of lines i + p and j + q of a block."""
     a0, a1, a2, a3 = s[i], s[i + 1], s[i + 2], s[i + 3]
@@ -415,7 +401,7 @@ def _products(s: Array, i: int, j: int, sums: Array) -> None:
     sums[i + 3, j + 3] += s33
 
 
-@_kernel
+@compiled
 def squares(rows: Array, scales: Array, mix: Array, pick: Array, work: Array, lo: int, hi: int, sums: Array) -> None:
     """Add the squared distances of all pairs of seen rows to the upper blocks of ``sums``.
 
@@ -447,7 +433,7 @@ def squares(rows: Array, scales: Array, mix: Array, pick: Array, work: Array, lo
                 sums[i, j] += block[i, j]
 
 
-@_kernel
+@compiled
 def products(
     rows: Array,
     scales: Array,
@@ -506,7 +492,7 @@ def products(
                 sums[i, j] += block[i, j]
 
 
-@_kernel
+@compiled
 def combine(
     rows: Array, weights: Array, share: float, center: Array, largest: float, lo: int, hi: int, out: Array
 ) -> None:
@@ -536,21 +522,21 @@ def combine(
         _hold(acc, largest, out[c:end])
 
 
-@_inner(fastmath=_SORT)
+@inlined(fastmath=_SORT)
 def _hold(acc: Array, largest: float, out: Array) -> None:
     for k in range(acc.shape[0]):
         x = acc[k] if acc[k] < largest else largest
         out[k] = x if x > -largest else -largest
 
 
-@_inner(fastmath=_SUM)
+@inlined(fastmath=_SUM)
 def _add4(acc: Array, weights: Array, i: int, r0: Array, r1: Array, r2: Array, r3: Array) -> None:
     w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
     for k in range(acc.shape[0]):
         acc[k] += w0 * r0[k] + w1 * r1[k] + w2 * r2[k] + w3 * r3[k]
 
 
-@_kernel
+@compiled
 def lengths(rows: Array, scales: Array, mix: Array, pick: Array, lo: int, hi: int, sums: Array) -> None:
     """Add the squared norms of the seen rows, in float64, to ``sums``: shape (m,)."""
     s, t = _scratch(mix, rows)
@@ -562,7 +548,7 @@ def lengths(rows: Array, scales: Array, mix: Array, pick: Array, lo: int, hi: in
             sums[i] += _square(seen[i, :w])
 
 
-@_inner(fastmath=_SUM)
+@inlined(fastmath=_SUM)
 def _square(v: Array) -> float:
     total = 0.0
     for k in range(v.shape[0]):

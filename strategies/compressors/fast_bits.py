@@ -1,6 +1,6 @@
-"""What the compiled loops share: how they are compiled, bits of a word, random words.
+"""What the compiled loops share: bits of a word, random words, parts of a long vector.
 
-Importing numba takes most of a second, so only ``packing.compiled`` imports this and the modules above it.
+Importing numba takes most of a second, so only ``packing.load_loops`` imports this and the modules above it.
 """
 
 from collections.abc import Callable
@@ -8,25 +8,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]  # it has no types
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from strategies import parallel
+from strategies.compilation import compiled
 
 U32, U64 = np.uint32, np.uint64
 _LEAST = 1 << 20
 """So many numbers, with little done with each, are worth a part of their own: a thread takes 50 us to begin."""
 _MOST_PARTS = 8
 T = TypeVar("T")
-
-
-def compiled(loop: Callable[..., Any]) -> Any:
-    """Compile at the first call, and keep the result for other processes where there is a place to write to."""
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy")(loop)
-    except RuntimeError:  # numba found no folder that it may write to
-        return njit(nogil=True, error_model="numpy")(loop)
 
 
 def shared(n: int, unit: int, job: Callable[[int, int], T], work: int = 1) -> list[T]:

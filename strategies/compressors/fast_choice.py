@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies import parallel
+from strategies.compilation import compiled
 from strategies.compressors.fast_bits import (
     U32,
     U64,
     bit_count,
-    compiled,
     fixed,
     high_product,
     lowest_bit,

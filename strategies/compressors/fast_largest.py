@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.compilation import compiled
 from strategies.compressors.coordinates import words
-from strategies.compressors.fast_bits import U32, U64, bit_count, compiled, fixed, shared
+from strategies.compressors.fast_bits import U32, U64, bit_count, fixed, shared
 from strategies.compressors.fast_choice import Words, take
 from strategies.method import Vector
 

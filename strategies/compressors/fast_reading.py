@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.compressors.fast_bits import U32, U64, compiled, fixed, shared
+from strategies.compilation import compiled
+from strategies.compressors.fast_bits import U32, U64, fixed, shared
 from strategies.method import Vector
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.compressors.fast_bits import U32, compiled, fixed, shared, word32
+from strategies.compilation import compiled
+from strategies.compressors.fast_bits import U32, fixed, shared, word32
 from strategies.compressors.packing import LANES, SUMMED
 from strategies.method import Vector
 

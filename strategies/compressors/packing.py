@@ -36,11 +36,11 @@ def fast(x: Vector) -> Any:
 def loops_for(count: int, dtype: np.dtype[Any] = _SINGLE) -> Any:
     """Return the module of compiled loops for so many numbers of that type, or None where NumPy is to do it."""
     loaded = "strategies.compressors.fast_packing" in sys.modules
-    return compiled() if dtype == _SINGLE and count >= (WORTH_IT if loaded else LONG) else None
+    return load_loops() if dtype == _SINGLE and count >= (WORTH_IT if loaded else LONG) else None
 
 
 @lru_cache(maxsize=1)
-def compiled() -> ModuleType:
+def load_loops() -> ModuleType:
     """Return the module of compiled loops."""
     return importlib.import_module("strategies.compressors.fast_packing")
 

@@ -1,4 +1,4 @@
-"""CITATION.cff obeys its schema, names this version, and cites the papers that docs/notation.md goes by."""
+"""CITATION.cff obeys its schema, names this version, and cites the papers of docs/glossary.md."""
 
 import re
 import subprocess
@@ -31,8 +31,8 @@ def test_it_names_the_version_and_the_licence_of_the_package() -> None:
     assert (cited()["version"], cited()["license"]) == (project["version"], project["license"])
 
 
-def test_every_paper_of_notation_and_methods_with_an_arxiv_number_is_cited() -> None:
-    numbers = set(re.findall(r"arXiv (\d{4}\.\d{5})", read("docs/notation.md")))
+def test_every_paper_of_glossary_and_methods_with_an_arxiv_number_is_cited() -> None:
+    numbers = set(re.findall(r"arXiv (\d{4}\.\d{5})", read("docs/glossary.md")))
     for path in (ROOT / "strategies").glob("*.py"):
         numbers |= set(re.findall(r"\(arXiv (\d{4}\.\d{5})\)", path.read_text(encoding="utf-8")))
     references = cited()["references"]

@@ -10,10 +10,11 @@ import pytest
 from tests.flower.environments import NEWEST, OLDEST, environment
 from tests.flower.harness import QUIET
 from tests.integration.processes import ROOT, Processes
+from tests.packages import PACKAGES
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow]
 
-LAYERS = ("foundation", "strategies", "attacks", "tasks", "experiment", "link", "server", "client")
+LAYERS = set(PACKAGES) - {"adapters", "deploy"}
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])

@@ -4,9 +4,9 @@
     python -m tests.fuzz reader --inputs 300000   one of them
     python -m tests.fuzz --minimise               also keep what covers more in tests/corpus (few and small files)
 
-A target runs in a process of its own, under limits of time for each input and of memory. An input on which it fails is
-kept as tests/corpus/TARGET/found-HASH, and ``make test`` replays it from then on. The fuzzer is atheris (libFuzzer on
-Python's branches), which has wheels for Linux on x86-64 only: the extra ``fuzz``.
+A target runs in its own process, with a time limit for each input and a memory limit. An input on which it fails is
+kept as found-HASH in tests/corpus/TARGET.txt, and ``make test`` replays it from then on. The fuzzer is atheris
+(libFuzzer on Python's branches), which has wheels for Linux on x86-64 only: the extra ``fuzz``.
 """
 
 import argparse
@@ -23,7 +23,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-CORPUS = Path(__file__).parents[1] / "corpus"
+from tests.fuzz import corpus
+
+ROOT = Path(__file__).parents[2]
 INPUTS = {"reader": 300_000, "ask": 150_000, "live": 100_000, "watch": 60_000, "watchers": 20_000}
 """How many by default; of each codec ``CODEC_INPUTS``."""
 CODEC_INPUTS = 65_000
@@ -35,7 +37,7 @@ MOST_MEMORY_MB = 700
 LONGEST = 600
 """Bytes of an input."""
 KEPT_BYTES = 24 << 10
-"""Of each target's corpus, inputs that failed not counted."""
+"""At most so many bytes of inputs in each corpus file, failures not counted."""
 _MISSING = (
     "atheris, the fuzzer, is not installed: python -m pip install 'atheris>=3,<4' (it has wheels for Linux on x86-64, "
     "CPython 3.11 to 3.14, and for nothing else)"
@@ -67,7 +69,7 @@ def main() -> int:
     """Run what the command line says; return the exit status."""
     if sys.argv[1:2] == ["--child"]:
         return _child(sys.argv[2], sys.argv[3:])
-    from tests.fuzz.targets import NAMES  # not in the child, where the fuzzer must see modules before they are imported
+    from tests.fuzz.names import NAMES  # not in the child, where the fuzzer must see modules before they are imported
 
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzz what reads a peer's bytes.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"any of {', '.join(NAMES)}; default all")
@@ -110,11 +112,12 @@ def _fuzz(name: str, inputs: int, seed: int, minimise: bool) -> Outcome:
     """Run the fuzzer on a target in a process of its own."""
     from tests.fuzz.seeds import seeds  # see ``main``
 
-    kept = CORPUS / name
-    kept.mkdir(parents=True, exist_ok=True)
+    kept = corpus.load(corpus.path_of(name))
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         work = Path(folder) / "work"
         work.mkdir()
+        for label, data in kept.items():
+            (work / label).write_bytes(data)
         for i, seed_input in enumerate(seeds(name)):
             (work / f"seed-{i}").write_bytes(seed_input)
         options = (
@@ -123,19 +126,21 @@ def _fuzz(name: str, inputs: int, seed: int, minimise: bool) -> Outcome:
             "-print_final_stats=1", "-len_control=20",
         )  # fmt: skip
         began = time.monotonic()
-        ended = _start(name, *options, str(work), str(kept))
+        ended = _start(name, *options, str(work))
         seconds = time.monotonic() - began
         found = ""
         for path in (path for path in Path(folder).iterdir() if path.is_file()):
-            what, _, digest = path.name.rpartition("-")
+            what = path.name.rpartition("-")[0]
             if what == "slow-unit":  # slower than 10 s, which on a busy machine says nothing; a hang is a "timeout"
                 continue
-            found = f"{what}: tests/corpus/{name}/found-{digest[:12]}"
-            (kept / f"found-{digest[:12]}").write_bytes(path.read_bytes())
+            label = corpus.name_of(path.read_bytes(), found=True)
+            kept[label] = path.read_bytes()
+            found = f"{what}: {label} in tests/corpus/{name}.txt"
         if ended.returncode and not found:
             found = f"exit status {ended.returncode}"
         if minimise and not found:
-            _minimise(name, Path(folder), work, kept)
+            kept = _minimised(name, Path(folder), work, kept)
+        corpus.save(corpus.path_of(name), kept)
     said = ended.stdout
     last = re.findall(r"^#(\d+)\s.*ft: (\d+)", said, re.MULTILINE)
     done = re.search(r"stat::number_of_executed_units:\s+(\d+)", said)
@@ -155,7 +160,7 @@ def _start(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "tests.fuzz", "--child", name, *arguments]
     return subprocess.run(
         command,
-        cwd=CORPUS.parents[1],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -164,21 +169,22 @@ def _start(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def _minimise(name: str, folder: Path, work: Path, kept: Path) -> None:
-    """Keep few and small inputs that cover what all of them cover, as far as there is room."""
+def _minimised(name: str, folder: Path, work: Path, kept: dict[str, bytes]) -> dict[str, bytes]:
+    """Return few and small inputs that cover what all of them cover, as far as there is room."""
     merged = folder / "merged"
     merged.mkdir()
-    _start(name, "-merge=1", f"-max_len={LONGEST}", str(merged), str(work), str(kept))
-    if not any(merged.iterdir()):
-        return
+    _start(name, "-merge=1", f"-max_len={LONGEST}", str(merged), str(work))
+    inputs = [path.read_bytes() for path in merged.iterdir()]
+    if not inputs:
+        return kept
+    chosen = {label: data for label, data in kept.items() if label.startswith(corpus.FOUND)}
     room = KEPT_BYTES
-    for path in [path for path in kept.iterdir() if not path.name.startswith("found-")]:
-        path.unlink()
-    for path in sorted(merged.iterdir(), key=lambda path: (path.stat().st_size, path.name)):
-        room -= path.stat().st_size
+    for data in sorted(inputs, key=lambda data: (len(data), corpus.name_of(data))):
+        room -= len(data)
         if room < 0:
             break
-        (kept / path.name[:12]).write_bytes(path.read_bytes())
+        chosen[corpus.name_of(data)] = data
+    return chosen
 
 
 def _child(name: str, arguments: list[str]) -> int:
@@ -187,10 +193,9 @@ def _child(name: str, arguments: list[str]) -> int:
     warnings.simplefilter("ignore")
     importlib.import_module("flwr.clientapp")
     importlib.import_module("flwr.serverapp")
-    with atheris.instrument_imports(include=["link", "strategies", "adapters", "server", "deploy"]):
-        targets = importlib.import_module("tests.fuzz.targets")
-        run = targets.target(name)
-    targets.prepare()  # out here: what is compiled must be as it is written
+    with atheris.instrument_imports(include=["foundation", "link", "strategies", "adapters", "server", "deploy"]):
+        run = importlib.import_module("tests.fuzz.names").target(name)
+    importlib.import_module("tests.fuzz.targets").prepare()  # out here: what is compiled must be as it is written
     warnings.simplefilter("error")
     again = f"{sys.executable} -m tests.fuzz --child {name}"  # what a merge starts, through a shell
     atheris.Setup([again, *arguments], run)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.__main__ import CORPUS
+from tests.fuzz import corpus
+from tests.fuzz.names import LIVE, NAMES, target
 from tests.fuzz.seeds import seeds
-from tests.fuzz.targets import LIVE, NAMES, target
 
 ROOT = Path(__file__).parents[2]
 IN_MEMORY = [name for name in NAMES if name not in LIVE]
@@ -19,14 +19,31 @@ IN_MEMORY = [name for name in NAMES if name not in LIVE]
 
 def kept(name: str) -> list[bytes]:
     """Return the kept inputs of a target, those that it once failed on among them."""
-    return [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
+    return list(corpus.load(corpus.path_of(name)).values())
 
 
 def test_every_target_has_kept_inputs_and_there_are_not_too_many() -> None:
-    folders = {path.name: path for path in CORPUS.iterdir()}
-    assert set(folders) == set(NAMES)
-    assert all(any(folder.iterdir()) for folder in folders.values())
-    assert sum(path.stat().st_size for path in CORPUS.rglob("*") if path.is_file()) < 300 << 10
+    assert {path.name for path in corpus.CORPUS.iterdir()} == {f"{name}.txt" for name in NAMES}
+    assert all(kept(name) for name in NAMES)
+    assert sum(len(data) for name in NAMES for data in kept(name)) < 300 << 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_corpus_file_is_what_saving_it_again_gives(name: str, tmp_path: Path) -> None:
+    inputs = corpus.load(corpus.path_of(name))
+    corpus.save(tmp_path / "again", inputs)
+    assert (tmp_path / "again").read_bytes() == corpus.path_of(name).read_bytes()
+    assert list(inputs) == [corpus.name_of(data, found=label.startswith("found-")) for label, data in inputs.items()]
+
+
+def test_an_input_is_added_to_a_corpus_file(tmp_path: Path) -> None:
+    path = tmp_path / "target.txt"
+    assert corpus.load(path) == {}
+    inputs = {corpus.name_of(data): data for data in (b"", b"\0\n", bytes(range(256)))}
+    corpus.save(path, inputs)
+    inputs[corpus.name_of(b"failed", found=True)] = b"failed"
+    corpus.save(path, corpus.load(path) | inputs)
+    assert corpus.load(path) == inputs
 
 
 @pytest.mark.parametrize("name", IN_MEMORY)

@@ -26,8 +26,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from examples.plain_loop import trajectory
 from experiment.config import load
 from experiment.opened import Experiment, open_experiment
+from strategies.byz_vr_marina_pp import ByzVRMarinaPP
 from strategies.method import Vector
 from strategies.randomness import Role, stream
 from strategies.vectors import norm
@@ -42,7 +44,6 @@ from tests.integration.processes import (
     until,
 )
 from tests.reference.compressed_loops import dasha_page
-from tests.reference.plain_loop import trajectory
 from tests.reference.plain_methods import descent
 
 CLIENTS = 6
@@ -415,10 +416,9 @@ def name(i: int) -> str:
 def cohort_of(experiment: Experiment, k: int) -> list[int]:
     """Return who is sampled in a round of byz-vr-marina-pp if everybody is there."""
     config = experiment.config
-    s, seed = config.strategy, config.federation.seed
-    assert s.kind == "byz-vr-marina-pp"
-    assert isinstance(s.full_cohort, int)
-    full = k == 1 or bool(stream(seed, Role.COIN, round_=k).random() < (s.p or 0))
+    s, seed = experiment.method, config.federation.seed
+    assert isinstance(s, ByzVRMarinaPP)
+    full = k == 1 or bool(stream(seed, Role.COIN, round_=k).random() < s.p)
     order: list[int] = stream(seed, Role.COHORT, round_=k).permutation(CLIENTS).tolist()
     return sorted(order[: s.full_cohort if full else s.cohort])
 
@@ -475,15 +475,14 @@ def _experiment(config: Path, changes: tuple[str, ...]) -> Experiment:
 def as_in_the_books(experiment: Experiment, rounds: Sequence[Mapping[str, Any]]) -> Vector:
     """Return the model that byz-vr-marina-pp gives if exactly those replies count that metrics.jsonl says did.
 
-    Written from the method and not from our classes, like ``tests.reference.plain_loop``, whose loop this is but for
+    Written from the method and not from our classes, like ``examples.plain_loop``, whose loop this is but for
     the replies that are missing. So the books are right about who counted, or the model differs in its bits.
     """
     config, problem = experiment.config, experiment.problem
     n, f, seed = config.federation.clients, config.federation.byzantine, config.federation.seed
-    s = config.strategy
-    assert s.kind == "byz-vr-marina-pp"
-    assert isinstance(s.full_cohort, int)
-    assert s.p is not None
+    s = experiment.method
+    assert isinstance(s, ByzVRMarinaPP)
+    assert isinstance(s.alpha, float)
     x, x_prev, g = problem.initial(), None, None
     due = True
     for line in rounds:
@@ -503,7 +502,7 @@ def as_in_the_books(experiment: Experiment, rounds: Sequence[Mapping[str, Any]])
             rng = stream(seed, Role.WORKER, i, k)
             new, old = problem.oracle(i).minibatch_gradients([x, x_prev], s.batch, rng)
             row = config.compressor.decompress(config.compressor.compress(new - old, rng), x.dtype)
-            lam, length = float(s.alpha or 0) * norm(x - x_prev), norm(row)
+            lam, length = s.alpha * norm(x - x_prev), norm(row)
             rows.append((row.astype(np.float64) / length * lam).astype(row.dtype) if length > lam else row)
         enough = config.aggregator.tolerates(len(rows)) >= 0 if rows else False
         due = full and (len(rows) <= size // 2 or not enough)
@@ -513,7 +512,7 @@ def as_in_the_books(experiment: Experiment, rounds: Sequence[Mapping[str, Any]])
             share = min(-(-f * len(rows) // n), config.aggregator.tolerates(len(rows)))
             total = config.aggregator(np.stack(rows), share, stream(seed, Role.AGGREGATE, round_=k))
             g = total if full or g is None else g + total
-        x, x_prev = (x if g is None else x - float(s.gamma) * g), x
+        x, x_prev = (x if g is None else x - s.gamma * g), x
     return x
 
 

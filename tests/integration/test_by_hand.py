@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from examples.plain_loop import trajectory
 from experiment.config import load
 from experiment.opened import open_experiment
 from tests.integration.fork_server import Nursery
@@ -27,7 +28,6 @@ from tests.integration.processes import (
     summary_of,
     until,
 )
-from tests.reference.plain_loop import trajectory
 
 pytestmark = pytest.mark.slow
 
@@ -185,7 +185,7 @@ def test_a_server_that_nobody_joins_gives_up(processes: Processes, digits: Path,
     assert re.sub(r"within \d+ s", "within T s", line) == (
         "breakwater: 0 of 5 clients joined within T s (federation.join_timeout_s = 0.2); "
         "start the others, or lower federation.start_with; "
-        f"`breakwater server --resume {tmp_path / 'run'}` goes on"
+        f"`breakwater server --resume {tmp_path / 'run'}` continues it"
     )
 
 
@@ -199,7 +199,7 @@ def test_one_command_begins_a_run_and_goes_on_with_it(processes: Processes, digi
     until(lambda: len(rounds_of(out)) > 30, "the first rounds")
     first.send(signal.SIGTERM)
     first.ends(130)
-    assert first.err[-1] == f"breakwater: interrupted; `breakwater server --resume {out}` goes on"
+    assert first.err[-1] == f"breakwater: interrupted; `breakwater server --resume {out}` continues it"
     done = summary_of(out)["rounds"]
     assert 30 < done < 300
     second = processes.breakwater(*command)

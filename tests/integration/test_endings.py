@@ -136,7 +136,7 @@ def test_a_hung_up_server_goes_on_and_one_under_nohup_is_not_hung_up(
     until(lambda: len(rounds_of(out)) >= 4, "four rounds")
     server.send(signal.SIGHUP)
     server.ends(130)
-    server.line(r"^breakwater: interrupted; `breakwater server --resume .*` goes on$")
+    server.line(r"^breakwater: interrupted; `breakwater server --resume .*` continues it$")
     before = summary_of(out)["rounds"]
     checkpoints = sorted((out / "checkpoints").iterdir())
     assert checkpoints[-1].stem == f"{before:08d}", "the last round is in a checkpoint"
@@ -213,7 +213,7 @@ def test_a_disk_that_is_full_in_the_midst_of_a_run_gives_one_line_and_no_traceba
     )
     run = processes.start("unshare", "-m", "bash", "-c", command, COMMAND, config, disk)
     run.ends(1)
-    run.line("the results cannot be written: No space left on device; mend that, then ")
+    run.line("the results cannot be written: No space left on device; fix that, then ")
     run.line(r"^ +\\n$")
     run.line(r'"status": "finished"')
     run.line(r'"rounds": [1-9]\d*,')  # those that the metrics lack

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from examples.plain_loop import trajectory
 from experiment.config import load
 from experiment.opened import open_experiment
 from tests.integration.machines import CLIENTS, Machines
 from tests.integration.processes import ROOT, SOON_S, Process, rounds_of, sets, summary_of, until
-from tests.reference.plain_loop import trajectory
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import pytest
 from deploy.certs import init, issue
 from deploy.doctor.network import connecting
 from link.address import Address
-from server.run_folder.folder import RunCard
+from server.run_folder.manifest import RunCard
 from tests.integration.fork_server import Nursery
 from tests.integration.processes import COMMAND, Process, Processes, sets, summary_of
 

@@ -234,11 +234,11 @@ def test_a_run_that_was_killed_gets_its_page_from_the_command(browser: Any, tmp_
         (tmp_path / "run" / REPORT).unlink()
         os.kill(processes.holding(tmp_path / "run" / "metrics.jsonl"), signal.SIGKILL)
         run.ends(1)
-        assert "Ended without a word" in (tmp_path / "run" / REPORT).read_text(), "the launcher has left it"
+        assert "Terminated unexpectedly" in (tmp_path / "run" / REPORT).read_text(), "the launcher has left it"
         (tmp_path / "run" / REPORT).unlink()
         killed = processes.breakwater("report", tmp_path / "run")
         killed.ends(0)
         assert killed.out == [str(tmp_path / "run" / REPORT)]
     with opened(browser, tmp_path / "run" / REPORT, DESKTOP) as page:
-        assert "Ended without a word after round" in page.locator("main").inner_text()
+        assert "Terminated unexpectedly after round" in page.locator("main").inner_text()
         legible(page, charts=9)

@@ -63,6 +63,6 @@ def test_a_folder_that_is_gone_is_one_line(command: str, digits: Path, tmp_path:
     ended = subprocess.run(
         ["/bin/sh", "-c", script], capture_output=True, text=True, env=os.environ, cwd=ROOT, check=False
     )
-    told = "breakwater: error: the current folder is gone; cd to one that is there\n"
+    told = "breakwater: error: the current folder no longer exists; cd to an existing one\n"
     assert (ended.returncode, ended.stdout, ended.stderr.splitlines(keepends=True)[-1]) == (2, "", told)
     assert "Traceback" not in ended.stderr

@@ -101,7 +101,7 @@ def test_unbiased_compressors_contract_where_omega_is_below_1() -> None:
 
 def all_words(monkeypatch: pytest.MonkeyPatch, module: Any, words: np.ndarray) -> None:
     """Let a carrier draw these words, one a value; only NumPy can be made to."""
-    monkeypatch.setattr(packing, "compiled", lambda: None)
+    monkeypatch.setattr(packing, "load_loops", lambda: None)
     monkeypatch.setattr(module, "uniform_bits", lambda rng, count, width: words[:count])
 
 

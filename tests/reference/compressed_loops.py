@@ -12,9 +12,12 @@ import numpy as np
 
 from client.coalition import Coalition, CoalitionMember
 from experiment.opened import Experiment
+from strategies.byz_dasha_page import ByzDashaPage
+from strategies.byz_ef21 import ByzEF21, ByzEF21BC
 from strategies.compressors import Identity
 from strategies.method import Ask, Packet, Vector
 from strategies.randomness import Role, stream
+from strategies.rosdhb import RoSDHB, RoSDHBLocal
 
 
 class Parties:
@@ -71,17 +74,15 @@ class Parties:
 
 def dasha_page(experiment: Experiment) -> Iterator[Vector]:
     """Yield the models after round 1, 2, ... of a run whose config says byz-dasha-page."""
-    s, q, rule = experiment.config.strategy, experiment.config.compressor, experiment.config.aggregator
-    assert s.kind == "byz-dasha-page"
-    assert s.p is not None
-    assert s.a is not None
-    parties, gamma = Parties(experiment), float(s.gamma)
+    s, q, rule = experiment.method, experiment.config.compressor, experiment.config.aggregator
+    assert isinstance(s, ByzDashaPage)
+    parties, gamma, rounds = Parties(experiment), s.gamma, experiment.config.strategy.rounds
     x = parties.problem.initial()
     g_server = parties.first_gradients(x)
     h = {i: g.copy() for i, g in g_server.items()}
     g_worker = {i: g.copy() for i, g in g_server.items()}
     g = parties.aggregate(rule, g_server, 1, None)
-    for k in range(2, s.rounds + 2):
+    for k in range(2, rounds + 2):
         x_new = x - gamma * g
         yield x_new
         coin = stream(parties.seed, Role.COIN, round_=k)
@@ -112,14 +113,15 @@ def dasha_page(experiment: Experiment) -> Iterator[Vector]:
 
 def ef21(experiment: Experiment) -> Iterator[Vector]:
     """Yield the models after round 1, 2, ... of a run whose config says byz-ef21 or byz-ef21-bc."""
-    s, q, rule = experiment.config.strategy, experiment.config.compressor, experiment.config.aggregator
-    assert s.kind in ("byz-ef21", "byz-ef21-bc")
-    parties, gamma, both_ways = Parties(experiment), float(s.gamma), s.kind == "byz-ef21-bc"
+    s, q, rule = experiment.method, experiment.config.compressor, experiment.config.aggregator
+    assert isinstance(s, ByzEF21 | ByzEF21BC)
+    rounds = experiment.config.strategy.rounds
+    parties, gamma, both_ways = Parties(experiment), s.gamma, s.kind == "byz-ef21-bc"
     x = w = parties.problem.initial()
     g_server = parties.first_gradients(x)
     g_worker = {i: g.copy() for i, g in g_server.items()}
     g = parties.aggregate(rule, g_server, 1, None)
-    for k in range(2, s.rounds + 2):
+    for k in range(2, rounds + 2):
         x = x - gamma * g
         yield x
         s_packet = None
@@ -143,14 +145,15 @@ def ef21(experiment: Experiment) -> Iterator[Vector]:
 
 def rosdhb(experiment: Experiment) -> Iterator[Vector]:
     """Yield theta_1, theta_2, ... of a run whose config says rosdhb or rosdhb-local, all clients in every round."""
-    s, q, rule = experiment.config.strategy, experiment.config.compressor, experiment.config.aggregator
-    assert s.kind in ("rosdhb", "rosdhb-local")
-    parties, gamma, beta = Parties(experiment), float(s.gamma), s.beta
-    steps, eta = (s.local_steps, s.local_gamma or 0.0) if s.kind == "rosdhb-local" else (1, 0.0)
+    s, q, rule = experiment.method, experiment.config.compressor, experiment.config.aggregator
+    assert isinstance(s, RoSDHB)
+    rounds = experiment.config.strategy.rounds
+    parties, gamma, beta = Parties(experiment), s.gamma, s.beta
+    steps, eta = (s.local_steps, s.local_gamma or 0.0) if isinstance(s, RoSDHBLocal) else (1, 0.0)
     x = parties.problem.initial()
     m = {i: np.zeros(parties.problem.dim, parties.dtype) for i in parties.everybody}
     g = None
-    for t in range(1, s.rounds + 1):
+    for t in range(1, rounds + 1):
         coin = stream(parties.seed, Role.COIN, round_=t)
         seed = int(coin.bit_generator.random_raw()) if q.shared else None
         for i in parties.everybody:

@@ -1,7 +1,7 @@
 """The other gradient methods as plain loops, written from their papers: the references for whole runs.
 
-As in ``plain_loop``, shared with the product is what defines a run to the last bit (config, random streams, problem,
-rule, compressor, norm), and nothing of how a run is carried out.
+As in ``examples.plain_loop``, shared with the product is what defines a run to the last bit (config, random streams,
+problem, rule, compressor, norm), and nothing of how a run is carried out.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class World:
         self.config, self.problem = experiment.config, experiment.problem
         federation = self.config.federation
         self.n, self.f, self.seed = federation.clients, federation.byzantine, federation.seed
-        self.strategy: Any = self.config.strategy
+        self.strategy: Any = self.config.strategy  # its keys
         self.members: dict[int, CoalitionMember] = {}
         if self.config.attack is not None:
             brain = Coalition(experiment, self.config.attack)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from examples.plain_loop import trajectory
 from experiment.config import Config, parse, resolve
 from experiment.opened import Experiment
 from link import codec
@@ -18,7 +19,6 @@ from strategies.strategy import RoundRecord
 from strategies.vectors import norm
 from tasks.contract import Problem, Setting, TaskSpec
 from tests.local_grid import federation
-from tests.reference.plain_loop import trajectory
 
 DIGITS = """
 [federation]
@@ -91,7 +91,7 @@ def open_experiment(text: str, overrides: list[str], data_dir: Path | None = Non
     config: Config = parse(text, overrides)
     problem = loaded(config.task, config.setting(data_dir, None))
     config = resolve(config, problem)
-    return Experiment(config, problem, config.method)
+    return Experiment(config, problem)
 
 
 def models(experiment: Experiment) -> list[Vector]:

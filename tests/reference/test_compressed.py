@@ -73,7 +73,7 @@ def open_experiment(overrides: list[str]) -> Experiment:
     config: Config = parse(DIGITS, overrides)
     problem = loaded(config.task, config.setting(None, None))
     config = resolve(config, problem)
-    return Experiment(config, problem, config.method)
+    return Experiment(config, problem)
 
 
 def models(experiment: Experiment) -> list[Vector]:

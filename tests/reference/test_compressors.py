@@ -151,7 +151,7 @@ def test_sums_are_sums(length: int) -> None:
 def both(monkeypatch: pytest.MonkeyPatch, f: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
     """Return what NumPy and what the compiled loops make of f(*args), for vectors of any length."""
     with monkeypatch.context() as patch:
-        patch.setattr(packing, "compiled", lambda: None)
+        patch.setattr(packing, "load_loops", lambda: None)
         plain = f(*args)
     with monkeypatch.context() as patch:
         patch.setattr(packing, "LONG", 1)
@@ -338,7 +338,7 @@ def test_long_vectors_load_the_compiled_loops_and_others_use_them_once_loaded(mo
     monkeypatch.delitem(sys.modules, "strategies.compressors.fast_packing", raising=False)
     assert packing.fast(np.zeros(packing.LONG - 1, np.float32)) is None
     assert "strategies.compressors.fast_packing" not in sys.modules
-    packing.compiled.cache_clear()
+    packing.load_loops.cache_clear()
     packing.prepare(packing.LONG)
     assert packing.fast(np.zeros(packing.WORTH_IT, np.float32)) is not None
     assert packing.fast(np.zeros(packing.WORTH_IT - 1, np.float32)) is None
@@ -347,7 +347,7 @@ def test_long_vectors_load_the_compiled_loops_and_others_use_them_once_loaded(mo
 
 
 def test_without_numba_long_vectors_are_handled_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "compiled", lambda: None)
+    monkeypatch.setattr(packing, "load_loops", lambda: None)
     v = np.random.default_rng(0).normal(size=packing.LONG).astype(np.float32)
     form = RandK(ratio=0.01, levels=7)
     packet = form.compress(v, np.random.default_rng(1))

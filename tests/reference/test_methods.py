@@ -69,7 +69,7 @@ def open_experiment(name: str, overrides: list[str]) -> Experiment:
     config = parse(f'{COMMON}{KINDS[name][1]}\nkind = "{name.split()[0]}"', overrides)
     problem = loaded(config.task, config.setting(None, None))
     config = resolve(config, problem)
-    return Experiment(config, problem, config.method)
+    return Experiment(config, problem)
 
 
 def assert_same_run(name: str, overrides: list[str]) -> None:

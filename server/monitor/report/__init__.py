@@ -1,4 +1,4 @@
-"""Reports: a run folder, or several, as one page that stands by itself: no network, no scripts, no other files.
+"""Reports: a run folder, or several, as one self-contained page: no network, no scripts, no other files.
 
 ``write_report`` is what the server leaves at the end of a run; ``breakwater report`` calls it again, or
 ``write_comparison`` for several runs. matplotlib is only imported when a page is written.
@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from foundation.errors import ConfigError
+from foundation.files import replace_text
+from server.run_folder import REPORT
 
-REPORT = "report.html"
-"""Name of the page in a run folder."""
+__all__ = ["REPORT", "write_comparison", "write_report"]
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the report of one run, whatever became of it, and return where it is.
+    """Write the report of one run, however it ended, and return where it is.
 
     Args:
         folder: the run folder.
@@ -49,13 +50,7 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file in one step."""
-    draft = path.with_name(f".{path.name}.new")
     try:
-        try:
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        replace_text(path, text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -1,30 +1,31 @@
-"""Run folders as a report reads them: what is needed of many rounds, and what became of the run.
+"""Run folders as a report reads them: what is needed of many rounds, and how the run ended.
 
-A folder may be of a run that is under way, or that was killed: then there is no summary, and everything is what the
-metrics tell. Lines that a crash cut off are left out, and so are keys that an older folder does not have.
+A folder may be of a run that is under way, or that was killed: then there is no summary, and everything comes from the
+metrics. Lines that a crash cut off are left out, and so are keys that an older folder does not have.
 """
 
-import fcntl
-import json
 import os
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from experiment.config import Config, parse
 from experiment.explain import TaskFacts
 from foundation.errors import ConfigError
+from foundation.files import is_locked
 from foundation.text import TextError, read_text
 from server.monitor.curves import X
 from server.monitor.suspects import Suspect, tally
-from server.run_folder.folder import CONFIG, METRICS, SUMMARY, each_round
+from server.run_folder import CONFIG, METRICS
+from server.run_folder.reader import each_round, read_summary
+from server.run_folder.record import finite, kind_of, measures_from
+from strategies.method import Evaluation
+from strategies.strategy import RoundRecord
 
-KEPT = ("round", "kind", "bytes_up", "bytes_down", "round_s", "loss", "accuracy", "gap", "note", "incomplete")
-"""What is kept of a round; of 100,000 rounds the rest would take gigabytes."""
 LOG = Path("logs") / "server.log"
 
 
@@ -38,7 +39,7 @@ class Run:
         config: the same, None where this version cannot read it.
         tree: the same as plain tables, {} where it is no TOML.
         summary: as the server wrote it; None for a run that has not ended in order.
-        rounds: of each round the keys of ``KEPT`` that it has.
+        rounds: without the fields about single clients, which would take gigabytes for 100,000 rounds.
         suspects: the clients, most suspicious first.
         rejected: how often a reply was rejected, by reason.
         going: a server is running it right now.
@@ -49,22 +50,22 @@ class Run:
     config: Config | None
     tree: Mapping[str, Any]
     summary: Mapping[str, Any] | None
-    rounds: Sequence[Mapping[str, Any]]
+    rounds: Sequence[RoundRecord]
     suspects: Sequence[Suspect]
     rejected: Mapping[str, int] = field(default_factory=dict)
     going: bool = False
 
     @property
     def status(self) -> str:
-        """How it ended: as its summary says; without one "going", or "killed" where no server runs it any more."""
+        """How it ended, from its summary; without one "going", or "killed" where no server runs it any more."""
         if self.summary is not None:
             return str(self.summary.get("status", "finished"))
         return "going" if self.going else "killed"
 
     @property
-    def start(self) -> Mapping[str, Any] | None:
+    def start(self) -> Evaluation | None:
         """The measures of x^0; None where the summary is not there."""
-        return None if self.summary is None else self.summary.get("start")
+        return measures_from((self.summary or {}).get("start"))
 
     @property
     def planned(self) -> int | None:
@@ -73,26 +74,28 @@ class Run:
 
     @property
     def task(self) -> TaskFacts | None:
-        """What the task told of itself; None where the summary does not say."""
+        """The problem constants of the task; None where the summary has none."""
         try:
             return TaskFacts.read((self.summary or {})["task"])
         except (KeyError, ValueError, TypeError):
             return None
 
+    def has(self, measure: str) -> bool:
+        """Return whether "loss", "accuracy" or "gap" was measured."""
+        found = (self.start, *(record.evaluation for record in self.rounds))
+        return any(getattr(evaluation, measure, None) is not None for evaluation in found)
+
     def last(self, measure: str) -> float | None:
         """Return the last value of "loss", "accuracy" or "gap"; None where there is none, or it was not finite."""
-        for source in (self.summary or {}, *reversed(self.rounds)):
-            if measure in source:
-                value = source[measure]
-                return None if value is None else float(value)
-        return None
+        found = (measures_from(self.summary), *(record.evaluation for record in reversed(self.rounds)))
+        values = (getattr(evaluation, measure, None) for evaluation in found)
+        return finite(next((value for value in values if value is not None), None))
 
     def total(self, what: X) -> float:
-        """Return the rounds, or the bytes or seconds that they took together."""
+        """Return the number of rounds, or the bytes or seconds that they took together."""
         if what == "round":
-            return float(self.rounds[-1]["round"]) if self.rounds else 0.0
-        key = "round_s" if what == "seconds" else what
-        return float(sum(record.get(key) or 0 for record in self.rounds))
+            return float(self.rounds[-1].round) if self.rounds else 0.0
+        return float(sum(getattr(record, "round_s" if what == "seconds" else what) for record in self.rounds))
 
     def log_tail(self, lines: int) -> list[str] | None:
         """Return the end of the server's log; None where there is none."""
@@ -104,23 +107,6 @@ class Run:
             return None
 
 
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Within: the rounds of a run folder are read and worked on.
-
-    Raises:
-        ConfigError: there are none, or they cannot be read; one line.
-    """
-    try:
-        yield
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no run is there ({METRICS} is missing)") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{path / METRICS}: is no metrics file of a run: {error!r}") from None
-
-
 def read(path: Path) -> Run:
     """Read a run folder.
 
@@ -128,25 +114,22 @@ def read(path: Path) -> Run:
         ConfigError: it holds no run, or cannot be read; one line.
     """
     rejected: Counter[str] = Counter()
-    rounds: list[dict[str, Any]] = []
+    rounds: list[RoundRecord] = []
 
-    def seen() -> Iterator[Mapping[str, Any]]:
+    def seen() -> Iterator[RoundRecord]:
         for record in each_round(path):
-            rounds.append({key: record[key] for key in KEPT if key in record})
-            for entry in record.get("rejected", ()):
-                rejected[str(entry["reason"]).partition(":")[0]] += 1
+            rejected.update(kind_of(reason) for _, reason in record.rejected)
+            rounds.append(replace(record, cohort=(), accepted=(), rejected=(), clipped=(), names=(), evidence=None))
             yield record
 
-    with readable(path):
-        text = _text(path / CONFIG)
-        config = _config(text)
-        suspects = tally(seen(), None if config is None else config.federation.byzantine)
-        summary = _summary(path / SUMMARY)
-        going = summary is None and _locked(path / METRICS)
-    try:
+    text = _text(path / CONFIG)
+    tree, config = {}, None
+    with suppress(tomllib.TOMLDecodeError, ConfigError):
         tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        tree = {}
+        config = parse(text) if text else None
+    suspects = tally(seen(), None if config is None else config.federation.byzantine)
+    summary = read_summary(path)
+    going = summary is None and is_locked(path / METRICS)
     return Run(path, text, config, tree, summary, rounds, suspects, rejected, going)
 
 
@@ -170,33 +153,8 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _config(text: str) -> Config | None:
-    try:
-        return parse(text) if text else None
-    except ConfigError:
-        return None
-
-
 def _text(path: Path) -> str:
     try:
         return read_text(path)
     except (FileNotFoundError, TextError):
         return ""
-
-
-def _summary(path: Path) -> dict[str, Any] | None:
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return summary if isinstance(summary, dict) else None
-
-
-def _locked(path: Path) -> bool:
-    """Return whether a server holds the metrics file, see ``server.run_folder.folder.RunFolder``."""
-    with open(path, "rb") as metrics:
-        try:
-            fcntl.flock(metrics, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False

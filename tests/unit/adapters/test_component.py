@@ -22,7 +22,6 @@ from strategies.byz_ef21 import ByzEF21
 from strategies.byz_vr_marina_pp import ByzVRMarinaPP
 from strategies.cohorts import sample
 from strategies.compressors import Identity, PermK, RandK, TopK
-from strategies.local_sgd import LocalSGD
 from strategies.method import STATELESS, Method, Oracle, StateLostError, Vector, WorkerState
 from strategies.randomness import Role, stream
 from strategies.robust_averaging import RobustAveraging
@@ -108,7 +107,7 @@ def plain_loop(
         for i in cohort:
             if lose == (k, i):
                 workers[i] = STATELESS
-            told = replace(ask, vectors={**ask.vectors, **method.resync(state, i)}, private={}, cohort=None)
+            told = replace(ask, vectors={**ask.vectors, **method.resync(state, i)}, cohort=None)
             draw = np.random.default_rng(int(stream(seed, Role.WORKER, i, k).bit_generator.random_raw()))
             try:
                 workers[i], packet = method.reply(i, workers[i], told, oracles[i], draw)
@@ -137,10 +136,8 @@ def test_an_ordinary_app_runs_the_method_bit_for_bit(form: Any, rule: Any, alpha
     options = {"compressor": form, "aggregator": rule, "alpha": alpha, "on_round": records.append}
     result = strategy(fraction_train=0.6, **options).start(grid(), model(X0), 30)
     form = PermK(parts=N) if isinstance(form, PermK) else form
-    descent = LocalSGD(
-        n=N, f=F, gamma=1.0, cohort=3, aggregator=rule, compressor=form, batch=0, local_steps=1, local_gamma=1.0,
-    )  # fmt: skip
-    x = plain_loop(RobustAveraging(method=descent, alpha=alpha), [LOSS[node] for node in SEATED], 30, 1)
+    method = RobustAveraging(n=N, f=F, gamma=1.0, cohort=3, aggregator=rule, compressor=form, alpha=alpha)
+    x = plain_loop(method, [LOSS[node] for node in SEATED], 30, 1)
     assert vector(result.arrays).tobytes() == x.tobytes()
     assert [len(record.cohort) for record in records[:3]] == cohorts, "the opening rounds ask all"
     assert all(not record.rejected for record in records)

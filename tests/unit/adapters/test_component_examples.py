@@ -116,4 +116,4 @@ def test_the_guide_knows_the_arguments_and_their_defaults() -> None:
     strategy = RobustFedAvg(5, 2)
     assert strategy.min_available_nodes == 3
     assert strategy.compressor == Identity()
-    assert strategy.method.method.aggregator == CoordinateMedian()
+    assert strategy.method.aggregator == CoordinateMedian()

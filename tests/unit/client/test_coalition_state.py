@@ -15,7 +15,7 @@ from client.coalition import Coalition, CoalitionMember
 from client.worker import HonestWorker, Worker
 from experiment.config import parse, resolve
 from experiment.opened import Experiment
-from strategies.method import HELD, Ask, Packet, Plain, StateLostError, Vector
+from strategies.method import HELD, Ask, Packet, StateLostError, Vector
 from strategies.randomness import Role, stream
 from tasks.contract import Problem, Setting
 from tasks.digits import DigitsTask
@@ -66,7 +66,7 @@ def experiment(method: str, *overrides: str) -> Experiment:
     assert isinstance(config.task, DigitsTask)
     loaded = problem(config.task, config.setting(None, None))
     config = resolve(config, loaded)
-    return Experiment(config, loaded, config.method)
+    return Experiment(config, loaded)
 
 
 class Server:
@@ -89,7 +89,7 @@ class Server:
         replies: dict[int, Vector] = {}
         self.stale: list[int] = []
         for i, worker in sorted(self.workers.items()):
-            mine = replace(ask, vectors={**ask.vectors, **self.method.resync(self.state, i)}, private={})
+            mine = replace(ask, vectors={**ask.vectors, **self.method.resync(self.state, i)})
             try:
                 packet = worker.answer(mine)
             except StateLostError:
@@ -275,7 +275,7 @@ def test_packets_of_past_rounds_are_dropped() -> None:
 
 def test_a_stateless_method_has_nothing_to_hold() -> None:
     opened = experiment("momentum", "strategy.kind=robust-sgd", "strategy.batch=8", "attack.kind=big")
-    assert isinstance(opened.method, Plain)
+    assert not opened.method.stateful
     assert opened.config.attack is not None
     brain = Coalition(opened, opened.config.attack)
     Server(opened, [CoalitionMember(brain, i) for i in MEMBERS]).round()

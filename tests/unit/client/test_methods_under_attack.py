@@ -48,7 +48,7 @@ def run(path: Path, kind: str, view: str) -> list[RoundRecord]:
     given = load(path)
     sizes = [
         f"strategy.{key}={7 if size == given.federation.clients else 5}"
-        for key, size in given.strategy.cohorts(given.federation).items()
+        for key, size in given.cohorts.items()
         if key in type(given.strategy).model_fields
     ]
     config = load(path, [*SMALL, *sizes, f"attack.kind={kind}", f"attack.view={view}"])

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from deploy.sweeps.figures import draw_all
 from deploy.sweeps.results import NOTE, Outcome, as_csv, as_markdown, choose, note, read_outcome, row, summaries
 from deploy.sweeps.runner import default_jobs
 from foundation.errors import ConfigError
+from server.run_folder.record import to_line
+from tests.rounds import RECORD
 
 ROOT = Path(__file__).parents[3]
 EXPERIMENTS = sorted((ROOT / "benchmarks" / "experiments").glob("*.toml"))
@@ -70,7 +73,7 @@ def test_every_combination_is_run_with_every_seed(tmp_path: Path) -> None:
     assert len(runs) == len({run.folder for run in runs}) == 2 * 3 * 2
     last = runs[-1].config
     assert (last.federation.seed, last.strategy.rounds, last.attack.kind) == (2, 4, "shb")  # type: ignore[union-attr]  # it has one
-    assert last.strategy.alpha == 8  # type: ignore[union-attr]  # of this method
+    assert last.strategy.model_dump()["alpha"] == 8
     assert last.checkpoint.every == 0
     assert runs[-1].folder == "runs/attack-shb_alpha-8/seed-2"
 
@@ -152,7 +155,7 @@ MISTAKES = {
         FILE.replace("[1, 2]", "[]"),
         ["seeds = []: List should have at least 1 item after validation, not 0"],
     ),
-    "a seed twice": (FILE.replace("[1, 2]", "[1, 1]"), ["seeds = [1, 1]: one stands there twice"]),
+    "a seed twice": (FILE.replace("[1, 2]", "[1, 1]"), ["seeds = [1, 1]: a seed is listed twice"]),
     "no setting": (
         FILE.replace('"attack.kind=bf"', '"attack.kind"'),
         ['axes.attack: bf: must be "section.key=value" or a list of such'],
@@ -239,7 +242,8 @@ def outcome_of(
     path.mkdir(parents=True)
     (path / NOTE).write_text(note(run, "in process"), encoding="utf-8")
     lines = [
-        {"round": r, "bytes_up": 100, "bytes_down": 10, "round_s": 0.1, "loss": loss, "accuracy": accuracy}
+        json.loads(to_line(replace(RECORD, round=r, bytes_up=100, bytes_down=10, round_s=0.1), {}))
+        | {"loss": loss, "accuracy": accuracy}
         for r, (accuracy, loss) in enumerate(zip(accuracies, losses, strict=True), 1)
     ]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

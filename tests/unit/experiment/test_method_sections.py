@@ -1,17 +1,22 @@
 """The sections of the gradient methods: defaults from the papers, what is refused, which method comes out."""
 
-import math
-from typing import Any
+import pickle
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
 
 import pytest
+from pydantic import ValidationError
 
-from experiment.config import Config, facts, parse, resolve
+from experiment.config import Config, StrategyUnion, kinds_of, parse, resolve
+from experiment.sections import section_of
 from foundation.errors import ConfigError
 from strategies.byz_vr_marina import ByzVRMarina
 from strategies.byz_vr_marina_2 import ByzVRMarina2
 from strategies.byz_vr_marina_pp import ByzVRMarinaPP
-from strategies.clipped import Clipped
+from strategies.descent import Descent
+from strategies.hyperparameters import Key
 from strategies.local_sgd import LocalSGD
+from strategies.methods import METHODS
 from strategies.robust_momentum_sgd import RobustMomentumSGD
 from strategies.robust_sgd import RobustSGD
 from tests.unit.experiment.test_config import FakeProblem
@@ -83,18 +88,17 @@ def test_the_default_of_p(kind: str, overrides: list[str], expected: float) -> N
     ],
 )
 @pytest.mark.parametrize("kind", ["robust-sgd", "robust-momentum-sgd", "local-sgd"])
-def test_the_heuristic_is_a_wrapper(kind: str, overrides: list[str], expected: float | str) -> None:
-    wrapped = method(kind, *overrides)
-    assert isinstance(wrapped, Clipped)
-    assert wrapped.alpha == pytest.approx(expected)
-    assert wrapped.method == method(kind, *(o for o in overrides if o.startswith("compressor")))
+def test_the_heuristic_is_a_multiplier(kind: str, overrides: list[str], expected: float | str) -> None:
+    clipped = method(kind, *overrides)
+    assert clipped.alpha == pytest.approx(expected)
+    assert replace(clipped, alpha=None) == method(kind, *(o for o in overrides if o.startswith("compressor")))
 
 
 def test_alpha_of_byz_vr_marina_pp() -> None:
     assert method("byz-vr-marina-pp").alpha == 2.0
     assert method("byz-vr-marina-pp", "strategy.alpha=L").alpha == 4.0
     assert method("byz-vr-marina-pp", "strategy.clip=auto", smoothness=None).alpha == "auto"
-    assert method("byz-vr-marina-pp", "strategy.clip=false", "strategy.alpha=2L", smoothness=None).alpha == math.inf
+    assert method("byz-vr-marina-pp", "strategy.clip=false", "strategy.alpha=2L", smoothness=None).alpha is None
 
 
 def test_an_alpha_that_is_not_used_is_not_written_down() -> None:
@@ -107,8 +111,8 @@ def test_an_alpha_that_is_not_used_is_not_written_down() -> None:
 def test_clipping_needs_a_number_where_l_is_unknown(kind: str) -> None:
     with pytest.raises(ConfigError, match=r'alpha is missing: .* give a number, or learn it: clip = "auto"'):
         method(kind, "strategy.clip=true", smoothness=None)
-    assert isinstance(method(kind, "strategy.clip=auto", smoothness=None), Clipped)
-    assert not isinstance(method(kind, smoothness=None), Clipped)
+    assert method(kind, "strategy.clip=auto", smoothness=None).alpha == "auto"
+    assert method(kind, smoothness=None).alpha is None
 
 
 # --- the least full cohort: of which all f may be Byzantine ---
@@ -127,7 +131,7 @@ def test_clipping_needs_a_number_where_l_is_unknown(kind: str) -> None:
 def test_the_least_full_cohort(overrides: list[str], expected: int) -> None:
     resolved = resolve(config("byz-vr-marina-pp", "strategy.full_cohort=least", *overrides), UNKNOWN_L)
     assert resolved.method == method("byz-vr-marina-pp", f"strategy.full_cohort={expected}", *overrides)
-    assert parse(resolved.to_toml()).method == resolved.method
+    assert resolve(parse(resolved.to_toml()), UNKNOWN_L) == resolved
 
 
 # --- the rest ---
@@ -183,7 +187,54 @@ def test_what_changes_a_workers_replies(kind: str, override: str) -> None:
 def test_the_shares_of_the_rounds_sum_to_one(kind: str) -> None:
     problem: Any = FakeProblem()
     resolved = resolve(config(kind), problem)
-    plan = resolved.strategy.plan(resolved.federation, facts(resolved, problem))
+    plan = resolved.method.plan(resolved.strategy.rounds, problem.samples)
     assert sum(round_.share for round_ in plan) == pytest.approx(1)
     assert all(round_.gradients > 0 for round_ in plan)
     assert plan[0].gradients == (4 * 40 if kind == "local-sgd" else 40)
+
+
+# --- what is derived from the methods ---
+
+
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_a_resolved_config_carries_its_method_wherever_it_goes(kind: str) -> None:
+    resolved = resolve(config(kind, "strategy.gamma='1/L'"), FakeProblem())
+    there = pickle.loads(pickle.dumps(resolved))  # noqa: S301  # our own
+    assert there == resolved
+    assert there.method == resolved.method == resolved.for_clients().method
+    assert resolved.method.gamma == 0.25
+
+
+def test_a_resolved_config_is_another_one_with_another_method() -> None:
+    one, other = (resolve(config("robust-sgd", f"strategy.gamma={gamma}"), UNKNOWN_L) for gamma in (0.1, 0.2))
+    assert one != other
+    assert one.method != other.method
+
+
+def test_every_method_of_the_table_has_its_section() -> None:
+    kinds = [method.kind for method in METHODS]
+    assert list(kinds_of(StrategyUnion)) == kinds
+    assert len(set(kinds)) == len(kinds)
+
+
+def test_keys_have_types_bounds_and_defaults_of_the_fields() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Own(Descent):
+        """A method of one's own."""
+
+        kind: ClassVar[str] = "own"
+        depth: Annotated[int, Key(ge=2, le=5)] = 3
+        wide: bool
+
+        def reply(self, *args: Any) -> Any:
+            raise AssertionError("not asked here")
+
+    section = section_of(Own)
+    given: dict[str, Any] = {"kind": "own", "rounds": 1, "gamma": 0.5, "wide": True}
+    assert section(**given).model_dump() == {
+        **given, "clip": False, "alpha": None, "cohort": None, "batch": 0, "depth": 3,
+    }  # fmt: skip
+    wrong: dict[str, Any] = {"depth": 6, "wide": 1, "batch": -1, "cohort": 0, "gamma": -1.0, "clip": "no"}
+    for key, value in wrong.items():
+        with pytest.raises(ValidationError, match=key):
+            section(**{**given, key: value})

@@ -12,7 +12,7 @@ from experiment.config import load
 from foundation.errors import ConfigError
 from foundation.text import MOST_BYTES, TextError, decoded, read_text
 from link.identity.access import read_listed
-from server.run_folder.folder import RunCard
+from server.run_folder.manifest import RunCard
 from tasks.contract import TaskError
 from tasks.libsvm import read_libsvm
 

@@ -175,7 +175,7 @@ def test_every_command_says_at_once_what_to_write(arguments: list[str], capsys: 
         (["certs", "init", "c", "--host", "https://localhost/"], "it is a URL; write localhost"),
         (["certs", "init", "c", "--host", "fe80::1%eth0"], "leave out the zone; write fe80::1"),
         (["run", DEMO, "--metrics-port", "0", "--metrics-host", "http://0.0.0.0"], "it is a URL; write 0.0.0.0"),
-        (["watch", "runs/typo"], "runs/typo: no such run folder; give one, or HOST:PORT of a server"),
+        (["watch", "runs/typo"], "runs/typo: no such run folder; give a run folder or the HOST:PORT of a server"),
     ],
 )
 def test_hosts_and_folders_are_no_addresses(

@@ -67,7 +67,7 @@ def test_a_revealed_cohort_travels() -> None:
 
 
 def test_what_the_server_keeps_does_not_travel() -> None:
-    content = codec.write_ask(Ask(1, "full", {"x": X}, sample=3, private={"g": X}))
+    content = codec.write_ask(Ask(1, "full", {"x": X}, sample=3))
     assert set(content.array_records["vectors"]) == {"x"}
     assert set(content.config_records["ask"]) == {"round", "kind"}
 

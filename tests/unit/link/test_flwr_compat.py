@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
@@ -11,21 +10,8 @@ from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
 from link import flwr_compat
+from tests.packages import PACKAGES, ROOT
 
-ROOT = Path(__file__).parents[3]
-OURS = [
-    "foundation",
-    "strategies",
-    "attacks",
-    "tasks",
-    "experiment",
-    "link",
-    "adapters",
-    "server",
-    "client",
-    "deploy",
-    "benchmarks",
-]
 PUBLIC = {
     "flwr.app", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.clientapp",
     "flwr.server", "flwr.client", "flwr.common", "flwr.server.strategy",  # the old API, that a benchmark compares with
@@ -87,7 +73,7 @@ def test_the_rest_of_the_contract() -> None:
 
 
 def test_nothing_else_touches_private_names_of_flwr() -> None:
-    for package in OURS:
+    for package in (*PACKAGES, "benchmarks"):
         for file in (ROOT / package).rglob("*.py"):
             if file.name == "flwr_compat.py":
                 continue

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from strategies.aggregators import CoordinateMedian, Krum, Mean, TrimmedMean
-from strategies.cohorts import aggregate, expected_byzantine, sample, stack
+from strategies.cohorts import aggregate, byzantine_majority, expected_byzantine, sample, stack
 from strategies.method import Aggregator
 from strategies.randomness import Role, stream
 
@@ -89,3 +89,18 @@ def test_rows_that_cannot_be_aggregated() -> None:
     assert (none.vector, none.note) == (None, "no usable reply")
     few = aggregate(Krum(), np.ones((2, 3)), 4, 1, rng())
     assert (few.vector, few.note) == (None, "2 usable replies: too few for the rule")
+
+
+@pytest.mark.parametrize(
+    ("n", "f", "cohort", "majority", "tie"),
+    [
+        (20, 5, 4, 0.031992, 0.2167),  # as published for these numbers
+        (3, 1, 1, 1 / 3, 0.0),
+        (4, 1, 2, 0.0, 1 / 2),
+        (10, 0, 3, 0.0, 0.0),
+        (10, 3, 10, 0.0, 0.0),
+        (4, 2, 4, 0.0, 1.0),
+    ],
+)
+def test_probability_of_a_byzantine_majority(n: int, f: int, cohort: int, majority: float, tie: float) -> None:
+    assert byzantine_majority(n, f, cohort) == pytest.approx((majority, tie), abs=5e-5)

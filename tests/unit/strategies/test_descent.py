@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from strategies.aggregators import CoordinateMedian, Mean
-from strategies.clipped import Clipped
 from strategies.compressors import Identity, RandK
 from strategies.descent import Descent, DescentState, local_gradient
 from strategies.local_sgd import LocalSGD
-from strategies.method import STATELESS, Ask, Oracle, Packet, Vector, WorkerState
+from strategies.method import STATELESS, Ask, Oracle, Packet, Past, Rows, Vector, WorkerState
 from strategies.radius import AUTO, FACTOR
 from strategies.robust_momentum_sgd import MOMENTUM, RobustMomentumSGD
 from strategies.robust_sgd import RobustSGD
@@ -24,7 +23,7 @@ COMMON: dict[str, Any] = {
 SGD = RobustSGD(batch=0, **COMMON)
 MOMENTUM_SGD = RobustMomentumSGD(beta=0.75, batch=0, **COMMON)
 LOCAL = LocalSGD(batch=0, local_steps=3, local_gamma=0.5, **COMMON)
-CLIPPED = Clipped(method=SGD, alpha=2.0)
+CLIPPED = replace(SGD, alpha=2.0)
 
 
 def run_round(method: Any, state: DescentState, replies: dict[int, Vector], cohort: tuple[int, ...]) -> DescentState:
@@ -52,8 +51,17 @@ def test_the_books_of_a_round() -> None:
 
 def test_the_rule_is_told_the_last_aggregate() -> None:
     state = run_round(SGD, SGD.start(vector(1, 2)), {0: vector(3, 4)}, (0,))
-    assert SGD.ask(SGD.start(vector(1, 2)), rng()).private == {}
-    assert SGD.ask(state, rng()).private["g"].tolist() == [3, 4]
+    centers: list[Vector | None] = []
+
+    class Listening(CoordinateMedian):
+        def weigh(self, rows: Rows, f: int, rng: np.random.Generator, center: Vector | None = None) -> Any:
+            centers.append(center)
+            return super().weigh(rows, f, rng, center)
+
+    listening = replace(SGD, aggregator=Listening())
+    for before in (SGD.start(vector(1, 2)), state):
+        run_round(listening, before, {0: vector(3, 4)}, (0,))
+    assert [None if center is None else center.tolist() for center in centers] == [None, [3, 4]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +89,7 @@ def test_what_the_server_holds_of_workers() -> None:
     second = run_round(method, first, {1: vector(0, 0)}, (0, 1, 2))
     assert {i: v.tolist() for i, v in second.held.items()} == {0: [2, 0], 1: [0, 2]}
     assert second.x.tolist() == [-1, -1.5], "the mean of [2, 0] and [0, 2]"
-    wrapped = Clipped(method=method, alpha=100.0)
+    wrapped = replace(method, alpha=100.0)
     third = run_round(wrapped, first, {1: vector(0, 0)}, (0, 1, 2))
     assert third.g is not None
     assert third.g == pytest.approx(vector(0, 2)), "only those who replied are aggregated"
@@ -131,12 +139,12 @@ def test_who_is_resynced_and_whose_reply_is_known() -> None:
     assert MOMENTUM_SGD.resync(state, 1)[MOMENTUM].tolist() == [2, 2]
     assert [MOMENTUM_SGD.knows(state, 0, version) for version in (0, 1, 2)] == [False, True, True]
     assert MOMENTUM_SGD.knows(state, 1, 0)
-    assert Clipped(method=MOMENTUM_SGD, alpha=1.0).resync(state, 1)[MOMENTUM].tolist() == [2, 2]
-    assert not Clipped(method=MOMENTUM_SGD, alpha=1.0).knows(state, 0, 0)
+    assert replace(MOMENTUM_SGD, alpha=1.0).resync(state, 1)[MOMENTUM].tolist() == [2, 2]
+    assert not replace(MOMENTUM_SGD, alpha=1.0).knows(state, 0, 0)
 
 
 def test_which_methods_are_stateful() -> None:
-    methods = (SGD, MOMENTUM_SGD, LOCAL, CLIPPED, Clipped(method=MOMENTUM_SGD, alpha=1.0))
+    methods = (SGD, MOMENTUM_SGD, LOCAL, CLIPPED, replace(MOMENTUM_SGD, alpha=1.0))
     assert [method.stateful for method in methods] == [False, True, False, False, True]
 
 
@@ -219,7 +227,7 @@ def test_a_model_that_stays_does_not_freeze_the_estimate() -> None:
 
 def test_the_largest_numbers_there_are() -> None:
     largest = float(np.finfo(np.float32).max)
-    method = Clipped(method=SGD, alpha=2.0)
+    method = replace(SGD, alpha=2.0)
     state = method.start(np.array([3, 4], np.float32))
     state = run_round(method, state, {i: np.array([6, 8], np.float32) for i in range(3)}, (0, 1, 2))
     hostile = {i: np.array([-largest, largest], np.float32) for i in range(3)}
@@ -232,19 +240,16 @@ def test_the_largest_numbers_there_are() -> None:
 def test_an_attacker_who_could_not_work_out_the_servers_vectors() -> None:
     rows = np.array([[1.0, 1.0], [2.0, 2.0], [90.0, 90.0]])
     ask = CLIPPED.ask(moved(), rng())
-    assert sorted(ask.private) == ["g", "x_prev"]
-    blind = replace(ask, private={"x": ask.vectors["x"]})
-    combined = CLIPPED.combine(blind, rows, rng())
+    combined = CLIPPED.combine(ask, rows, rng(), Past())
     assert combined.vector is not None
     assert combined.vector.tolist() == [2, 2], "around no centre"
-    half = replace(ask, private={"x": ask.vectors["x"], "g": vector(1, 1)})
-    combined = CLIPPED.combine(half, rows, rng())
+    combined = CLIPPED.combine(ask, rows, rng(), Past(g=vector(1, 1)))
     assert combined.vector is not None
     assert (combined.vector.tolist(), combined.lam) == ([2, 2], None), "no clip"
 
 
 def test_a_learnt_radius() -> None:
-    method = Clipped(method=SGD, alpha=AUTO)
+    method = replace(SGD, alpha=AUTO)
     state = run_round(method, method.start(vector(3, 4)), {i: vector(6, 8) for i in range(3)}, (0, 1, 2))
     assert state.ratios == ()
     rows = {0: vector(6, 13), 1: vector(6, 8), 2: vector(6, 1e9)}  # 5, 0 and 1e9 from [6, 8] after a step of 5
@@ -256,3 +261,10 @@ def test_a_learnt_radius() -> None:
     after = run_round(method, state, {i: vector(1e9, 1e9) for i in range(3)}, (0, 1, 2))
     assert after.report.lam == pytest.approx(FACTOR * step), "the second does not"
     assert len(after.ratios) == 2
+
+
+def test_the_wrapper_of_before_gives_the_same_method_and_a_warning() -> None:
+    from strategies.clipped import Clipped
+
+    with pytest.warns(FutureWarning, match=r"is now dataclasses\.replace\(m, alpha=a\)"):
+        assert Clipped(method=SGD, alpha=2.0) == CLIPPED

@@ -394,7 +394,7 @@ def small_config(name: str) -> Config:
     given = load(path)
     sizes = [
         f"strategy.{key}={7 if size == given.federation.clients else 5}"
-        for key, size in given.strategy.cohorts(given.federation).items()
+        for key, size in given.cohorts.items()
         if key in type(given.strategy).model_fields
     ]
     return load(path, [*SMALL, *sizes, f"strategy.rounds={ROUNDS}"])

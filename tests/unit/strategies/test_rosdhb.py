@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from strategies.aggregators import CoordinateMedian
-from strategies.clipped import Clipped
 from strategies.compressors import Identity, Masked, RandK
 from strategies.descent import DescentState
 from strategies.method import STATELESS, Ask, Packet
@@ -93,7 +92,7 @@ def test_nothing_moves_before_anybody_was_heard() -> None:
 
 
 def test_under_clipping_only_the_sampled_are_updated_and_aggregated() -> None:
-    method = Clipped(method=replace(ROSDHB, cohort=2), alpha=1.0)
+    method = replace(ROSDHB, cohort=2, alpha=1.0)
     state = method.start(vector(1, 2))
     first = method.update(state, replace(method.ask(state, rng()), cohort=(0, 1)), {0: vector(8, 0)}, rng())
     assert first.x.tolist() == [0, 2]  # not clipped, as x had not moved; only client 0 counts
@@ -131,7 +130,7 @@ def test_it_converges_on_logistic_regression(kind: str, attacked: bool) -> None:
     elif kind == "local steps":
         method = RoSDHBLocal(**common, batch=0, compressor=RandK(k=3), local_steps=2, local_gamma=0.02)
     elif kind == "clipped":
-        method = Clipped(method=replace(method, cohort=5), alpha=4.0)
+        method = replace(method, cohort=5, alpha=4.0)
     oracles = [Logistic(0)] * 7
     byzantine = (5, 6) if attacked else ()
     x = Simulation(method, oracles, np.zeros(5), byzantine=byzantine, cheat=opposite).run(400)
@@ -140,7 +139,7 @@ def test_it_converges_on_logistic_regression(kind: str, attacked: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("method", [ROSDHB, LOCAL, Clipped(method=ROSDHB, alpha=2.0)])
+@pytest.mark.parametrize("method", [ROSDHB, LOCAL, replace(ROSDHB, alpha=2.0)])
 def test_the_dtype_stays(method: Any, dtype: type) -> None:
     run = Simulation(method, [Quadratic() for _ in range(3)], np.array([1, 2], dtype))
     for k in range(4):

@@ -16,7 +16,8 @@ from tasks.contract import Problem, Setting, TaskError
 from tasks.custom import CustomTask
 from tasks.identity import identify
 from tasks.network import Network
-from tasks.tryout import Demands, try_out
+from tasks.trial import Demands
+from tasks.tryout import try_out
 from tests.toys import accuracy
 
 torch = pytest.importorskip("torch")

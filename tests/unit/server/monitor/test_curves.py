@@ -1,18 +1,27 @@
 """Curves of runs and bands over seeds, by hand on a few points."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from server.monitor.curves import Curve, band, curve, spread
+from strategies.method import Evaluation
+from strategies.strategy import RoundRecord
+from tests.rounds import RECORD
 
 
 def curve_of(x: list[float], y: list[float], holds: bool = False) -> Curve:
     return Curve(np.array(x, dtype=float), np.array(y, dtype=float), holds)
 
 
-def rounds_of(losses: list[float | None]) -> list[dict[str, object]]:
+def measured(loss: float) -> Evaluation:
+    return Evaluation(loss, None, None)
+
+
+def rounds_of(losses: list[float]) -> list[RoundRecord]:
     return [
-        {"round": r, "bytes_up": 10 * r, "bytes_down": 5, "round_s": 0.5, "loss": loss}
+        replace(RECORD, round=r, bytes_up=10 * r, bytes_down=5, round_s=0.5, evaluation=measured(loss))
         for r, loss in enumerate(losses, 1)
     ]
 
@@ -58,18 +67,18 @@ def test_nothing_gives_an_empty_band() -> None:
 
 def test_a_curve_begins_with_the_start_and_adds_up_what_was_sent() -> None:
     rounds = rounds_of([0.5, 0.25])
-    assert curve(rounds, "round", "loss", start={"loss": 1.0}).x.tolist() == [0, 1, 2]
+    assert curve(rounds, "round", "loss", start=measured(1.0)).x.tolist() == [0, 1, 2]
     assert curve(rounds, "bytes_up", "loss").x.tolist() == [10, 30]
     assert curve(rounds, "bytes_down", "loss").x.tolist() == [5, 10]
     assert curve(rounds, "seconds", "loss").x.tolist() == [0.5, 1.0]
-    assert curve(rounds, "round", "gap", start={"loss": 1.0}).x.size == 0
+    assert curve(rounds, "round", "gap", start=measured(1.0)).x.size == 0
 
 
 def test_a_run_that_diverged_has_an_infinite_loss_from_there_on() -> None:
-    found = curve(rounds_of([0.5, None]), "round", "loss", diverged=True)
+    found = curve(rounds_of([0.5, np.nan]), "round", "loss", diverged=True)
     assert found.y.tolist() == [0.5, np.inf]
     assert found.holds
-    assert curve(rounds_of([0.5, None]), "round", "loss").y.tolist() == [0.5], "what cannot be read is no measure"
+    assert curve(rounds_of([0.5, np.nan]), "round", "loss").y.tolist() == [0.5], "what cannot be read is no measure"
 
 
 @pytest.mark.parametrize(

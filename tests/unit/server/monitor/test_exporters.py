@@ -20,7 +20,7 @@ from server.monitor import exporters as monitor
 from server.monitor.exporters import EventFiles, MetricsPort, Monitoring
 from server.monitor.live import LiveRun
 from tests.rounds import MEASURED, RECORD, START
-from tests.unit.server.monitor.test_terminal import HOSTILE, TITLE, as_line, rounds, run
+from tests.unit.server.monitor.test_terminal import HOSTILE, TITLE, again, rounds, run
 
 SOON_S = 60.0
 
@@ -98,7 +98,9 @@ def test_event_files_hold_every_round(tmp_path: Path) -> None:
         ("round/lam", 0.5),
         ("round/step_norm", 0.25),
         ("clients/sampled", 3),
-        ("clients/answered", 2),
+        ("clients/replied", 3),
+        ("clients/accepted", 2),
+        ("clients/answered", 2),  # the former tag
         ("clients/rejected", 1),
         ("clients/clipped", 1),
     ):
@@ -112,8 +114,8 @@ def test_a_run_that_goes_on_shows_no_round_twice(tmp_path: Path) -> None:
     for record in rounds(8):
         first.add(record)
     first.stop()
-    lines = [as_line(replace(record, step_norm=4.0)) for record in rounds(5)]
-    second = EventFiles(tmp_path, lines[2:])  # killed after round 8, the checkpoint is of round 5
+    before = again([replace(record, step_norm=4.0) for record in rounds(5)])
+    second = EventFiles(tmp_path, before[2:])  # killed after round 8, the checkpoint is of round 5
     second.start(MEASURED, 5)
     for record in rounds(10)[5:]:
         second.add(replace(record, step_norm=9.0))
@@ -165,7 +167,7 @@ def test_a_scrape_says_what_the_run_does() -> None:
             live.add(record)
             made.add(record)
         found = scraped(made.url)
-        again = scraped(made.url)
+        once_more = scraped(made.url)
     expected = {
         "breakwater_running": 1,
         "breakwater_rounds_total": 4,
@@ -181,6 +183,7 @@ def test_a_scrape_says_what_the_run_does() -> None:
         "breakwater_received_bytes_total": 400,
         "breakwater_sent_bytes_total": 4000,
         "breakwater_sampled_clients_total": 12,
+        "breakwater_received_replies_total": 12,
         "breakwater_accepted_replies_total": 8,
         "breakwater_clipped_replies_total": 4,
     }
@@ -191,7 +194,7 @@ def test_a_scrape_says_what_the_run_does() -> None:
     assert found["breakwater_round_duration_seconds_sum"][()] == pytest.approx(4 * RECORD.round_s)
     buckets = found["breakwater_round_duration_seconds_bucket"]
     assert (buckets[("0.01",)], buckets[("0.02",)], buckets[("+Inf",)]) == (0, 4, 4)
-    assert again == found, "a scrape changes nothing"
+    assert once_more == found, "a scrape changes nothing"
     assert not [name for name in found if name.startswith(("python_", "process_"))]
 
 
@@ -248,15 +251,24 @@ def test_a_library_that_is_missing_is_named_with_the_command_that_installs_it(
 
 
 @pytest.mark.parametrize(
-    "monitoring",
+    ("given", "monitoring"),
     [
-        Monitoring(),
-        Monitoring(quiet=True, tensorboard="", metrics_port=0),
-        Monitoring(tensorboard="/tmp/somewhere", metrics_port=9100, metrics_host="0.0.0.0"),  # noqa: S104, S108  # words
+        (
+            {"quiet": False, "tensorboard": "", "metrics-port": -1, "metrics-host": ""},
+            Monitoring(),
+        ),
+        (
+            {"quiet": True, "tensorboard": ".", "metrics-port": 0},
+            Monitoring(quiet=True, tensorboard="", metrics_port=0),
+        ),
+        (
+            {"tensorboard": "/tmp/somewhere", "metrics-port": 9100, "metrics-host": "0.0.0.0"},  # noqa: S104, S108  # words
+            Monitoring(tensorboard="/tmp/somewhere", metrics_port=9100, metrics_host="0.0.0.0"),  # noqa: S104, S108
+        ),
     ],
 )
-def test_what_is_wanted_travels_in_the_run_config(monitoring: Monitoring) -> None:
-    assert Monitoring.of(monitoring.run_config()) == monitoring
+def test_a_run_config_says_what_is_wanted(given: dict[str, object], monitoring: Monitoring) -> None:
+    assert Monitoring.of(given) == monitoring
 
 
 def test_a_run_config_that_says_nothing_wants_nothing() -> None:

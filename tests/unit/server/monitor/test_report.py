@@ -18,7 +18,7 @@ from deploy.cli import main
 from experiment.config import parse
 from experiment.explain import TaskFacts, sentences, title
 from foundation.errors import ConfigError
-from server import app
+from server import run
 from server.monitor.report import REPORT, charts, several, write_comparison, write_report
 from server.monitor.report.charts import Dots, Line, Scale
 from server.monitor.report.reading import read, run_folders
@@ -195,6 +195,7 @@ def test_the_page_tells_what_was_run_how_it_went_and_who_stands_out(tmp_path: Pa
     ):
         assert said in page.text
     assert "line 149 of the log" not in page.text
+    assert "line 198 of the log\nline 199 of the log" in "".join(page.words), "lines stay lines"
     assert page.text.index("client-4 ") < page.text.index("client-0 ")
     assert len(page.charts) == 9
     assert all(chart["aria-label"] for chart in page.charts)
@@ -261,7 +262,7 @@ def test_hostile_names_reasons_and_logs_do_no_harm(tmp_path: Path) -> None:
         ("diverged", 50, "Diverged in round 20 of 50"),
         ("interrupted", 50, "Interrupted after round 20 of 50."),
         ("<b>odd</b>", 50, "<b>odd</b> after round 20 of 50."),
-        (None, 50, "Ended without a word after round 20 of 50"),
+        (None, 50, "Terminated unexpectedly after round 20 of 50"),
     ],
 )
 @pytest.mark.usefixtures("undrawn")
@@ -275,7 +276,7 @@ def test_a_run_that_is_going_is_told_from_one_that_was_killed(tmp_path: Path) ->
     with open(path / "metrics.jsonl", "rb") as server:
         fcntl.flock(server, fcntl.LOCK_EX)
         assert "Still running: round 20 of 50" in page_of(path).text
-    assert "Ended without a word" in page_of(path).text
+    assert "Terminated unexpectedly" in page_of(path).text
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -531,10 +532,10 @@ def test_several_folders_get_one_page_where_they_all_are(sweep: Path, capsys: py
     [
         (["{}/none"], "no such folder; give a run folder, or one that holds run folders"),
         (["{}/empty"], "no run is there, nor in the folders below it (metrics.jsonl is missing)"),
-        (["{}/broken"], "is no metrics file of a run"),
-        (["{}/run", "--out", "{}/nowhere/x.html"], "there is no folder"),
-        (["{}/run", "--out", "{}/empty"], "is a folder; name the file"),
-        (["{}/run", "--out", "{}/pipe"], "is no plain file; name the file"),
+        (["{}/broken"], "is not the metrics of a run"),
+        (["{}/run", "--out", "{}/nowhere/x.html"], "does not exist"),
+        (["{}/run", "--out", "{}/empty"], "is a folder; give the path of a file"),
+        (["{}/run", "--out", "{}/pipe"], "is not a regular file; give the path of a file"),
     ],
 )
 @pytest.mark.usefixtures("undrawn")
@@ -561,7 +562,7 @@ def test_what_cannot_be_used_is_one_clear_line(
 def test_metrics_of_something_else_are_refused(tmp_path: Path, line: str) -> None:
     path = folder(tmp_path / "run", [])
     (path / "metrics.jsonl").write_text(line + "\n")
-    with pytest.raises(ConfigError, match="is no metrics file of a run"):
+    with pytest.raises(ConfigError, match="is not the metrics of a run"):
         write_report(path)
 
 
@@ -590,9 +591,9 @@ def test_a_report_that_fails_is_a_line_in_the_log_and_nothing_more(
     def fail(_: Path) -> Path:
         raise error
 
-    monkeypatch.setattr(app, "write_report", fail)
+    monkeypatch.setattr(run, "write_report", fail)
     monkeypatch.setattr(logging.getLogger("breakwater"), "propagate", True)
-    app._report(tmp_path)
+    run._report(tmp_path)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert f"{tmp_path / REPORT}: cannot be made" in caplog.text
 

@@ -13,7 +13,8 @@ from deploy.inprocess import run_in_process
 from deploy.local import LocalOptions
 from experiment.config import load
 from server.monitor.suspects import HIGHEST, STATEMENT, Suspect, table, tally
-from server.run_folder.folder import read_rounds
+from server.run_folder.reader import read_rounds
+from server.run_folder.record import from_line
 
 DEMO = Path(__file__).resolve().parents[4] / "deploy" / "configs" / "demo.toml"
 
@@ -30,11 +31,19 @@ def line(number: int, **told: Any) -> dict[str, Any]:
         "accepted": everybody,
         "rejected": [],
         "clipped": [],
+        "bytes_up": 6,
+        "bytes_down": 6,
+        "round_s": 0.1,
         "distance": (1.0 + 0.1 * draw.normal(size=6)).tolist(),
         "cosine": (0.8 + 0.05 * draw.normal(size=6)).tolist(),
         "names": NAMES if number == 1 else {},
     }
     return plain | told
+
+
+def tallied(lines: list[dict[str, Any]], byzantine: int | None = None) -> list[Suspect]:
+    names: dict[int, str] = {}
+    return tally([from_line(json.dumps(each), names) for each in lines], byzantine)
 
 
 def rounds(count: int = 40, **told: Any) -> list[dict[str, Any]]:
@@ -46,7 +55,7 @@ def of(suspects: list[Suspect], worker: int) -> Suspect:
 
 
 def test_clients_that_look_alike_have_low_scores() -> None:
-    suspects = tally(rounds())
+    suspects = tallied(rounds())
     assert len(suspects) == 6
     scores = [suspect.score or 0.0 for suspect in suspects]
     assert 0 < min(scores) < max(scores) < 4
@@ -65,7 +74,7 @@ def test_who_lies_apart_stands_out_and_the_reason_is_told(kind: str, value: floa
     run = rounds()
     for told in run:
         told[kind][4] = value
-    first = tally(run)[0]
+    first = tallied(run)[0]
     assert (first.worker, first.name, first.because) == (4, "client-4", because)
     assert first.score is not None
     assert first.score > 10
@@ -75,7 +84,7 @@ def test_who_lies_apart_stands_out_and_the_reason_is_told(kind: str, value: floa
 def test_a_single_wild_round_does_not_make_a_suspect() -> None:
     run = rounds()
     run[3]["distance"][2] = 1e6
-    score = of(tally(run), 2).score
+    score = of(tallied(run), 2).score
     assert score is not None
     assert score < 4
 
@@ -85,7 +94,7 @@ def test_few_rounds_count_for_less() -> None:
         run = rounds(count)
         for told in run:
             told["distance"] = [1.0, 1.01, 0.99, 1.0, 1.0, 3.0]
-        found = of(tally(run), 5).score
+        found = of(tallied(run), 5).score
         assert found is not None
         return found
 
@@ -102,52 +111,62 @@ def test_rejected_replies_count_silence_does_not() -> None:
             {"client": "client-4", "reason": "not finite: 3 values"},
             {"client": "client-5", "reason": "silent: no reply within 5 s"},
         ]
-    suspects = tally(run)
+    suspects = tallied(run)
     bad, silent = of(suspects, 4), of(suspects, 5)
     assert suspects[0] is bad
     assert bad.because == "rejected"
-    assert (bad.sampled, bad.answered, bad.rejected) == (40, 40, {"not finite": 40})
-    assert (silent.sampled, silent.answered, silent.rejected) == (40, 0, {"silent": 40})
+    assert (bad.sampled, bad.replied, bad.accepted, bad.rejected) == (40, 40, 0, {"not finite": 40})
+    assert (silent.sampled, silent.replied, silent.accepted, silent.rejected) == (40, 0, 0, {"silent": 40})
     assert silent.score is None
+
+
+def test_good_replies_of_a_round_without_a_quorum_are_replies_and_no_evidence() -> None:
+    run = rounds()
+    for told in run[10:30]:
+        told |= {"accepted": [], "distance": [], "cosine": []}
+        told["rejected"] = [{"client": f"client-{i}", "reason": "no quorum: 6 of 7"} for i in range(6)]
+    first = of(tallied(run), 0)
+    assert (first.sampled, first.replied, first.accepted, first.rejected) == (40, 40, 20, {"no quorum": 20})
+    assert all(suspect.because != "rejected" for suspect in tallied(run))
 
 
 def test_the_same_vector_shows_something_only_in_a_group_that_could_be_byzantine() -> None:
     run = rounds(same=[[4, 5]])
-    suspects = tally(run, byzantine=2)
+    suspects = tallied(run, byzantine=2)
     assert {suspect.worker for suspect in suspects[:2]} == {4, 5}
     assert suspects[0].because == "equal vectors"
     assert suspects[0].same == 40
-    assert all(suspect.same == 0 for suspect in tally(rounds(same=[[3, 4, 5]]), byzantine=2))
+    assert all(suspect.same == 0 for suspect in tallied(rounds(same=[[3, 4, 5]]), byzantine=2))
 
 
 def test_counts_of_late_clipped_kept_and_weight() -> None:
     run = rounds(clipped=[3], kept=[1.0, 1.0, 1.0, 0.25, 1.0, 1.0], weight=[0.2, 0.2, 0.2, 0.0, 0.2, 0.2])
     run[7]["late"] = ["client-1", "client-1", "somebody else"]
-    suspects = tally(run)
+    suspects = tallied(run)
     assert (of(suspects, 3).clipped, of(suspects, 3).kept, of(suspects, 3).weight) == (40, 0.25, 0.0)
     assert of(suspects, 3).because == "often clipped"
     assert [of(suspects, i).late for i in range(6)] == [0, 2, 0, 0, 0, 0]
 
 
-def test_a_seat_keeps_its_books_under_a_new_name() -> None:
+def test_a_seat_keeps_its_statistics_under_a_new_name() -> None:
     run = rounds()
     run[20]["names"] = {"2": "client-2b"}
     run[21]["rejected"] = [{"client": "client-2b", "reason": "oversize: 9"}]
-    renamed = of(tally(run), 2)
+    renamed = of(tallied(run), 2)
     assert (renamed.name, renamed.sampled, renamed.rejected) == ("client-2b", 40, {"oversize": 1})
 
 
 @pytest.mark.parametrize("missing", [("distance", "cosine", "names"), ("distance",), ("names",)])
 def test_runs_without_evidence_are_told_as_far_as_they_go(missing: tuple[str, ...]) -> None:
     run = [{key: value for key, value in told.items() if key not in missing} for told in rounds()]
-    suspects = tally(run)
+    suspects = tallied(run)
     assert [suspect.sampled for suspect in suspects] == [40] * 6
 
 
 def test_nothing_and_a_client_alone_give_no_scores() -> None:
-    assert tally([]) == []
+    assert tallied([]) == []
     alone = line(1, cohort=[0], accepted=[0], distance=[1.0], cosine=[None])
-    assert [suspect.score for suspect in tally([alone])] == [None]
+    assert [suspect.score for suspect in tallied([alone])] == [None]
 
 
 # --- on a run, and at the command line ---
@@ -186,12 +205,13 @@ def test_the_same_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     told = json.loads(capsys.readouterr().out)
     assert [entry["name"] for entry in told] == [suspect.name for suspect in tally(read_rounds(folder), 3)]
     assert told[0]["because"]
+    assert [entry["answered"] for entry in told] == [entry["replied"] for entry in told], "its former name"
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["suspects", str(tmp_path)]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        f"breakwater: error: {tmp_path}: no run folder: metrics.jsonl or config.toml is missing"
+        f"breakwater: error: {tmp_path}: not a run folder: metrics.jsonl or config.toml is missing"
     ]
 
 
@@ -199,7 +219,7 @@ def test_names_and_reasons_are_shown_and_do_nothing() -> None:
     run = rounds(2)
     run[0]["names"] = {"0": "[red]\x1b[2J\n" + "long " * 100}
     text = io.StringIO()
-    Console(file=text, width=200, force_terminal=True, color_system=None).print(table(tally(run)))
+    Console(file=text, width=200, force_terminal=True, color_system=None).print(table(tallied(run)))
     assert "[red]?[2J?long" in text.getvalue()
     assert "weight" not in text.getvalue()  # of which nothing is known here
     assert "\x1b[2J" not in text.getvalue()

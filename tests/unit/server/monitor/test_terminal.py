@@ -5,7 +5,6 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.console import Console
 from experiment.config import parse
 from server.monitor.live import HISTORY, MAX_REASONS, OTHERS, LiveRun, State, Title, checked, sparkline
 from server.monitor.terminal import RunProgress, last_line, plain, view
+from server.run_folder.record import from_line, to_line
 from strategies.method import Evaluation
 from strategies.strategy import RoundRecord
 from tests.rounds import MEASURED, RECORD, START
@@ -27,6 +27,7 @@ TITLE = Title(
     byzantine=2,
     rounds=100,
 )
+COUNTS = {"sampled": 3, "replied": 3, "accepted": 2, "answered": 2, "rejected": 1, "clipped": 1}
 HOSTILE = "[red]x[/red]\x1b[2J\x1b]0;title\x07\r\nforged\u202e\u2028line" + 1000 * "y"
 
 
@@ -42,14 +43,11 @@ def rounds(count: int, every: int = 2) -> list[RoundRecord]:
     return [replace(RECORD, round=k, evaluation=MEASURED if k % every == 0 else None) for k in range(1, count + 1)]
 
 
-def as_line(record: RoundRecord) -> dict[str, Any]:
-    """Return a round as metrics.jsonl has it."""
-    line = {
-        **{name: getattr(record, name) for name in ("round", "cohort", "accepted", "clipped", "lam", "step_norm")},
-        **{name: getattr(record, name) for name in ("bytes_up", "bytes_down", "round_s")},
-        "rejected": [{"client": name, "reason": reason} for name, reason in record.rejected],
-    }
-    return line if record.evaluation is None else line | vars(record.evaluation)
+def again(records: list[RoundRecord]) -> list[RoundRecord]:
+    """Return rounds as they are read back from metrics.jsonl."""
+    written: dict[int, str] = {}
+    read: dict[int, str] = {}
+    return [from_line(to_line(record, written), read) for record in records]
 
 
 def drawn(state: State, width: int = 80) -> str:
@@ -65,7 +63,7 @@ def shown(records: list[RoundRecord], *, terminal: bool = False, quiet: bool = F
     console = Console(file=io.StringIO(), force_terminal=terminal, width=100, _environ=env)
     with RunProgress(console, live, quiet=quiet) as progress:
         live.begin(START)
-        progress.start(START)
+        progress.start()
         for record in records:
             live.add(record)
             progress.add(record)
@@ -81,8 +79,8 @@ def test_a_state_counts_the_last_round_and_all_of_them() -> None:
     assert state["status"] == "running"
     assert (state["round"], state["measured"], state["connected"]) == (4, 4, 4)
     assert (state["loss"], state["accuracy"], state["gap"]) == (0.5, 0.75, 0.25)
-    assert state["last"] == {"sampled": 3, "answered": 2, "rejected": 1, "clipped": 1}
-    assert state["all"] == {"sampled": 12, "answered": 8, "rejected": 4, "clipped": 4}
+    assert state["last"] == COUNTS
+    assert state["all"] == {name: 4 * count for name, count in COUNTS.items()}
     assert (state["up"], state["down"]) == (400, 4000)
     assert state["round_s"] == pytest.approx(RECORD.round_s)
     assert state["reasons"] == {"wrong shape": 4}
@@ -90,6 +88,17 @@ def test_a_state_counts_the_last_round_and_all_of_them() -> None:
     assert state["rejections"][-1] == {"round": 4, "client": "client-1", "reason": RECORD.rejected[0][1]}
     assert state["history"] == {"loss": [2.0, 0.5, 0.5], "accuracy": [0.25, 0.75, 0.75], "gap": [1.5, 0.25, 0.25]}
     assert state["left_s"] > 0
+
+
+def test_a_reply_is_counted_whether_good_or_bad_and_silence_is_none() -> None:
+    missing = [
+        ("a", "silent: no reply within 3 s"),
+        ("b", "disconnected: worker 1 (b)"),
+        ("c", "not connected: node 5"),
+    ]
+    record = replace(RECORD, cohort=[0, 1, 2, 3, 4, 5], rejected=[*missing, ("d", "oversize: 9 bytes")])
+    last = run([record]).state()["last"]
+    assert (last["sampled"], last["replied"], last["accepted"], last["rejected"]) == (6, 3, 2, 4)
 
 
 def test_a_state_is_json_also_when_the_run_diverges() -> None:
@@ -100,14 +109,10 @@ def test_a_state_is_json_also_when_the_run_diverges() -> None:
 
 
 def test_rounds_read_from_a_run_folder_give_the_same_state() -> None:
-    live, again = run(rounds(6)), LiveRun(TITLE, lambda: 4, "127.0.0.1:9090")
-    again.begin(START)
-    for record in rounds(6):
-        again.replay(as_line(record))
-    changing = ("left_s", "rounds_s", "up_s", "down_s")
-    assert {k: v for k, v in again.state().items() if k not in changing} == {
-        k: v for k, v in live.state().items() if k not in changing
-    }
+    changing = ("left_s", "rounds_s", "up_s", "down_s", "round_s")
+    states = [run(records).state() for records in (rounds(6), again(rounds(6)))]
+    shown, read = ({k: v for k, v in state.items() if k not in changing} for state in states)
+    assert shown == read
 
 
 def test_what_is_kept_of_a_long_run_is_bounded() -> None:
@@ -146,7 +151,6 @@ def test_every_state_of_ours_passes_as_one() -> None:
     assert checked(state | {"extra": [[]]}) == state, "a newer server's keys are left out"
 
 
-COUNTS = {"sampled": 3, "answered": 2, "rejected": 1, "clipped": 1}
 NO_STATES: list[tuple[str, object]] = [
     ("measured", "\x1b[2J"),
     ("round", -(10**12)),
@@ -207,8 +211,8 @@ def test_the_view_tells_how_the_run_goes() -> None:
         "12.3 ms a round",
         "4.0 kB up",
         "40.0 kB down",
-        "connected 4/5  sampled 3  answered 2  rejected 1  clipped 1",
-        "66.7 % answered  33.3 % rejected  50.0 % clipped",
+        "connected 4/5  sampled 3  accepted 2  rejected 1  clipped 1",
+        "66.7 % accepted  33.3 % rejected  50.0 % clipped",
         "127.0.0.1:9090  run folder first",
         "rejected   round 40  client-1  wrong shape: 3 values, expected 4",
     ):
@@ -328,7 +332,4 @@ def test_incomplete_rounds_and_failed_attacks_are_shown() -> None:
     assert "1 round had too few replies to use any, the last one round 2" in drawn(state)
     assert "1 reply of attackers missing because their attack failed" in drawn(state)
     assert "too few replies" not in drawn(run(rounds(3)).state())
-    followed = LiveRun(TITLE)
-    for record in records:
-        followed.replay(as_line(record) | ({"incomplete": True} if record.incomplete else {}))
-    assert followed.state()["incomplete_at"] == 2
+    assert run(again(records)).state()["incomplete_at"] == 2

@@ -19,7 +19,7 @@ from link.identity.tls import Identity, may_watch
 from server.monitor import follow as following
 from server.monitor.follow import follow_folder
 from server.monitor.live import LiveRun, State, Title
-from server.run_folder.folder import CONFIG, METRICS, SUMMARY
+from server.run_folder import CONFIG, METRICS, SUMMARY
 
 CONFIG_TEXT = """
 [federation]
@@ -149,18 +149,18 @@ def test_a_run_that_nobody_runs_is_away_and_one_that_is_locked_is_not(
         pytest.skip("needs /proc/locks to see who runs a run")
     states = follow_folder(folder, patience_s=0.2)
     next(states)
-    assert "nobody runs this now, `breakwater server --resume" in next(states)["away"]
+    assert "no server runs this now; `breakwater server --resume" in next(states)["away"]
     with (folder / METRICS).open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert "away" not in next(states)
-    with pytest.raises(ServerGone, match="nobody has run this for"):
+    with pytest.raises(ServerGone, match="no server has run this for"):
         list(states)
 
 
 def test_what_is_no_run_folder_is_told_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / METRICS).write_text('{"round": 1}\n', encoding="utf-8")
     assert main(["watch", str(folder)]) == 2
-    assert "metrics.jsonl: a line that is no round" in capsys.readouterr().err
+    assert "metrics.jsonl: not a round: " in capsys.readouterr().err
     (folder / METRICS).unlink()
     assert main(["watch", str(folder)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -204,9 +204,7 @@ def test_a_state_that_is_none_ends_the_command_with_2(
     monkeypatch.setattr(watch, "follow", lambda *_, **__: iter([state, state | {key: value}]))
     assert main(["watch", "127.0.0.1:1", *form]) == 2
     said = capsys.readouterr()
-    assert said.err.endswith(
-        f"127.0.0.1:1: sends states that cannot be read ({key}); run the same version at both ends\n"
-    )
+    assert said.err.endswith(f"127.0.0.1:1: sent an invalid state ({key}); run the same version at both ends\n")
     assert "\x1b" not in said.out + said.err
 
 
@@ -217,5 +215,5 @@ def test_the_reason_why_a_server_is_away_is_one_line(
     monkeypatch.setattr(watch, "follow", lambda *_, **__: iter([state | {"away": "\x1b[2Jgone\r\n"}, last]))
     assert main(["watch", "127.0.0.1:1"]) == 1
     said = capsys.readouterr()
-    assert said.err == "the server is away: ?[2Jgone??; looking for it\n"
+    assert said.err == "server unreachable: ?[2Jgone??; retrying\n"
     assert said.out.endswith("?[2Jover\n")

@@ -1,0 +1,121 @@
+"""The parts of a config that are one section each: what all share, [federation], and a [strategy] for each method.
+
+The sections of the methods are derived from the methods, see ``strategies.hyperparameters``.
+"""
+
+from dataclasses import MISSING, fields
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+
+from strategies.deadline import FIRST_S
+from strategies.hyperparameters import REQUIRED, Entry, Multiplier
+from strategies.method import Method
+from strategies.methods import METHODS
+from strategies.progress import STALL_ROUNDS
+
+
+class Section(BaseModel):
+    """A section of the file: unknown keys are refused, values are not converted."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, ser_json_inf_nan="constants"
+    )
+
+
+class Federation(Section):
+    """Who takes part, and how long the server waits for them."""
+
+    clients: int = Field(ge=1, le=100_000)
+    """n: how many clients there are; each holds one seat, 0 .. n-1."""
+    byzantine: int = Field(default=0, ge=0)
+    """f: how many of them may be Byzantine. In a local run the last f seats are."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Fixes everything random: the same config and seed give the same trajectory, bit for bit."""
+    server_seed: int | None = Field(default=None, ge=0, lt=2**63)
+    """Fixes, in place of ``seed``, what the server draws: the coin, the cohorts, the rule's own choices. Clients are
+    not told it, so nobody can foresee them; with ``seed``, which clients must know, they can."""
+    deadline_s: float | None = Field(default=None, gt=0)
+    """Seconds that a round waits for its replies; who has not answered by then is silent in this round. Default: learnt
+    from what rounds take, 5 to 30 s, see ``strategies.deadline``."""
+    flower_deadline_s: float = Field(default=120.0, gt=0)
+    """The same where messages go through Flower's SuperLink and SuperNodes, which poll and start a process for each."""
+    quorum: float | None = Field(default=None, gt=0, le=1)
+    """The share of the sampled clients whose replies a round needs; with fewer usable ones it goes on as if none had
+    come. Default: what the method itself needs (more than half in a full round, none elsewhere)."""
+    join_timeout_s: float = Field(default=120.0, gt=0)
+    """Seconds to wait for clients: at the start, whenever nobody is connected, and while a run is held because too few
+    of them answer; see ``stall_rounds``."""
+    stall_rounds: int = Field(default=STALL_ROUNDS, ge=1)
+    """Rounds in a row without a usable reply after which the model is held and all connected clients are asked, until
+    f + 1 of them answer; after ``join_timeout_s`` the run ends as "stalled". The same happens where fewer than f + 1
+    distinct clients had usable replies for so long that sampling cannot explain it. See ``strategies.progress``."""
+    start_with: int | None = Field(default=None, ge=1)
+    """How many clients must have joined before round 1; default: all."""
+    heartbeat_s: float = Field(default=5.0, ge=0.1)
+    """Seconds between signs of life; a peer that misses one for as long again is gone."""
+    reveal_cohort: bool = False
+    """Tell the sampled clients who else was sampled. For experiments with attackers that need to know, and for nothing
+    else."""
+
+    @property
+    def seed_of_server(self) -> int:
+        """What the server's own draws come from."""
+        return self.seed if self.server_seed is None else self.server_seed
+
+    @property
+    def last_seats(self) -> range:
+        """The last f seats, which are the Byzantine ones where one party starts all clients."""
+        return range(self.clients - self.byzantine, self.clients)
+
+    @property
+    def longest_deadline_s(self) -> float:
+        """The deadline of rounds over the link, or the most that is learnt."""
+        return FIRST_S if self.deadline_s is None else self.deadline_s
+
+
+class MethodSection(Section):
+    """What every ``[strategy]`` section has."""
+
+    method: ClassVar[type[Method]]
+
+    kind: str
+    rounds: int = Field(ge=1)
+    """How many rounds to run; after round r the model is x^r."""
+    gamma: float | str
+    """Step size: a number, or "c/L" where the task knows its L."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, key in self.method.keys().items():
+            key.check(name, dict(self))
+        return self
+
+    def holding(self, method: Method) -> Self:
+        """Return the section that gives this method, with nothing left open."""
+        return type(self)(kind=self.kind, rounds=self.rounds, **method.written())
+
+
+def section_of(method: type[Method]) -> type[MethodSection]:
+    """Return the ``[strategy]`` section of a method."""
+    found: dict[str, Any] = {"kind": (Literal[method.kind], ...)}
+    declared = {each.name: each for each in fields(method)}
+    # What a user looks for first comes first: after gamma, whether the method clips.
+    for name, key in sorted(method.keys().items(), key=lambda item: not isinstance(item[1], Multiplier)):
+        type_, default = declared[name].type, declared[name].default
+        bare = get_args(type_)[0] if get_origin(type_) is Annotated else type_
+        for written, entry in key.entries(name, bare, REQUIRED if default is MISSING else default).items():
+            found[written] = _typed(entry)
+    section = create_model(f"{method.__name__}Section", __base__=MethodSection, __doc__=method.__doc__, **found)
+    section.method = method
+    return section
+
+
+def _typed(entry: Entry) -> tuple[Any, Any]:
+    """Return a key as pydantic declares it."""
+    type_ = entry.type if entry.vet is None else Annotated[entry.type, BeforeValidator(entry.vet)]
+    return type_, Field(entry.default, description=entry.meaning or None, **entry.bounds)
+
+
+METHOD_SECTIONS = tuple(map(section_of, METHODS))
+globals().update({section.__name__: section for section in METHOD_SECTIONS})  # pickle looks classes up by name

@@ -1,0 +1,89 @@
+"""The manifest of a run, ``run.json``: what a server that goes on with it must know beside its checkpoints."""
+
+import importlib.metadata
+import json
+import platform
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from foundation.errors import ConfigError
+from foundation.files import replace_text
+from foundation.text import TextError, read_text
+from server.run_folder import CONFIG, MANIFEST
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCard:
+    """What a server that goes on with a run must know.
+
+    Args:
+        run_id: of the run: clients know by it that they need not prepare again.
+        listen: HOST:PORT that was bound, where the clients look for the server.
+        data: folder of data files.
+        config_dir: folder of the config file.
+        tls: folder of the server's certificate.
+        lives: how often a server has been started for this run.
+        lists: folder of the lists of who may take part, where it is not ``tls``.
+    """
+
+    run_id: int
+    listen: str
+    data: str | None
+    config_dir: str | None
+    tls: str | None
+    lives: int = 1
+    lists: str | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Return the manifest of a run folder.
+
+        Raises:
+            ConfigError: there is none, or one that cannot be read.
+        """
+        path = folder / MANIFEST
+        try:
+            return cls(**json.loads(read_text(path)))
+        except FileNotFoundError:
+            raise ConfigError(
+                f"--resume {folder}: no run of `breakwater server` is there ({MANIFEST} is missing)"
+            ) from None
+        except TextError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{path}: is damaged: {error}") from None
+
+    def next_life(self) -> Self:
+        """Return the manifest for the next server."""
+        return replace(self, lives=self.lives + 1)
+
+    def write(self, folder: Path, config: str) -> None:
+        """Write the manifest and the resolved config.
+
+        Raises:
+            ConfigError: the folder cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_text(folder / CONFIG, config)
+            replace_text(folder / MANIFEST, json.dumps(asdict(self), indent=2) + "\n")
+        except OSError as error:
+            raise unwritable(folder, error, goes_on=self.lives > 1) from None
+
+
+def unwritable(folder: Path, error: OSError, *, goes_on: bool = False) -> ConfigError:
+    """Return the error of a run folder that cannot be used, for a new run or for one that goes on there."""
+    fix = f"fix that, then `breakwater server --resume {folder}`" if goes_on else "give --out another folder"
+    return ConfigError(f"{folder}: cannot be written: {error.strerror or error}; {fix}")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result may depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("breakwater", "flwr", "grpcio", "numba", "numpy", "scipy", "torch"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,375 @@
+"""Writes a run folder.
+
+A full disk does not end a run: what cannot be written is kept in memory and tried again after every round.
+"""
+
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+from experiment.config import Config
+from foundation.errors import ConfigError, Unwritten
+from foundation.files import lock, replace_text, replacing
+from foundation.signals import waiting
+from server.run_folder import CONFIG, METRICS, MODEL, SUMMARY
+from server.run_folder.checkpoints import Checkpoint, Checkpoints, clear_drafts, write_arrays
+from server.run_folder.manifest import unwritable, versions
+from server.run_folder.record import from_line, kind_of, measures_to, plain, to_line
+from strategies.method import ATTACK_FAILED, Evaluation, Vector
+from strategies.strategy import RoundRecord
+
+log = logging.getLogger("breakwater.server")
+
+FROZEN = "frozen."
+"""Prefix of the arrays in the model's file that belong to the model and are not trained."""
+_RESERVE, _RESERVE_BYTES = ".reserve", 64 << 10
+"""A file that keeps room for the summary while the run goes, so that a full disk cannot lose it; and its size."""
+_MAX_UNWRITTEN = 64 << 20
+"""At most this many bytes of metrics wait in memory for room on the disk; with more the run ends."""
+
+
+_claimed: dict[Path, int] = {}
+"""The locked metrics file of each folder that this process has claimed and not opened as a RunFolder yet."""
+
+
+@contextmanager
+def claimed(path: Path, *, goes_on: bool) -> Iterator[None]:
+    """Within: no other server runs in this folder. The first RunFolder that is opened there within takes over the lock.
+
+    A server claims its folder before it listens or writes anything: one that is started by mistake on a run that is
+    going on must not touch what the other one needs.
+
+    Args:
+        path: the run folder, absolute; created with its parents.
+        goes_on: the run was begun there; else there must be none.
+
+    Raises:
+        ConfigError: see RunFolder.
+    """
+    _claimed[path] = _lock(path, goes_on=goes_on)
+    try:
+        yield
+    finally:
+        file = _claimed.pop(path, None)
+        if file is not None:  # nothing has come of it
+            if not goes_on:
+                (path / METRICS).unlink(missing_ok=True)
+            os.close(file)
+
+
+def _lock(path: Path, *, goes_on: bool) -> int:
+    """Return the metrics file of a run folder, open and locked by this process."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if (path / METRICS).exists() and not goes_on:
+            raise ConfigError(f"{path}: holds a run already; give --out another folder or remove it")
+        file = os.open(path / METRICS, os.O_RDWR | os.O_CREAT, 0o644)
+        locked = lock(file)
+    except OSError as error:
+        raise unwritable(path, error, goes_on=goes_on) from None
+    if not locked:
+        os.close(file)
+        raise ConfigError(f"{path}: another server is running this run")
+    return file
+
+
+class RunFolder:
+    """Writes one run.
+
+    Args:
+        path: created with its parents; must not hold a run already, unless that goes on.
+        checkpoint: where a run goes on that was begun here: what was written about later rounds is removed, as they
+            will be run again. None for a new one.
+
+    Raises:
+        ConfigError: the folder cannot be used, or another server uses it; the message says how to fix that.
+    """
+
+    def __init__(self, path: Path, checkpoint: Checkpoint | None = None) -> None:
+        self.path = path
+        self._rounds = self._bytes_up = self._bytes_down = 0
+        self._incomplete = self._attack_failed = 0
+        self._attack_failure = ""  # the first reason
+        self._rejected: Counter[str] = Counter()
+        self._rejected_of: dict[str, Counter[str]] = {}
+        self._names: dict[int, str] = {}
+        self._start: Evaluation | None = None
+        self._frozen: dict[str, Any] = {}
+        self._layout = ""
+        self._last: Evaluation | None = None
+        self._wall_s = 0.0 if checkpoint is None else checkpoint.wall_s  # before this server was started
+        self._began: float | None = None
+        self._unwritten = bytearray()
+        self._failing: set[str] = set()  # what could not be written at the last attempt
+        goes_on = checkpoint is not None
+        claimed = _claimed.pop(path, None)
+        self._metrics = _lock(path, goes_on=goes_on) if claimed is None else claimed
+        self._size = 0
+        try:
+            if checkpoint is not None:
+                self._go_back(checkpoint.round)
+        except OSError as error:
+            self.close()
+            raise unwritable(path, error, goes_on=goes_on) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what is open, so that another server may go on; a second call does nothing."""
+        if self._metrics >= 0:
+            os.close(self._metrics)
+            self._metrics = -1
+
+    def _go_back(self, round_: int) -> None:
+        """Take the run back to the end of a round.
+
+        Raises:
+            ConfigError: its rounds until then are not all there.
+        """
+        clear_drafts(self.path)
+        (self.path / SUMMARY).unlink(missing_ok=True)
+        with open(self._metrics, "rb", closefd=False) as lines:
+            for number, line in enumerate(lines, 1):
+                if number > round_:
+                    break
+                try:
+                    record = from_line(line, self._names)
+                    if record.round != number:
+                        raise ValueError(f"round {record.round} where {number} is due")
+                except ValueError as error:
+                    raise ConfigError(
+                        f"{self.path / METRICS}: line {number}: {error}; it cannot be continued"
+                    ) from None
+                self._count(record)
+                self._size += len(line)
+        if self._rounds < round_:
+            raise ConfigError(
+                f"{self.path / METRICS}: ends with round {self._rounds}, but the checkpoint is of round {round_}"
+            )
+        os.ftruncate(self._metrics, self._size)
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds have been added."""
+        return self._rounds
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds from the first round to now, restarts of the server included."""
+        return self._wall_s + (0.0 if self._began is None else time.monotonic() - self._began)
+
+    def begin(
+        self,
+        config: Config,
+        start: Evaluation,
+        frozen: Mapping[str, Any] = {},  # never written to
+        layout: str = "",
+    ) -> None:
+        """Write the resolved config and keep the measure of x^0; the first round follows.
+
+        Args:
+            config: resolved.
+            start: the measure of x^0.
+            frozen: arrays by name that belong to the model beside x; they go into the model's file.
+            layout: the names and shapes of what x holds, as JSON, for the file's metadata; "" where there are none.
+        """
+        self._frozen, self._layout = {f"{FROZEN}{name}": array for name, array in frozen.items()}, layout
+        self._began = time.monotonic()
+        with self._or_later(CONFIG):
+            replace_text(self.path / CONFIG, config.to_toml())
+        with suppress(OSError):  # then the disk is full already
+            (self.path / _RESERVE).write_bytes(bytes(_RESERVE_BYTES))
+        self._start = start
+
+    def add(self, record: RoundRecord) -> None:
+        """Append one round to the metrics.
+
+        Raises:
+            Unwritten: the disk has been full for so long that memory runs out too.
+        """
+        self._unwritten += (to_line(record, self._names) + "\n").encode()
+        self._count(record)
+        with self._or_later(METRICS):
+            self._flush()
+        if len(self._unwritten) > _MAX_UNWRITTEN:
+            raise Unwritten(
+                f"{self.path / METRICS}: {len(self._unwritten) >> 20} MiB wait for room on the disk, at most "
+                f"{_MAX_UNWRITTEN >> 20} do; make room, then `breakwater server --resume {self.path}`"
+            )
+
+    def save(self, model: Vector) -> None:
+        """Write the model; its file is whole at any time, and after a crash of this process."""
+        with self._or_later(MODEL):
+            self._save(model, durable=False)
+
+    def keep(self, checkpoints: Checkpoints, checkpoint: Checkpoint) -> bool:
+        """Write a checkpoint, and before it the metrics that it builds on; return whether that was possible."""
+        with self._or_later("a checkpoint"):
+            self._flush()
+            os.fsync(self._metrics)
+            checkpoints.save(checkpoint)
+            return True
+        return False
+
+    def finish(
+        self,
+        *,
+        status: str,
+        seed: int,
+        joined_s: float,
+        model: Vector | None,
+        evaluation: Evaluation | None = None,
+        stall: Mapping[str, Any] | None = None,
+        lives: int = 1,
+        patience_s: float = 0.0,
+        task: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Write summary and model, and return the summary. Where the disk stays full the summary is written alone.
+
+        Args:
+            status: "finished", "diverged", "stalled" or "interrupted".
+            seed: the run's seed.
+            joined_s: seconds before the first round, in which clients joined.
+            model: the last model; None if there is none.
+            evaluation: its measure, where it is not the model that was measured last.
+            stall: of a run that stalled, see ``StalledError.to_dict``.
+            lives: how often a server was started for this run.
+            patience_s: how long to wait for room on a full disk.
+            task: the problem constants, see ``experiment.explain.TaskFacts``.
+
+        Raises:
+            Unwritten: the disk is full, or the folder is gone.
+        """
+        last = evaluation or self._last or self._start
+        summary: dict[str, Any] = {
+            "status": status,
+            "rounds": self._rounds,
+            "loss": None,
+            "accuracy": None,
+            **(measures_to(last) if last else {}),
+            "start": measures_to(self._start) if self._start else None,
+            "bytes_up": self._bytes_up,
+            "bytes_down": self._bytes_down,
+            "wall_s": round(self.wall_s, 3),
+            "joined_s": round(joined_s, 3),
+            "rejected": dict(self._rejected),
+            "rejected_by_client": {name: dict(counts) for name, counts in sorted(self._rejected_of.items())},
+            "seed": seed,
+            "lives": lives,
+            "versions": versions(),
+        }
+        if stall is not None:
+            summary["stall"] = dict(stall)
+        if self._incomplete:
+            summary["incomplete_rounds"] = self._incomplete
+        if self._attack_failed:
+            summary["attack_failure"] = {"replies": self._attack_failed, "reason": self._attack_failure}
+        if task is not None:
+            summary["task"] = dict(task)
+
+        def write() -> None:
+            self._flush()
+            if model is not None:
+                self._save(model, durable=True)
+            self._write_summary(summary)
+
+        try:
+            self._insist(write, patience_s)
+        except Unwritten as error:
+            self._leave_summary(summary, str(error))
+            raise
+        (self.path / _RESERVE).unlink(missing_ok=True)
+        self.close()
+        return summary
+
+    def _write_summary(self, summary: Mapping[str, Any]) -> None:
+        replace_text(self.path / SUMMARY, json.dumps(summary, indent=2, default=plain) + "\n")
+
+    def _leave_summary(self, summary: Mapping[str, Any], reason: str) -> None:
+        """Write the summary alone where the disk has stayed full, into the room that was kept for it."""
+        lost = {"rounds": self._unwritten.count(b"\n"), "reason": reason}
+        with suppress(OSError):
+            (self.path / _RESERVE).unlink(missing_ok=True)
+            self._write_summary({**summary, "unwritten": lost})
+
+    def _count(self, record: RoundRecord) -> None:
+        """Add a round to the sums of the summary."""
+        self._rounds = record.round
+        self._bytes_up += record.bytes_up
+        self._bytes_down += record.bytes_down
+        self._incomplete += record.incomplete
+        for name, reason in record.rejected:
+            kind = kind_of(reason)
+            if kind == ATTACK_FAILED:
+                self._attack_failed += 1
+                self._attack_failure = self._attack_failure or reason.partition(": ")[2]
+            self._rejected[kind] += 1
+            self._rejected_of.setdefault(name, Counter())[kind] += 1
+        self._last = record.evaluation or self._last
+
+    def _flush(self) -> None:
+        """Write the lines that wait.
+
+        Raises:
+            OSError: not all of them could be written; what is in the file is whole lines.
+        """
+        written = 0
+        try:
+            while written < len(self._unwritten):
+                written += os.pwrite(self._metrics, self._unwritten[written:], self._size + written)
+        finally:
+            whole = self._unwritten.rfind(b"\n", 0, written) + 1
+            if whole < written:
+                os.ftruncate(self._metrics, self._size + whole)
+            self._size += whole
+            del self._unwritten[:whole]
+
+    def _save(self, model: Vector, *, durable: bool) -> None:
+        arrays = {"x": model, **self._frozen}
+        metadata = {"layout": self._layout} if self._layout else None
+        with replacing(self.path / MODEL, durable=durable) as draft:
+            write_arrays(arrays, draft, metadata)
+
+    @contextmanager
+    def _or_later(self, what: str) -> Iterator[None]:
+        """Within: log a failed write once, and its recovery once; the run goes on."""
+        try:
+            yield
+        except OSError as error:
+            if what not in self._failing:
+                log.error("%s: %s cannot be written: %s; trying again", self.path, what, error.strerror or error)
+            self._failing.add(what)
+        else:
+            if what in self._failing:
+                self._failing.discard(what)
+                log.warning("%s: %s can be written again", self.path, what)
+
+    def _insist(self, write: Callable[[], None], patience_s: float) -> None:
+        """Write what must not be lost, again and again for a while."""
+        end = time.monotonic() + patience_s
+        while True:
+            try:
+                write()
+            except OSError as error:
+                problem = f"{self.path}: the results cannot be written: {error.strerror or error}"
+                if time.monotonic() >= end or waiting():
+                    raise Unwritten(f"{problem}; fix that, then `breakwater server --resume {self.path}`") from None
+                if "results" not in self._failing:
+                    self._failing.add("results")
+                    log.error("%s; trying again for %g s", problem, patience_s)
+                time.sleep(min(1.0, patience_s))
+            else:
+                return

@@ -1,0 +1,26 @@
+"""The table of the methods that a config can name; a new one is one line here."""
+
+from strategies.byz_dasha_page import ByzDashaPage
+from strategies.byz_ef21 import ByzEF21, ByzEF21BC
+from strategies.byz_vr_marina import ByzVRMarina
+from strategies.byz_vr_marina_2 import ByzVRMarina2
+from strategies.byz_vr_marina_pp import ByzVRMarinaPP
+from strategies.local_sgd import LocalSGD
+from strategies.method import Method
+from strategies.robust_momentum_sgd import RobustMomentumSGD
+from strategies.robust_sgd import RobustSGD
+from strategies.rosdhb import RoSDHB, RoSDHBLocal
+
+METHODS: tuple[type[Method], ...] = (
+    ByzVRMarinaPP,
+    ByzVRMarina,
+    ByzVRMarina2,
+    RobustSGD,
+    RobustMomentumSGD,
+    LocalSGD,
+    ByzDashaPage,
+    ByzEF21,
+    ByzEF21BC,
+    RoSDHB,
+    RoSDHBLocal,
+)
