@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 from flwr.app import RecordDict
 
-from experiment.opened import CONFIG, Experiment, code_fingerprint
+from experiment.code import Code, code_fingerprint
+from experiment.opened import CONFIG, Experiment
 from link import codec
 from link.grid import StreamGrid
 from link.identity.access import AccessControl
@@ -17,21 +18,25 @@ log = logging.getLogger("breakwater.server")
 
 
 def judge_of(experiment: Experiment) -> Callable[[str, str], str | None]:
-    """Return what compares a client's task with the server's: a reason why the client cannot take part, or None.
+    """Return what compares a client's task and code with the server's: why the client cannot take part, or None.
 
-    What differs by no more than processors round is logged once.
+    Other code that may take part, and what differs by no more than processors round, is logged once.
     """
-    mine = experiment.identity
-    told: set[str] = set()
+    mine, code = experiment.identity, Code.here(experiment.config)
+    mixed = experiment.config.federation.same_code == "warn"  # else a fingerprint has proved that the code is the same
+    logged: set[str] = set()
 
-    def judge(name: str, said: str) -> str | None:
-        theirs = TaskIdentity.parse(said)
-        found = theirs.differences(mine)
+    def judge(name: str, report: str) -> str | None:
+        theirs, runs = TaskIdentity.parse(report), Code.read(report)
+        found = [*(runs.differences(code) if mixed else ()), *theirs.differences(mine)]
         if found:
             return f"{'; '.join(found)}: give both ends the same"
+        if mixed and runs.fingerprint != code.fingerprint and (other := f"{name} runs {runs}") not in logged:
+            logged.add(other)
+            log.warning('%s, this server %s: it takes part because federation.same_code = "warn"', other, code)
         for what in theirs.roundings(mine):
-            if what not in told:
-                told.add(what)
+            if what not in logged:
+                logged.add(what)
                 log.warning(
                     "%s of %s is not the same to the last bit as here: its processor or its versions round otherwise, "
                     "so that other machines may not repeat this run to the last bit; reported once",
@@ -81,4 +86,5 @@ def open_link(
         access=access,
         held=held,
         judge=judge_of(experiment),
+        same_code=federation.same_code == "required",
     )

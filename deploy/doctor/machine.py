@@ -185,7 +185,7 @@ def loops(probe: Answer) -> Iterator[Finding]:
 
 def code() -> Iterator[Finding]:
     """Say which code this is; server and clients must agree."""
-    from experiment.opened import code_fingerprint
+    from experiment.code import code_fingerprint
 
     yield ok("code", f"fingerprint {code_fingerprint()}, the same at server and clients of one run")
 

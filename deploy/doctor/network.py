@@ -115,7 +115,7 @@ async def _ask(address: Address, identity: Identity | None, route: Route) -> Fin
     theirs = re.search(r"this server runs '([0-9a-f]{12})'", answer.refusal)
     if theirs is None:
         return problem("connect", f"{address}: refused: {answer.refusal[:300]}", _TABLE)
-    from experiment.opened import code_fingerprint
+    from experiment.code import code_fingerprint
 
     if theirs[1] != code_fingerprint():
         return problem(

@@ -236,6 +236,7 @@ class RunFolder:
         lives: int = 1,
         patience_s: float = 0.0,
         task: Mapping[str, Any] | None = None,
+        code: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Write summary and model, and return the summary. Where the disk stays full the summary is written alone.
 
@@ -249,6 +250,7 @@ class RunFolder:
             lives: how often a server was started for this run.
             patience_s: how long to wait for room on a full disk.
             task: the problem constants, see ``experiment.explain.TaskFacts``.
+            code: which code server and clients run, where they do not all run the same.
 
         Raises:
             Unwritten: the disk is full, or the folder is gone.
@@ -279,6 +281,8 @@ class RunFolder:
             summary["attack_failure"] = {"replies": self._attack_failed, "reason": self._attack_failure}
         if task is not None:
             summary["task"] = dict(task)
+        if code is not None:
+            summary["code"] = dict(code)
 
         def write() -> None:
             self._flush()

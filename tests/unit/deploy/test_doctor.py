@@ -28,7 +28,7 @@ from deploy.certs import init, issue, revoke
 from deploy.cli import main
 from deploy.doctor import Finding, data, machine, network, party
 from deploy.doctor.findings import guarded, ok
-from experiment.opened import code_fingerprint
+from experiment.code import code_fingerprint
 from link import flwr_compat
 from link.address import Address
 from link.grid import StreamGrid
