@@ -25,8 +25,8 @@ from link import flwr_compat, loop
 from link import link_pb2 as pb
 from link.address import Address
 from link.calls import Call, FramedGrid
-from link.guard import HELLO_BYTES, HELLO_S, LOOK_S, Bans, Door, NoHello, limits
-from link.identity.access import Guests
+from link.guard import HELLO_BYTES, HELLO_S, SCAN_S, Backoff, ConnectionGuard, NoHello, limits
+from link.identity.access import AccessControl
 from link.identity.tls import may_watch, peer_certificate, peer_name
 from link.memory import keep_buffers
 from link.seats import NoSeat, Seat
@@ -79,7 +79,7 @@ class StreamGrid(FramedGrid):
         heartbeat_s: seconds between pings to a client; without an answer for as long again it is gone.
         credentials: for TLS, see ``link.identity.tls``: a client then has the name of its certificate, and can claim no
             other. None for an open port.
-        guests: who may be here now, by certificate, so with ``credentials`` only: a client that may not, or not any
+        access: who may be here now, by certificate, so with ``credentials`` only: a client that may not, or not any
             more, is told so and cut off (``revoked:``, ``not listed:``). It keeps its seat, which is that of its name.
             None takes everybody whom ``credentials`` take.
         held: seats that are kept for clients by name, from an earlier server of the same run.
@@ -97,7 +97,7 @@ class StreamGrid(FramedGrid):
         max_reply_bytes: int,
         heartbeat_s: float = 5.0,
         credentials: grpc.ServerCredentials | None = None,
-        guests: Guests | None = None,
+        access: AccessControl | None = None,
         held: Mapping[str, int] = {},  # never written to
         reply_bound: Callable[[RecordDict], int] | None = None,
         judge: Callable[[str, str], str | None] | None = None,
@@ -111,16 +111,18 @@ class StreamGrid(FramedGrid):
         self._judge = judge
         self._heartbeat_s = heartbeat_s
         self._credentials = credentials
-        self._guests = guests
+        self._access = access
         self._watch: asyncio.Task[None] | None = None
         self._late: deque[str] = deque(maxlen=_MOST_LATE)  # guarded by ``changed``, as the next two
         self._unfit: dict[str, str] = {}  # why a client was not taken when it was ready, by name
         self._ready: dict[int, Stream] = {}  # by node id
         self._streams: set[Stream] = set()  # the loop's own, as what follows
-        self._door = Door(lambda: [*(stream.context.peer() for stream in self._streams), *self._watchers.peers()])
-        self._watchers = Watchers(self._door, self._admit_watcher, self._flaw_of_watcher)
-        self._bans = Bans()
-        self._doorman: asyncio.Task[None] | None = None
+        self._guard = ConnectionGuard(
+            lambda: [*(stream.context.peer() for stream in self._streams), *self._watchers.peers()]
+        )
+        self._watchers = Watchers(self._guard, self._admit_watcher, self._flaw_of_watcher)
+        self._backoff = Backoff()
+        self._guarding: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -244,10 +246,10 @@ class StreamGrid(FramedGrid):
         else:
             port = self._server.add_secure_port(address, self._credentials)
         await self._server.start()
-        self._door.open(port)
-        self._doorman = asyncio.ensure_future(self._keep_the_door())
-        if self._guests is not None:
-            self._watch = asyncio.ensure_future(self._keep_looking(self._guests))
+        self._guard.open(port)
+        self._guarding = asyncio.ensure_future(self._guard_connections())
+        if self._access is not None:
+            self._watch = asyncio.ensure_future(self._keep_looking(self._access))
         return port
 
     async def _session(self, _: object, context: Any) -> None:
@@ -267,19 +269,19 @@ class StreamGrid(FramedGrid):
     async def _greet(self, context: Any) -> Stream | None:
         """Answer the first frame of a stream; return the stream if its client is taken."""
         try:
-            raw = await self._door.hello(context)
+            raw = await self._guard.hello(context)
             hello = Reader(HELLO_BYTES).feed(raw)
             if not isinstance(hello, pb.Hello):
                 raise NoHello(f"a {type(hello).__name__} in its place")
         except (WireError, NoHello) as error:
-            self._door.warn("%s: no hello: %s", context.peer(), error)
-            self._door.show_out(context.peer())
+            self._guard.warn("%s: no hello: %s", context.peer(), error)
+            self._guard.reject(context.peer())
             return None
         try:
-            self._bans.check(hello.name)
+            self._backoff.check(hello.name)
             seat, settings = self._admit(hello, context)
         except NoSeat as refusal:
-            self._door.warn("%s: refused: %s", context.peer(), refusal)
+            self._guard.warn("%s: refused: %s", context.peer(), refusal)
             with suppress(TimeoutError):  # who takes nothing is not waited for
                 async with asyncio.timeout(HELLO_S):
                     await context.write(control_frame(pb.Refusal(reason=str(refusal), retry=refusal.retry)))
@@ -305,7 +307,7 @@ class StreamGrid(FramedGrid):
         except BaseException as error:
             self._detach(stream)
             if isinstance(error, TimeoutError):
-                self._door.warn("%s: %s does not take its welcome", context.peer(), seat.name)
+                self._guard.warn("%s: %s does not take its welcome", context.peer(), seat.name)
                 return None
             raise
         self._streams.add(stream)
@@ -316,7 +318,7 @@ class StreamGrid(FramedGrid):
             raise NoSeat(f"protocol version {hello.protocol}: this server speaks version {PROTOCOL}")
         if self._credentials is not None and (certified := peer_name(context)) != hello.name:
             raise NoSeat(f"name {hello.name[:80]!r}: this client's certificate is for {certified!r}")
-        if self._guests is not None and (flaw := self._guests.flaw_of(peer_certificate(context))) is not None:
+        if self._access is not None and (flaw := self._access.flaw_of(peer_certificate(context))) is not None:
             raise NoSeat(flaw)
         if self._credentials is not None and may_watch(peer_certificate(context)):
             raise NoSeat("this certificate is for watching; `breakwater certs issue DIR NAME` makes a client's")
@@ -356,16 +358,16 @@ class StreamGrid(FramedGrid):
         return f"{peer_name(context)}, by its certificate,"
 
     def _flaw_of_watcher(self, context: Any) -> str | None:
-        return None if self._guests is None else self._guests.flaw_of(peer_certificate(context), watches=True)
+        return None if self._access is None else self._access.flaw_of(peer_certificate(context), watches=True)
 
-    async def _keep_looking(self, guests: Guests) -> None:
+    async def _keep_looking(self, access: AccessControl) -> None:
         """Cut off who may not be here any more."""
         while True:
             await asyncio.sleep(_LOOK_S)
             try:
-                guests.look()
+                access.look()
                 for stream in list(self._streams):
-                    flaw = guests.flaw_of(stream.certificate)
+                    flaw = access.flaw_of(stream.certificate)
                     if flaw is not None and stream.goodbye is None:
                         self._cut_off(stream, flaw)
                 self._watchers.look()
@@ -385,7 +387,7 @@ class StreamGrid(FramedGrid):
 
     def _turn_away(self, stream: Stream, flaw: str) -> None:
         """Refuse a client that is ready for another task than this server's."""
-        self._door.warn("%s: refused: %s", stream.seat.name, flaw)
+        self._guard.warn("%s: refused: %s", stream.seat.name, flaw)
         with self.changed:
             if stream.seat.name in self._unfit or len(self._unfit) < _MOST_UNFIT:
                 self._unfit[stream.seat.name] = flaw
@@ -401,27 +403,27 @@ class StreamGrid(FramedGrid):
         """End a stream that has not ended by itself, and its connection."""
         if not stream.gone.is_set():
             stream.cut.set()
-            self._door.show_out(stream.context.peer())
+            self._guard.reject(stream.context.peer())
 
-    async def _keep_the_door(self) -> None:
-        """Hang up on strangers, and on clients that take nothing."""
+    async def _guard_connections(self) -> None:
+        """Disconnect unauthenticated peers, and clients that do not read."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(SCAN_S)
             try:
                 late = time.monotonic() - _SEND_S
                 for stream in list(self._streams):
                     if stream.sending_since is not None and stream.sending_since < late and not stream.cut.is_set():
-                        self._ban(stream, f"it has taken nothing for {_SEND_S:g} s")
+                        self._back_off(stream, f"it has taken nothing for {_SEND_S:g} s")
                         stream.cut.set()
-                self._door.look()
-            except Exception:  # whatever it is, strangers that come later must still be looked at
+                self._guard.scan()
+            except Exception:  # whatever it is, later peers must still be checked
                 _log.exception("cannot look who is connected; trying again")
 
-    def _ban(self, stream: Stream, reason: str) -> None:
+    def _back_off(self, stream: Stream, reason: str) -> None:
         """Note that a client's stream ends for what it did: its connection ends too, and it is refused for a while."""
-        seconds = self._bans.ban(stream.seat.name)
+        seconds = self._backoff.add(stream.seat.name)
         _log.warning("%s: cut off: %s; it may come back in %g s", stream.seat.name, reason, seconds)
-        self._door.show_out(stream.context.peer())
+        self._guard.reject(stream.context.peer())
 
     async def _read(self, stream: Stream) -> None:
         """Take what a client sends, until it ends the stream or has misbehaved too often."""
@@ -433,7 +435,7 @@ class StreamGrid(FramedGrid):
             try:
                 frame = stream.reader.feed(raw)
             except Endless as error:
-                self._ban(stream, error.reason)
+                self._back_off(stream, error.reason)
                 return
             except WireError as error:
                 self._answer(stream, stream.busy, error.reason)
@@ -462,7 +464,7 @@ class StreamGrid(FramedGrid):
                     stream.strike(f"a pass on what it was not asked, number {frame.id}")
             elif frame is not None:
                 self._answer(stream, stream.busy, f"out of order: a {type(frame).__name__} from a client")
-        self._ban(stream, f"{stream.strikes} frames that nobody asked for")
+        self._back_off(stream, f"{stream.strikes} frames that nobody asked for")
 
     def _answer(self, stream: Stream, call: Call | None, answer: Parcel | str) -> None:
         """Take a client's reply, or the flaw of what it sent, as the answer to the instruction that it has."""
@@ -517,9 +519,9 @@ class StreamGrid(FramedGrid):
     async def _shut_down(self, reason: str, final: bool) -> None:
         if self._watch is not None:
             self._watch.cancel()
-        if self._doorman is not None:
-            self._doorman.cancel()
-        self._door.close()
+        if self._guarding is not None:
+            self._guarding.cancel()
+        self._guard.close()
         streams = list(self._streams)
         for stream in streams:
             stream.goodbye = control_frame(pb.Goodbye(reason=reason, final=final))
@@ -531,7 +533,7 @@ class StreamGrid(FramedGrid):
             await asyncio.wait_for(gone, _GOODBYE_S)
         for stream in streams:  # one that has stopped may hold half an instruction of any length: it gets no goodbye
             stream.cut.set()
-        self._door.hang_up(stream.context.peer() for stream in streams if not stream.gone.is_set())
+        self._guard.disconnect(stream.context.peer() for stream in streams if not stream.gone.is_set())
         if self._server is not None:
             await self._server.stop(_GOODBYE_S)
 
