@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
-from flwr.app import RecordDict
 
 from experiment.code import Code, code_fingerprint
 from experiment.opened import CONFIG, Experiment
@@ -70,17 +70,13 @@ def open_link(
     config, method = experiment.config.for_clients().to_toml(), experiment.method
     task = experiment.identity.written()
     dim, dtype, federation = experiment.problem.dim, experiment.problem.dtype, experiment.config.federation
-
-    def reply_bound(content: RecordDict) -> int:
-        return codec.reply_bound(content, method, dim, dtype)
-
     return StreamGrid(
         run_id=run_id,
         clients=federation.clients,
         welcome=lambda name, worker: {CONFIG: config, TASK: task},
         fingerprint=code_fingerprint(),
         max_reply_bytes=codec.max_reply_bytes(dim, dtype),
-        reply_bound=reply_bound,
+        reply_bound=partial(codec.reply_bound, method=method, dim=dim, dtype=dtype),
         heartbeat_s=federation.heartbeat_s,
         credentials=credentials,
         access=access,
