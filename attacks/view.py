@@ -41,8 +41,8 @@ class View:
         sampled_byzantine: how many of those are Byzantine, this seat included.
         x: the model that the server asks about, shape (d,).
         x0: the model that the run started from, shape (d,).
-        g: the server's previous aggregate, worked out from its last step, shape (d,); None where it missed that step, and
-            where messages are differences of gradients, which it is not to be compared with.
+        g: the server's previous aggregate, worked out from its last step, shape (d,); None where it missed that step,
+            and where messages are differences of gradients, which it is not to be compared with.
         gamma: the server's step size.
         aggregate: returns what the server would make of any number of rows, at least 1, clipping and rule included.
     """
