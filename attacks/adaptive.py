@@ -27,7 +27,8 @@ _INSIDE = 1 - 1e-6
 class OptimalALIE(Attack):
     """A little is enough, with the best z: send mu - z sigma with the z > 0 that moves the server's aggregate furthest.
 
-    The search (``attacks.search``) runs the server's whole pipeline, clipping and pre-steps included, 19 times a round.
+    The search (``attacks.search``) runs the server's whole pipeline, clipping and pre-aggregators included, 19 times a
+    round.
 
     Source:
         Baruch, Baruch, Goldberg (NeurIPS 2019), for the direction; Shejwalkar, Houmansadr (NDSS 2021) and Allouah et

@@ -285,8 +285,8 @@ def warnings(config: Config) -> Iterator[str]:
         share, most = expected_byzantine(size, n, f), rule.tolerates(size)
         if rule.defends and most < share:
             yield (
-                f"strategy.{key} = {size}: about {share} of them are Byzantine and {rule.kind} with its pre-steps "
-                f"tolerates {most}; only clipping limits what such a round can do"
+                f"strategy.{key} = {size}: about {share} of them are Byzantine and {rule.kind} with its pre-"
+                f"aggregators tolerates {most}; only clipping limits what such a round can do"
             )
         for step in rule.pre:
             rows, spoilt = step.after(size, share)

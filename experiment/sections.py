@@ -64,6 +64,11 @@ class Federation(Section):
         return self.seed if self.server_seed is None else self.server_seed
 
     @property
+    def last_seats(self) -> range:
+        """The last f seats, which are the Byzantine ones where one party starts all clients."""
+        return range(self.clients - self.byzantine, self.clients)
+
+    @property
     def longest_deadline_s(self) -> float:
         """The deadline of rounds over the link, or the most that is learnt."""
         return FIRST_S if self.deadline_s is None else self.deadline_s

@@ -9,6 +9,7 @@
     │   │   └── OtherTask         because the two have not loaded the same task
     │   ├── ServerGone            the server has not answered for longer than the client's patience
     │   └── WireError             a peer sent bytes that are no message, or too many of them
+    ├── RunEndedError             a run that cannot go on: no client came, or too few answer (``strategies.hold``)
     ├── ProcessEnded              a process that a run cannot do without has ended
     ├── Unwritten                 a run whose results or books could not be written down
     ├── Silent                    raised by a ClientApp that sends no reply at all (a Byzantine fault)
@@ -24,10 +25,6 @@ from foundation.faults import Fault
 if TYPE_CHECKING:
     from flwr.app import RecordDict
 
-RESIDENT = "resident"
-"""The key in a node config that says: this ClientApp stays in the process of the link's client end, which understands
-Silent and Broken. To Flower's own nodes they are exceptions like any other."""
-
 
 class BreakwaterError(Exception):
     """Base of all errors of this project that a caller may want to catch."""
@@ -39,6 +36,10 @@ class ConfigError(BreakwaterError):
 
 class Unwritten(BreakwaterError):  # noqa: N818  # the name says what happened
     """A run's results or books could not be written down; it can be continued from its last checkpoint."""
+
+
+class RunEndedError(BreakwaterError):
+    """A run ended before its last round, because of its clients; with what it has it can be resumed."""
 
 
 class ProcessEnded(BreakwaterError):  # noqa: N818  # the name says what happened

@@ -22,13 +22,13 @@ from experiment.config import (
     CheckpointSection,
     CompressorUnion,
     EvaluationSection,
-    PreStepUnion,
+    PreAggregatorUnion,
     StrategyUnion,
     TaskUnion,
     kinds_of,
 )
 from experiment.sections import Federation, MethodSection
-from strategies.aggregators.preaggregators import PreStep
+from strategies.aggregators.preaggregators import PreAggregator
 
 HEAD = """---
 search:
@@ -46,7 +46,11 @@ SECTIONS: tuple[tuple[str, str, Any], ...] = (
     ("[task]", "Model, loss, data, and who holds which of them.", TaskUnion),
     ("[strategy]", "The method and its hyper-parameters.", StrategyUnion),
     ("[aggregator]", 'The robust rule. Without this section: `kind = "cm"`.', AggregatorUnion),
-    ("Pre-steps", "What `pre` of `[aggregator]` may hold, by name or as `{ kind = ..., KEY = ... }`.", PreStepUnion),
+    (
+        "Pre-aggregators",
+        "What `pre` of `[aggregator]` may hold, by name or as `{ kind = ..., KEY = ... }`.",
+        PreAggregatorUnion,
+    ),
     ("[compressor]", 'How replies are compressed. Without this section: `kind = "identity"`.', CompressorUnion),
     ("[attack]", "What Byzantine clients of a local run do, and what they know. Optional.", AttackUnion),
     ("[evaluation]", "When the server measures the model.", EvaluationSection),
@@ -158,8 +162,8 @@ def form(annotation: Any) -> str:
         return form(get_args(annotation)[0])
     if origin is Literal:
         return " or ".join(f"`{value(choice).strip('`')}`" for choice in get_args(annotation))
-    if origin in (Union, types.UnionType) and annotation in (PreStep, PreStepUnion):
-        return "pre-steps"
+    if origin in (Union, types.UnionType) and annotation in (PreAggregator, PreAggregatorUnion):
+        return "pre-aggregators"
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(word for word in map(form, get_args(annotation)) if word))
     if isinstance(annotation, type) and issubclass(annotation, Enum):

@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING.md, put into a copy of the tree as the page says, train federations there."""
+"""The examples of CONTRIBUTING.md train federations in a copy of the tree, registered as the page describes."""
 
 import json
 import os
@@ -35,7 +35,7 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
     "normalised-sgd": {"strategy": {**BASE["strategy"], "kind": "normalised-sgd"}},
     "heavy-ball": {"strategy": {"kind": "heavy-ball", "rounds": 40, "gamma": 0.5}},
 }
-"""By kind, the sections of BASE that become others."""
+"""The sections of BASE that each example replaces, by kind."""
 TRAIN = """
 import json, sys
 from pathlib import Path
@@ -52,7 +52,7 @@ for name, text in json.loads(sys.argv[1]).items():
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the packages with the page's examples in it, registered as the page says."""
+    """A copy of the packages with the page's examples in it, registered as the page describes."""
     tree = tmp_path_factory.mktemp("tree")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "docker", "kubernetes"))
@@ -86,7 +86,7 @@ def register(tree: Path, table: str, module: str, name: str) -> None:
 
 
 def ran(tree: Path, *command: str | Path) -> str:
-    """Run a command in the tree, where Python finds its packages first; return what it printed."""
+    """Run a command in the tree, with its packages first on Python's path; return its output."""
     env = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -94,15 +94,15 @@ def ran(tree: Path, *command: str | Path) -> str:
 
 
 def text_of(*kinds: str) -> str:
-    """Return a config with the examples of these kinds in it."""
+    """Return a config that uses the examples of these kinds."""
     changes = {section: keys for kind in kinds for section, keys in EXAMPLES[kind].items()}
     return tomli_w.dumps({**BASE, **changes})
 
 
 def test_the_examples_train_a_federation(tree: Path, tmp_path: Path) -> None:
     texts = {kind: text_of(kind) for kind in EXAMPLES} | {"all": text_of(*EXAMPLES).replace("200", "3")}
-    told = ran(tree, sys.executable, "-c", TRAIN, json.dumps(texts), tmp_path)
-    assert all(kind in told for kind in EXAMPLES), "breakwater check explains them"
+    output = ran(tree, sys.executable, "-c", TRAIN, json.dumps(texts), tmp_path)
+    assert all(kind in output for kind in EXAMPLES), "breakwater check explains them"
     for name in texts:
         summary = summary_of(tmp_path / name)
         assert (summary["status"], summary["rejected"]) == ("finished", {}), name

@@ -5,11 +5,14 @@ from functools import cache
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from client import worker as workers
-from client.app import app, make_worker
+from client.answers import client_app, visit
+from client.app import make_worker
+from client.coalition import Coalition, CoalitionMember
+from client.node_config import NodeConfig
 from experiment.config import parse, resolve
 from experiment.opened import Experiment
-from foundation.errors import RESIDENT, Broken, Silent, WireError
+from experiment.run_config import RunConfig
+from foundation.errors import Broken, Silent, WireError
 from foundation.faults import Fault
 from link import codec, flwr_compat
 from link.replies import broken
@@ -79,26 +82,23 @@ def test_on_a_grid_without_our_link_each_is_rejected_as_its_nearest(
 
 
 def ask_attacker(fault: Fault, round_: int, *, resident: bool) -> Message:
-    """Run the ClientApp of the attacker on a question about the starting point."""
+    """Have the attacker answer a question about the starting point."""
     opened = experiment(fault)
-    node_config: dict[str, str | float | bool] = {"partition-id": 3, "attack": "wire"}
-    if resident:
-        node_config[RESIDENT] = True
-    context = Context(run_id=71, node_id=next(_nodes), node_config=node_config, state=RecordDict(), run_config={})
-    workers.keep(71, context.node_id, make_worker(opened, context))
     message = flwr_compat.instruction(
         codec.write_ask(Ask(round_, "gradient", {"x": opened.problem.initial()})),
         run_id=71,
-        node_id=context.node_id,
+        node_id=72,
         message_id="1",
         message_type="train",
         group_id="1",
         ttl_s=8.0,
     )
-    return app(message, context)
-
-
-_nodes = iter(range(1, 1000))
+    if not resident:
+        worker = make_worker(opened, NodeConfig(partition=3, attack="wire"), RunConfig(""))
+        return visit(message, RecordDict(), lambda: worker)
+    assert opened.config.attack is not None
+    brain = Coalition(opened, opened.config.attack)
+    return client_app(CoalitionMember(brain, 3))(message, Context(71, 72, {}, RecordDict(), {}))
 
 
 @pytest.mark.parametrize("fault", sorted(BELOW))

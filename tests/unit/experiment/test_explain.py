@@ -177,8 +177,8 @@ def test_a_rule_that_trusts_a_row() -> None:
 
 def test_a_cohort_too_small_for_its_rule() -> None:
     assert warned("aggregator.kind=krum") == [
-        "strategy.cohort = 4: about 1 of them are Byzantine and krum with its pre-steps tolerates 0; only clipping "
-        "limits what such a round can do"
+        "strategy.cohort = 4: about 1 of them are Byzantine and krum with its pre-aggregators tolerates 0; only "
+        "clipping limits what such a round can do"
     ]
 
 
