@@ -219,7 +219,7 @@ def _along_top_variance(rows: Rows) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, kw_only=True)
 class ROP(Attack):
-    """Relocated orthogonal perturbation: stand where the server stood last, and push at an angle that clipping misses.
+    """Relocated orthogonal perturbation: start from the last aggregate, and push at an angle that clipping misses.
 
     With the server's previous aggregate g and the reference u = lam g + (1 - lam) mu, send
 

@@ -60,15 +60,15 @@ class Attack(ABC):
 
     @property
     def needs_cohort(self) -> bool:
-        """Whether the attacker must be told who was sampled: to count them, or to know what they will send."""
+        """Whether the attacker must know who was sampled: to count them, or to work out what they will send."""
         return self.counts_cohort or self.view == "omniscient"
 
     def flaw(self, n: int, f: int) -> str | None:
-        """Say why this attack cannot run with f Byzantine ones of n clients, or None if it can."""
+        """Return why this attack cannot run with f Byzantine ones of n clients; None if it can."""
         return None
 
     def remark(self, n: int, f: int) -> str | None:
-        """Say what a user should know about this attack with f Byzantine ones of n clients; None for nothing."""
+        """Return a warning about this attack with f Byzantine ones of n clients; None for none."""
         if self.needs_spread and self.view == "coalition" and f == 1:
             return (
                 f'{self.kind} with view "coalition" and one Byzantine client knows a single message, which has no '
@@ -79,8 +79,8 @@ class Attack(ABC):
     def __call__(self, view: View, rng: np.random.Generator) -> Vector | None:
         """Choose what the server is to aggregate.
 
-        Nothing is warned of or raised whatever numbers the messages in view hold: a model that diverges is the server's
-        to notice.
+        It neither warns nor raises, whatever numbers the messages in view hold: the server notices a model that
+        diverges.
 
         Args:
             view: what this seat knows.

@@ -1,4 +1,4 @@
-"""The classical attacks. Every one is a frozen dataclass; ``attack`` says how they are called.
+"""The classical attacks. Each is a frozen dataclass; ``attack`` has the interface.
 
 Those that use only what any client has come first, then those that start from the honest messages in view. The letters
 are the papers': mu and sigma, mean and standard deviation of the honest rows per coordinate; x, x^0, gamma. Attacks
@@ -21,7 +21,7 @@ from strategies.vectors import mean_of_rows
 
 @dataclass(frozen=True, kw_only=True)
 class BitFlip(Repack):
-    """Send -v in place of v: the opposite of its own honest message."""
+    """Send -v in place of the honest message v."""
 
     kind: Literal["bf"] = "bf"
 

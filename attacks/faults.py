@@ -22,7 +22,7 @@ class WireFault(Attack):
     """Send the honest message in a reply that is broken.
 
     Args:
-        fault: what goes wrong, or several of them: then worker i shows number i modulo their count.
+        fault: what goes wrong, or several of them: then worker i has number i modulo their count.
     """
 
     kind: Literal["wire"] = "wire"
@@ -48,7 +48,7 @@ class Faulty:
     Args:
         fault: how.
         packet: what it carries.
-        round: the round that the reply says it answers.
+        round: the round that the reply claims to answer.
         delay_s: seconds until it is sent, where it is to be late.
         last: whether no other round follows.
     """

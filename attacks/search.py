@@ -9,7 +9,7 @@ from strategies.method import Rows, Vector
 from strategies.vectors import norm
 
 COARSE: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6)
-"""Factors that a search without a grid of its own begins with."""
+"""Factors that a search begins with by default."""
 REFINEMENTS = 4
 """How often such a search then halves the interval around the best factor; costs two runs of the rule each."""
 

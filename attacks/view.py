@@ -1,7 +1,7 @@
 """What an attacker knows when it must answer: the type of its view, in three strengths.
 
 * ``own``: this seat's own data only.
-* ``coalition``: the data of all its fellows too. Their rows stand in for the honest ones, whom they resemble.
+* ``coalition``: the data of all Byzantine seats. Their rows serve as a model of the honest ones.
 * ``omniscient``: also what the honest clients of this round will send.
 
 A ``View`` carries what is cheap, and what is not as a function, so that an attack that needs no gradient costs none.
@@ -41,8 +41,8 @@ class View:
         sampled_byzantine: how many of those are Byzantine, this seat included.
         x: the model that the server asks about, shape (d,).
         x0: the model that the run started from, shape (d,).
-        g: the server's previous aggregate, told by its last step, shape (d,); None where that step was not seen, and
-            where messages are differences of gradients, which it is not to be compared with.
+        g: the server's previous aggregate, worked out from its last step, shape (d,); None where it missed that step,
+            and where messages are differences of gradients, which it is not to be compared with.
         gamma: the server's step size.
         aggregate: returns what the server would make of any number of rows, at least 1, clipping and rule included.
     """

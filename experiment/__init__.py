@@ -1,1 +1,1 @@
-"""One experiment: its config, the loaded task that belongs to it, and what `breakwater check` says of both."""
+"""One experiment: its config, the loaded task that belongs to it, and what `breakwater check` reports."""

@@ -181,29 +181,27 @@ class Config(Section):
                 f"federation.start_with = {start_with}: must be at least byzantine + 1 = {f + 1}; fewer may all be "
                 "attackers, and no round would count"
             )
+        steps = " and ".join(step.kind for step in self.aggregator.pre)
+        rule = f'aggregator.kind = "{self.aggregator.kind}"{" after " if steps else ""}{steps}'
         for key, size in self.cohorts.items():
             if size > n:
                 yield f"strategy.{key} = {size}: must be at most federation.clients = {n}"
             if self.aggregator.tolerates(size) < 0:
-                yield (
-                    f'strategy.{key} = {size}: too few rows for aggregator.kind = "{self.aggregator.kind}"'
-                    f"{_after(self.aggregator)}; sample more clients or choose another rule"
-                )
+                yield f"strategy.{key} = {size}: too few rows for {rule}; sample more clients or choose another rule"
                 continue
             share = expected_byzantine(size, n, f)
             left = size - share
             if 0 < left < size and self.aggregator.tolerates(left) < 0:
                 yield (
                     f"strategy.{key} = {size}: {share} of them may be Byzantine and stay silent, which leaves {left} "
-                    f'rows, too few for aggregator.kind = "{self.aggregator.kind}"{_after(self.aggregator)}; '
-                    "sample more clients or choose another rule"
+                    f"rows, too few for {rule}; sample more clients or choose another rule"
                 )
         most = max(self.cohorts.values())
         share, tolerated = expected_byzantine(most, n, f), self.aggregator.tolerates(most)
         if 0 <= tolerated < share:
             yield (
-                f'aggregator.kind = "{self.aggregator.kind}"{_after(self.aggregator)} tolerates {tolerated} of {most} '
-                f"rows, but {share} of them may be Byzantine (federation.byzantine = {f} of clients = {n})"
+                f"{rule} tolerates {tolerated} of {most} rows, but {share} of them may be Byzantine "
+                f"(federation.byzantine = {f} of clients = {n})"
             )
         if self.federation.quorum is not None:
             for key, size in self.cohorts.items():
@@ -279,16 +277,11 @@ class ResolvedConfig(Config):
         return self._method
 
 
-def _after(aggregator: Any) -> str:
-    names = [step.kind for step in aggregator.pre]
-    return f" after {' and '.join(names)}" if names else ""
-
-
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config file and apply ``section.key=value`` overrides.
 
     Raises:
-        ConfigError: one line a problem, each naming the key, the value, the bound and the mend.
+        ConfigError: one line for each problem, with the key, the value, the bound and the fix.
     """
     try:
         text = read_text(path)
@@ -315,7 +308,7 @@ def parse(text: str, overrides: Sequence[str] = (), *, name: str = "config") -> 
 
 
 def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:
-    """Return the attack that a client was told to run.
+    """Return the attack that a client is to run.
 
     Its parameters are those of the config's ``[attack]`` section where that is of the same kind, and ``settings``
     (``attack.key=value``) on top of them.
@@ -452,7 +445,7 @@ def _dotted(key: str) -> list[str]:
 
 
 def _explain(error: ValidationError) -> list[str]:
-    """Say each problem in one line: where, which value, which bound, what to do."""
+    """Return one line for each problem: where, which value, which bound, what to do."""
     lines = []
     for item in error.errors():
         section = str(item["loc"][0]) if item["loc"] else ""
@@ -466,7 +459,7 @@ def _explain(error: ValidationError) -> list[str]:
 
 
 def _explain_one(item: Any, annotation: Any, section: str) -> str:
-    """Say one problem of a section, whose type is ``annotation``; ``item["loc"]`` is the place within it."""
+    """Return the line for one problem of a section of type ``annotation``; ``item["loc"]`` is the place within it."""
     where = [str(part) for part in item["loc"]]
     kinds = kinds_of(annotation)
     member = annotation

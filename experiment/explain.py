@@ -70,7 +70,7 @@ def title(config: Config) -> str:
 
 
 def explain(config: Config, data_dir: Path | None, config_dir: Path | None, *, load: bool = True) -> Iterator[str]:
-    """Yield the lines that tell what the config would do.
+    """Yield the lines that describe what the config would do.
 
     Args:
         config: as it was read.
@@ -88,8 +88,8 @@ def explain(config: Config, data_dir: Path | None, config_dir: Path | None, *, l
         try_out(experiment)
         config, facts = experiment.config, TaskFacts.of(experiment.problem)
         task = _task(config, facts)
-    for head, told in sentences(config, facts, task, given):
-        yield f"{head:12} {told}"
+    for head, sentence in sentences(config, facts, task, given):
+        yield f"{head:12} {sentence}"
 
 
 def sentences(
@@ -99,9 +99,9 @@ def sentences(
 
     Args:
         config: resolved, where there is a task; as a run folder holds it.
-        task: what the loaded task tells; None without it, and the sentences that need it are left out.
-        title: what to say of the task, in place of what is known.
-        given: the keys of ``[strategy]`` that the user gave, to tell which are defaults; None to tell of none.
+        task: what the loaded task reports; None without it, which leaves out the sentences that need it.
+        title: the sentence about the task, in place of the known one.
+        given: the keys of ``[strategy]`` that the user gave, to mark the others as defaults; None to mark none.
     """
     n, f = config.federation.clients, config.federation.byzantine
     yield "clients", f"{n}, of which up to {f} Byzantine ({100 * f / n:.0f} %); seed {config.federation.seed}"

@@ -4,7 +4,7 @@ The sections of the methods are derived from the methods, see ``strategies.hyper
 """
 
 from dataclasses import MISSING, fields
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
@@ -33,8 +33,8 @@ class Federation(Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Fixes everything random: the same config and seed give the same trajectory, bit for bit."""
     server_seed: int | None = Field(default=None, ge=0, lt=2**63)
-    """Fixes, in place of ``seed``, what the server draws: the coin, the cohorts, the rule's own choices. Clients are
-    not told it, so nobody can foresee them; with ``seed``, which clients must know, they can."""
+    """Fixes, in place of ``seed``, what the server draws: the coin, the cohorts, the rule's own choices. Clients do
+    not know it, so nobody can foresee them; with ``seed``, which clients must know, they can."""
     deadline_s: float | None = Field(default=None, gt=0)
     """Seconds that a round waits for its replies; who has not answered by then is silent in this round. Default: learnt
     from what rounds take, 5 to 30 s, see ``strategies.deadline``."""
@@ -103,13 +103,11 @@ class MethodSection(Section):
 def section_of(method: type[Method]) -> type[MethodSection]:
     """Return the ``[strategy]`` section of a method."""
     found: dict[str, Any] = {"kind": (Literal[method.kind], ...)}
-    declared = {each.name: each for each in fields(method)}
+    hints = get_type_hints(method)
+    defaults = {each.name: REQUIRED if each.default is MISSING else each.default for each in fields(method)}
     # What a user looks for first comes first: after gamma, whether the method clips.
     for name, key in sorted(method.keys().items(), key=lambda item: not isinstance(item[1], Multiplier)):
-        type_, default = declared[name].type, declared[name].default
-        bare = get_args(type_)[0] if get_origin(type_) is Annotated else type_
-        for written, entry in key.entries(name, bare, REQUIRED if default is MISSING else default).items():
-            found[written] = _typed(entry)
+        found |= {each: _typed(entry) for each, entry in key.entries(name, hints[name], defaults[name]).items()}
     section = create_model(f"{method.__name__}Section", __base__=MethodSection, __doc__=method.__doc__, **found)
     section.method = method
     return section

@@ -60,7 +60,6 @@ class ByzDashaPage(Estimates[EstimatesState]):
         ]
 
     def start(self, x0: Vector) -> EstimatesState:
-        """Return the state before round 1."""
         return EstimatesState(round=1, x=x0)
 
     # --- server: c ~ Bernoulli(p), broadcast x^{t+1} -------------------------------------------------------------

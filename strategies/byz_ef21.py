@@ -49,7 +49,6 @@ class ErrorFeedback(Estimates[StateT]):
         return super().of(written, constants)
 
     def later(self, share: float, samples: int) -> Sequence[RoundKind]:
-        """Return the one kind."""
         return [RoundKind(CHANGE, share, self.n, self.compressor, samples)]
 
 
@@ -60,7 +59,6 @@ class ByzEF21(ErrorFeedback[EstimatesState]):
     kind: ClassVar[str] = "byz-ef21"
 
     def start(self, x0: Vector) -> EstimatesState:
-        """Return the state before round 1."""
         return EstimatesState(round=1, x=x0)
 
     def next_ask(self, state: EstimatesState, rng: np.random.Generator) -> Ask:
@@ -100,7 +98,6 @@ class ByzEF21BC(ErrorFeedback[EF21BCState]):
         return [RoundKind(CHANGE, share, self.n, self.compressor, samples, down=0, broadcast=self.compressor)]
 
     def start(self, x0: Vector) -> EF21BCState:
-        """Return the state before round 1."""
         return EF21BCState(round=1, x=x0, w=x0)
 
     # --- server: s^{t+1} = C(x^{t+1} - w^t) ----------------------------------------------------------------------

@@ -56,7 +56,6 @@ class ByzVRMarina(Marina):
         return target if ask.kind == FULL else bounded_sum(target, -ask.vectors["g"])
 
     def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator, past: Past) -> Combined:
-        """ARAgg of the g_i."""
         return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, past.g)
 
     def update(

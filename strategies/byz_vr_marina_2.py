@@ -1,4 +1,4 @@
-"""Byz-VR-MARINA 2.0: every worker has an estimate of its own, so that compression does not add up in the common one.
+"""Byz-VR-MARINA 2.0: one estimate for each worker, so that compression errors do not add up in a common one.
 
 Source: Rammal, Gruntkowska, Fedin, Gorbunov, Richtarik, "Communication Compression for Byzantine Robust Learning: New
 Efficient Algorithms and Improved Rates", AISTATS 2024 (arXiv 2310.09804), Algorithm 1.
@@ -8,8 +8,8 @@ Efficient Algorithms and Improved Rates", AISTATS 2024 (arXiv 2310.09804), Algor
     server    g^k = ARAgg({g_i : i = 1..n})
 
 Where Byz-VR-MARINA adds every Q(Delta_i) to the common g, this adds it to the worker's own g_i. The server keeps them,
-n d floats; workers are stateless. A worker of which one difference is missing has a g_i that no later difference mends:
-it is left out until its next full gradient. With half of them left out, the next round is a full one.
+n d floats; workers are stateless. A g_i of which one difference is missing is corrected by no later one, so the
+worker is left out until its next full gradient. With half of them left out, the next round is a full one.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,6 @@ class ByzVRMarina2(Marina, Stateful):
         return target if ask.kind == FULL or held is None else bounded_sum(target, -held)
 
     def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator, past: Past) -> Combined:
-        """ARAgg of the g_i."""
         return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, past.g)
 
     def update(

@@ -7,7 +7,7 @@ Once: Just Clip Gradient Differences", NeurIPS 2024 (arXiv 2311.14127), Algorith
     c_k = 1   g^k = ARAgg({grad f_i(x^k) : i in S_k})
     c_k = 0   lam = alpha ||x^k - x^{k-1}||,  g^k = g^{k-1} + ARAgg({clip_lam(Q(Delta_i)) : i in S_k})
 
-What it shares with its relatives (the coin, the workers' half, the step) stands in ``marina``. Its options are the
+``marina`` has what it shares with its relatives: the coin, the workers' half, the step. Its options are the
 paper's variants: ``plus`` takes the plain mean of the clipped differences, ``full_batch`` a large minibatch in place of
 the full local gradient. A radius that learns its multiplier (``alpha = "auto"``) is ours; see ``radius``.
 """
@@ -56,12 +56,10 @@ class ByzVRMarinaPP(Marina):
 
     @property
     def sampled(self) -> int:
-        """C."""
         return self.cohort
 
     @property
     def everybody(self) -> int:
-        """C_hat."""
         return self.full_cohort
 
     def survives(self, kind: str) -> tuple[bool, str]:

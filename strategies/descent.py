@@ -1,8 +1,8 @@
 """Descent: the methods x^{k+1} = x^k - gamma ARAgg({v_i}), which differ in what v_i is.
 
 A gradient in robust SGD, a momentum that the worker keeps, the mean gradient of a few local steps, a momentum that the
-server keeps (RoSDHB). A method of this family says what a worker replies, and where the server keeps something of every
-worker, what it makes of a reply with ``absorb``. Asking, aggregating and stepping are here.
+server keeps (RoSDHB). A method of this family defines what a worker replies, and where the server keeps something of
+every worker, with ``absorb``, what a reply becomes. Asking, aggregating and stepping are here.
 
 With a clipping multiplier ``alpha`` any of them takes part in the clipping heuristic for partial participation:
 
@@ -120,7 +120,6 @@ class Descent(Method, ABC):
         return [RoundKind(self.word, 1.0, self.cohort, self.compressor, self.steps * (self.batch or samples), survives)]
 
     def start(self, x0: Vector) -> DescentState:
-        """Return the state before round 1."""
         return DescentState(round=1, x=x0)
 
     # --- server: broadcast x^k --------------------------------------------------------------------------------------

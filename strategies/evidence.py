@@ -28,8 +28,8 @@ class Evidence:
         distance: ||v_i - aggregate|| in units of the median over the workers, in [1/FARTHEST, FARTHEST].
         cosine: of v_i and the aggregate, in [-1, 1]; None where either is 0.
         kept: min(1, lam / ||v_i||), what clipping left of v_i's length; empty where nothing is clipped.
-        weight: by which the rule took v_i, before any clipping of its own, summing to about 1; empty for a rule that
-            looks at every coordinate by itself.
+        weight: of v_i in the rule, before any clipping by the rule itself, summing to about 1; empty for a rule that
+            looks at every coordinate separately.
         same: groups of workers that sent exactly the same vector, other than 0.
     """
 

@@ -176,15 +176,12 @@ class StepSize(Key):
     """A positive number, or "c/L" where the task knows its L."""
 
     def entries(self, name: str, type_: Any, default: Any) -> dict[str, Entry]:
-        """Return the one key."""
         return {name: Entry(type=float | str, default=default)}
 
     def check(self, name: str, written: Written) -> None:
-        """Refuse what is neither."""
         OVER_L.check(name, written[name])
 
     def value(self, name: str, written: Written, constants: Constants) -> float:
-        """Return the number."""
         return OVER_L.value(name, written[name], constants)
 
 
@@ -201,14 +198,12 @@ class Cohort(Key):
     least: bool = False
 
     def entries(self, name: str, type_: Any, default: Any) -> dict[str, Entry]:
-        """Return the one key."""
         if self.least:
             return {name: Entry(type=int | Literal["least"] | None, default=None, vet=_vet_cohort)}
         whole = Entry(type=int, bounds={"ge": 1})
         return {name: Entry(type=int | None, default=None, bounds={"ge": 1}) if self.optional else whole}
 
     def value(self, name: str, written: Written, constants: Constants) -> int:
-        """Return the size."""
         return self.size(written[name], constants.n, constants.f, constants.aggregator)
 
     def size(self, written: int | str | None, n: int, f: int, aggregator: Aggregator) -> int:
@@ -254,7 +249,6 @@ class Multiplier(Key):
             TIMES_L.check(name, written[name], "; clip = false switches clipping off")
 
     def value(self, name: str, written: Written, constants: Constants) -> float | str | None:
-        """Return the field."""
         if written["clip"] is not True:
             return AUTO if written["clip"] == AUTO else None
         given = written[name]

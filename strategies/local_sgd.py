@@ -38,7 +38,6 @@ class LocalSGD(Descent):
 
     @property
     def steps(self) -> int:
-        """H."""
         return self.local_steps
 
     def reply(

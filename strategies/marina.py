@@ -121,7 +121,6 @@ class Marina(Method, ABC):
         return EVERYBODY
 
     def start(self, x0: Vector) -> MarinaState:
-        """Return the state before round 1."""
         return MarinaState(round=1, x=x0)
 
     # --- server: c_k ~ Bernoulli(p) ------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The contract of a method: what the server asks, what a worker replies, how the server updates.
 
-A method is a frozen dataclass of its hyper-parameters. Both halves, server and worker, stand in the method's one file,
+A method is a frozen dataclass of its hyper-parameters. Its one file has both halves, server and worker,
 in the order of the paper's algorithm; state goes in and comes out, and nothing here knows of processes or networks.
 
 One round k, as ``RobustStrategy`` drives it::
@@ -15,14 +15,14 @@ One round k, as ``RobustStrategy`` drives it::
 ``Method`` is what every method has. It answers what a host asks about single workers as a method that keeps nothing of
 them; a ``Stateful`` one, which does, overrides these answers. So no host needs to know which of the two it runs.
 
-The config is the method's own too: its fields are the keys of ``[strategy]`` (``strategies.hyperparameters``), and it
-says what conflicts with it and how many rounds of which kind to expect. ``strategies.methods`` lists the methods.
+A method also defines its config. Its fields are the keys of ``[strategy]`` (``strategies.hyperparameters``); it reports
+what conflicts with it, and how many rounds of which kind to expect. ``strategies.methods`` lists the methods.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Protocol, Self
+from typing import Annotated, Any, ClassVar, Protocol, Self, get_type_hints
 
 import numpy as np
 
@@ -317,12 +317,10 @@ class Method(ABC):
     @classmethod
     def keys(cls) -> dict[str, Key]:
         """Return how a config writes each hyper-parameter, by field."""
-        found = {}
-        for each in fields(cls):
-            if each.name not in _SURROUNDINGS:
-                marks = getattr(each.type, "__metadata__", ())
-                found[each.name] = next((mark for mark in marks if isinstance(mark, Key)), Key())
-        return found
+        hints = get_type_hints(cls, include_extras=True)
+        marks = {each.name: getattr(hints[each.name], "__metadata__", ()) for each in fields(cls)}
+        keys = {name: next((mark for mark in of if isinstance(mark, Key)), Key()) for name, of in marks.items()}
+        return {name: key for name, key in keys.items() if name not in _SURROUNDINGS}
 
     @classmethod
     def of(cls, written: Written, constants: Constants) -> Self:

@@ -1,7 +1,7 @@
 """Vectors, and the two operators on them as types: the compressor Q and the robust aggregation rule ARAgg.
 
-``strategies.compressors`` and ``strategies.aggregators`` have the operators themselves. Whoever uses a method finds
-these names in ``strategies.method`` too.
+``strategies.compressors`` and ``strategies.aggregators`` have the operators themselves. ``strategies.method`` exports
+these names too.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Packet:
 
     Args:
         kind: the compressor's ``kind``.
-        dim: length d of the vector that it stands for.
+        dim: length d of the compressed vector.
         values: shape (``layout.count``,), dtype ``layout.dtype``: the vector's values, or codes for them.
         seed: where the compressor draws its coordinates itself, the seed that names them.
         scale: where values are relative to a common scale, that scale.
@@ -70,7 +70,7 @@ class Compressor(Protocol):
     """An operator Q: R^d -> R^d in two halves, so that what travels is the packet and not the vector."""
 
     unbiased: ClassVar[bool]
-    """Whether E[Q(v)] = v. If so ``omega`` says how good it is, else ``contraction``."""
+    """Whether E[Q(v)] = v. If so ``omega`` is its quality, else ``contraction``."""
     shared: ClassVar[bool]
     """Whether all workers of a round draw from one seed of the server's; see ``of_round``."""
 
@@ -96,7 +96,7 @@ class Compressor(Protocol):
         """Return Q(v), shape (d,), of that type. The packet must have passed ``flaw``."""
 
     def flaw(self, packet: Packet, dim: int, dtype: np.dtype[Any]) -> str | None:
-        """Say why this packet is not one of this compressor for a vector of that length and type, or None if it is."""
+        """Return why this packet is not one of this compressor for a vector of that length and type; None if it is."""
 
     def forge(self, target: Vector, rng: np.random.Generator) -> Packet:
         """Return the packet of this form that serves an attacker best who wants the server to read ``target``."""
@@ -156,7 +156,7 @@ class Combined:
     """What the server makes of the rows of a round.
 
     Args:
-        vector: shape (d,); None where these rows cannot be aggregated, and ``note`` says why.
+        vector: shape (d,); None where these rows cannot be aggregated, see ``note``.
         lam: the clipping radius used; None where nothing is clipped.
         clipped: row numbers that were longer than ``lam``.
         note: why there is no vector.

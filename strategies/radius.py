@@ -25,7 +25,7 @@ from strategies.operators import Rows, Vector
 from strategies.vectors import norm
 
 Alpha = float | Literal["auto"]
-"""A clipping multiplier: a number, or learnt. None stands for no clipping."""
+"""A clipping multiplier: a number, or learnt. No clipping is None."""
 
 WINDOW = 31
 """How many rounds are remembered."""

@@ -36,7 +36,6 @@ class RobustAveraging(LocalSGD):
 
     @property
     def corrects(self) -> bool:
-        """Yes."""
         return True
 
     def quorum(self, state: DescentState, ask: Ask) -> int:

@@ -9,7 +9,7 @@ too start from the first gradient (their alpha_1 = 1), so that the first message
 A worker that was not asked keeps its m_i. A reply that was lost on the way harms nothing either: it went into m_i all
 the same. What harms is a lost m_i: the noise is back. So a reply names the round of the worker's last one, and the
 server refuses one that knows less than was heard of this worker before. To a worker whose last reply did not count the
-server sends its own last aggregate, and one that has no momentum of its own goes on from there.
+server sends its own last aggregate, and a worker without a momentum continues from there.
 """
 
 from collections.abc import Mapping

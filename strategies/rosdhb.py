@@ -109,7 +109,6 @@ class RoSDHBLocal(RoSDHB):
 
     @property
     def steps(self) -> int:
-        """H."""
         return self.local_steps
 
     def local(self, oracle: Oracle, x: Vector, rng: np.random.Generator) -> Vector:
