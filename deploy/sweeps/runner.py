@@ -127,7 +127,7 @@ class Alone:
 def _alone(options: LocalOptions, pipe: Connection) -> None:
     """Be the process of one run."""
     from deploy.inprocess import run_in_process
-    from strategies.strategy import NoClientsError, StalledError
+    from strategies.strategy import StalledError
 
     try:
         with raising(for_good=True):
@@ -140,7 +140,7 @@ def _alone(options: LocalOptions, pipe: Connection) -> None:
                 except StalledError:
                     ignore()
                     sys.exit(1)  # the run folder says it
-                except (BreakwaterError, NoClientsError) as error:
+                except BreakwaterError as error:
                     ignore()
                     pipe.send(str(error))
                     sys.exit(UNUSABLE)

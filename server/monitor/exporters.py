@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("breakwater.server")
 
 QUIET, TENSORBOARD, METRICS_PORT, METRICS_HOST = "quiet", "tensorboard", "metrics-port", "metrics-host"
-PICTURES = "pictures"
 """Keys of a Flower run config, see ``Monitoring``. A ``metrics-port`` of -1 is none."""
 LOOPBACK = "127.0.0.1"
 
@@ -79,18 +78,7 @@ class Monitoring:
             metrics_host=parse_host(
                 str(run_config.get(METRICS_HOST) or LOOPBACK), what=f"run config: {METRICS_HOST} ="
             ),
-            pictures=bool(run_config.get(PICTURES, True)),
         )
-
-    def run_config(self) -> dict[str, bool | str | int | float]:
-        """Return the same as entries of a run config."""
-        return {
-            QUIET: self.quiet,
-            TENSORBOARD: "" if self.tensorboard is None else self.tensorboard or ".",
-            METRICS_PORT: -1 if self.metrics_port is None else self.metrics_port,
-            METRICS_HOST: self.metrics_host,
-            PICTURES: self.pictures,
-        }
 
     def check(self, said_in: str = "--") -> None:
         """Make sure, before a run begins, that it can be watched so.

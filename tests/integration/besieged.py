@@ -18,18 +18,18 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from experiment.opened import open_experiment
 from link import codec
 from link import grid as grid_module
-from link import guard as door
+from link import guard as guarding
 from link.grid import StreamGrid
-from link.identity.access import Guests
+from link.identity.access import AccessControl
 from link.identity.tls import Identity, server_credentials
 from server.link import open_link
-from server.roster import LinkRoster
+from strategies.roster import Roster
 from strategies.strategy import RobustStrategy, RoundRecord
 
 HONEST, MALLORY = "honest-", "mallory-"
 CLIENTS = 3
 SEATS = 12
-HELLO_S, STRANGER_S, SEND_S = 2.0, 3.0, 1.5
+HELLO_S, UNAUTHENTICATED_S, SEND_S = 2.0, 3.0, 1.5
 BIG = 8 << 20
 """The bytes that ``mallory-reader`` is sent."""
 
@@ -53,12 +53,24 @@ kind = "cwtm"
 """
 
 
-class _Honest(LinkRoster):
+class _Honest(Roster):
     """Lists the honest alone."""
+
+    def __init__(self, grid: StreamGrid) -> None:
+        self._grid = grid
+
+    def name(self, worker: int) -> str:
+        return self._grid.name(worker)
+
+    def wait(self, count: int, timeout: float) -> int:
+        return self._grid.wait(count, timeout)
+
+    def traffic(self) -> tuple[int, int]:
+        return self._grid.traffic()
 
     def nodes(self) -> Mapping[int, int]:
         seats = self._grid.seats()
-        return {worker: node for worker, node in super().nodes().items() if seats[worker].name.startswith(HONEST)}
+        return {worker: node for worker, node in self._grid.nodes().items() if seats[worker].name.startswith(HONEST)}
 
 
 class _Side:
@@ -89,13 +101,13 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     rounds = Path(sys.argv[1])
     identity = Identity.load(Path(sys.argv[2])) if len(sys.argv) > 2 else None
-    door.HELLO_S, door.STRANGER_S, grid_module._SEND_S = HELLO_S, STRANGER_S, SEND_S
+    guarding.HELLO_S, guarding.UNAUTHENTICATED_S, grid_module._SEND_S = HELLO_S, UNAUTHENTICATED_S, SEND_S
     experiment = open_experiment(CONFIG, None, None)
     credentials = None if identity is None else server_credentials(identity)
-    grid = open_link(experiment, 5, credentials, None if identity is None else Guests.of(identity))
+    grid = open_link(experiment, 5, credentials, None if identity is None else AccessControl.of(identity))
     print("listening on", grid.listen("127.0.0.1:0"), flush=True)
     roster, side = _Honest(grid), _Side(grid)
-    grid.wait_for(CLIENTS, 600)
+    grid.wait(CLIENTS, 600)
     with rounds.open("w", encoding="ascii", buffering=1) as file:
 
         def on_round(record: RoundRecord) -> None:
@@ -109,7 +121,6 @@ def main() -> None:
             roster=roster,
             clients=SEATS,
             seed=3,
-            traffic=grid.traffic,
             every=1 << 60,
             on_round=on_round,
         )

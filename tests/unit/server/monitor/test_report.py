@@ -18,7 +18,7 @@ from deploy.cli import main
 from experiment.config import parse
 from experiment.explain import TaskFacts, sentences, title
 from foundation.errors import ConfigError
-from server import app
+from server import run
 from server.monitor.report import REPORT, charts, several, write_comparison, write_report
 from server.monitor.report.charts import Dots, Line, Scale
 from server.monitor.report.reading import read, run_folders
@@ -591,9 +591,9 @@ def test_a_report_that_fails_is_a_line_in_the_log_and_nothing_more(
     def fail(_: Path) -> Path:
         raise error
 
-    monkeypatch.setattr(app, "write_report", fail)
+    monkeypatch.setattr(run, "write_report", fail)
     monkeypatch.setattr(logging.getLogger("breakwater"), "propagate", True)
-    app._report(tmp_path)
+    run._report(tmp_path)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert f"{tmp_path / REPORT}: cannot be made" in caplog.text
 
