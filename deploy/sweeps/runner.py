@@ -83,7 +83,6 @@ class Alone:
     _pipe: Connection | None = None
 
     def start(self) -> None:
-        """Begin."""
         context = fork_server(self.options.config.task.modules())
         self._pipe, there = context.Pipe(duplex=False)
         self._process = context.Process(target=_alone, args=(self.options, there), name="run")

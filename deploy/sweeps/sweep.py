@@ -96,7 +96,6 @@ def _left(seconds: float) -> str:
 
 
 def _write(options: SweepOptions, tuned: Sequence[Outcome], outcomes: Sequence[Outcome]) -> None:
-    """Write the tables."""
     file, out = options.plan.file, options.out
     hows = sorted({outcome.how for outcome in outcomes if outcome.how})
     preface = [
