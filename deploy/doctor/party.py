@@ -11,7 +11,7 @@ from deploy.doctor.findings import Finding, ok, problem, warning
 from foundation.errors import ConfigError
 from link.identity.access import LISTED_FILE, REVOKED_FILE, AccessControl
 from link.identity.authority import AUTHORITY_KEY_FILE
-from link.identity.certificates import Role, certificates_in, hosts_of, now
+from link.identity.certificates import Role, certificates_in, extension, hosts_of, now
 from link.identity.tls import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Identity, may_watch
 
 SOON = timedelta(days=30)
@@ -54,11 +54,8 @@ def look(folder: Path, lists: Path | None = None) -> Iterator[Finding]:
 
 def role_of(certificate: x509.Certificate) -> Role:
     """Return the role that a certificate is for; a client if it names none."""
-    try:
-        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return Role.CLIENT
-    return Role.SERVER if Role.SERVER.value in usages else Role.CLIENT
+    usages = extension(certificate, x509.ExtendedKeyUsage)
+    return Role.SERVER if usages is not None and Role.SERVER.value in usages else Role.CLIENT
 
 
 def _secrets(folder: Path) -> Iterator[Finding]:
