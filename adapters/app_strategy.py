@@ -24,7 +24,6 @@ from adapters.named_arrays import Layout
 from adapters.node_roster import NodeRoster
 from foundation.errors import ConfigError
 from link import codec
-from link.polled import PolledGrid
 from strategies.method import Ask, Compressor, Method, Packet, Rejected, Vector
 from strategies.progress import STALL_ROUNDS
 from strategies.randomness import Role, stream
@@ -226,9 +225,7 @@ class AppStrategy(RobustStrategy):
         self.forget()
         self._num_rounds = num_rounds
         self.deadline_s = min(self.deadline_s, timeout)
-        polled = PolledGrid(grid)
-        self.traffic = polled.traffic
-        self.seats.watch(polled)
+        polled = self.seats.watch(grid)
         self._gather()
         self.summary()
         first = None if evaluate_fn is None else evaluate_fn(0, initial_arrays)

@@ -11,15 +11,18 @@ from collections.abc import Mapping
 
 from flwr.serverapp import Grid
 
+from link.polled import PolledGrid
+from strategies.roster import Roster
+
 log = logging.getLogger("flwr.breakwater")
 
 
-class NodeRoster:
+class NodeRoster(Roster):
     """Which worker sits at which node.
 
     Args:
         clients: n, how many seats there are.
-        grid: where the nodes are; ``watch`` tells it later.
+        grid: where the nodes are; None until ``watch``.
     """
 
     POLL_S = 0.25
@@ -27,13 +30,18 @@ class NodeRoster:
 
     def __init__(self, clients: int, grid: Grid | None = None) -> None:
         self._clients = clients
-        self._grid = grid
+        self._grid = None if grid is None else PolledGrid(grid)
         self._node_of: dict[int, int] = {}  # seat -> the node that holds it, online or not
         self._left_out: set[int] = set()
 
-    def watch(self, grid: Grid) -> None:
-        """Look at this grid from now on."""
-        self._grid = grid
+    def watch(self, grid: Grid) -> PolledGrid:
+        """Look at this grid from now on, through the one that is returned."""
+        self._grid = PolledGrid(grid)
+        return self._grid
+
+    def traffic(self) -> tuple[int, int]:
+        """Return (bytes up, bytes down) that went through the grid that ``watch`` returned."""
+        return (0, 0) if self._grid is None else self._grid.traffic()
 
     def nodes(self) -> Mapping[int, int]:
         """Return node id by worker, of the nodes that are online and have a seat."""

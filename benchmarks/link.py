@@ -30,7 +30,7 @@ from flwr.serverapp.strategy import Strategy
 
 from benchmarks.bench import Result, arguments, publish
 from link.grid import StreamGrid
-from link.node import join
+from link.node import Prepared, join
 from link.wire import Welcome
 
 POINTS = ((8, 1_000), (20, 1_000), (8, 1_000_000))
@@ -115,7 +115,7 @@ def our_server(clients: int, floats: int, address: str, control: Connection) -> 
         max_reply_bytes=4 * floats + 4096,
     )
     grid.listen(address)
-    assert grid.wait_for(clients, 60) == clients
+    assert grid.wait(clients, 60) == clients
     starts: list[float] = []
     strategy = MeanStrategy(lambda: starts.append(time.perf_counter()))
     x = model_of(np.zeros(floats, np.float32)).array_records["model"]
@@ -135,12 +135,10 @@ def our_client(name: str, address: str) -> None:
     def train(message: Message, context: Context) -> Message:
         return Message(packet_of(values_of(message.content) + np.float32(1)), reply_to=message)
 
-    def prepare(welcome: Welcome) -> Context:
-        return Context(
-            run_id=welcome.run_id, node_id=welcome.node_id, node_config={}, state=RecordDict(), run_config={}
-        )
+    def prepare(welcome: Welcome) -> Prepared:
+        return Prepared(app, Context(welcome.run_id, welcome.node_id, {}, RecordDict(), {}))
 
-    join(address, name, app, prepare, fingerprint="benchmark")
+    join(address, name, prepare, fingerprint="benchmark")
 
 
 def their_server(clients: int, floats: int, address: str, control: Connection) -> None:

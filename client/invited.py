@@ -5,12 +5,12 @@ ServerApp sends each node a single message with an invitation to its own gRPC li
 that message joins, answers round after round in milliseconds, and replies to the message when the run is over.
 """
 
-from flwr.app import Context, RecordDict
+from flwr.app import RecordDict
 
-from client import app as apps
-from client.process import ClientOptions, Preparation
-from experiment import config as configs
-from experiment.opened import code_fingerprint, named
+from client.node_config import NodeConfig
+from client.preparation import Preparation, PreparationOptions
+from experiment.opened import code_fingerprint
+from experiment.run_config import RunConfig
 from link.identity.tls import Identity
 from link.invitation import Invitation
 from link.node import join
@@ -19,34 +19,30 @@ PATIENCE_S = 60.0
 """Seconds to look for the server's link before the node is given back to Flower."""
 
 
-def take_part(content: RecordDict, context: Context) -> str:
+def take_part(content: RecordDict, run: RunConfig, node: NodeConfig) -> str:
     """Accept an invitation; return the reason that the server gave for its goodbye.
 
     Raises:
-        ConfigError: the node config is at fault.
+        ConfigError: the run config or the node config is at fault.
         LinkError: the server's link cannot be reached, or refuses this node.
     """
-    invitation, given = Invitation.read(content), context.node_config
-    apps.check_node_config(given)
-    text, data, config_dir = named(context.run_config, given)
-    config = configs.parse(text)
+    invitation, config = Invitation.read(content), run.load()
     identity = Identity(invitation.authority, invitation.certificate, invitation.key)
-    options = ClientOptions(
-        connect=invitation.address,
-        name=identity.name,
-        attack=apps.attack_of(context, config),
-        fellows=apps.fellows_of(config),
-        settings=apps.settings_of(given),
-        config_dir=config_dir,
-        data=data,
+    prepare = Preparation(
+        PreparationOptions(
+            attack=node.attack_kind(run, config),
+            settings=node.settings,
+            fellows=config.federation.last_seats,
+            config_dir=run.path.parent,
+            data=run.data_dir(node.data),
+        )
     )
     return join(
         invitation.address,
         identity.name,
-        apps.app,
-        Preparation(options),
+        prepare,
         fingerprint=code_fingerprint(),
-        worker=apps.seat_of(given, config.federation.clients),
+        worker=node.seat(config.federation.clients),
         identity=identity,
         patience_s=PATIENCE_S,
     )

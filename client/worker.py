@@ -1,8 +1,7 @@
 """The worker behind a client: an honest one, or a member of a Byzantine coalition.
 
-Workers live as long as their process and are found by (run, node), because Flower enters a ClientApp anew for every
-message, and one process may hold several nodes. Where the process itself does not outlive the message, what a worker
-knows lives in the node's state: ``link.worker_state``.
+A worker of the link lives as long as its process. Where Flower runs every message in a new process, what a worker knows
+is kept in the state of the node between messages: ``link.worker_state``.
 """
 
 from typing import Protocol
@@ -16,7 +15,7 @@ from strategies.randomness import Role, stream
 
 
 class Worker(Protocol):
-    """Whoever answers the server's instructions for one seat."""
+    """Answers the server's instructions for one seat."""
 
     index: int
     attacks: bool
@@ -80,16 +79,3 @@ class HonestWorker:
     def recall(self, pages: Pages) -> None:
         """Take up a state that was remembered."""
         self._state = page_state(pages)
-
-
-_workers: dict[tuple[int, int], Worker] = {}
-
-
-def keep(run_id: int, node_id: int, worker: Worker) -> None:
-    """Remember the worker of a node for the life of the process."""
-    _workers[run_id, node_id] = worker
-
-
-def find(run_id: int, node_id: int) -> Worker | None:
-    """Return the worker of a node, if this process has made it."""
-    return _workers.get((run_id, node_id))

@@ -457,7 +457,6 @@ def _serve(options: LocalOptions, pipe: Connection) -> None:
 def _be_server(options: LocalOptions, pipe: Connection) -> None:
     """Serve, or report why not."""
     from server.process import ServerOptions, serve
-    from strategies.strategy import NoClientsError, StalledError
 
     if options.silent:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # for the rest of this process
@@ -490,7 +489,7 @@ def _be_server(options: LocalOptions, pipe: Connection) -> None:
             ),
             on_listening,
         )
-    except (BreakwaterError, NoClientsError, StalledError) as error:
+    except BreakwaterError as error:
         ignore()
         if listening:
             log.error("%s", error)

@@ -222,7 +222,8 @@ class Config(Section):
     @property
     def cohorts(self) -> dict[str, int]:
         """The cohort sizes by key."""
-        return self.strategy.cohorts(self.federation, self.aggregator)
+        n, f = self.federation.clients, self.federation.byzantine
+        return self.strategy.method.cohorts(dict(self.strategy), n, f, self.aggregator)
 
     @property
     def reveals_cohort(self) -> bool:

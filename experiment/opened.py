@@ -1,13 +1,9 @@
 """An experiment opened: config, loaded task, and the fingerprint of the code that both ends must share.
 
-A process opens an experiment once; a coalition of several seats, or a server that first listens and then trains, gets
-the same object again.
+A process opens an experiment once, and hands the object on.
 """
 
 import hashlib
-import os
-import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -28,16 +24,8 @@ from tasks.tryout import try_out as try_task
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout, or the folder that a Flower App Bundle was unpacked to."""
 
-CONFIG, CONFIG_DIR, SET, DATA, OUT = "config", "config-dir", "set", "data", "out"
-"""Keys of a Flower run config: TOML text, or the path of a TOML file in the bundle; the folder that a custom task in
-TOML text is relative to; ``section.key=value`` on top of a file, separated by spaces; data folder; run folder."""
-RESUME, LIFE = "resume", "life"
-"""More of them: the run folder of a run that goes on; how often a server was started for it, if clients outlive it."""
-TASK = "task"
-"""Key of a client's settings and of a node's answer: what the task looks like there, see ``tasks.identity``."""
-LINK, LISTEN, ATTACKERS, LAST = "link", "link-listen", "attackers", "last"
-"""More of them: HOST:PORT where SuperNodes find the live link; where to bind it; ``"last"`` for nodes in the last f
-seats to run the config's ``[attack]``, as in a local run."""
+CONFIG = "config"
+"""Key of the config, as TOML, among the settings of a Welcome; beside it ``link.invitation.TASK``."""
 
 FINGERPRINTED = ("foundation", "strategies", "tasks", "experiment", "link", "client")
 """The folders whose source ``code_fingerprint`` covers: what both ends run."""
@@ -72,12 +60,11 @@ class Experiment:
         return identity_of(self.problem)
 
 
-@lru_cache(maxsize=1)
-def open_experiment(text: str, data_dir: Path | None, config_dir: Path | None) -> Experiment:
-    """Parse a config, load its task and resolve it.
+def open_config(config: configs.Config, data_dir: Path | None = None, config_dir: Path | None = None) -> Experiment:
+    """Load a config's task and resolve the config.
 
     Args:
-        text: the config as TOML.
+        config: as it was parsed.
         data_dir: folder of data files, or None.
         config_dir: folder that a custom task is looked up in; None refuses custom tasks, because a config that came
             over the network must not name code to run.
@@ -85,23 +72,36 @@ def open_experiment(text: str, data_dir: Path | None, config_dir: Path | None) -
     Raises:
         ConfigError: the config or its task is at fault; one clear line.
     """
-    config, problem = load_task(text, data_dir, config_dir)
-    return Experiment(configs.resolve(config, problem), problem, config.setting(data_dir, config_dir))
+    setting = config.setting(data_dir, config_dir)
+    return resolved(config, load_task(config, setting), setting)
 
 
 @lru_cache(maxsize=1)
-def load_task(text: str, data_dir: Path | None, config_dir: Path | None) -> tuple[configs.Config, Problem]:
-    """Parse a config and load its task; see ``open_experiment``, which resolves the config too."""
-    config = configs.parse(text)
-    if config.task.kind == "custom" and config_dir is None:
+def open_experiment(text: str, data_dir: Path | None, config_dir: Path | None) -> Experiment:
+    """Parse and open a config that is TOML; see ``open_config``. The last one is kept."""
+    return open_config(configs.parse(text), data_dir, config_dir)
+
+
+def load_task(config: configs.Config, setting: Setting) -> Problem:
+    """Load the task of a config; see ``open_config``, which resolves the config too."""
+    if config.task.kind == "custom" and setting.config_dir is None:
         raise ConfigError(
             f'[task] kind = "custom" (path = "{config.task.path}"): the server\'s config names code to run, which is '
             "only taken from a file of your own; give --config FILE"
         )
     try:
-        return config, config.task.load(config.setting(data_dir, config_dir))
+        return config.task.load(setting)
     except TaskError as error:
         raise ConfigError(f"[task] {error}") from None
+
+
+def resolved(config: configs.Config, problem: Problem, setting: Setting) -> Experiment:
+    """Return the experiment of a config whose task is loaded.
+
+    Raises:
+        ConfigError: the config does not fit the task.
+    """
+    return Experiment(configs.resolve(config, problem), problem, setting)
 
 
 def identity_of(problem: Problem, data: Reading = "whole") -> TaskIdentity:
@@ -122,14 +122,13 @@ def identity_of(problem: Problem, data: Reading = "whole") -> TaskIdentity:
         raise ConfigError(f"[task] what it is cannot be said: {kind_and_line(error)}") from error
 
 
-@lru_cache(maxsize=1)
 def try_out(experiment: Experiment, worker: int | None = None, attack: Attack | None = None) -> None:
-    """Try the task of an experiment before anybody relies on it; see ``tasks.tryout``. A second call does nothing.
+    """Try the task of an experiment before anybody relies on it; see ``tasks.tryout``.
 
     Args:
-        experiment: as ``open_experiment`` returns it.
-        worker: whose gradients this process computes, and nothing else; None for the server and for whole federations,
-            which try all workers and measure the model.
+        experiment: as ``open_config`` returns it.
+        worker: the one whose gradients this process computes; None for the server and for whole federations, which try
+            all workers and measure the model.
         attack: what that worker does; None for an honest one.
 
     Raises:
@@ -138,14 +137,13 @@ def try_out(experiment: Experiment, worker: int | None = None, attack: Attack | 
     config = experiment.config
     if experiment.setting is None or not needs_trial(config.task):
         return
-    n, f = config.federation.clients, config.federation.byzantine
     flips = getattr(attack if worker is not None else config.attack, "flips_labels", False)
-    attackers = range(n - f, n) if worker is None else [worker]
+    attackers = config.federation.last_seats if worker is None else [worker]
     strategy = config.strategy.model_dump()
     sizes = [strategy[key] for key in ("batch", "full_batch") if strategy.get(key) is not None]
     full = 0 in sizes or "full_batch" not in strategy or not sizes
     demands = Demands(
-        workers=range(n) if worker is None else [worker],
+        workers=range(config.federation.clients) if worker is None else [worker],
         batches=[size for size in sizes if size] + ([0] if full else []),
         flipped=attackers if flips else [],
         evaluates=worker is None,
@@ -154,43 +152,6 @@ def try_out(experiment: Experiment, worker: int | None = None, attack: Attack | 
         try_task(config.task, experiment.setting, demands, experiment.problem)
     except TaskError as error:
         raise ConfigError(f"[task] {error}") from None
-
-
-def from_run_config(run_config: Mapping[str, object], node_config: Mapping[str, object] = {}) -> Experiment:
-    """Open the experiment that a Flower run config names.
-
-    Args:
-        run_config: of the run: ``config`` and what goes with it, see the keys above.
-        node_config: of the node, whose ``data`` folder is its own.
-
-    Raises:
-        ConfigError: as ``open_experiment``, and where the run config names no experiment that is there.
-    """
-    return open_experiment(*named(run_config, node_config))
-
-
-def named(
-    run_config: Mapping[str, object],
-    node_config: Mapping[str, object] = {},  # never written to
-) -> tuple[str, Path | None, Path | None]:
-    """Return what ``open_experiment`` takes for the experiment that a run config names; see ``from_run_config``."""
-    name = str(run_config.get(CONFIG, ""))
-    if not name:
-        raise ConfigError(f'run config: "{CONFIG}" is missing; name an experiment TOML')
-    data = str(node_config.get(DATA) or run_config.get(DATA) or os.environ.get("BREAKWATER_DATA", ""))
-    data_dir = Path(data) if data else None
-    try:
-        changes = shlex.split(str(run_config.get(SET, "")))
-    except ValueError as error:
-        raise ConfigError(f'run config: {SET} = "{run_config[SET]}": {error}') from None
-    if "\n" in name:
-        folder = str(run_config.get(CONFIG_DIR, ""))
-        return name, data_dir, Path(folder) if folder else None
-    path = ROOT / name  # an absolute one stays as it is
-    if not path.is_file():
-        there = sorted(found.relative_to(ROOT).as_posix() for found in ROOT.glob("deploy/configs/*.toml"))
-        raise ConfigError(f'run config: {CONFIG} = "{name}": no such file in the bundle{configs.suggest(name, there)}')
-    return configs.load(path, changes).to_toml(), data_dir, path.parent
 
 
 @lru_cache(maxsize=1)

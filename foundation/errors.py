@@ -9,6 +9,7 @@
     │   │   └── OtherTask         because the two have not loaded the same task
     │   ├── ServerGone            the server has not answered for longer than the client's patience
     │   └── WireError             a peer sent bytes that are no message, or too many of them
+    ├── RunEndedError             a run that cannot go on: no client came, or too few answer (``strategies.hold``)
     ├── ProcessEnded              a process that a run cannot do without has ended
     ├── Unwritten                 a run whose results or books could not be written down
     ├── Silent                    raised by a ClientApp that sends no reply at all (a Byzantine fault)
@@ -17,17 +18,12 @@
 Every message is one line for a user: it carries the value and the bound that the value broke.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from foundation.faults import Fault
 
 if TYPE_CHECKING:
     from flwr.app import RecordDict
-
-Breakage = Literal["late", "truncated", "garbage", "disconnect"]
-"""The ways in which a reply can break below its records."""
-
-RESIDENT = "resident"
-"""The key in a node config that says: this ClientApp stays in the process of the link's client end, which understands
-Silent and Broken. To Flower's own nodes they are exceptions like any other."""
 
 
 class BreakwaterError(Exception):
@@ -40,6 +36,10 @@ class ConfigError(BreakwaterError):
 
 class Unwritten(BreakwaterError):  # noqa: N818  # the name says what happened
     """A run's results or books could not be written down; it can be continued from its last checkpoint."""
+
+
+class RunEndedError(BreakwaterError):
+    """A run ended before its last round, because of its clients; with what it has it can be resumed."""
 
 
 class ProcessEnded(BreakwaterError):  # noqa: N818  # the name says what happened
@@ -101,9 +101,7 @@ class Broken(BreakwaterError):  # noqa: N818  # the name says what happened
     """Raised by a ClientApp whose reply is to break below its records; ``link.node`` does what it says.
 
     Args:
-        how: ``"late"``: it is sent after a delay, while the process goes on; ``"truncated"``: its last frame is cut in
-            the middle; ``"garbage"``: bytes that are no frame come in its place; ``"disconnect"``: the stream ends in
-            the middle of it, and the client comes back.
+        how: a fault ``below_records``. A late reply is sent after a delay, while the process goes on.
         content: the reply.
         delay_s: seconds, for a late one.
         last: no other round follows, so there is nothing to come back for.
@@ -111,7 +109,7 @@ class Broken(BreakwaterError):  # noqa: N818  # the name says what happened
 
     def __init__(
         self,
-        how: Breakage,
+        how: Fault,
         content: "RecordDict",
         delay_s: float = 0.0,
         *,

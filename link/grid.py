@@ -9,31 +9,28 @@ never works through a backlog (an instruction that has expired by then is not se
 """
 
 import asyncio
-import itertools
 import logging
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
-from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import RecordDict
 
 from foundation.errors import LinkError, Refused, WireError
 from link import flwr_compat, loop
 from link import link_pb2 as pb
 from link.address import Address
+from link.calls import Call, FramedGrid
 from link.guard import HELLO_BYTES, HELLO_S, SCAN_S, Backoff, ConnectionGuard, NoHello, limits
 from link.identity.access import AccessControl
 from link.identity.tls import may_watch, peer_certificate, peer_name
-from link.ledger import Ledger
 from link.memory import keep_buffers
-from link.seats import NoSeat, Seat, Seats
-from link.streams import Batch, Call, Stream
+from link.seats import NoSeat, Seat
+from link.streams import Stream
 from link.watchers import WATCH, Watchers, only_local
 from link.wire import (
     CHUNK_BYTES,
@@ -42,13 +39,10 @@ from link.wire import (
     TRANSPORT,
     Endless,
     Parcel,
-    Payload,
     Reader,
     control_frame,
     heartbeat,
 )
-
-__all__ = ["Seat", "StreamGrid"]
 
 _SEND_S = 60.0
 """A client that does not take a frame, of 1 MiB at most, within so many seconds is cut off."""
@@ -66,7 +60,7 @@ _MAX_STRIKES = 100
 _log = logging.getLogger("breakwater.link")
 
 
-class StreamGrid(Grid):
+class StreamGrid(FramedGrid):
     """A Flower Grid over one gRPC stream per client; ``listen`` opens it, ``close`` ends it.
 
     Nothing that a client sends raises here: a flawed reply becomes an error reply whose reason begins with the kind of
@@ -93,9 +87,6 @@ class StreamGrid(Grid):
             or None. It runs on the link's thread, so it must be quick, and must not raise. None takes everybody.
     """
 
-    clients_change = True
-    """Whether clients may come, go and recover, so that asking them again can give another answer."""
-
     def __init__(
         self,
         *,
@@ -111,26 +102,20 @@ class StreamGrid(Grid):
         reply_bound: Callable[[RecordDict], int] | None = None,
         judge: Callable[[str, str], str | None] | None = None,
     ) -> None:
-        self.ledger = Ledger()
-        self._run = flwr_compat.empty_run(run_id)
+        super().__init__(
+            run_id=run_id, clients=clients, max_reply_bytes=max_reply_bytes, reply_bound=reply_bound, held=held
+        )
         self._clients = clients
         self._welcome = welcome
         self._fingerprint = fingerprint
-        self._max_reply_bytes = max_reply_bytes
-        self._reply_bound = reply_bound
         self._judge = judge
         self._heartbeat_s = heartbeat_s
         self._credentials = credentials
         self._access = access
         self._watch: asyncio.Task[None] | None = None
-        self._changed = threading.Condition()  # guards what follows, and tells of ready clients
-        self._seats = Seats(clients, held)
-        self._waits: list[float] = []
-        self._late: deque[str] = deque(maxlen=_MOST_LATE)
+        self._late: deque[str] = deque(maxlen=_MOST_LATE)  # guarded by ``changed``, as the next two
         self._unfit: dict[str, str] = {}  # why a client was not taken when it was ready, by name
         self._ready: dict[int, Stream] = {}  # by node id
-        self._pushed: dict[str, Call] = {}  # what pull_messages may ask for, by message id
-        self._ids = itertools.count(1)
         self._streams: set[Stream] = set()  # the loop's own, as what follows
         self._guard = ConnectionGuard(
             lambda: [*(stream.context.peer() for stream in self._streams), *self._watchers.peers()]
@@ -140,9 +125,6 @@ class StreamGrid(Grid):
         self._guarding: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.address = ""
-        """HOST:PORT that was bound; "" before that."""
-        flwr_compat.set_identity(run_id)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -184,155 +166,67 @@ class StreamGrid(Grid):
             reason: what the clients are told, one line.
             final: the run is over, clients end; else they come back to this address.
         """
-        with self._changed:
+        with self.changed:
             running, self._loop = self._loop, None
         if running is None:
             return
         asyncio.run_coroutine_threadsafe(self._shut_down(reason, final), running).result()
         loop.release()
 
-    def seats(self) -> dict[int, Seat]:
-        """Return every seat ever taken by worker index, ascending."""
-        with self._changed:
-            return self._seats.all()
-
     def nodes(self) -> dict[int, int]:
         """Return the node ids of the clients that are connected and ready by worker index, ascending."""
-        with self._changed:
+        with self.changed:
             streams = sorted(self._ready.values(), key=lambda stream: stream.seat.worker)
         return {stream.seat.worker: stream.seat.node_id for stream in streams}
 
-    def traffic(self) -> tuple[int, int]:
-        """Return (bytes up, bytes down) so far, frames and all."""
-        total = self.ledger.total()
-        return total.bytes_up, total.bytes_down
-
-    def waits(self) -> list[float]:
-        """Return the seconds after which each reply to the last ``send_and_receive`` came; errors are none."""
-        return self._waits
-
     def late(self) -> list[str]:
         """Return the names of the clients whose reply came after its instruction had expired, since the last call."""
-        with self._changed:
+        with self.changed:
             late = list(self._late)
             self._late.clear()
         return late
 
     def unfit(self) -> dict[str, str]:
         """Return why clients could not take part for what they have loaded, by name; who came back fit is not there."""
-        with self._changed:
+        with self.changed:
             return dict(self._unfit)
 
-    def show(self, state: Callable[[], str]) -> None:
-        """Take what tells those who watch of the run, from now on.
+    def complaints(self) -> str:
+        """Return in one line which clients came with another task than the server's."""
+        counted = Counter(self.unfit().values())
+        return "; ".join(f"{n} refused: {reason}" for reason, n in counted.most_common(3))
 
-        Args:
-            state: returns a JSON object; called on the link's thread, so it must be quick, and must not raise.
-        """
+    def show(self, state: Callable[[], str]) -> None:
+        """Show watchers this state from now on; see ``link.transport``."""
         self._watchers.show(state)
 
     def vacate(self, name: str) -> None:
         """Give up the seat of a client that is away for good; one that is connected, or unknown, keeps what it has."""
-        with self._changed:
-            self._seats.vacate(name)
+        with self.changed:
+            self.seating.vacate(name)
 
-    def wait_for(self, count: int, timeout: float) -> int:
-        """Wait until so many clients are ready, at most ``timeout`` seconds; return how many are."""
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._ready) >= count, timeout)
+    def wait(self, count: int, timeout: float) -> int:
+        """Wait until ``count`` clients are ready, at most ``timeout`` seconds; return how many are."""
+        with self.changed:
+            self.changed.wait_for(lambda: len(self._ready) >= count, timeout)
             return len(self._ready)
 
-    # --- Flower's Grid ------------------------------------------------------------------------------------------------
-
-    @property
-    def run(self) -> flwr_compat.Run:
-        """The run, of which only the id is filled in."""
-        return self._run
-
-    def set_run(self, run: flwr_compat.Run) -> None:
-        """Take Flower's description of the run; its id goes into the messages from now on."""
-        self._run = run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """Return an instruction for a node; the same as building the Message oneself."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the node ids of the clients that are connected and ready, in the order of their seats."""
-        return list(self.nodes().values())
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send instructions; return their ids, that ``pull_messages`` takes. A RecordDict is serialised once.
-
-        Raises:
-            WireError: a content cannot be sent; nothing was.
-        """
-        calls = self._push(list(messages)).calls
-        with self._changed:
-            self._pushed |= {call.message_id: call for call in calls}
-        return [call.message_id for call in calls]
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies that are there to these instructions, each once."""
-        replies = []
-        with self._changed:
-            for message_id in message_ids:
-                call = self._pushed.get(message_id)
-                if call is not None and call.reply is not None:
-                    replies.append(call.reply)
-                    del self._pushed[message_id]
-        return replies
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send instructions and wait for the replies; an instruction that is not answered in time expires.
-
-        Args:
-            messages: any number, to any nodes; a RecordDict that several of them share is serialised once.
-            timeout: seconds to wait; None waits until each is answered or its client is lost.
-
-        Returns:
-            The replies in the order of their instructions; none for an instruction that expired.
-
-        Raises:
-            WireError: a content cannot be sent; nothing was.
-        """
-        batch = self._push(list(messages))
-        batch.complete.wait(timeout)
-        with self._changed:
-            for call in batch.calls:
-                call.expire()
-            self._waits = batch.waits
-        return [call.reply for call in batch.calls if call.reply is not None]
-
-    def _push(self, messages: list[Message]) -> Batch:
-        payloads: dict[int, Payload] = {}
-        for message in messages:
-            if id(message.content) not in payloads:
-                payloads[id(message.content)] = self._payload(message.content)
-        batch = Batch(len(messages))
-        with self._changed:
+    def carry(self, calls: Sequence[Call]) -> None:
+        """Hand instructions to their clients' streams; one whose client is not connected fails at once."""
+        sent: list[tuple[Stream, Call]] = []
+        with self.changed:
             running = self._loop
-            for message in messages:
-                number = next(self._ids)
-                stream = self._ready.get(message.metadata.dst_node_id)
-                call = Call(number, message, payloads[id(message.content)], batch, stream)
-                flwr_compat.stamp(message, message_id=call.message_id, run_id=self._run.run_id)
-                batch.calls.append(call)
+            for call in calls:
+                node = call.message.metadata.dst_node_id
+                stream = self._ready.get(node)
                 if stream is None:
-                    call.fail(flwr_compat.NODE_UNAVAILABLE, f"not connected: node {message.metadata.dst_node_id}")
+                    call.fail(flwr_compat.NODE_UNAVAILABLE, f"not connected: node {node}")
                 else:
+                    call.unsettled = stream.calls
                     stream.calls.add(call)
+                    sent.append((stream, call))
         if running is not None:
-            running.call_soon_threadsafe(_dispatch, batch.calls)
-        return batch
-
-    def _payload(self, content: RecordDict) -> Payload:
-        payload = Payload(content)
-        if self._reply_bound is not None:
-            payload.reply_bound = min(self._reply_bound(content), self._max_reply_bytes)
-        return payload
+            running.call_soon_threadsafe(_dispatch, sent)
 
     # --- on the loop's thread -----------------------------------------------------------------------------------------
 
@@ -394,17 +288,17 @@ class StreamGrid(Grid):
             return None
         how = "by its word alone" if self._credentials is None else "by its certificate"
         _log.info("%s: seat %d is taken by %s, %s", context.peer(), seat.worker, seat.name, how)
-        stream = Stream(seat, context, self.ledger, self._max_reply_bytes)
+        stream = Stream(seat, context, self.ledger, self.max_reply_bytes)
         stream.certificate = peer_certificate(context)
         self.ledger.up(seat.name, len(raw))
         welcome = pb.Welcome(
-            run_id=self._run.run_id,
+            run_id=self.run.run_id,
             node_id=seat.node_id,
             worker=seat.worker,
             clients=self._clients,
             settings=settings,
             heartbeat_s=self._heartbeat_s,
-            max_reply_bytes=self._max_reply_bytes,
+            max_reply_bytes=self.max_reply_bytes,
             chunk_bytes=CHUNK_BYTES,
         )
         try:
@@ -433,8 +327,8 @@ class StreamGrid(Grid):
                 f"code fingerprint {hello.fingerprint[:64]!r}: this server runs {self._fingerprint!r}; "
                 "run the same version at both ends"
             )
-        with self._changed:
-            seat = self._seats.take(
+        with self.changed:
+            seat = self.seating.take(
                 hello.name,
                 worker=hello.worker if hello.HasField("worker") else None,
                 former=hello.former if hello.HasField("former") else None,
@@ -442,8 +336,8 @@ class StreamGrid(Grid):
         try:
             return seat, self._welcome(seat.name, seat.worker)
         except BaseException as error:
-            with self._changed:
-                self._seats.leave(seat.name)
+            with self.changed:
+                self.seating.leave(seat.name)
             if isinstance(error, Refused):
                 raise NoSeat(str(error)) from error
             raise
@@ -483,18 +377,18 @@ class StreamGrid(Grid):
     def _cut_off(self, stream: Stream, reason: str) -> None:
         """End a client's stream for good: what it sends counts no more, and all it gets is the reason."""
         _log.warning("%s: cut off: %s", stream.seat.name, reason)
-        with self._changed:
+        with self.changed:
             if self._ready.get(stream.seat.node_id) is stream:
                 del self._ready[stream.seat.node_id]
             for call in list(stream.calls):
                 call.fail(flwr_compat.NODE_UNAVAILABLE, reason)
-            self._changed.notify_all()
+            self.changed.notify_all()
         self._refuse(stream, reason)
 
     def _turn_away(self, stream: Stream, flaw: str) -> None:
         """Refuse a client that is ready for another task than this server's."""
         self._guard.warn("%s: refused: %s", stream.seat.name, flaw)
-        with self._changed:
+        with self.changed:
             if stream.seat.name in self._unfit or len(self._unfit) < _MOST_UNFIT:
                 self._unfit[stream.seat.name] = flaw
         self._refuse(stream, flaw)
@@ -558,11 +452,11 @@ class StreamGrid(Grid):
                 if flaw is not None:
                     self._turn_away(stream, flaw)
                     continue
-                with self._changed:
+                with self.changed:
                     self._unfit.pop(stream.seat.name, None)
-                    self._seats.confirm(stream.seat.name)
+                    self.seating.confirm(stream.seat.name)
                     self._ready[stream.seat.node_id] = stream
-                    self._changed.notify_all()
+                    self.changed.notify_all()
             elif isinstance(frame, pb.Pass):
                 if stream.busy and stream.busy.id == frame.id:
                     stream.free()
@@ -583,7 +477,7 @@ class StreamGrid(Grid):
         if call is None:
             return
         stream.free()
-        with self._changed:
+        with self.changed:
             if isinstance(answer, str):
                 call.fail(flwr_compat.BAD_REPLY, answer)
             elif not call.settled:
@@ -612,14 +506,14 @@ class StreamGrid(Grid):
         """Forget a stream that has ended; what it had not answered fails."""
         self._streams.discard(stream)
         seat = stream.seat
-        with self._changed:
-            if not self._seats.leave(seat.name):
+        with self.changed:
+            if not self.seating.leave(seat.name):
                 self.ledger.forget(seat.name)  # else names that come and go would fill it
             if self._ready.get(seat.node_id) is stream:
                 del self._ready[seat.node_id]
             for call in list(stream.calls):
                 call.fail(flwr_compat.NODE_UNAVAILABLE, f"disconnected: worker {seat.worker} ({seat.name})")
-            self._changed.notify_all()
+            self.changed.notify_all()
         stream.gone.set()
 
     async def _shut_down(self, reason: str, final: bool) -> None:
@@ -644,8 +538,8 @@ class StreamGrid(Grid):
             await self._server.stop(_GOODBYE_S)
 
 
-def _dispatch(calls: list[Call]) -> None:
-    """Hand instructions to their streams; on the loop's thread."""
-    for call in calls:
-        if call.stream is not None and not call.settled:
-            call.stream.enqueue(call)
+def _dispatch(sent: list[tuple[Stream, Call]]) -> None:
+    """Queue instructions on their streams; on the link's thread."""
+    for stream, call in sent:
+        if not call.settled:
+            stream.enqueue(call)

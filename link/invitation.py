@@ -14,6 +14,8 @@ from foundation.errors import ConfigError
 
 WHO = "breakwater_worker"
 """Action of the question which worker a node is, and name of the record that answers it."""
+TASK = "task"
+"""Key of what the node has loaded, in that record and among the settings of a Welcome; see ``tasks.identity``."""
 JOIN = "breakwater_link"
 """Action of an invitation to the link, and name of its record."""
 

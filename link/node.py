@@ -20,7 +20,7 @@ import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 
-from foundation.errors import RESIDENT, OtherTask, Refused, ServerGone, WireError
+from foundation.errors import OtherTask, Refused, ServerGone, WireError
 from link import link_pb2 as pb
 from link import loop, replies
 from link.address import Address
@@ -59,22 +59,24 @@ class Prepared:
     """What a client has prepared for a run.
 
     Args:
+        app: called with every instruction and the context. An exception becomes an error reply, Silent no reply at all,
+            Broken a reply that breaks on the way.
         context: of the ClientApp.
-        task: what it has loaded, which the server compares with its own; "" where nothing is to be said.
+        task: what it has loaded, which the server compares with its own; "" for nothing to compare.
     """
 
+    app: ClientApp
     context: Context
     task: str = ""
 
 
-Prepare = Callable[[Welcome], Context | Prepared]
-"""Prepares for the run that a server tells of; raises OtherTask where it is not the server's that can be run here."""
+Prepare = Callable[[Welcome], Prepared]
+"""Prepares for the run of a server; raises OtherTask where the task that was loaded here is not the server's."""
 
 
 def join(
     address: str,
     name: str,
-    app: ClientApp,
     prepare: Prepare,
     *,
     worker: int | None = None,
@@ -92,10 +94,8 @@ def join(
     Args:
         address: the server's ``HOST:PORT``.
         name: who this client is; 1 to 64 characters of [A-Za-z0-9._-].
-        app: called with every instruction and the context. An exception becomes an error reply, Silent no reply at all,
-            Broken a reply that breaks on the way.
-        prepare: called once per run with what the server said; loads the data and returns the context. What it raises
-            ends ``join``.
+        prepare: called once per run with the server's Welcome; loads the data and returns the ClientApp that stays
+            resident, with its context. What it raises ends ``join``.
         worker: the seat that this client must have; None for any.
         fingerprint: of the code; must be the server's.
         identity: the certificate of this name, for TLS; None for an open port.
@@ -114,13 +114,12 @@ def join(
         ServerGone: the server was away for longer than ``patience_s``.
     """
     terms = _Terms.of(address, fingerprint, stop or threading.Event(), patience_s, heartbeat_s, log)
-    return _hold({name: worker}, app, prepare, terms, None if identity is None else {name: identity})
+    return _hold({name: worker}, prepare, terms, None if identity is None else {name: identity})
 
 
 def join_as_many(
     address: str,
     seats: Mapping[str, int | None],
-    app: ClientApp,
     prepare: Prepare,
     *,
     fingerprint: str,
@@ -133,8 +132,7 @@ def join_as_many(
     Args:
         address: see ``join``, as for all that is not named here.
         seats: the wished seat, or None, by name; at least one.
-        app: called for all of them, one instruction at a time.
-        prepare: called for each of them.
+        prepare: called for each of them; their ClientApps run one instruction at a time.
         fingerprint: of the code.
         identities: the certificate of each name, for TLS; None for an open port.
         patience_s: how long the server may be away.
@@ -147,7 +145,7 @@ def join_as_many(
         Refused, ConfigError, ServerGone: see ``join``.
     """
     terms = _Terms.of(address, fingerprint, threading.Event(), patience_s, _HEARTBEAT_S, log)
-    return _hold(seats, app, prepare, terms, identities)
+    return _hold(seats, prepare, terms, identities)
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,6 @@ class _Terms:
 
 def _hold(
     seats: Mapping[str, int | None],
-    app: ClientApp,
     prepare: Prepare,
     terms: _Terms,
     identities: Mapping[str, Identity] | None,
@@ -188,7 +185,7 @@ def _hold(
             raise Refused(flaw)
     keep_buffers()
     nodes = [
-        _Node(name, app, prepare, worker, terms, None if identities is None else identities[name])
+        _Node(name, prepare, worker, terms, None if identities is None else identities[name])
         for name, worker in seats.items()
     ]
 
@@ -211,7 +208,6 @@ class _Node:
     def __init__(
         self,
         name: str,
-        app: ClientApp,
         prepare: Prepare,
         worker: int | None,
         terms: _Terms,
@@ -220,7 +216,6 @@ class _Node:
         self._name = name
         self._identity = identity
         self._credentials = None if identity is None else channel_credentials(identity)
-        self._app = app
         self._prepare = prepare
         self._worker = worker
         self._terms = terms
@@ -374,16 +369,15 @@ class _Node:
         self._terms.log(f"{self._name}: joined as worker {welcome.worker} of {welcome.clients}")
         if self._prepared is None or _seat(self._prepared[0]) != _seat(welcome):
             self._prepared = None  # the old context's memory first
-            made = self._prepare(welcome)
-            self._prepared = welcome, made if isinstance(made, Prepared) else Prepared(made)
-            self._prepared[1].context.node_config[RESIDENT] = True
+            self._prepared = welcome, self._prepare(welcome)
         return self._prepared[1].task
 
     def _answer(self, parcel: Parcel) -> Reply:
         """Run the ClientApp on an instruction and return its reply."""
         if self._prepared is None:
             return replies.error(parcel.id, "WireError: an instruction out of order")
-        return replies.answer(parcel, self._app, self._prepared[1].context, name=self._name)
+        prepared = self._prepared[1]
+        return replies.answer(parcel, prepared.app, prepared.context, name=self._name)
 
 
 def _seat(welcome: Welcome) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
+from foundation.text import one_line
 from link import flwr_compat
 from link.flwr_compat import NodeInfo, Run
 
@@ -34,14 +35,16 @@ class PolledGrid(Grid):
         grid: where everything is passed on to.
     """
 
-    clients_change = True
-    """See ``link.grid.StreamGrid``."""
-
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self._up = 0
         self._down = 0
         self._one_by_one = False
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the nodes are those of Flower's simulation, which share a few processes."""
+        return flwr_compat.is_simulated(self._grid)
 
     def traffic(self) -> tuple[int, int]:
         """Return (bytes up, bytes down) so far: the content of messages, as Flower counts it, without its envelopes."""
@@ -91,13 +94,13 @@ class PolledGrid(Grid):
                 return self._counted(self._grid.pull_messages(wanted))
             except _UNREADABLE as error:
                 self._one_by_one = True
-                log.error("a node has sent what Flower cannot read; its round may lack others too: %s", _told(error))
+                log.error("a node has sent what Flower cannot read; its round may lack others too: %s", _text(error))
         replies: list[Message] = []
         for message_id in wanted:
             try:
                 replies += self._counted(self._grid.pull_messages([message_id]))
             except _UNREADABLE as error:
-                reason = f"undecodable: Flower cannot read it: {_told(error)}"
+                reason = f"undecodable: Flower cannot read it: {_text(error)}"
                 replies.append(flwr_compat.unreadable(message_id, self._grid.run.run_id, reason))
         return replies
 
@@ -132,8 +135,8 @@ class PolledGrid(Grid):
         return self._grid.get_nodes()
 
 
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:120].replace("\n", " ")
+def _text(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {error}", 120)
 
 
 def _size(content: RecordDict) -> int:

@@ -105,6 +105,10 @@ class Seats:
             del self._by_name[name], self._taken[seat.worker]
             self._confirmed.discard(name)
 
+    def name_of(self, worker: int) -> str | None:
+        """Return who holds a seat; None if it was never taken."""
+        return self._taken.get(worker)
+
     def all(self) -> dict[int, Seat]:
         """Return every seat ever taken by worker index, ascending."""
         return {worker: self._by_name[name] for worker, name in sorted(self._taken.items())}

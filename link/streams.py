@@ -1,93 +1,21 @@
-"""What the server's end keeps of one client's stream, and of each instruction that is on its way.
-
-``Call`` and ``Batch`` are shared by the strategy's thread and the link's: the grid's lock guards them. A ``Stream`` is
-the own of the link's thread.
-"""
+"""What the server's end keeps of one client's stream."""
 
 import asyncio
 import logging
-import threading
 import time
 from collections import deque
 from typing import Any
 
-from flwr.app import Error, Message, RecordDict
-
-from link import flwr_compat
+from link.calls import Call
 from link.ledger import Ledger
 from link.seats import Seat
-from link.wire import CONTROL_BYTES, Payload, Reader, instruction_head
+from link.wire import CONTROL_BYTES, Reader
 
 _log = logging.getLogger("breakwater.link")
 
 
-class Batch:
-    """The instructions of one push, and the event that all of them are settled."""
-
-    def __init__(self, size: int) -> None:
-        self.calls: list[Call] = []
-        self.missing = size
-        self.began = time.monotonic()
-        self.waits: list[float] = []  # the seconds after which each reply came
-        self.complete = threading.Event()
-        if not size:
-            self.complete.set()
-
-
-class Call:
-    """One instruction on its way, settled once: by a reply, by an error or by expiring. The grid's lock guards it."""
-
-    def __init__(self, id_: int, message: Message, payload: Payload, batch: Batch, stream: "Stream | None") -> None:
-        self.id = id_
-        self.message = message
-        self.message_id = str(id_)
-        # These two until it is settled: a client that never answers must not keep a round's messages in memory.
-        self.payload: Payload | None = payload
-        self.batch: Batch | None = batch
-        self.reply_bound = payload.reply_bound
-        self.stream = stream
-        self.settled = False
-        self.reply: Message | None = None
-
-    def head(self) -> bytes:
-        """Return the envelope's fields before the content."""
-        metadata = self.message.metadata
-        return instruction_head(
-            id_=self.id, message_type=metadata.message_type, group_id=metadata.group_id, ttl_s=metadata.ttl
-        )
-
-    def settle(self, answer: RecordDict | Error) -> None:
-        """Take the answer as Flower's reply."""
-        if isinstance(answer, RecordDict):
-            if self.batch is not None:
-                self.batch.waits.append(time.monotonic() - self.batch.began)
-            self.reply = Message(answer, reply_to=self.message)
-        else:
-            self.reply = Message(answer, reply_to=self.message)
-        flwr_compat.name_reply(self.reply, f"{self.message_id}-reply")
-        self.expire()
-
-    def fail(self, code: int, reason: str) -> None:
-        """Give an error as the answer, unless there is one."""
-        if not self.settled:
-            self.settle(Error(code, reason))
-
-    def expire(self) -> None:
-        """Take no more answers."""
-        if self.settled:
-            return
-        self.settled = True
-        if self.stream is not None:
-            self.stream.calls.discard(self)
-        batch, self.batch, self.payload = self.batch, None, None
-        if batch is not None:
-            batch.missing -= 1
-            if not batch.missing:
-                batch.complete.set()
-
-
 class Stream:
-    """One client's live stream. Touched on the loop's thread only, but for ``calls``, which the grid's lock guards.
+    """One client's live stream. Used on the link's thread only, except ``calls``, which the grid's lock guards.
 
     Args:
         seat: the client's.
@@ -141,7 +69,7 @@ class Stream:
             self.wake.set()
 
     def strike(self, flaw: str) -> None:
-        """Count a frame that should not have come; the log hears of the first of each stream only."""
+        """Count an invalid or unsolicited frame; only the first of a stream is logged."""
         self.strikes += 1
         if not self._complained:
             self._complained = True

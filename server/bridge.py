@@ -13,17 +13,16 @@ from contextlib import contextmanager
 from ipaddress import IPv6Address
 
 from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
 
 from experiment.opened import Experiment
 from foundation.errors import ConfigError
 from foundation.text import one_line
-from link import flwr_compat
 from link.address import Address
 from link.grid import StreamGrid
 from link.identity.authority import Authority
 from link.identity.tls import server_credentials
 from link.invitation import JOIN, Invitation
+from link.polled import PolledGrid
 from server.link import open_link
 
 log = logging.getLogger("breakwater.server")
@@ -39,7 +38,7 @@ _FAREWELL_S = 10.0
 
 
 @contextmanager
-def live_link(grid: Grid, experiment: Experiment, run_id: int, address: str, listen: str) -> Iterator[StreamGrid]:
+def live_link(grid: PolledGrid, experiment: Experiment, run_id: int, address: str, listen: str) -> Iterator[StreamGrid]:
     """Within: the link is open, and nodes are invited to it.
 
     Args:
@@ -55,7 +54,7 @@ def live_link(grid: Grid, experiment: Experiment, run_id: int, address: str, lis
     """
     found = Address.parse(address, what="run config: link =")
     bind = Address.parse(listen, listens=True, what="run config: link-listen =") if listen else None
-    if flwr_compat.is_simulated(grid):
+    if grid.simulated:
         raise ConfigError(f'run config: link = "{address}": simulated nodes share processes and cannot stay on a link')
     authority = Authority.create()
     stream_grid = open_link(experiment, run_id, server_credentials(authority.issue_server([found.host])))
@@ -83,7 +82,7 @@ def _every(address: Address) -> str:
 class _Host:
     """Invites nodes, and hears what they answer."""
 
-    def __init__(self, grid: Grid, link: StreamGrid, authority: Authority, address: str) -> None:
+    def __init__(self, grid: PolledGrid, link: StreamGrid, authority: Authority, address: str) -> None:
         self.over = threading.Event()
         self._grid = grid
         self._link = link

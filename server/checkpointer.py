@@ -7,9 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from experiment.opened import Experiment
-from link.grid import StreamGrid
-from link.polled import PolledGrid
-from server.roster import LinkRoster, QueriedRoster
+from link.transport import Transport
 from server.run_folder.checkpoints import Checkpoint, Checkpoints, digest_of, of_state
 from server.run_folder.writer import RunFolder
 from strategies.method import Mark
@@ -66,18 +64,17 @@ class Books:
             return time.monotonic() - self._written >= max(_SHORTEST_S, self._took_s / _SHARE)
         return self._every > 0 and round_ % self._every == 0
 
-    def keep(self, grid: StreamGrid | PolledGrid, roster: LinkRoster | QueriedRoster, strategy: RobustStrategy) -> None:
+    def keep(self, transport: Transport, strategy: RobustStrategy) -> None:
         """Write a checkpoint of the last round in the metrics, unless there is one, and mark it for the workers."""
         state, folder = strategy.state, self.folder
         if self._every == 0 or state.round - 1 != folder.rounds:
             return
         if folder.rounds != self._saved:
-            seats = grid.seats() if isinstance(grid, StreamGrid) else {}
             checkpoint = of_state(
                 state,
                 experiment=digest_of(self.experiment.config),
-                seats={seat.name: worker for worker, seat in seats.items()},
-                present=len(roster.nodes()),
+                seats={seat.name: worker for worker, seat in transport.seats().items()},
+                present=len(transport.nodes()),
                 wall_s=folder.wall_s,
                 task=self.experiment.identity.written(),
             )

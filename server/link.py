@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 from flwr.app import RecordDict
 
-from experiment.opened import CONFIG, TASK, Experiment, code_fingerprint
+from experiment.opened import CONFIG, Experiment, code_fingerprint
 from link import codec
 from link.grid import StreamGrid
 from link.identity.access import AccessControl
+from link.invitation import TASK
 from tasks.identity import TaskIdentity
 
 log = logging.getLogger("breakwater.server")

@@ -1,27 +1,23 @@
-"""The ``breakwater server`` process: listens on the link and runs the ServerApp over it."""
+"""The ``breakwater server`` process: opens the link and runs one experiment over it."""
 
 import logging
 import secrets
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from flwr.app import Context, RecordDict
-from rich.console import Console
-
 from experiment.config import Config
-from experiment.opened import CONFIG, CONFIG_DIR, DATA, LIFE, OUT, RESUME, open_experiment, try_out
+from experiment.opened import open_config, try_out
 from foundation.errors import ConfigError
 from link.identity.access import AccessControl
 from link.identity.tls import Identity, server_credentials
-from server.app import app, load_loops
 from server.link import open_link
 from server.monitor.exporters import Monitoring
+from server.run import console_for, load_loops, run
 from server.run_folder.checkpoints import resumed
 from server.run_folder.manifest import RunCard
-from server.run_folder.writer import claimed
+from server.run_folder.writer import RunFolder, claimed
 from strategies.strategy import StalledError
 
 log = logging.getLogger("breakwater.server")
@@ -108,8 +104,7 @@ def serve(options: ServerOptions, on_listening: Callable[[str], None] | None = N
     Raises:
         BreakwaterError: the config does not fit the task, the certificate or a list of clients cannot be used, the
             address cannot be bound, or the run folder cannot be used; one line.
-        NoClientsError: clients did not come, or all stayed away.
-        StalledError: too few clients answered for too long.
+        RunEndedError: too few clients came or answered.
     """
     with claimed(options.out.absolute(), goes_on=options.card is not None):
         _serve(options, on_listening)
@@ -121,16 +116,15 @@ def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None) -
     credentials = None if identity is None else server_credentials(identity)
     access = _access(identity, options.lists)
     options.monitoring.check()
-    text = options.config.to_toml()
-    experiment = open_experiment(text, options.data, options.config_dir)
+    out = options.out.absolute()
+    experiment = open_config(options.config, options.data, options.config_dir)
     try_out(experiment)
     # Before anybody joins: clients on the same machine then find on disk what they would all compile at once.
-    load_loops(experiment, Console(file=sys.stdout, soft_wrap=True, quiet=options.monitoring.quiet))
-    resolved = experiment.config.to_toml()
+    load_loops(experiment, console_for(options.monitoring))
     card = options.card
     run_id = secrets.randbits(62) + 2 if card is None else card.run_id
-    held = {} if card is None else resumed(options.out.absolute(), experiment)[0].seats
-    grid = open_link(experiment, run_id, credentials, access, held)
+    point = None if card is None else resumed(out, experiment)
+    grid = open_link(experiment, run_id, credentials, access, {} if point is None else point[0].seats)
     address = grid.listen(options.listen)
     log.info("run %d listens on %s", run_id, address, extra={"run_id": run_id})
     card = RunCard(
@@ -146,25 +140,11 @@ def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None) -
         _warn_insecure(address)
     if on_listening:
         on_listening(address)
-    context = Context(
-        run_id=run_id,
-        node_id=1,
-        node_config={},
-        state=RecordDict(),
-        run_config={
-            CONFIG: text,
-            DATA: str(options.data or ""),
-            CONFIG_DIR: str(options.config_dir or ""),
-            OUT: str(options.out.absolute()),
-            RESUME: "" if options.card is None else str(options.out.absolute()),
-            LIFE: card.lives,
-            **options.monitoring.run_config(),
-        },
-    )
     reason, final = "the server stopped before the end of the run", True
     try:
-        card.write(options.out, resolved)
-        app(grid, context)
+        card.write(options.out, experiment.config.to_toml())
+        with RunFolder(out, point[0] if point else None) as folder:
+            run(experiment, folder, grid, options.monitoring, point=point, life=card.lives)
         reason = "the run is over"
     except StalledError:
         reason = "the run stalled: too few clients answered"

@@ -11,9 +11,9 @@ plain loop, because every draw has its own stream and replies are ordered by wor
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,16 +24,25 @@ from flwr.serverapp.strategy import Result, Strategy
 from strategies.cohorts import quorum_of, sample
 from strategies.deadline import LearntDeadline
 from strategies.evidence import Evidence
+from strategies.hold import NoClientsError, NoReplyCountsError, Probe, StalledError, Watch
 from strategies.method import STALE, Ask, Compressor, Evaluation, Mark, Method, Packet, Rejected, State, Vector
-from strategies.progress import STALL_ROUNDS, Progress, Stall
+from strategies.progress import STALL_ROUNDS
 from strategies.randomness import Role, stream
+from strategies.roster import Roster
 
 log = logging.getLogger("breakwater.strategy")
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 15.0
-"""Seconds between two attempts to find clients that answer, while a run is held: at first, and at most."""
-_MAX_REASONS = 100
-"""Different reasons that are counted while a run is held."""
+__all__ = [
+    "NOT_FINITE",
+    "Codec",
+    "NoClientsError",
+    "NoReplyCountsError",
+    "RobustStrategy",
+    "Roster",
+    "RoundRecord",
+    "StalledError",
+]
+
 NOT_FINITE = "model or loss is not finite"
 
 
@@ -51,57 +60,6 @@ class Codec(Protocol):
 
     def from_arrays(self, arrays: ArrayRecord) -> Vector:
         """Return the model of a record."""
-
-
-class Roster(Protocol):
-    """Which worker can be reached at which Flower node."""
-
-    def nodes(self) -> Mapping[int, int]:
-        """Return node id by worker, of those that can be reached now."""
-
-    def name(self, worker: int) -> str:
-        """Return the worker's name, for logs and metrics."""
-
-    def wait(self, count: int, timeout: float) -> int:
-        """Wait until ``count`` workers can be reached, at most ``timeout`` seconds; return how many can."""
-
-
-class NoClientsError(Exception):
-    """No client could be reached within the time that the config allows."""
-
-
-class NoReplyCountsError(Exception):
-    """More workers than may be Byzantine were refused before any reply counted: their ClientApp is another one."""
-
-
-class StalledError(Exception):
-    """The run is dead: too few clients answered for ``idle_timeout_s``, though everybody was asked again and again.
-
-    Args:
-        stall: what is known of it.
-        round_: the round after which ``model`` was the model.
-        model: of the last round that counted, or of one a little earlier; shape (d,).
-        arrays: the same as a record.
-    """
-
-    def __init__(self, stall: Stall, round_: int, model: Vector, arrays: ArrayRecord) -> None:
-        super().__init__(str(stall))
-        self.stall = stall
-        self.round = round_
-        self.model = model
-        self.arrays = arrays
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it for a run's summary."""
-        return {
-            "since": self.stall.since,
-            "model_of": self.round,
-            "needed": self.stall.needed,
-            "answered": self.stall.found,
-            "held_s": round(self.stall.held_s, 3),
-            "reasons": dict(self.stall.reasons[:10]),
-            "text": str(self.stall),
-        }
 
 
 @dataclass(frozen=True)
@@ -188,7 +146,7 @@ class RobustStrategy(Strategy):
     Args:
         method: both halves of the algorithm; only the server half runs here.
         codec: how asks and packets become Flower records.
-        roster: which worker is at which node.
+        roster: which worker is at which node, and what the transport measures.
         clients: n.
         byzantine: f.
         any_app: the nodes may run any app: ``NoReplyCountsError`` then ends a run in which more workers than f, and
@@ -196,15 +154,11 @@ class RobustStrategy(Strategy):
         stall_rounds: see ``strategies.progress``; used by ``start``.
         seed: the run's seed.
         deadline_s: seconds that a round waits for replies, or what learns it from the rounds.
-        waits: returns the seconds after which each reply of the last round came; needed to learn a deadline.
         quorum: share of the sampled clients, in (0, 1], whose replies a round needs; with fewer usable ones the method
             is told that none came. None for what the method itself needs.
         idle_timeout_s: seconds to wait when nobody is connected before ``NoClientsError`` is raised, and to look for
             clients that answer before ``StalledError`` is.
         reveal_cohort: tell the sampled workers who else was sampled.
-        traffic: returns (bytes up, bytes down) since the start, as measured by the transport; None if it cannot tell.
-        late: returns the names of the clients whose reply came after its round was over, since the last call; None if
-            the transport does not tell.
         evaluate: measures a model; None to measure nothing.
         every: rounds between evaluations; the last round is always measured.
         on_round: called with the record of every finished round.
@@ -223,12 +177,9 @@ class RobustStrategy(Strategy):
         stall_rounds: int = STALL_ROUNDS,
         seed: int = 0,
         deadline_s: float | LearntDeadline = 30.0,
-        waits: Callable[[], Sequence[float]] | None = None,
         quorum: float | None = None,
         idle_timeout_s: float = 120.0,
         reveal_cohort: bool = False,
-        traffic: Callable[[], tuple[int, int]] | None = None,
-        late: Callable[[], Sequence[str]] | None = None,
         evaluate: Callable[[Vector], Evaluation] | None = None,
         every: int = 50,
         on_round: Callable[[RoundRecord], None] | None = None,
@@ -244,13 +195,10 @@ class RobustStrategy(Strategy):
         self.seed = seed
         self.learnt = deadline_s if isinstance(deadline_s, LearntDeadline) else None
         self.deadline_s = deadline_s.first_s if isinstance(deadline_s, LearntDeadline) else deadline_s
-        self.waits = waits
         self.quorum = quorum
         self.mark: Mark | None = None  # of the server's newest checkpoint, where it keeps any
         self.idle_timeout_s = idle_timeout_s
         self.reveal_cohort = reveal_cohort
-        self.traffic = traffic
-        self.late = late
         self.evaluate = evaluate
         self.every = every
         self.on_round = on_round
@@ -263,9 +211,15 @@ class RobustStrategy(Strategy):
         self.last: RoundRecord | None = None
         self._open: _Open | None = None
         self._warned: set[tuple[str, str]] = set()
-        self._counted = False
-        self._refused: set[int] = set()  # workers that were, while no reply has counted
-        self._reasons: Counter[str] = Counter()  # why replies did not count, since the last round that did
+        self._watch = Watch(
+            self.roster,
+            clients=self.clients,
+            byzantine=self.byzantine,
+            any_app=self.any_app,
+            stall_rounds=self.stall_rounds,
+            idle_timeout_s=self.idle_timeout_s,
+            on_hold=self.on_hold,
+        )
 
     # --- one round: ask, screen, update ---------------------------------------------------------------------------
 
@@ -332,7 +286,7 @@ class RobustStrategy(Strategy):
                 rejected.append((name, verdict.reason))
                 self._tell(ask.round, name, verdict)
         refusals = {i: verdict.reason for i in sorted(spoke) if isinstance(verdict := verdicts[i], Rejected)}
-        self._check_app(ask.round, refusals, bool(rows))
+        self._watch.check_app(ask.round, refusals, bool(rows))
         void = self._void(ask, rows)
         if void:
             rejected += [(self.roster.name(worker), void) for worker in rows]
@@ -412,19 +366,6 @@ class RobustStrategy(Strategy):
             return Rejected(f"{STALE}: the reply builds on version {verdict.version}, which is not this round's")
         return verdict
 
-    def _check_app(self, round_: int, refusals: Mapping[int, str], counted: bool) -> None:
-        """End the run where the nodes run another ClientApp: no attack is mistaken for one, it is at most f workers."""
-        self._counted = self._counted or counted
-        if self._counted or not self.any_app:
-            return
-        self._refused |= refusals.keys()
-        if len(self._refused) >= min(self.clients, max(self.byzantine, 1) + 1):
-            worker, reason = next(iter(refusals.items()))
-            raise NoReplyCountsError(
-                f"round {round_}: no reply has counted yet, and {len(self._refused)} clients replied, of which "
-                f"{self.byzantine} may be Byzantine: it is their ClientApp. {self.roster.name(worker)}: {reason}"
-            )
-
     def _tell(self, round_: int, name: str, verdict: Rejected) -> None:
         """Log a rejection: loudly the first time that this client is rejected for this reason, quietly from then on."""
         first = (name, verdict.slug) not in self._warned
@@ -482,7 +423,7 @@ class RobustStrategy(Strategy):
             evaluate_fn: called as Flower does, in rounds that are evaluated, in addition to ``evaluate``.
 
         Raises:
-            NoClientsError: no client was connected for ``idle_timeout_s``, before round 1.
+            NoClientsError: no client was connected for ``idle_timeout_s``, before any reply was usable.
             StalledError: too few clients answered for ``idle_timeout_s``; see ``strategies.progress``.
         """
         result = Result()
@@ -490,27 +431,31 @@ class RobustStrategy(Strategy):
         goes_on = self.state is not None and self.state.round > 1
         if self.state is None:
             self.state = self.method.start(self.codec.from_arrays(initial_arrays))
-        progress = Progress(
-            self.clients, self.byzantine, self.stall_rounds, self.state.round - 1, self.state.x, distrust=goes_on
-        )
+        watch = self._watch
+        watch.begin(self.state.round - 1, self.state.x, self.codec.to_arrays, distrust=goes_on)
         while self.state.round <= num_rounds:
-            self._wait_for_anybody(progress)
-            began, (up, down) = time.perf_counter(), self._traffic()
+            watch.wait_for_anybody()
+            began, (up, down) = time.perf_counter(), self.roster.traffic()
             round_ = self.state.round
             messages = self.configure_train(round_, initial_arrays, config, grid)
             deadline_s = min(self.deadline_s, timeout)
             replies = grid.send_and_receive(messages, timeout=deadline_s)
-            if self.learnt is not None and self.waits is not None and self._open is not None:
-                self.learnt.observe(self._open.ask.kind, len(self._open.messages), self.waits(), deadline_s)
+            if self.learnt is not None and self._open is not None:
+                asked = len(self._open.messages)
+                self.learnt.observe(self._open.ask.kind, asked, self.roster.waits(), deadline_s)
             outcome = self._outcome(replies)
-            progress.add(round_, outcome.opened.ask.sample, outcome.used)
-            self._note_reasons(outcome)
-            if progress.stalled or (round_ == num_rounds and not progress.counted):
-                outcome = self._hold(grid, outcome, progress, deadline_s)
+            ask, found = outcome.opened.ask, outcome.record
+            reasons = [reason for _, reason in found.rejected] or [found.note] * found.incomplete
+            watch.add(round_, ask.sample, outcome.used, reasons)
+            if watch.in_doubt(last=round_ == num_rounds):
+                ask_all = partial(self._probe, grid, ask, deadline_s)
+                held = watch.hold(round_, len(outcome.used), outcome.wanted, ask_all)
+                note = "; ".join(filter(None, (found.note, held)))
+                outcome = replace(outcome, record=replace(found, note=note))
             record = self._commit(outcome)
-            progress.keep(round_, self.state.x)
+            watch.keep(round_, self.state.x)
             round_s = time.perf_counter() - began
-            up_now, down_now = self._traffic()
+            up_now, down_now = self.roster.traffic()
             x = self.state.x
             flaw = self.flaw_of_model(x)
             diverged = bool(flaw)
@@ -530,13 +475,13 @@ class RobustStrategy(Strategy):
                 evaluation=evaluation,
                 note=note,
                 diverged=diverged,
-                late=self.late() if self.late else (),
+                late=self.roster.late(),
             )
             self.last = record
             if self.on_round:
                 self.on_round(record)
             if diverged:
-                log.error("%s: no later round can mend it; the run ends here", note)
+                log.error("%s: no later round can repair it; the run ends here", note)
                 break
         result.arrays = self.codec.to_arrays(self.state.x)
         return result
@@ -545,105 +490,15 @@ class RobustStrategy(Strategy):
         """Say why no round can follow this model; "" if one can."""
         return "" if np.isfinite(x).all() else NOT_FINITE
 
-    # --- when nobody answers ----------------------------------------------------------------------------------------
+    def _probe(self, grid: Grid, ask: Ask, deadline_s: float, nodes: Mapping[int, int]) -> Probe:
+        """Ask all of these workers what a round asked, at the same model and without any effect on what workers keep.
 
-    def _wait_for_anybody(self, progress: Progress) -> None:
-        """Wait until a client is connected.
-
-        Raises:
-            NoClientsError, StalledError: none was in time, before a reply has counted and after that.
+        What they reply only shows that they can: the round itself ends as it has.
         """
-        if self.roster.nodes():
-            return
-        log.warning("nobody is connected: waiting up to %g s for a client", self.idle_timeout_s)
-        self._say_held("nobody is connected")
-        began = time.monotonic()
-        if self.roster.wait(1, self.idle_timeout_s) < 1:
-            if self._counted:
-                raise self._stalled(progress, 1, found=0, asked=0, held_s=time.monotonic() - began)
-            raise NoClientsError(
-                f"no client connected for {self.idle_timeout_s:g} s (federation.join_timeout_s): start clients, "
-                "or check that they can reach this address"
-            )
-        self._say_held("")
-
-    def _hold(self, grid: Grid, outcome: _Outcome, progress: Progress, deadline_s: float) -> _Outcome:
-        """Hold the model and ask everybody, again and again, until enough answer; return the round, which then counts.
-
-        Everybody is asked what the round asked, at the same model and without any effect on what workers keep. What
-        they reply only shows that they can: the round itself ends as it has.
-
-        Raises:
-            StalledError: too few answered for ``idle_timeout_s``.
-        """
-        ask = outcome.opened.ask
-        wanted = max(progress.needed, outcome.wanted)
-        refused = set[int]()
-        answered = len(outcome.used)
-        began, pause = time.monotonic(), _FIRST_PAUSE_S
-        log.warning(
-            "round %d: since %s %s had a reply that counted: holding the model, asking all clients",
-            ask.round,
-            f"round {progress.since}" if progress.since else "the start",
-            f"at most {self.byzantine} clients" if self.byzantine else "no client",
-        )
-        while True:
-            nodes = dict(self.roster.nodes())
-            workers = sorted(nodes)
-            self._say_held(f"{answered} clients answer, {wanted} must; asking all {len(workers)}")
-            probe = self._opened(replace(ask, probe=True), workers, nodes)
-            replies = grid.send_and_receive(probe.messages, timeout=deadline_s)
-            verdicts, spoke = self._verdicts(probe, replies)
-            answered = 0
-            for worker, verdict in verdicts.items():
-                # A worker that lost its state is well: with the next ask it is sent the server's.
-                if isinstance(verdict, Packet) or verdict.slug == STALE:
-                    answered += 1
-                else:
-                    self._tell(ask.round, self.roster.name(worker), verdict)
-                    self._count_reason(verdict.reason)
-                    refused |= {worker} & spoke
-            held_s = time.monotonic() - began
-            if answered >= wanted:
-                break
-            hopeless = not self._counted and len(refused) >= min(self.clients, max(self.byzantine, 1) + 1)
-            if hopeless or held_s >= self.idle_timeout_s:
-                raise self._stalled(progress, wanted, found=answered, asked=len(workers), held_s=held_s)
-            self._pause(len(nodes), min(pause, self.idle_timeout_s - held_s))
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
-        progress.trust()
-        self._say_held("")
-        held = f"held for {held_s:.1f} s until {answered} clients answered"
-        log.warning("round %d: %s; going on", ask.round, held)
-        note = "; ".join(filter(None, (outcome.record.note, held)))
-        return replace(outcome, record=replace(outcome.record, note=note))
-
-    def _pause(self, connected: int, seconds: float) -> None:
-        """Wait, but not after another client has come."""
-        end = time.monotonic() + seconds
-        if self.roster.wait(connected + 1, seconds) <= connected:
-            time.sleep(max(0.0, end - time.monotonic()))
-
-    def _stalled(self, progress: Progress, needed: int, *, found: int, asked: int, held_s: float) -> StalledError:
-        round_, model = progress.model
-        stall = Stall(progress.since, needed, found, asked, held_s, self._reasons.most_common())
-        return StalledError(stall, round_, model, self.codec.to_arrays(model))
-
-    def _note_reasons(self, outcome: _Outcome) -> None:
-        if len(outcome.used) > self.byzantine:  # more than the attackers alone
-            self._reasons.clear()
-        for _, reason in outcome.record.rejected:
-            self._count_reason(reason)
-        if outcome.record.incomplete and not outcome.record.rejected:
-            self._count_reason(outcome.record.note)
-
-    def _count_reason(self, reason: str) -> None:
-        known = reason in self._reasons or len(self._reasons) < _MAX_REASONS
-        self._reasons[reason if known else reason.partition(":")[0]] += 1
-
-    def _say_held(self, line: str) -> None:
-        if self.on_hold:
-            self.on_hold(line)
-
-    def _traffic(self) -> tuple[int, int]:
-        return self.traffic() if self.traffic else (0, 0)
+        probe = self._opened(replace(ask, probe=True), list(nodes), nodes)
+        verdicts, spoke = self._verdicts(probe, grid.send_and_receive(probe.messages, timeout=deadline_s))
+        # A worker that lost its state is well: with the next ask it is sent the server's.
+        failed = {i: v for i, v in verdicts.items() if isinstance(v, Rejected) and v.slug != STALE}
+        for worker, verdict in failed.items():
+            self._tell(ask.round, self.roster.name(worker), verdict)
+        return Probe(len(verdicts) - len(failed), [v.reason for v in failed.values()], failed.keys() & spoke)

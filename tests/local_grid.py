@@ -4,17 +4,20 @@ It is its own roster too, so ``RobustStrategy`` can be driven with nothing else;
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.serverapp import Grid
 
-from client import worker as workers
-from client.app import app, make_worker
+from client.answers import client_app, visit
+from client.app import make_worker
 from client.coalition import Coalition, CoalitionMember
+from client.node_config import NodeConfig
+from client.worker import HonestWorker, Worker
 from experiment.opened import Experiment
-from foundation.errors import RESIDENT, Broken, Silent
+from experiment.run_config import RunConfig
+from foundation.errors import Broken, Silent
 from link import codec, flwr_compat
+from link.transport import Transport
 from strategies.strategy import RobustStrategy
 
 Answer = Callable[[int, Message], Iterable[Message]]
@@ -24,7 +27,7 @@ FIRST_NODE = 100
 _run_ids = itertools.count(1)
 
 
-class LocalGrid(Grid):
+class LocalGrid(Transport):
     """The grid and its roster.
 
     Args:
@@ -39,6 +42,12 @@ class LocalGrid(Grid):
         """The instructions of every call."""
         self.timeouts: list[float | None] = []
         """The timeout of every call of send_and_receive."""
+        self.measured: Iterator[tuple[int, int]] = itertools.repeat((0, 0))
+        """What ``traffic`` returns, call by call; as the next two."""
+        self.late_names: Iterator[Sequence[str]] = itertools.repeat(())
+        self.took: Sequence[float] = ()
+        self.workers: dict[int, Worker] = {}
+        """The workers behind it, where it is a ``federation``."""
         self._answer = answer
         self._replies: list[Message] = []
         flwr_compat.set_identity(self.run_id)
@@ -58,6 +67,15 @@ class LocalGrid(Grid):
     def wait(self, count: int, timeout: float) -> int:
         return len(self.online)
 
+    def waits(self) -> Sequence[float]:
+        return self.took
+
+    def late(self) -> Sequence[str]:
+        return next(self.late_names)
+
+    def traffic(self) -> tuple[int, int]:
+        return next(self.measured)
+
     def get_node_ids(self) -> list[int]:
         return list(self.nodes().values())
 
@@ -67,11 +85,6 @@ class LocalGrid(Grid):
 
     def set_run(self, run: flwr_compat.Run) -> None:
         raise AssertionError("a strategy sets no run")
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        raise AssertionError("a strategy builds its messages itself")
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         batch = list(messages)
@@ -102,8 +115,9 @@ def federation(experiment: Experiment, *, resident: bool = True) -> tuple[LocalG
     contexts: dict[int, Context] = {}
 
     def answer(worker: int, message: Message) -> Iterator[Message]:
+        context, made = contexts[worker], grid.workers[worker]
         try:
-            yield app(message, contexts[worker])
+            yield client_app(made)(message, context) if resident else visit(message, context.state, lambda: made)
         except (Silent, Broken):  # what breaks on the way does not come
             return
         except Exception as error:  # as Flower reports it
@@ -112,16 +126,15 @@ def federation(experiment: Experiment, *, resident: bool = True) -> tuple[LocalG
     grid = LocalGrid(n, answer)
     brain = Coalition(experiment, config.attack) if config.attack is not None and resident else None
     for worker, node in grid.nodes().items():
-        node_config: dict[str, str | float | bool] = {"partition-id": worker}
-        if resident:
-            node_config[RESIDENT] = True
-        byzantine = config.attack is not None and worker >= n - f
-        if config.attack is not None and byzantine:
-            node_config["attack"] = config.attack.kind
-        context = Context(run_id=grid.run_id, node_id=node, node_config=node_config, state=RecordDict(), run_config={})
-        contexts[worker] = context
-        made = CoalitionMember(brain, worker) if brain and byzantine else make_worker(experiment, context)
-        workers.keep(grid.run_id, node, made)
+        attack = config.attack if worker >= n - f else None
+        contexts[worker] = Context(grid.run_id, node, {}, RecordDict(), {})
+        if attack is None:
+            grid.workers[worker] = HonestWorker(experiment, worker)
+        elif brain is not None:
+            grid.workers[worker] = CoalitionMember(brain, worker)
+        else:
+            node_config = NodeConfig(partition=worker, attack=attack.kind)
+            grid.workers[worker] = make_worker(experiment, node_config, RunConfig(""))
     strategy = RobustStrategy(
         experiment.method,
         codec=codec,

@@ -12,12 +12,14 @@ from deploy.commands.options import (
     add_logs,
     add_monitoring,
     add_out,
+    add_path,
     address_to_listen_on,
     data_dir,
     log_options,
     monitoring,
     out_dir,
 )
+from foundation.errors import RunEndedError
 from foundation.signals import raising
 
 if TYPE_CHECKING:
@@ -35,26 +37,12 @@ def add(commands: Subparsers) -> None:
         metavar="HOST:PORT",
         help="address to listen on for clients, such as 0.0.0.0:9090",
     )
-    parser.add_argument(
-        "--resume",
-        type=Path,
-        metavar="DIR",
-        help="resume the run in this folder; with CONFIG.toml and --listen, start it there if it does not exist yet",
-    )
+    meaning = "resume the run in this folder; with CONFIG.toml and --listen, start it there if it does not exist yet"
+    add_path(parser, "--resume", meaning)
     add_out(parser)
-    parser.add_argument(
-        "--tls",
-        type=Path,
-        metavar="DIR",
-        help="folder of the server's certificate: server/ in the folder of certs init",
-    )
-    parser.add_argument(
-        "--lists",
-        type=Path,
-        metavar="DIR",
-        help="folder of ca.crl (revoked certificates) and clients.txt (allow-list), which are re-read while the server "
-        "runs (default: the folder of --tls)",
-    )
+    add_path(parser, "--tls", "folder of the server's certificate: server/ in the folder of certs init")
+    meaning = "folder of ca.crl and clients.txt, which are re-read while the server runs (default: the folder of --tls)"
+    add_path(parser, "--lists", meaning)
     add_monitoring(parser)
     add_logs(parser)
     parser.set_defaults(command=_server, complain=parser.error)
@@ -64,7 +52,6 @@ def _server(options: argparse.Namespace) -> int:
     from deploy import files, logs
     from server.process import Terminated, serve
     from server.run_folder import MANIFEST
-    from strategies.strategy import NoClientsError, StalledError
 
     settings = _server_options(options)
     files.allow(files.for_server(settings.config.federation.clients), "a server of this federation")
@@ -74,10 +61,12 @@ def _server(options: argparse.Namespace) -> int:
         with raising(Terminated, ctrl_c=KeyboardInterrupt):
             serve(settings, None if options.quiet else lambda address: print(f"listening on {address}", flush=True))
     except KeyboardInterrupt:
-        more = f"; `breakwater server --resume {settings.out}` continues it" if (settings.out / MANIFEST).exists() else ""
+        more = (
+            f"; `breakwater server --resume {settings.out}` continues it" if (settings.out / MANIFEST).exists() else ""
+        )
         print(f"breakwater: interrupted{more}", file=sys.stderr)
         return 130
-    except (NoClientsError, StalledError) as error:
+    except RunEndedError as error:
         print(f"breakwater: {error}; `breakwater server --resume {settings.out}` continues it", file=sys.stderr)
         return 1
     return 0

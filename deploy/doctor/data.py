@@ -149,13 +149,13 @@ def config(path: Path, given: Path | None) -> tuple[Finding, Demand | None]:
         The finding; and what the experiment needs, if it can be opened.
     """
     from experiment.config import load
-    from experiment.opened import open_experiment, try_out
+    from experiment.opened import open_config, try_out
 
     folder = given or os.environ.get("BREAKWATER_DATA")
     try:
         read = load(path)
         data_dir = Path(folder).resolve() if folder else None
-        experiment = open_experiment(read.to_toml(), data_dir, path.resolve().parent)
+        experiment = open_config(read, data_dir, path.resolve().parent)
         try_out(experiment)
     except ConfigError as error:
         return problem("config", " / ".join(str(error).splitlines()), "`breakwater check` explains a config"), None

@@ -1,7 +1,8 @@
 """Writes the reference of the config out of its types: every section and key with type, default, bounds and meaning.
 
-Bounds and meanings of pydantic sections are their fields'; those of dataclasses (rules, attacks, compressors, tasks)
-stand in the ``Args`` of their docstrings. A key without a meaning is an error: the page is complete or is not built.
+Bounds and meanings of pydantic sections are their fields'; the meanings in dataclasses (methods, rules, attacks,
+compressors, tasks) are those in the ``Args`` of their docstrings. A key without a meaning is an error: the page is
+complete or is not built.
 """
 
 import inspect
@@ -26,7 +27,7 @@ from experiment.config import (
     TaskUnion,
     kinds_of,
 )
-from experiment.sections import Federation
+from experiment.sections import Federation, MethodSection
 from strategies.aggregators.preaggregators import PreAggregator
 
 HEAD = """---
@@ -116,9 +117,11 @@ def keys_of(section: type) -> list[Key]:
 
 
 def _of_model(section: type[BaseModel]) -> Iterator[Key]:
+    meanings = arguments(section.method) if issubclass(section, MethodSection) else {}
     for name, field in section.model_fields.items():
         default = "" if field.default is PydanticUndefined else value(field.default)
-        yield Key(name, form(field.annotation), default, bounds(field.metadata), told(field.description or ""))
+        meaning = field.description or meanings.get(name, "")
+        yield Key(name, form(field.annotation), default, bounds(field.metadata), told(meaning))
 
 
 def _of_dataclass(section: type) -> Iterator[Key]:

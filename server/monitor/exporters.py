@@ -1,7 +1,7 @@
 """What watches a run from outside: TensorBoard's event files, and a port that Prometheus reads.
 
 Both are optional, and so are the libraries that they need (`pip install 'breakwater[monitor]'`). They are fed as the
-live view is, and neither ends a run: what cannot be written is told once and left out.
+live view is, and neither ends a run: a failed write is logged once, and the rest left out.
 """
 
 import logging
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("breakwater.server")
 
 QUIET, TENSORBOARD, METRICS_PORT, METRICS_HOST = "quiet", "tensorboard", "metrics-port", "metrics-host"
-PICTURES = "pictures"
-"""Keys of a Flower run config; what they mean says ``Monitoring``. A ``metrics-port`` of -1 is none."""
+"""Keys of a Flower run config, see ``Monitoring``. A ``metrics-port`` of -1 is none."""
 LOOPBACK = "127.0.0.1"
 
 _INSTALL = "; install it with: pip install 'breakwater[monitor]' (in a checkout: pip install -e '.[monitor]')"
@@ -61,7 +60,7 @@ class Monitoring:
 
     @classmethod
     def of(cls, run_config: Mapping[str, object]) -> Self:
-        """Return what a Flower run config says; ``tensorboard = "."`` stands for the run folder's own.
+        """Read a Flower run config; ``tensorboard = "."`` is the run folder's own.
 
         Raises:
             ConfigError: a value is none of those that its key may have; one line.
@@ -79,24 +78,13 @@ class Monitoring:
             metrics_host=parse_host(
                 str(run_config.get(METRICS_HOST) or LOOPBACK), what=f"run config: {METRICS_HOST} ="
             ),
-            pictures=bool(run_config.get(PICTURES, True)),
         )
-
-    def run_config(self) -> dict[str, bool | str | int | float]:
-        """Return the same as entries of a run config."""
-        return {
-            QUIET: self.quiet,
-            TENSORBOARD: "" if self.tensorboard is None else self.tensorboard or ".",
-            METRICS_PORT: -1 if self.metrics_port is None else self.metrics_port,
-            METRICS_HOST: self.metrics_host,
-            PICTURES: self.pictures,
-        }
 
     def check(self, said_in: str = "--") -> None:
         """Make sure, before a run begins, that it can be watched so.
 
         Args:
-            said_in: what stands before a key where the user has written it: of an option, or of a run config.
+            said_in: the prefix of a key, as the user has written it: of an option, or of a run config.
 
         Raises:
             ConfigError: a library is missing, or the port is taken; one line.
@@ -154,7 +142,7 @@ def _without_torch() -> Iterator[None]:
     if "torch" in sys.modules:
         yield
         return
-    sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to say that there is no such module
+    sys.modules["torch"] = None  # type: ignore[assignment]  # an import of it then fails
     try:
         yield
     finally:
@@ -164,8 +152,8 @@ def _without_torch() -> Iterator[None]:
 class EventFiles:
     """Writes each round's numbers as TensorBoard's scalars.
 
-    A run that goes on begins a file of its own. It tells TensorBoard to forget what older files say of later rounds,
-    and of the last ones before: a server that was killed may not have written them all, so they are written again.
+    A run that goes on begins a new file. It makes TensorBoard forget later rounds of older files, and the last ones
+    before: a server that was killed may not have written them all, so they are written again.
 
     Args:
         folder: where; made if it is not there.
@@ -254,7 +242,7 @@ def _measures(evaluation: "Evaluation") -> dict[str, float | None]:
 
 
 class MetricsPort:
-    """Answers Prometheus over HTTP. What it says is put together when it is asked; a round only counts its seconds.
+    """Serves Prometheus over HTTP. Metrics are collected on request; a round only adds its seconds.
 
     Args:
         live: the run.

@@ -1,4 +1,4 @@
-"""Who looks on while a run goes: the terminal, those who watch over the link, TensorBoard and Prometheus."""
+"""What shows a run while it goes: the terminal, watchers over the link, TensorBoard and Prometheus."""
 
 import logging
 from collections import deque
@@ -9,8 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiment.config import Config
-from link.grid import StreamGrid
-from link.polled import PolledGrid
+from link.transport import Transport
 from server.monitor.exporters import EventFiles, MetricsPort, Monitoring
 from server.monitor.live import LiveRun, Title
 from server.monitor.terminal import RunProgress
@@ -25,7 +24,7 @@ _AGAIN = 10_000
 
 
 class Observers:
-    """All who look on at one run; made by ``watched``.
+    """Everything that shows one run; made by ``watched``.
 
     Args:
         live: the run's state, which all others show.
@@ -49,7 +48,7 @@ class Observers:
     def start(self, evaluation: Evaluation, after: int) -> None:
         """Note that rounds begin, with this model after round ``after``."""
         self._live.begin(evaluation)
-        self._progress.start(evaluation)
+        self._progress.start()
         if self._events is not None:
             self._events.start(evaluation, after)
 
@@ -71,28 +70,28 @@ class Observers:
         self._live.hold(line)
 
     def end(self, status: str, line: str) -> None:
-        """Note how the run has ended, and the last line that the user is told."""
+        """Note how the run has ended, and its last line."""
         self._live.end(status, line)
 
 
 @contextmanager
 def watched(
-    grid: StreamGrid | PolledGrid, config: Config, out: Path, after: int, monitoring: Monitoring, console: Console
+    transport: Transport, config: Config, out: Path, after: int, monitoring: Monitoring, console: Console
 ) -> Iterator[Observers]:
-    """Within: the run is shown to all who look on.
+    """Within: the run is shown as it goes.
 
     Args:
-        grid: where the clients are; those who watch over a link of ours are shown the run too.
+        transport: where the clients are; its watchers are shown the run too.
         config: of the run.
         out: the run folder.
         after: the last round that is there already, in a run that goes on.
-        monitoring: who looks on.
+        monitoring: what shows it.
         console: of the user.
 
     Raises:
         ConfigError: the port for Prometheus cannot be opened.
     """
-    live = of_run(grid, config, out)
+    live = of_run(transport, config, out)
     again: deque[RoundRecord] = deque(maxlen=_AGAIN)
     for record in each_round(out) if after else ():
         live.add(record)
@@ -106,21 +105,20 @@ def watched(
         events = monitoring.write(out, again)
         if events is not None:
             stack.callback(events.stop)
-        if isinstance(grid, StreamGrid):
-            grid.show(live.to_json)
+        transport.show(live.to_json)
         progress = stack.enter_context(RunProgress(console, live, quiet=monitoring.quiet))
         yield Observers(live, progress, events, metrics)
 
 
-def of_run(grid: StreamGrid | PolledGrid | None, config: Config, out: Path) -> LiveRun:
+def of_run(transport: Transport | None, config: Config, out: Path) -> LiveRun:
     """Return the state of a run that no round of is known yet.
 
     Args:
-        grid: where its clients are; None where that is not known.
+        transport: where its clients are; None where that is not known.
         config: of the run.
         out: its folder.
     """
     title = Title.of(config, out.name)
-    if isinstance(grid, StreamGrid):
-        return LiveRun(title, lambda: len(grid.nodes()), grid.address)
-    return LiveRun(title)  # to ask any other grid costs messages
+    if transport is None or transport.polled:  # to look costs messages there
+        return LiveRun(title)
+    return LiveRun(title, lambda: len(transport.nodes()), transport.address)

@@ -32,7 +32,7 @@ from link import codec, watchers
 from link import link_pb2 as pb
 from link.grid import StreamGrid
 from link.guard import HELLO_BYTES
-from link.node import join
+from link.node import Prepared, join
 from link.watch import follow
 from link.watchers import MAX_WATCHERS, WATCH
 from link.wire import METHOD, PROTOCOL, Parcel, Payload, Reader, Welcome, control_frame, error_frame, reply_head
@@ -191,7 +191,7 @@ class World:
         self.address = self.grid.listen("127.0.0.1:0")
         self._honest = threading.Thread(target=self._stay, daemon=True)
         self._honest.start()
-        assert self.grid.wait_for(1, _SOON_S) == 1
+        assert self.grid.wait(1, _SOON_S) == 1
         self._node = self.grid.nodes()[0]
         self._names = (f"fuzz-{i}" for i in itertools.count())
         self._stream: _Stream | None = None
@@ -221,10 +221,10 @@ class World:
         def train(message: Message, context: Context) -> Message:
             return Message(message.content, reply_to=message)
 
-        def prepare(welcome: Welcome) -> Context:
-            return Context(welcome.run_id, welcome.node_id, {}, RecordDict(), {})
+        def prepare(welcome: Welcome) -> Prepared:
+            return Prepared(app, Context(welcome.run_id, welcome.node_id, {}, RecordDict(), {}))
 
-        join(self.address, "honest", app, prepare, worker=0, fingerprint=_CODE)
+        join(self.address, "honest", prepare, worker=0, fingerprint=_CODE)
 
     def meet(self, s: Script) -> None:
         """Use an input."""

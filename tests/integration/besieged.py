@@ -23,7 +23,7 @@ from link.grid import StreamGrid
 from link.identity.access import AccessControl
 from link.identity.tls import Identity, server_credentials
 from server.link import open_link
-from server.roster import LinkRoster
+from strategies.roster import Roster
 from strategies.strategy import RobustStrategy, RoundRecord
 
 HONEST, MALLORY = "honest-", "mallory-"
@@ -53,12 +53,24 @@ kind = "cwtm"
 """
 
 
-class _Honest(LinkRoster):
+class _Honest(Roster):
     """Lists the honest alone."""
+
+    def __init__(self, grid: StreamGrid) -> None:
+        self._grid = grid
+
+    def name(self, worker: int) -> str:
+        return self._grid.name(worker)
+
+    def wait(self, count: int, timeout: float) -> int:
+        return self._grid.wait(count, timeout)
+
+    def traffic(self) -> tuple[int, int]:
+        return self._grid.traffic()
 
     def nodes(self) -> Mapping[int, int]:
         seats = self._grid.seats()
-        return {worker: node for worker, node in super().nodes().items() if seats[worker].name.startswith(HONEST)}
+        return {worker: node for worker, node in self._grid.nodes().items() if seats[worker].name.startswith(HONEST)}
 
 
 class _Side:
@@ -95,7 +107,7 @@ def main() -> None:
     grid = open_link(experiment, 5, credentials, None if identity is None else AccessControl.of(identity))
     print("listening on", grid.listen("127.0.0.1:0"), flush=True)
     roster, side = _Honest(grid), _Side(grid)
-    grid.wait_for(CLIENTS, 600)
+    grid.wait(CLIENTS, 600)
     with rounds.open("w", encoding="ascii", buffering=1) as file:
 
         def on_round(record: RoundRecord) -> None:
@@ -109,7 +121,6 @@ def main() -> None:
             roster=roster,
             clients=SEATS,
             seed=3,
-            traffic=grid.traffic,
             every=1 << 60,
             on_round=on_round,
         )

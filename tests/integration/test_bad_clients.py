@@ -25,7 +25,7 @@ from experiment.config import load
 from experiment.opened import code_fingerprint, open_experiment
 from link import codec
 from link import link_pb2 as pb
-from link.node import join
+from link.node import Prepared, join
 from link.wire import METHOD, PROTOCOL, Parcel, Payload, Reader, Welcome, control_frame, error_frame, reply_head
 from strategies.method import Ask, Packet
 from strategies.randomness import Role, stream
@@ -148,10 +148,10 @@ def dying_client(address: str, worker: int) -> None:
         assert isinstance(round_, int)
         return Message(content(round_, NAN), reply_to=message)
 
-    def prepare(welcome: Welcome) -> Context:
-        return Context(welcome.run_id, welcome.node_id, {}, RecordDict(), {})
+    def prepare(welcome: Welcome) -> Prepared:
+        return Prepared(app, Context(welcome.run_id, welcome.node_id, {}, RecordDict(), {}))
 
-    sys.exit(join(address, "dies", app, prepare, worker=worker, fingerprint=code_fingerprint()))
+    sys.exit(join(address, "dies", prepare, worker=worker, fingerprint=code_fingerprint()))
 
 
 def honest_model(config_text: str) -> np.ndarray:

@@ -16,11 +16,12 @@ from safetensors.numpy import load_file
 
 from client.app import app as client_app
 from examples.plain_loop import trajectory
-from experiment.opened import CONFIG, LINK, OUT, open_experiment
+from experiment.opened import open_experiment
 from foundation.errors import ConfigError
 from link import flwr_compat
 from link.identity.authority import Authority
 from link.invitation import JOIN, Invitation
+from link.polled import PolledGrid
 from link.seats import Seat
 from server import bridge
 from server.app import app as server_app
@@ -64,7 +65,7 @@ class Nodes(LocalGrid):
         super().__init__(clients, lambda worker, message: ())
         self.given = given
         self.attackers = 1
-        self.text = TEXT
+        self.config = ""
         self.joined: list[int] = []
         self.threads: list[threading.Thread] = []
         self._answers: list[Message] = []
@@ -92,7 +93,7 @@ class Nodes(LocalGrid):
     def _run(self, message: Message) -> None:
         node = message.metadata.dst_node_id
         worker = next(worker for worker, at in self.nodes().items() if at == node)
-        run_config: dict[str, str | float | bool] = {CONFIG: self.text}
+        run_config: dict[str, str | float | bool] = {"config": self.config}
         context = Context(self.run_id, node, self.node_config(worker), RecordDict(), run_config)
         self.joined.append(worker)
         try:
@@ -102,8 +103,11 @@ class Nodes(LocalGrid):
         self._answers.append(reply)
 
 
-def serve(grid: LocalGrid, out: Path, address: str, text: str = TEXT) -> None:
-    run_config: dict[str, str | float | bool] = {CONFIG: text, OUT: str(out), LINK: address}
+def serve(grid: Nodes, out: Path, address: str, text: str = TEXT) -> None:
+    path = out.with_name("config.toml")
+    path.write_text(text, encoding="utf-8")
+    grid.config = str(path)
+    run_config: dict[str, str | float | bool] = {"config": grid.config, "out": str(out), "link": address}
     server_app(grid, Context(grid.run_id, 1, {}, RecordDict(), run_config))
 
 
@@ -145,7 +149,7 @@ def test_nodes_are_invited_when_they_come_and_again_when_they_stay_away(monkeypa
     grid = LocalGrid(3, lambda worker, message: ())
     grid.online = {0, 1}
     link = Link()
-    host = bridge._Host(grid, link, Authority.create(), "a:1")  # type: ignore[arg-type]  # enough of a link
+    host = bridge._Host(PolledGrid(grid), link, Authority.create(), "a:1")  # type: ignore[arg-type]  # enough of a link
     host._look()
     host._look()
     assert invited(grid) == [100, 101]
@@ -164,18 +168,16 @@ def test_a_seat_is_given_up_when_flower_says_that_its_node_has_gone() -> None:
     grid = LocalGrid(3, lambda worker, message: ())
     link = Link(node_100=False, node_101=False, node_102=True)
     grid.online = {0}
-    bridge._Host(grid, link, Authority.create(), "a:1")._look()  # type: ignore[arg-type]  # enough of a link
+    bridge._Host(PolledGrid(grid), link, Authority.create(), "a:1")._look()  # type: ignore[arg-type]  # enough of a link
     assert link.connected == {"node-100": False, "node-102": True}
 
 
 def test_attackers_on_several_nodes_act_as_one_coalition(tmp_path: Path) -> None:
     grid = Nodes(7)
     grid.attackers = 3
-    grid.text = TEXT.replace("clients = 4\nbyzantine = 1", "clients = 7\nbyzantine = 3").replace(
-        "cohort = 3", "cohort = 5"
-    )
-    serve(grid, tmp_path / "run", free_address(), grid.text)
-    *_, x = trajectory(open_experiment(grid.text, None, None))
+    text = TEXT.replace("clients = 4\nbyzantine = 1", "clients = 7\nbyzantine = 3").replace("cohort = 3", "cohort = 5")
+    serve(grid, tmp_path / "run", free_address(), text)
+    *_, x = trajectory(open_experiment(text, None, None))
     assert np.array_equal(load_file(tmp_path / "run" / "model.safetensors")["x"], x)
 
 

@@ -27,7 +27,7 @@ from experiment.opened import code_fingerprint
 from link.guard import LINES, MAX_UNAUTHENTICATED
 from link.identity.authority import Authority
 from link.identity.tls import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Identity
-from link.node import join
+from link.node import Prepared, join
 from link.wire import Welcome
 from tests.integration import besieged
 from tests.integration.processes import SOON_S, Process, Processes, until
@@ -140,15 +140,14 @@ class Siege:
         identity = None if self._certificates is None else Identity.load(self._certificates / name)
         seen = threading.Event()
 
-        def prepare(welcome: Welcome) -> Context:
+        def prepare(welcome: Welcome) -> Prepared:
             seen.set()
             stop.set()
-            return Context(welcome.run_id, welcome.node_id, {}, RecordDict(), {})
+            return Prepared(ClientApp(), Context(welcome.run_id, welcome.node_id, {}, RecordDict(), {}))
 
         join(
             self.address,
             name,
-            ClientApp(),
             prepare,
             fingerprint=code_fingerprint(),
             identity=identity,

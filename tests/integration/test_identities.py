@@ -83,9 +83,9 @@ def test_a_revoked_client_is_cut_off_while_it_computes_and_a_new_certificate_tak
 
     grid, address = guarded(federation, certs)
     alice = join(federation, address, certs, "alice", app=computes)
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     bob = join(federation, address, certs, "bob")
-    assert grid.wait_for(2, SOON_S) == 2
+    assert grid.wait(2, SOON_S) == 2
     seat = alice.prepared[0].worker
     replies: list[str] = []
     round_ = threading.Thread(target=lambda: replies.extend(reasons(ask(grid, list(grid.get_node_ids()), None))))
@@ -124,7 +124,7 @@ def test_a_client_that_is_not_listed_any_more_is_cut_off_and_one_that_is_listed_
     listed.write_text("alice\n", encoding="utf-8")
     grid, address = guarded(federation, certs)
     alice = join(federation, address, certs, "alice")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     outcome = join(federation, address, certs, "bob").result()
     assert str(outcome) == "bob: refused by the server: not listed: 'bob' is not in the server's clients.txt"
     assert told().endswith("refused: not listed: 'bob' is not in the server's clients.txt")
@@ -133,7 +133,7 @@ def test_a_client_that_is_not_listed_any_more_is_cut_off_and_one_that_is_listed_
     assert str(outcome) == "alice: refused by the server: not listed: 'alice' is not in the server's clients.txt"
     assert told().endswith("alice: cut off: not listed: 'alice' is not in the server's clients.txt")
     bob = join(federation, address, certs, "bob")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     listed.write_text("b o b\n", encoding="utf-8")
     until(lambda: "the last valid version stays in force" in told(), "the complaint")
     listed.unlink()
@@ -165,7 +165,7 @@ def test_who_does_not_read_is_put_out_all_the_same(
     monkeypatch.setattr(grid_module, "_GOODBYE_S", 0.2)
     grid, address = guarded(federation, certs)
     federation.raw(address, Identity.load(certs / "alice")).ready("alice")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     much = ArrayRecord({"a": Array("uint8", (64 << 20,), "raw", bytes(64 << 20))})
     (node,) = grid.get_node_ids()
     grid.push_messages([Message(RecordDict({"much": much}), node, "train")])
@@ -176,7 +176,7 @@ def test_who_does_not_read_is_put_out_all_the_same(
     assert grid.traffic()[1] < before + (64 << 20), "not all of it was sent"
     issue(certs, ["alice"], renew=True)
     join(federation, address, certs, "alice")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
 
 
 def test_a_list_that_was_there_at_the_start_counts_from_the_start(federation: Federation, certs: Path) -> None:
@@ -193,7 +193,7 @@ def test_looking_goes_on_whatever_happens_to_it(
 ) -> None:
     grid, address = guarded(federation, certs)
     alice = join(federation, address, certs, "alice")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     with monkeypatch.context() as patch:
         patch.setattr(AccessControl, "look", lambda self: 1 / 0)
         until(lambda: "cannot look who may be here; trying again" in told(), "a look that fails")
@@ -211,7 +211,7 @@ def test_a_second_live_stream_of_the_same_name_is_refused_and_logged(
     grid, address = guarded(federation, certs) if tls else federation.grid(3)
     identity = Identity.load(certs / "alice") if tls else None
     federation.node(address, "alice", identity=identity)
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     issue(certs, ["alice"], renew=True)
     renewed = Identity.load(certs / "alice") if tls else None  # another certificate, the same name
     lines: list[str] = []
@@ -228,7 +228,7 @@ def test_a_certified_client_gets_one_seat_whatever_it_claims(federation: Federat
     grid, address = guarded(federation, certs)
     alice = Identity.load(certs / "alice")
     join(federation, address, certs, "alice")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     credentials = grpc.ssl_channel_credentials(alice.authority, alice.key, alice.certificate)
     claims: list[dict[str, Any]] = [
         {"name": "bob"},
@@ -250,7 +250,7 @@ def test_without_certificates_one_party_takes_every_seat_that_is_free(federation
     grid, address = federation.grid(3)
     for name in ("alice", "alice-2", "alice-3"):
         federation.node(address, name)
-    assert grid.wait_for(3, SOON_S) == 3, "which is what the server's warning says"
+    assert grid.wait(3, SOON_S) == 3, "which is what the server's warning says"
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------

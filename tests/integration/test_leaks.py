@@ -11,14 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from client.app import app
-from client.process import ClientOptions, Preparation
+from client.preparation import Preparation, PreparationOptions
 from experiment.config import load
 from experiment.opened import CONFIG, Experiment, open_experiment
 from link import codec, node
 from link.grid import StreamGrid
 from link.node import join
-from server.roster import LinkRoster
 from strategies.strategy import RobustStrategy, RoundRecord
 from tests.integration.processes import DIGITS, SOON_S, until
 
@@ -43,9 +41,9 @@ class Client(threading.Thread):
     def run(self) -> None:
         name = f"client-{self._worker}"
         attack, *settings = BYZANTINE.get(self._worker, (None,))
-        options = ClientOptions(connect=self._address, name=name, attack=attack, settings=[str(s) for s in settings])
+        options = PreparationOptions(attack=attack, settings=[str(s) for s in settings])
         prepare = Preparation(options)
-        join(self._address, name, app, prepare, worker=self._worker, fingerprint="code", stop=self.stop)
+        join(self._address, name, prepare, worker=self._worker, fingerprint="code", stop=self.stop)
 
 
 @pytest.fixture
@@ -72,7 +70,7 @@ def grid(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> Iterator[St
     clients = [Client(address, worker) for worker in range(CLIENTS)]
     for client in clients:
         client.start()
-    assert grid.wait_for(CLIENTS, SOON_S) == CLIENTS
+    assert grid.wait(CLIENTS, SOON_S) == CLIENTS
     yield grid
     for client in clients:
         client.stop.set()
@@ -87,18 +85,17 @@ def test_rounds_leave_no_objects_behind(experiment: Experiment, grid: StreamGrid
 
     def on_round(record: RoundRecord) -> None:
         lost.extend(reason for _, reason in record.rejected)
-        assert grid.wait_for(CLIENTS, SOON_S) == CLIENTS
+        assert grid.wait(CLIENTS, SOON_S) == CLIENTS
 
     strategy = RobustStrategy(
         experiment.method,
         codec=codec,
-        roster=LinkRoster(grid),
+        roster=grid,
         clients=CLIENTS,
         seed=1,
         deadline_s=SOON_S,
         evaluate=experiment.problem.evaluate,
         every=10,
-        traffic=grid.traffic,
         on_round=on_round,
     )
     x0 = codec.to_arrays(experiment.problem.initial())

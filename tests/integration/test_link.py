@@ -29,7 +29,7 @@ from link import link_pb2 as pb
 from link.codec import write_packet
 from link.grid import StreamGrid
 from link.identity.tls import Identity, channel_credentials
-from link.node import join
+from link.node import Prepared, join
 from link.wire import (
     METHOD,
     PROTOCOL,
@@ -55,6 +55,10 @@ def context(welcome: Welcome) -> Context:
     return Context(
         run_id=welcome.run_id, node_id=welcome.node_id, node_config=node_config, state=RecordDict(), run_config={}
     )
+
+
+def echoes(welcome: Welcome) -> Prepared:
+    return Prepared(echo_app(), context(welcome))
 
 
 def echo_app() -> ClientApp:
@@ -95,13 +99,14 @@ class Node(threading.Thread):
         self.stop = threading.Event()
         self.outcome: str | BaseException | None = None
         self.prepared: list[Welcome] = []
-        self._join = partial(join, address, name, app or echo_app(), self._prepare)
+        self._app = app or echo_app()
+        self._join = partial(join, address, name, self._prepare)
         self._options: dict[str, Any] = {"fingerprint": "code", "stop": self.stop, **options}
         self.start()
 
-    def _prepare(self, welcome: Welcome) -> Context:
+    def _prepare(self, welcome: Welcome) -> Prepared:
         self.prepared.append(welcome)
-        return context(welcome)
+        return Prepared(self._app, context(welcome))
 
     def run(self) -> None:
         try:
@@ -209,7 +214,7 @@ class Federation:
 
 def client_main() -> None:
     address, name, heartbeat_s = sys.argv[1:]
-    reason = join(address, name, echo_app(), context, fingerprint="code", heartbeat_s=float(heartbeat_s))
+    reason = join(address, name, echoes, fingerprint="code", heartbeat_s=float(heartbeat_s))
     import resource
 
     print(reason, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
@@ -256,7 +261,7 @@ def test_flowers_own_fedavg_runs_unchanged(federation: Federation) -> None:
     grid, address = federation.grid(3)
     for name in "abc":
         federation.node(address, name, add_one_app())
-    assert grid.wait_for(3, SOON_S) == 3
+    assert grid.wait(3, SOON_S) == 3
     strategy = FedAvg(fraction_evaluate=0.0, min_available_nodes=3, min_train_nodes=3)
     result = strategy.start(grid, ArrayRecord([np.zeros((2, 3), np.float32)]), num_rounds=4, timeout=SOON_S)
     np.testing.assert_array_equal(result.arrays.to_numpy_ndarrays()[0], np.full((2, 3), 4, np.float32))
@@ -276,7 +281,7 @@ def test_replies_come_in_the_order_of_the_instructions_and_a_broadcast_is_serial
     grid, address = federation.grid(4, max_reply_bytes=4 << 20)
     for name in "abcd":
         federation.node(address, name)
-    assert grid.wait_for(4, SOON_S) == 4
+    assert grid.wait(4, SOON_S) == 4
     nodes = list(reversed(list(grid.get_node_ids())))
     content = RecordDict({"big": arrays(3 << 20)})
     messages = [Message(content, node, "train", group_id="7") for node in nodes]
@@ -295,7 +300,7 @@ def test_an_exception_is_the_answer_and_the_node_lives_on(
 ) -> None:
     grid, address = federation.grid(1)
     federation.node(address, "a")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     (reply,) = ask(grid, [grid.nodes()[0]], what="raise")
     assert (reply.error.code, reply.error.reason) == (2, "ValueError: boom")
     assert "the ClientApp raised" in caplog.text
@@ -306,7 +311,7 @@ def test_silence_costs_the_deadline_and_only_that_round(federation: Federation) 
     grid, address = federation.grid(2)
     for name in "ab":
         federation.node(address, name)
-    assert grid.wait_for(2, SOON_S) == 2
+    assert grid.wait(2, SOON_S) == 2
     nodes = list(grid.get_node_ids())
     messages = [
         Message(RecordDict({"do": ConfigRecord({"what": what})}), node, "train")
@@ -333,7 +338,7 @@ def test_a_late_reply_is_dropped_and_what_expired_meanwhile_is_skipped(federatio
         return Message(message.content, reply_to=message)
 
     federation.node(address, "a", app)
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     node = grid.nodes()[0]
     for number in (1, 2, 3):
         assert ask(grid, [node], timeout=0.2, n=number) == []
@@ -356,7 +361,7 @@ def test_an_absent_node_is_an_error_at_once(federation: Federation) -> None:
 def test_push_and_pull(federation: Federation) -> None:
     grid, address = federation.grid(1)
     federation.node(address, "a")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     (message_id,) = grid.push_messages([grid.create_message(RecordDict(), "train", grid.nodes()[0], "1")])
     replies: list[Message] = []
 
@@ -380,12 +385,12 @@ def test_a_client_may_come_before_the_server_and_a_second_server_after_the_first
     node = federation.node(address, "late", worker=None, log=lines.append)
     until(lambda: any("trying again" in line for line in lines))
     first, _ = federation.grid(3, address)
-    assert first.wait_for(1, SOON_S) == 1
+    assert first.wait(1, SOON_S) == 1
     other = federation.node(address, "other")
-    assert first.wait_for(2, SOON_S) == 2
+    assert first.wait(2, SOON_S) == 2
     first.close("back in a moment", final=False)
     second, _ = federation.grid(3, address)
-    assert second.wait_for(2, SOON_S) == 2
+    assert second.wait(2, SOON_S) == 2
     # Both have the seats that they had, whoever came first, and prepared for this run once.
     assert {worker: seat.name for worker, seat in second.seats().items()} == {0: "late", 1: "other"}
     assert reasons(ask(second, list(second.get_node_ids()))) == ["ok", "ok"]
@@ -397,10 +402,10 @@ def test_a_client_may_come_before_the_server_and_a_second_server_after_the_first
 def test_another_run_is_prepared_for_again(federation: Federation) -> None:
     first, address = federation.grid(1, run_id=1)
     node = federation.node(address, "a")
-    assert first.wait_for(1, SOON_S) == 1
+    assert first.wait(1, SOON_S) == 1
     first.close("next", final=False)
     second, _ = federation.grid(1, address, run_id=2)
-    assert second.wait_for(1, SOON_S) == 1
+    assert second.wait(1, SOON_S) == 1
     assert [welcome.run_id for welcome in node.prepared] == [1, 2]
     welcome = node.prepared[1]
     assert (welcome.worker, welcome.clients, dict(welcome.settings)) == (0, 1, {"to": "a"})
@@ -417,7 +422,7 @@ def test_a_client_without_a_server_loses_its_patience(federation: Federation) ->
 def test_a_client_can_be_stopped(federation: Federation) -> None:
     grid, address = federation.grid(1)
     node = federation.node(address, "a")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     node.stop.set()
     assert node.result() == "stopped"
     until(lambda: grid.nodes() == {})
@@ -443,7 +448,7 @@ def test_who_cannot_join_is_told_why_in_one_line(federation: Federation, options
 
     grid, address = federation.grid(2, welcome=welcome)
     federation.node(address, "first", worker=0)
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     outcome = federation.node(address, **{"name": "second", **options}).result()
     assert isinstance(outcome, Refused)
     assert reason in str(outcome)
@@ -459,23 +464,23 @@ def test_another_protocol_version_is_refused(federation: Federation) -> None:
 def test_seats_are_kept_and_run_out(federation: Federation) -> None:
     grid, address = federation.grid(2)
     first = federation.node(address, "first", worker=1)
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     federation.node(address, "second")
-    assert grid.wait_for(2, SOON_S) == 2
+    assert grid.wait(2, SOON_S) == 2
     assert {worker: seat.name for worker, seat in grid.seats().items()} == {0: "second", 1: "first"}
     first.stop.set()
     first.result()
     until(lambda: list(grid.nodes()) == [0])
     assert "all 2 seats are taken" in str(federation.node(address, "third").result())
     federation.node(address, "first")
-    assert grid.wait_for(2, SOON_S) == 2
+    assert grid.wait(2, SOON_S) == 2
     assert grid.seats()[1].name == "first"
 
 
 def test_a_name_on_two_live_streams_is_refused_until_the_older_is_gone(federation: Federation) -> None:
     grid, address = federation.grid(2)
     older = federation.node(address, "a")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     lines: list[str] = []
     federation.node(address, "a", log=lines.append)
     until(lambda: any("one name, one live stream" in line for line in lines))
@@ -487,11 +492,11 @@ def test_a_name_on_two_live_streams_is_refused_until_the_older_is_gone(federatio
 def test_what_prepare_raises_ends_join(federation: Federation) -> None:
     grid, address = federation.grid(1)
 
-    def prepare(welcome: Welcome) -> Context:
+    def prepare(welcome: Welcome) -> Prepared:
         raise Refused("another config")
 
     with pytest.raises(Refused, match="another config"):
-        join(address, "a", echo_app(), prepare, fingerprint="code")
+        join(address, "a", prepare, fingerprint="code")
     assert grid.nodes() == {}
 
 
@@ -527,7 +532,7 @@ def test_a_flawed_reply_is_an_error_reply_and_disturbs_nobody(
     grid, address = federation.grid(2)
     federation.node(address, "honest")
     raw = federation.raw(address).ready("bad")
-    assert grid.wait_for(2, SOON_S) == 2
+    assert grid.wait(2, SOON_S) == 2
     by_name = {seat.name: seat.node_id for seat in grid.seats().values()}
     nodes = [by_name["honest"], by_name["bad"]]
     thread = threading.Thread(target=lambda: raw.send(*answer(raw.receive().id)))
@@ -550,7 +555,7 @@ def good_reply(id_: int) -> bytes:
 def test_nobody_answers_for_another_nor_twice(federation: Federation) -> None:
     grid, address = federation.grid(2)
     liar, victim = federation.raw(address).ready("liar"), federation.raw(address).ready("victim")
-    assert grid.wait_for(2, SOON_S) == 2
+    assert grid.wait(2, SOON_S) == 2
     nodes = [seat.node_id for seat in sorted(grid.seats().values(), key=lambda seat: seat.name)]  # liar, victim
 
     def answer(content: str, id_: int) -> bytes:
@@ -577,7 +582,7 @@ def test_nobody_answers_for_another_nor_twice(federation: Federation) -> None:
 def test_who_never_stops_sending_nonsense_is_cut_off(federation: Federation, frame: bytes, taken: int) -> None:
     grid, address = federation.grid(1)
     raw = federation.raw(address).ready("flood")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     raw.send(*[frame] * 2 * taken)
     until(lambda: grid.nodes() == {})
     assert grid.ledger.peer("flood").frames_up == 2 + taken
@@ -591,7 +596,7 @@ def test_who_was_cut_off_may_come_back_a_little_later(federation: Federation) ->
     assert refusal.retry
     assert "'flood' was cut off for what it sent: it may come back in " in refusal.reason
     federation.node(address, "flood")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
 
 
 def test_a_reply_is_bounded_by_what_its_own_instruction_needs(federation: Federation) -> None:
@@ -602,7 +607,7 @@ def test_a_reply_is_bounded_by_what_its_own_instruction_needs(federation: Federa
 
     grid, address = federation.grid(1, reply_bound=bound)
     raw = federation.raw(address).ready("a")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     node = grid.nodes()[0]
     for size, limit, reason in ((5000, 6000, "ok"), (5000, 4500, "oversize: a frame of "), (5000, 1 << 30, "ok")):
         thread = threading.Thread(target=lambda n=size: raw.send(reply_of(n, raw.receive().id)))
@@ -641,7 +646,7 @@ def test_a_server_closes_while_a_client_that_has_stopped_holds_half_an_instructi
     grid, address = federation.grid(2, heartbeat_s=60.0)
     process = federation.process(address, "stopped", heartbeat_s=60.0)
     other = federation.node(address, "other")
-    assert grid.wait_for(2, SOON_S) == 2
+    assert grid.wait(2, SOON_S) == 2
     stopped = next(seat.node_id for seat in grid.seats().values() if seat.name == "stopped")
     process.send_signal(signal.SIGSTOP)
     sent = grid.ledger.peer("stopped").bytes_down
@@ -657,7 +662,7 @@ def test_a_server_closes_while_a_client_that_has_stopped_holds_half_an_instructi
 def test_strangers_that_do_not_speak_the_protocol_disturb_nobody(federation: Federation) -> None:
     grid, address = federation.grid(1)
     federation.node(address, "a")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     with socket.create_connection(address.split(":")) as stranger:  # type: ignore[arg-type]  # a str port is fine
         stranger.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(1000))
     for first in (b"garbage", control_frame(pb.Ready()), control_frame(pb.Goodbye()), bytes(1 << 20)):
@@ -670,7 +675,7 @@ def test_strangers_that_do_not_speak_the_protocol_disturb_nobody(federation: Fed
 def test_processes_killed_stopped_and_ended(federation: Federation) -> None:
     grid, address = federation.grid(3, heartbeat_s=0.5)
     processes = {name: federation.process(address, name, heartbeat_s=0.5) for name in ("killed", "stopped", "ended")}
-    assert grid.wait_for(3, SOON_S) == 3
+    assert grid.wait(3, SOON_S) == 3
     by_name = {seat.name: seat.node_id for seat in grid.seats().values()}
     # A client that keeps its interpreter busy for several heartbeats is not taken for dead.
     assert reasons(ask(grid, [by_name["ended"]], timeout=None, what="hold the GIL")) == ["ok"]
@@ -680,7 +685,7 @@ def test_processes_killed_stopped_and_ended(federation: Federation) -> None:
         assert re.fullmatch(r"(dis|not )connected: .*", reasons(replies)[0]), reasons(replies)
         assert reasons(replies)[1] == "ok"
     processes["stopped"].send_signal(signal.SIGCONT)
-    assert grid.wait_for(2, SOON_S) == 2  # it is back, in its seat
+    assert grid.wait(2, SOON_S) == 2  # it is back, in its seat
     assert len(grid.seats()) == 3
     grid.close("that is all")
     for name in ("ended", "stopped"):
@@ -692,7 +697,7 @@ def test_two_hundred_megabytes_pass(federation: Federation) -> None:
     size = 200_000_000
     grid, address = federation.grid(1, max_reply_bytes=size + 1000)
     process = federation.process(address, "a")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     messages = [Message(RecordDict({"a": arrays(size)}), grid.nodes()[0], "train")]
     (reply,) = grid.send_and_receive(messages, timeout=None)
     assert reply.content.array_records["a"]["a"].data == messages[0].content.array_records["a"]["a"].data
@@ -706,7 +711,7 @@ def test_two_hundred_megabytes_pass(federation: Federation) -> None:
 def test_children_of_a_process_that_imported_the_link_can_use_it() -> None:
     code = """
 import os, link.grid, link.node
-from tests.integration.test_link import echo_app, context
+from tests.integration.test_link import echoes
 from link.grid import StreamGrid
 from link.node import join
 import socket
@@ -717,10 +722,10 @@ children = []
 for name in "ab":
     children.append(os.fork())
     if not children[-1]:
-        os._exit(join(address, name, echo_app(), context, fingerprint="code") != "done")
+        os._exit(join(address, name, echoes, fingerprint="code") != "done")
 grid = StreamGrid(run_id=1, clients=2, welcome=lambda *_: {}, fingerprint="code", max_reply_bytes=1000)
 grid.listen(address)
-assert grid.wait_for(2, 60) == 2
+assert grid.wait(2, 60) == 2
 grid.close("done")
 assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
 """
@@ -733,7 +738,7 @@ assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
 def test_close_ends_everything_and_may_be_called_again(federation: Federation) -> None:
     grid, address = federation.grid(2)
     nodes = [federation.node(address, name) for name in "ab"]
-    assert grid.wait_for(2, SOON_S) == 2
+    assert grid.wait(2, SOON_S) == 2
     node = grid.nodes()[0]
     grid.close("first")
     grid.close("second")
@@ -754,7 +759,7 @@ def test_a_client_that_computes_while_the_server_closes_hears_of_it(federation: 
         return Message(message.content, reply_to=message)
 
     node = federation.node(address, "a", app)
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     grid.push_messages([Message(RecordDict(), grid.nodes()[0], "train")])
     assert asked.wait(SOON_S)
     grid.close("over")
@@ -765,7 +770,7 @@ def test_a_client_that_computes_while_the_server_closes_hears_of_it(federation: 
 def test_close_fails_what_is_still_asked(federation: Federation) -> None:
     grid, address = federation.grid(1)
     raw = federation.raw(address).ready("mute")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     node = grid.nodes()[0]
     replies: list[Message] = []
     thread = threading.Thread(target=lambda: replies.extend(ask(grid, [node], timeout=None)))
@@ -792,7 +797,7 @@ def test_a_reply_costs_on_the_socket_what_the_ledger_says_and_at_most_4k_plus_20
     grid, address = federation.grid(1)
     proxy = Proxy(address)
     federation.node(proxy.address, "a", app)
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     assert reasons(ask(grid, [grid.nodes()[0]], n=0)) == ["ok"]
     before, up, down = grid.ledger.peer("a"), proxy.up, proxy.down
     for n in range(rounds):

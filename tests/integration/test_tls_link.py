@@ -27,7 +27,7 @@ from link.node import join_as_many
 from link.wire import METHOD, PROTOCOL, control_frame
 from tests.integration.fork_server import Nursery
 from tests.integration.processes import ATTACKED, Processes, rounds_of, sets, summary_of
-from tests.integration.test_link import SOON_S, Federation, ask, context, echo_app, reasons, until
+from tests.integration.test_link import SOON_S, Federation, ask, echoes, reasons, until
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +80,7 @@ def test_clients_are_who_their_certificates_say(
 
     federation.node(address, "alice", identity=ALICE)
     federation.node(address, "bob", identity=BOB)
-    assert grid.wait_for(2, SOON_S) == 2
+    assert grid.wait(2, SOON_S) == 2
     assert {seat.name for seat in grid.seats().values()} == {"alice", "bob"}
     assert reasons(ask(grid, list(grid.get_node_ids()), what="echo")) == ["ok", "ok"]
     assert "is taken by alice, by its certificate" in caplog.text
@@ -89,11 +89,11 @@ def test_clients_are_who_their_certificates_say(
 def test_a_seat_waits_for_its_client_over_two_servers(federation: Federation) -> None:
     first, address = federation.grid(2, credentials=server_credentials(SERVER))
     node = federation.node(address, "alice", identity=ALICE, worker=None)
-    assert first.wait_for(1, SOON_S) == 1
+    assert first.wait(1, SOON_S) == 1
     first.close("back in a moment", final=False)
     renewed = AUTHORITY.issue_server(["localhost", "127.0.0.1"])
     second, _ = federation.grid(2, address, credentials=server_credentials(renewed))
-    assert second.wait_for(1, SOON_S) == 1
+    assert second.wait(1, SOON_S) == 1
     assert reasons(ask(second, list(second.get_node_ids()), what="echo")) == ["ok"]
     assert len(node.prepared) == 1
 
@@ -101,11 +101,11 @@ def test_a_seat_waits_for_its_client_over_two_servers(federation: Federation) ->
 def test_a_coalition_shows_a_certificate_for_each_seat(federation: Federation) -> None:
     grid, address = federation.grid(3, credentials=server_credentials(SERVER))
     alice = federation.node(address, "alice", identity=ALICE)
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     seats = {"m-0": None, "m-1": None}
     identities = {name: AUTHORITY.issue_client("m-0") for name in seats}
     with pytest.raises(Refused, match="m-1: refused by the server: name 'm-1': this client's certificate is for 'm-0'"):
-        join_as_many(address, seats, echo_app(), context, fingerprint="code", identities=identities)
+        join_as_many(address, seats, echoes, fingerprint="code", identities=identities)
     until(lambda: list(grid.nodes()) == [alice.prepared[0].worker])
 
 
@@ -131,7 +131,7 @@ def test_who_shows_no_good_certificate_does_not_get_to_say_hello(
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
     assert grid.seats() == {}
     federation.node(address, "alice", identity=ALICE)  # the server is as well as ever
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
 
 
 # --- what a client is told --------------------------------------------------------------------------------------------

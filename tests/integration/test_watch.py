@@ -136,7 +136,7 @@ def test_a_watcher_sees_the_newest_state_and_the_goodbye_and_is_no_client(federa
     seen[0] = 7
     one.until("round", 7)
     federation.node(address, "alice")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     assert reasons(ask(grid, list(grid.get_node_ids()), what="echo")) == ["ok"]
     seen[0] = 8  # shown with the goodbye, however soon that comes
     grid.close("the run is over")
@@ -245,7 +245,7 @@ def test_a_watcher_that_reads_nothing_is_dropped_and_costs_the_run_nothing(
 
     grid.show(state)
     federation.node(address, "alice")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
     streams.append(Watcher(address))
     answered = 0
     while "has taken nothing for 0.5 s: it watches no more" not in caplog.text:
@@ -261,7 +261,7 @@ def test_who_asks_nonsense_is_shown_out(federation: Federation, streams: list[Wa
     streams.append(Watcher(address, request=request_))
     assert list(streams[0].call) == []
     federation.node(address, "alice")
-    assert grid.wait_for(1, SOON_S) == 1
+    assert grid.wait(1, SOON_S) == 1
 
 
 def test_who_speaks_another_version_is_told(federation: Federation, streams: list[Watcher]) -> None:

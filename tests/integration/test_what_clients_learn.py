@@ -7,7 +7,8 @@ the link; the grid and the clients are in this process.
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,17 +17,16 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.app import app
-from client.process import ClientOptions, Preparation
+from client.preparation import Preparation, PreparationOptions
 from experiment.config import load, parse
-from experiment.opened import CONFIG, TASK, code_fingerprint, open_experiment
+from experiment.opened import CONFIG, code_fingerprint, open_experiment
 from link import codec
 from link import link_pb2 as pb
-from link.node import join
+from link.invitation import TASK
+from link.node import Prepared, join
 from link.streams import Stream
-from link.wire import Parcel, Reader
+from link.wire import Parcel, Reader, Welcome
 from server.link import open_link
-from server.roster import LinkRoster
 from strategies.cohorts import sample
 from strategies.method import HELD, Ask, Method, Vector
 from strategies.randomness import Role, stream
@@ -141,11 +141,11 @@ def played(monkeypatch: pytest.MonkeyPatch, kind: str, *, reveal: bool = False) 
     try:
         for client in clients:
             client.start()
-        assert grid.wait_for(4, SOON_S) == 4
+        assert grid.wait(4, SOON_S) == 4
         RobustStrategy(
             cast(Method, tape.method),
             codec=codec,
-            roster=LinkRoster(grid),
+            roster=grid,
             clients=4,
             seed=config.federation.seed_of_server,
             deadline_s=SOON_S,
@@ -163,8 +163,13 @@ def played(monkeypatch: pytest.MonkeyPatch, kind: str, *, reveal: bool = False) 
 
 def take_part(address: str, tape: Tape, worker: int) -> None:
     """Be an honest client that writes down its packets, and of whose replies one is lost."""
+    preparation = Preparation(PreparationOptions())
 
-    def answer(message: Message, context: Context) -> Message:
+    def prepare(welcome: Welcome) -> Prepared:
+        made = preparation(welcome)
+        return replace(made, app=cast(ClientApp, partial(answer, made.app)))
+
+    def answer(app: ClientApp, message: Message, context: Context) -> Message:
         with tape.turn:
             reply = app(message, context)
         tape.packets[worker].append(cast(bytes, reply.content.config_records["p"][""]))
@@ -173,8 +178,7 @@ def take_part(address: str, tape: Tape, worker: int) -> None:
         return reply
 
     name = f"worker-{worker}"
-    prepare = Preparation(ClientOptions(connect=address, name=name))
-    join(address, name, cast(ClientApp, answer), prepare, worker=worker, fingerprint=code_fingerprint())
+    join(address, name, prepare, worker=worker, fingerprint=code_fingerprint())
 
 
 def arrays_of(content: RecordDict) -> set[tuple[str, str]]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from link import flwr_compat
 from link.invitation import WHO
 from link.polled import PolledGrid
-from server.roster import QueriedRoster
+from link.queried import QueriedGrid
 from tests.local_grid import FIRST_NODE, LocalGrid
 
 CLIENTS = 3
@@ -42,7 +42,7 @@ def test_any_answers_seat_one_node_at_most_on_each_seat(answers: list[list[Recor
             yield Message(content, reply_to=message)
 
     grid = LocalGrid(len(answers), answer)
-    roster = QueriedRoster(grid, CLIENTS, CODE, timeout_s=1.0)
+    roster = QueriedGrid(grid, CLIENTS, CODE, timeout_s=0.01)
     seated = roster.nodes()
     assert set(seated) <= set(range(CLIENTS))
     assert len(set(seated.values())) == len(seated) or any(len(several) > 1 for several in answers)

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from client import worker as workers
 from client.worker import HonestWorker
 from experiment.opened import Experiment
 from link import codec
 from strategies.strategy import RoundRecord
 from tests import toys
-from tests.local_grid import FIRST_NODE, LocalGrid, federation
+from tests.local_grid import LocalGrid, federation
 from tests.reference.test_methods import ATTACKS, KINDS, open_experiment
 
 ROUNDS = ["strategy.rounds=50", "evaluation.every=50"]
@@ -38,7 +37,7 @@ def lossy(grid: LocalGrid, lost: Lost) -> None:
 
 def restart(grid: LocalGrid, experiment: Experiment, worker: int) -> None:
     """Put another process in a worker's place: it knows nothing of earlier rounds."""
-    workers.keep(grid.run_id, FIRST_NODE + worker, HonestWorker(experiment, worker))
+    grid.workers[worker] = HonestWorker(experiment, worker)
 
 
 def run(

@@ -6,18 +6,18 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from flwr.app import Context, RecordDict
 
 from attacks.attack import Attack
 from attacks.classical import FOE
 from attacks.faults import Faulty
 from attacks.view import View
-from client import worker as workers
-from client.app import make_worker, worker_of
+from client.app import Nodes, make_worker
 from client.coalition import Coalition, CoalitionMember
-from client.worker import HonestWorker
+from client.node_config import NodeConfig
+from client.worker import HonestWorker, Worker
 from experiment.config import parse, resolve
 from experiment.opened import Experiment
+from experiment.run_config import RunConfig
 from foundation.errors import ConfigError
 from strategies.byz_vr_marina_pp import ByzVRMarinaPP
 from strategies.compressors import PermK
@@ -345,13 +345,10 @@ def test_an_omniscient_attacker_that_is_told_no_cohort() -> None:
 # --- who is made for a node ---
 
 
-def context(node: int, node_config: dict[str, str | float | bool]) -> Context:
-    return Context(run_id=99, node_id=node, node_config=node_config, state=RecordDict(), run_config={})
-
-
-def made(opened: Experiment, **node_config: str | float | bool) -> workers.Worker:
+def made(opened: Experiment, *, run: RunConfig | None = None, **node_config: str | float | bool) -> Worker:
     """The worker of a node config; its keys with an underscore for a hyphen."""
-    return make_worker(opened, context(1, {key.replace("_", "-"): value for key, value in node_config.items()}))
+    node = NodeConfig.read({key.replace("_", "-"): value for key, value in node_config.items()})
+    return make_worker(opened, node, run or RunConfig(""))
 
 
 def test_the_node_config_says_who_a_node_is() -> None:
@@ -379,18 +376,13 @@ def test_the_number_of_partitions_must_agree() -> None:
 def test_the_run_config_may_let_the_last_seats_attack() -> None:
     opened = experiment("attack.kind=bf")
     for seat, kind in ((3, HonestWorker), (4, CoalitionMember), (5, CoalitionMember)):
-        at = Context(99, seat, {"partition-id": seat}, RecordDict(), {"attackers": "last"})
-        assert isinstance(make_worker(opened, at), kind)
-        at.run_config["attackers"] = ""
-        assert isinstance(make_worker(opened, at), HonestWorker)
-    at.run_config["attackers"] = "first"
-    with pytest.raises(ConfigError, match=r"run config: attackers = 'first': must be \"last\""):
-        make_worker(opened, at)
+        assert isinstance(made(opened, run=RunConfig("", last_attack=True), partition_id=seat), kind)
+        assert isinstance(made(opened, partition_id=seat), HonestWorker)
 
 
 def test_a_key_of_the_node_config_that_means_nothing() -> None:
     with pytest.raises(ConfigError, match=r"node config: atack: unknown key; did you mean attack\?"):
-        worker_of(context(11, {"partition-id": 0, "atack": "bf"}))
+        NodeConfig.read({"partition-id": 0, "atack": "bf"})
 
 
 def test_the_node_config_has_parameters_of_the_attack() -> None:
@@ -408,11 +400,8 @@ def test_an_unknown_attack_in_the_node_config() -> None:
         made(experiment(), partition_id=5, attack="bff")
 
 
-def test_a_worker_is_made_once_for_each_node_and_run() -> None:
-    kept = HonestWorker(experiment(), 1)
-    workers.keep(99, 7, kept)
-    assert worker_of(context(7, {})) is kept
-    assert workers.find(99, 8) is None
-    assert workers.find(98, 7) is None
-    with pytest.raises(ConfigError, match='"config" is missing'):
-        worker_of(context(8, {}))
+def test_a_worker_is_made_once_for_each_node_of_a_run() -> None:
+    nodes = Nodes(RunConfig("deploy/configs/flower.toml"), None)
+    one = nodes.worker(NodeConfig(partition=1))
+    assert nodes.worker(NodeConfig(partition=1)) is one
+    assert nodes.worker(NodeConfig(partition=2)) is not one

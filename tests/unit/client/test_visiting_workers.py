@@ -14,10 +14,12 @@ import pytest
 import tomli_w
 from flwr.app import Context, Error, Message, RecordDict
 
-from client import worker as workers
-from client.app import app
+from client.answers import visit
+from client.app import make_worker
+from client.node_config import NodeConfig
 from experiment.config import AttackUnion, CompressorUnion, StrategyUnion, kinds_of, load, parse
-from experiment.opened import CONFIG, Experiment, open_experiment
+from experiment.opened import Experiment, open_experiment
+from experiment.run_config import RunConfig
 from foundation.errors import Silent
 from link import codec, flwr_compat
 from link import worker_state as pages
@@ -86,10 +88,8 @@ class VisitedGrid(LocalGrid):
             given: dict[str, str | float | bool] = {"partition-id": worker, "num-partitions": federation.clients}
             if attack is not None and worker >= first_attacker:
                 given["attack"] = attack.kind
-            run_config: dict[str, str | float | bool] = {CONFIG: experiment.config.to_toml()}
-            self._contexts[worker] = pickle.dumps(
-                Context(self.run_id, FIRST_NODE + worker, given, RecordDict(), run_config)
-            )
+            self._contexts[worker] = pickle.dumps(Context(self.run_id, FIRST_NODE + worker, given, RecordDict(), {}))
+        self._experiment = experiment
         self.asked = [0] * federation.clients
 
     def restart(self, worker: int) -> None:
@@ -100,10 +100,10 @@ class VisitedGrid(LocalGrid):
 
     def _in_a_new_process(self, worker: int, message: Message) -> Iterator[Message]:
         context: Context = pickle.loads(self._contexts[worker])  # noqa: S301  # pickled above
-        workers._workers.clear()
         self.asked[worker] += 1
+        node = NodeConfig.read(context.node_config)
         try:
-            reply = app(message, context)
+            reply = visit(message, context.state, lambda: make_worker(self._experiment, node, RunConfig("")))
         except Silent:
             return
         except Exception as error:  # as Flower reports it

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from experiment import opened as experiment
-from experiment.opened import code_fingerprint, from_run_config, open_experiment
+from experiment.config import load
+from experiment.opened import code_fingerprint, open_config, open_experiment
 from foundation.errors import ConfigError
 from strategies.byz_vr_marina_pp import ByzVRMarinaPP
 
@@ -98,62 +99,13 @@ def test_data_that_are_not_there(folder: Path) -> None:
 def test_a_config_over_the_network_names_no_code_to_run(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r'\[task\] kind = "custom" \(path = "own\.py:Own"\).*give --config FILE'):
         open_experiment(CUSTOM, folder, None)
-    with pytest.raises(ConfigError, match="give --config FILE"):
-        from_run_config({"config": CUSTOM, "data": str(folder)})
 
 
 def test_a_config_of_ones_own_may(folder: Path) -> None:
-    assert (
-        open_experiment(CUSTOM, None, folder).method == from_run_config({"config": str(folder / "custom.toml")}).method
-    )
-    opened = from_run_config({"config": CUSTOM, "config-dir": str(folder)})
+    opened = open_config(load(folder / "custom.toml"), None, folder)
     assert isinstance(opened.method, ByzVRMarinaPP)
     assert opened.method.gamma == 0.5 / 8.0
-
-
-def test_a_run_config_names_text_or_a_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    by_text = from_run_config({"config": SMALL, "data": str(folder)})
-    by_path = from_run_config({"config": str(folder / "small.toml"), "data": str(folder)})
-    assert by_text.config == by_path.config
-    monkeypatch.setattr(experiment, "ROOT", folder)
-    assert from_run_config({"config": "small.toml", "data": str(folder)}).config == by_text.config
-
-
-def test_a_run_config_changes_a_file(folder: Path) -> None:
-    given = {
-        "config": str(folder / "small.toml"),
-        "data": str(folder),
-        "set": "strategy.rounds=7 'federation.seed = 5'",
-    }
-    config = from_run_config(given).config
-    assert (config.strategy.rounds, config.federation.seed) == (7, 5)
-    with pytest.raises(ConfigError, match=r"\[strategy\] round: unknown key"):
-        from_run_config(given | {"set": "strategy.round=7"})
-    with pytest.raises(ConfigError, match=r"run config: set = \"a='b\": No closing quotation"):
-        from_run_config(given | {"set": "a='b"})
-
-
-def test_where_the_data_are(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The node's own folder, else the run's, else the environment's."""
-    path, nowhere = {"config": str(folder / "small.toml")}, str(tmp_path / "nowhere")
-    monkeypatch.setenv("BREAKWATER_DATA", nowhere)
-    for run_config, node_config in (({"data": nowhere}, {"data": str(folder)}), ({"data": str(folder)}, {})):
-        assert from_run_config(path | run_config, node_config).problem.dim == 2
-    with pytest.raises(ConfigError, match="nowhere"):
-        from_run_config(path)
-    monkeypatch.setenv("BREAKWATER_DATA", str(folder))
-    assert from_run_config(path).problem.dim == 2
-
-
-@pytest.mark.parametrize("run_config", [{}, {"config": ""}, {"data": "x"}])
-def test_a_run_config_that_names_no_experiment(run_config: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match='run config: "config" is missing; name an experiment TOML'):
-        from_run_config(run_config)
-
-
-def test_a_path_that_there_is_not() -> None:
-    with pytest.raises(ConfigError, match=r'^run config: config = "no/such\.toml": no such file in the bundle; known'):
-        from_run_config({"config": "no/such.toml"})
+    assert open_experiment(CUSTOM, None, folder).method == opened.method
 
 
 # --- the fingerprint ---

@@ -3,15 +3,14 @@
 from collections.abc import Iterable
 
 import pytest
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Error, Message
 
-from client import worker as workers
-from client.app import make_worker
+from client.worker import HonestWorker
 from experiment.config import parse, resolve
 from experiment.opened import Experiment
 from link import codec, flwr_compat
 from strategies.strategy import RoundRecord
-from tests.local_grid import FIRST_NODE, federation
+from tests.local_grid import federation
 from tests.toys import accuracy
 
 CONFIG = """
@@ -72,10 +71,7 @@ class Trouble:
         round_ = codec.read_ask(message.content).round
         if worker == 2 and round_ == 5:
             if self.kind == "restarted":
-                node = FIRST_NODE + worker
-                config: dict[str, str | float | bool] = {"partition-id": worker}
-                context = Context(self.grid.run_id, node, config, state=RecordDict(), run_config={})
-                workers.keep(self.grid.run_id, node, make_worker(self.experiment, context))
+                self.grid.workers[worker] = HonestWorker(self.experiment, worker)
             replies = list(self._answer(worker, message))
             return [] if self.kind == "lost" else replies
         return self._answer(worker, message)

@@ -379,7 +379,7 @@ def test_reasons_are_bounded() -> None:
         yield Message(Error(flwr_compat.APP_RAISED, f"another one {next(counter)}"), reply_to=message)
 
     inner._answer = answer
-    strategy._counted = True  # else it ends at once
+    strategy._watch.reply_was_usable = True  # else it ends at once
     with pytest.raises(StalledError) as stalled:
         strategy.start(inner, codec.to_arrays(experiment.problem.initial()), 50)
     assert len(stalled.value.stall.reasons) <= 101

@@ -155,8 +155,9 @@ def test_the_evidence_of_a_round_is_that_of_its_accepted_workers() -> None:
 
 
 def test_the_names_of_the_late_are_those_since_the_round_before() -> None:
-    told = iter([[], ["client-3"]])
-    records, _ = run(LocalGrid(N, good), 2, late=lambda: next(told))
+    grid = LocalGrid(N, good)
+    grid.late_names = iter([[], ["client-3"]])
+    records, _ = run(grid, 2)
     assert [record.late for record in records] == [[], ["client-3"]]
 
 
@@ -322,8 +323,9 @@ def test_the_cohort_is_told_only_where_it_is_to_be(reveal: bool, expected: tuple
 
 
 def test_traffic_is_that_of_the_round() -> None:
-    measured = iter([(10, 100), (15, 130), (15, 130), (35, 190)])
-    records, _ = run(LocalGrid(N, good), 2, traffic=lambda: next(measured))
+    grid = LocalGrid(N, good)
+    grid.measured = iter([(10, 100), (15, 130), (15, 130), (35, 190)])
+    records, _ = run(grid, 2)
     assert [(record.bytes_up, record.bytes_down) for record in records] == [(5, 30), (20, 60)]
 
 
@@ -464,7 +466,8 @@ def test_a_reply_that_builds_on_another_state_is_rejected_and_its_worker_resynch
 def test_a_deadline_is_learnt_from_what_rounds_take() -> None:
     grid = LocalGrid(N, good)
     learnt = LearntDeadline(N, 1)
-    records, _ = run(grid, 8, deadline_s=learnt, waits=lambda: [0.1, 0.5, 0.4, 9.0])
+    grid.took = [0.1, 0.5, 0.4, 9.0]
+    records, _ = run(grid, 8, deadline_s=learnt)
     # The third of four replies counts, as one of them may be Byzantine: 20 x 0.5 s, once five rounds are known.
     assert grid.timeouts == [30.0] * 5 + [10.0] * 3
     assert [record.deadline_s for record in records] == grid.timeouts
@@ -473,7 +476,7 @@ def test_a_deadline_is_learnt_from_what_rounds_take() -> None:
 
 def test_the_timeout_that_flower_gives_is_never_exceeded() -> None:
     grid = LocalGrid(N, good)
-    driven = strategy(grid, deadline_s=LearntDeadline(N, 1), waits=list)
+    driven = strategy(grid, deadline_s=LearntDeadline(N, 1))
     driven.start(grid, codec.to_arrays(X0), 2, timeout=3.0)
     assert grid.timeouts == [3.0, 3.0]
 

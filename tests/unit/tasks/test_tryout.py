@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiment.config import parse
-from experiment.opened import Experiment, load_task, open_experiment, try_out
+from experiment.opened import Experiment, open_experiment, try_out
 from foundation.errors import ConfigError
 from strategies.method import Evaluation
 from tests.toys import accuracy
@@ -50,7 +50,6 @@ def opened(folder: Path, code: str, **values: Any) -> Experiment:
     (folder / "own.py").write_text(code)
     values = {"clients": 4, "byzantine": 1, "partition": "iid", "batch": 8, "attack": ""} | values
     open_experiment.cache_clear()
-    load_task.cache_clear()
     experiment = open_experiment(CONFIG.format(**values), None, folder)
     try_out(experiment)
     return experiment
@@ -320,7 +319,6 @@ def test_trying_moves_no_generator_and_calls_nothing_of_the_task_that_is_used(tm
     (tmp_path / "own.py").write_text(code)
     values = {"clients": 4, "byzantine": 1, "partition": "iid", "batch": 8, "attack": ""}
     open_experiment.cache_clear()
-    load_task.cache_clear()
     experiment = open_experiment(CONFIG.format(**values), None, tmp_path)
     before = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()  # type: ignore[index]  # the words of the generator
     try_out(experiment)
@@ -437,7 +435,6 @@ def test_a_client_tries_the_gradients_of_its_own_worker_alone(tmp_path: Path) ->
     (tmp_path / "own.py").write_text(bad)
     values = {"clients": 4, "byzantine": 0, "partition": "iid", "batch": 8, "attack": ""}
     open_experiment.cache_clear()
-    load_task.cache_clear()
     experiment = open_experiment(CONFIG.format(**values), None, tmp_path)
     try_out(experiment, 2)
     with pytest.raises(ConfigError, match=r"IndexError: .*oracle\(3\)"):
@@ -451,7 +448,6 @@ def test_tasks_that_come_with_the_project_are_not_loaded_twice(monkeypatch: pyte
     text = text.replace('kind = "custom"\npath = "own.py:Own"\n', 'kind = "digits"\nmodel = "softmax"\n')
     assert parse(text).task.kind == "digits"
     open_experiment.cache_clear()
-    load_task.cache_clear()
     experiment = open_experiment(text, None, None)
     monkeypatch.setattr(type(experiment.config.task), "load", lambda *_: pytest.fail("loaded again"))
     try_out(experiment)

@@ -251,15 +251,24 @@ def test_a_library_that_is_missing_is_named_with_the_command_that_installs_it(
 
 
 @pytest.mark.parametrize(
-    "monitoring",
+    ("given", "monitoring"),
     [
-        Monitoring(),
-        Monitoring(quiet=True, tensorboard="", metrics_port=0),
-        Monitoring(tensorboard="/tmp/somewhere", metrics_port=9100, metrics_host="0.0.0.0"),  # noqa: S104, S108  # words
+        (
+            {"quiet": False, "tensorboard": "", "metrics-port": -1, "metrics-host": ""},
+            Monitoring(),
+        ),
+        (
+            {"quiet": True, "tensorboard": ".", "metrics-port": 0},
+            Monitoring(quiet=True, tensorboard="", metrics_port=0),
+        ),
+        (
+            {"tensorboard": "/tmp/somewhere", "metrics-port": 9100, "metrics-host": "0.0.0.0"},  # noqa: S104, S108  # words
+            Monitoring(tensorboard="/tmp/somewhere", metrics_port=9100, metrics_host="0.0.0.0"),  # noqa: S104, S108
+        ),
     ],
 )
-def test_what_is_wanted_travels_in_the_run_config(monitoring: Monitoring) -> None:
-    assert Monitoring.of(monitoring.run_config()) == monitoring
+def test_a_run_config_says_what_is_wanted(given: dict[str, object], monitoring: Monitoring) -> None:
+    assert Monitoring.of(given) == monitoring
 
 
 def test_a_run_config_that_says_nothing_wants_nothing() -> None:

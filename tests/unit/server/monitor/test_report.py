@@ -18,7 +18,7 @@ from deploy.cli import main
 from experiment.config import parse
 from experiment.explain import TaskFacts, sentences, title
 from foundation.errors import ConfigError
-from server import app
+from server import run
 from server.monitor.report import REPORT, charts, several, write_comparison, write_report
 from server.monitor.report.charts import Dots, Line, Scale
 from server.monitor.report.reading import read, run_folders
@@ -532,7 +532,7 @@ def test_several_folders_get_one_page_where_they_all_are(sweep: Path, capsys: py
     [
         (["{}/none"], "no such folder; give a run folder, or one that holds run folders"),
         (["{}/empty"], "no run is there, nor in the folders below it (metrics.jsonl is missing)"),
-        (["{}/broken"], "is no metrics file of a run"),
+        (["{}/broken"], "is not the metrics of a run"),
         (["{}/run", "--out", "{}/nowhere/x.html"], "does not exist"),
         (["{}/run", "--out", "{}/empty"], "is a folder; give the path of a file"),
         (["{}/run", "--out", "{}/pipe"], "is not a regular file; give the path of a file"),
@@ -562,7 +562,7 @@ def test_what_cannot_be_used_is_one_clear_line(
 def test_metrics_of_something_else_are_refused(tmp_path: Path, line: str) -> None:
     path = folder(tmp_path / "run", [])
     (path / "metrics.jsonl").write_text(line + "\n")
-    with pytest.raises(ConfigError, match="is no metrics file of a run"):
+    with pytest.raises(ConfigError, match="is not the metrics of a run"):
         write_report(path)
 
 
@@ -591,9 +591,9 @@ def test_a_report_that_fails_is_a_line_in_the_log_and_nothing_more(
     def fail(_: Path) -> Path:
         raise error
 
-    monkeypatch.setattr(app, "write_report", fail)
+    monkeypatch.setattr(run, "write_report", fail)
     monkeypatch.setattr(logging.getLogger("breakwater"), "propagate", True)
-    app._report(tmp_path)
+    run._report(tmp_path)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert f"{tmp_path / REPORT}: cannot be made" in caplog.text
 

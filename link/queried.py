@@ -1,4 +1,4 @@
-"""Which worker sits at which Flower node: read off the link, or asked of the nodes where there is no link."""
+"""A polled Grid that asks its nodes which worker each of them is: the transport without a link of ours."""
 
 import logging
 import time
@@ -10,37 +10,12 @@ from math import inf
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from experiment.opened import TASK
 from foundation.text import one_line
-from link.grid import StreamGrid
-from link.invitation import WHO
+from link.invitation import TASK, WHO
+from link.polled import PolledGrid
+from link.transport import Transport
 
-log = logging.getLogger("breakwater.server")
-
-
-class LinkRoster:
-    """The link assigns the seats itself, so nobody can claim another's."""
-
-    def __init__(self, grid: StreamGrid) -> None:
-        self._grid = grid
-
-    def nodes(self) -> Mapping[int, int]:
-        """Return node id by worker, of those connected and ready."""
-        return self._grid.nodes()
-
-    def name(self, worker: int) -> str:
-        """Return the name that the worker joined with."""
-        seat = self._grid.seats().get(worker)
-        return seat.name if seat else f"worker {worker}"
-
-    def wait(self, count: int, timeout: float) -> int:
-        """Wait until ``count`` workers are ready; return how many are."""
-        return self._grid.wait_for(count, timeout)
-
-    def complaints(self) -> str:
-        """Say in one line who came and had loaded another task than the server; "" where nobody has."""
-        told = Counter(self._grid.unfit().values())
-        return "; ".join(f"{n} refused: {reason}" for reason, n in told.most_common(3))
+log = logging.getLogger("breakwater.link")
 
 
 @dataclass(frozen=True)
@@ -49,32 +24,33 @@ class _Unfit:
 
     Args:
         reason: why, one line.
-        foreign: it runs other code than this server, which nothing at the node can mend.
+        foreign: it runs other code than this server, which no setting of the node can change.
     """
 
     reason: str
     foreign: bool = False
 
 
-class QueriedRoster:
-    """On any other Grid each new node is asked once which worker it is, and whether it runs the same code.
+class QueriedGrid(PolledGrid, Transport):
+    """Each new node is asked once which worker it is, and whether it runs the same code.
 
-    The answer is a claim: of several nodes that claim a seat the first one has it while it is online, and the next one
+    The answer is a claim. Of several nodes that claim a seat the first one has it while it is online, and the next one
     after that, as when a node comes back under a new id. On a Flower deployment with SuperNode authentication the node
-    ids are certain, their seats are still their own word.
+    ids are certain; which seat a node has is still its own claim.
 
     Args:
         grid: where the nodes are.
         clients: n, the number of seats.
         fingerprint: of this server's code.
         timeout_s: seconds that a node has to answer.
-        judge: called with what a node is called and what it has loaded; returns why it cannot take part, or None.
+        judge: called with the node's name in logs and what it has loaded; returns why it cannot take part, or None.
     """
 
+    polled = True
     POLL_S = 1.0
     """Seconds between looks at a Grid that offers nothing to wait on."""
     AGAIN_S = 60.0
-    """Seconds until a node that did not answer is asked again: each time may cost the whole timeout."""
+    """Seconds until a node that did not answer is asked again: each attempt may take the whole timeout."""
 
     def __init__(
         self,
@@ -84,19 +60,19 @@ class QueriedRoster:
         timeout_s: float,
         judge: Callable[[str, str], str | None] | None = None,
     ) -> None:
-        self._grid = grid
+        super().__init__(grid)
         self._clients = clients
         self._fingerprint = fingerprint
         self._timeout_s = timeout_s
         self._judge = judge
-        self._claims: dict[int, list[int]] = {}  # worker -> the nodes that say they are it, in order of their word
-        self._seated: dict[int, int] = {}  # worker -> node, as last told
+        self._claims: dict[int, list[int]] = {}  # worker -> the nodes that claim to be it, in the order of their claims
+        self._seated: dict[int, int] = {}  # worker -> node, as last returned
         self._unfit: dict[int, _Unfit] = {}
         self._ask_at: dict[int, float] = {}  # node -> when to ask it; infinity once it has answered
 
     def nodes(self) -> Mapping[int, int]:
         """Return node id by worker, of the nodes that are online; new ones are asked first."""
-        online = set(self._grid.get_node_ids())
+        online = set(self.get_node_ids())
         now = time.monotonic()
         new = sorted(node for node in online if self._ask_at.get(node, 0.0) <= now)
         if new:
@@ -106,7 +82,7 @@ class QueriedRoster:
         for worker, node in seated.items():
             before = self._seated.get(worker, node)
             if before != node:
-                log.warning("worker %d is at node %d now, its node %d has gone", worker, node, before)
+                log.warning("worker %d is now at node %d; its former node %d has gone", worker, node, before)
         self._seated |= seated
         return seated
 
@@ -115,30 +91,30 @@ class QueriedRoster:
         return f"worker {worker} (node {self._seated.get(worker, 0)})"
 
     def wait(self, count: int, timeout: float) -> int:
-        """Poll until ``count`` workers are known, or none can be any more; return how many are."""
+        """Poll until ``count`` workers are known, or no more can be; return how many are."""
         end = time.monotonic() + timeout
         while (known := len(self.nodes())) < count and time.monotonic() < end and not self._hopeless():
             time.sleep(self.POLL_S)  # a foreign Grid offers nothing to wait on
         return known
 
     def complaints(self) -> str:
-        """Say in one line why nodes that are online do not take part; "" where none is."""
-        online = set(self._grid.get_node_ids())
+        """Return in one line why nodes that are online cannot take part; "" if all can."""
+        online = set(self.get_node_ids())
         unfit = Counter(flaw.reason for node, flaw in self._unfit.items() if node in online)
         silent = len([node for node in online if self._ask_at.get(node, inf) < inf])
-        told = [f"{n} of {len(online)} nodes: {reason}" for reason, n in unfit.most_common(3)]
-        return "; ".join(told + [f"{silent} of {len(online)} nodes did not answer"] * (silent > 0))
+        complaints = [f"{n} of {len(online)} nodes: {reason}" for reason, n in unfit.most_common(3)]
+        return "; ".join(complaints + [f"{silent} of {len(online)} nodes did not answer"] * (silent > 0))
 
     def _hopeless(self) -> bool:
-        """Return whether every node is there to stay, and runs other code."""
-        online = set(self._grid.get_node_ids())
+        """Return whether every node runs other code."""
+        online = set(self.get_node_ids())
         return bool(online) and all(node in self._unfit and self._unfit[node].foreign for node in online)
 
     def _ask(self, nodes: list[int]) -> None:
         question = RecordDict()
         messages = [Message(question, node, f"query.{WHO}", ttl=self._timeout_s) for node in nodes]
         self._ask_at |= dict.fromkeys(nodes, time.monotonic() + self.AGAIN_S)
-        replies = list(self._grid.send_and_receive(messages, timeout=self._timeout_s))
+        replies = list(self.send_and_receive(messages, timeout=self._timeout_s))
         node_of = {m.metadata.message_id: node for m, node in zip(messages, nodes, strict=True)}
         flaws: dict[int, _Unfit] = {}
         for reply in replies:
@@ -155,7 +131,7 @@ class QueriedRoster:
             log.error("%s: %s", f"node {who}" if n == 1 else f"{n} nodes ({who[:60]} ...)", flaw.reason)
 
     def _seat(self, node: int, reply: Message) -> _Unfit | None:
-        """Take a node's word, or say why not."""
+        """Seat a node as it claims, or return why not."""
         if reply.has_error():
             reason = one_line(reply.error.reason)
             if WHO in reason:  # Flower: no query function registered with that name
@@ -166,8 +142,8 @@ class QueriedRoster:
         if fingerprint != self._fingerprint:
             claimed = one_line(fingerprint)
             return self._foreign(f"runs other code (fingerprint {claimed}, this server {self._fingerprint})")
-        said = answer.get(TASK)
-        if self._judge is not None and isinstance(said, str) and (other := self._judge(f"node {node}", said)):
+        loaded = answer.get(TASK)
+        if self._judge is not None and isinstance(loaded, str) and (other := self._judge(f"node {node}", loaded)):
             return _Unfit(f"cannot take part: {other}")
         if "flaw" in answer:
             return _Unfit(f"cannot take part: {one_line(answer['flaw'])}")
@@ -176,7 +152,7 @@ class QueriedRoster:
         claims = self._claims.setdefault(worker, [])
         claims.append(node)
         if len(claims) > 1:
-            return _Unfit(f"claims seat {worker}, which node {claims[0]} holds: it has to wait until that one has gone")
+            return _Unfit(f"claims seat {worker}, which node {claims[0]} holds: it must wait until that node has gone")
         return None
 
     def _foreign(self, what: str) -> _Unfit:

@@ -1,25 +1,19 @@
-"""The ServerApp on a Grid that is not ours: who is who is asked of the nodes, and what they claim is checked."""
+"""A Grid that is not ours: who is who is asked of the nodes, and what they claim is checked."""
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from safetensors.numpy import load_file
 
 from client.app import app as client_app
-from examples.plain_loop import trajectory
-from experiment.opened import CONFIG, OUT, RESUME, TASK, code_fingerprint, open_experiment
-from link.invitation import WHO
-from server.app import app
+from experiment.opened import code_fingerprint, open_experiment
+from link.invitation import TASK, WHO
+from link.queried import QueriedGrid
 from server.link import judge_of
-from server.roster import QueriedRoster
-from server.run_folder.reader import read_rounds
-from tests.local_grid import FIRST_NODE, LocalGrid, federation
+from tests.local_grid import FIRST_NODE, LocalGrid
 
 TEXT = """
 [federation]
@@ -55,39 +49,16 @@ def answers(*claims: tuple[object, str] | None) -> LocalGrid:
     return LocalGrid(len(claims), answer)
 
 
-def test_the_server_app_runs_on_a_foreign_grid_to_the_same_model(tmp_path: Path) -> None:
-    experiment = open_experiment(TEXT, None, None)
-    grid, _ = federation(experiment)
-    out = tmp_path / "run"
-    run_config: dict[str, str | float | bool] = {CONFIG: TEXT, OUT: str(out)}
-    app(grid, Context(run_id=grid.run_id, node_id=1, node_config={}, state=RecordDict(), run_config=run_config))
-    *_, x = trajectory(experiment)
-    assert np.array_equal(load_file(out / "model.safetensors")["x"], x)
-    assert json.loads((out / "summary.json").read_text())["status"] == "finished"
-
-
-def test_a_run_on_a_foreign_grid_goes_on_for_more_rounds_to_the_same_model(tmp_path: Path) -> None:
-    out, short = tmp_path / "run", TEXT.replace("rounds = 6", "rounds = 4")
-    for text, run_config in ((short, {OUT: str(out)}), (TEXT, {RESUME: str(out)})):
-        grid, _ = federation(open_experiment(text, None, None))
-        given: dict[str, str | float | bool] = {CONFIG: text, **run_config}
-        app(grid, Context(run_id=grid.run_id, node_id=1, node_config={}, state=RecordDict(), run_config=given))
-    *_, x = trajectory(open_experiment(TEXT, None, None))
-    assert np.array_equal(load_file(out / "model.safetensors")["x"], x)
-    assert [record.round for record in read_rounds(out)] == [1, 2, 3, 4, 5, 6]
-    assert json.loads((out / "summary.json").read_text())["rounds"] == 6
-
-
 def test_nodes_sit_where_they_say() -> None:
     mine = code_fingerprint()
-    roster = QueriedRoster(answers((1, mine), (0, mine)), 2, mine, timeout_s=1.0)
+    roster = QueriedGrid(answers((1, mine), (0, mine)), 2, mine, timeout_s=0.05)
     assert roster.nodes() == {0: FIRST_NODE + 1, 1: FIRST_NODE}
     assert roster.wait(2, timeout=0.0) == 2
 
 
 def test_each_node_is_asked_once() -> None:
     grid = answers((0, "same"))
-    roster = QueriedRoster(grid, 1, "same", timeout_s=1.0)
+    roster = QueriedGrid(grid, 1, "same", timeout_s=0.05)
     roster.nodes()
     roster.nodes()
     assert len(grid.pushed) == 1
@@ -95,12 +66,12 @@ def test_each_node_is_asked_once() -> None:
 
 def test_a_node_that_does_not_answer_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = LocalGrid(1, lambda worker, message: ())
-    roster = QueriedRoster(grid, 1, "same", timeout_s=1.0)
+    roster = QueriedGrid(grid, 1, "same", timeout_s=0.05)
     assert roster.nodes() == {}
     roster.nodes()
     assert len(grid.pushed) == 1
-    monkeypatch.setattr(QueriedRoster, "AGAIN_S", 0.0)
-    late = QueriedRoster(grid, 1, "same", timeout_s=1.0)
+    monkeypatch.setattr(QueriedGrid, "AGAIN_S", 0.0)
+    late = QueriedGrid(grid, 1, "same", timeout_s=0.05)
     late.nodes()
     late.nodes()
     assert len(grid.pushed) == 3
@@ -108,7 +79,7 @@ def test_a_node_that_does_not_answer_is_left_alone_for_a_while(monkeypatch: pyte
 
 def test_a_node_that_left_is_not_listed() -> None:
     grid = answers((0, "same"), (1, "same"))
-    roster = QueriedRoster(grid, 2, "same", timeout_s=1.0)
+    roster = QueriedGrid(grid, 2, "same", timeout_s=0.05)
     roster.nodes()
     grid.online.remove(0)
     assert roster.nodes() == {1: FIRST_NODE + 1}
@@ -117,7 +88,7 @@ def test_a_node_that_left_is_not_listed() -> None:
 @pytest.mark.parametrize(
     ("claim", "words"),
     [
-        ((0, "same"), "claims seat 0, which node 100 holds: it has to wait"),
+        ((0, "same"), "claims seat 0, which node 100 holds: it must wait"),
         ((2, "same"), "claims seat 2: must be 0 .. 1"),
         (("x", "same"), "claims seat x: must be 0 .. 1"),
         ((1, "other"), "runs other code (fingerprint other, this server same)"),
@@ -127,8 +98,8 @@ def test_a_node_that_left_is_not_listed() -> None:
 def test_a_false_claim_is_logged_and_left_out(
     claim: tuple[object, str] | None, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    roster = QueriedRoster(answers((0, "same"), claim), 2, "same", timeout_s=1.0)
-    logger = logging.getLogger("breakwater.server")
+    roster = QueriedGrid(answers((0, "same"), claim), 2, "same", timeout_s=0.05)
+    logger = logging.getLogger("breakwater.link")
     logger.addHandler(caplog.handler)
     try:
         assert roster.nodes() == {0: FIRST_NODE}
@@ -140,7 +111,7 @@ def test_a_false_claim_is_logged_and_left_out(
 def test_the_next_claimant_takes_a_seat_whose_node_has_gone() -> None:
     """A SuperNode without a key comes back under another node id."""
     grid = answers((0, "same"), (0, "same"))
-    roster = QueriedRoster(grid, 2, "same", timeout_s=1.0)
+    roster = QueriedGrid(grid, 2, "same", timeout_s=0.05)
     assert roster.nodes() == {0: FIRST_NODE}
     grid.online.remove(0)
     assert roster.nodes() == {0: FIRST_NODE + 1}
@@ -151,7 +122,7 @@ def test_the_next_claimant_takes_a_seat_whose_node_has_gone() -> None:
 
 
 def test_where_all_nodes_run_other_code_nobody_is_waited_for() -> None:
-    roster = QueriedRoster(answers((0, "other"), (0, "other")), 2, "same", timeout_s=1.0)
+    roster = QueriedGrid(answers((0, "other"), (0, "other")), 2, "same", timeout_s=0.05)
     assert roster.wait(2, timeout=1e6) == 0
     assert roster.complaints().startswith("2 of 2 nodes: runs other code (fingerprint other, this server same)")
 
@@ -165,32 +136,32 @@ def test_nodes_of_another_app_are_told_by_what_flower_says_of_the_question() -> 
         except Exception as error:  # as Flower reports it
             yield Message(Error(2, repr(error)), reply_to=message)
 
-    roster = QueriedRoster(LocalGrid(3, answer), 3, "same", timeout_s=1.0)
+    roster = QueriedGrid(LocalGrid(3, answer), 3, "same", timeout_s=0.05)
     assert roster.wait(3, timeout=1e6) == 0
     assert roster.complaints().startswith("3 of 3 nodes: does not know what Breakwater asks: left out")
 
 
 def test_one_node_with_other_code_is_no_reason_to_stop_waiting() -> None:
-    roster = QueriedRoster(answers((0, "same"), (1, "other")), 2, "same", timeout_s=1.0)
+    roster = QueriedGrid(answers((0, "same"), (1, "other")), 2, "same", timeout_s=0.05)
     assert roster.wait(2, timeout=0.0) == 1
     assert "1 of 2 nodes: runs other code" in roster.complaints()
 
 
 def test_who_does_not_answer_is_counted() -> None:
-    roster = QueriedRoster(LocalGrid(2, lambda worker, message: ()), 2, "same", timeout_s=1.0)
+    roster = QueriedGrid(LocalGrid(2, lambda worker, message: ()), 2, "same", timeout_s=0.05)
     roster.nodes()
     assert roster.complaints() == "2 of 2 nodes did not answer"
 
 
 def test_a_node_that_cannot_open_the_experiment_says_why_beside_its_fingerprint() -> None:
-    context = Context(7, 8, {"partition-id": 0}, RecordDict(), {CONFIG: "deploy/configs/none.toml"})
+    context = Context(7, 8, {"partition-id": 0}, RecordDict(), {"config": "deploy/configs/none.toml"})
     question = LocalGrid(1, lambda worker, message: ())
     message = Message(RecordDict(), FIRST_NODE, f"query.{WHO}")
     question.push_messages([message])
     answer = client_app(message, context).content.config_records[WHO]
     assert answer["fingerprint"] == code_fingerprint()
     assert "no such file in the bundle" in str(answer["flaw"])
-    roster = QueriedRoster(LocalGrid(1, lambda worker, asked: [client_app(asked, context)]), 1, code_fingerprint(), 1.0)
+    roster = QueriedGrid(LocalGrid(1, lambda worker, asked: [client_app(asked, context)]), 1, code_fingerprint(), 1.0)
     assert roster.nodes() == {}
     assert 'cannot take part: run config: config = "deploy/configs/none.toml"' in roster.complaints()
 
@@ -204,13 +175,15 @@ def test_a_node_that_has_other_data_is_left_out_and_told_why(tmp_path: Path) -> 
         '[federation]\nclients = 2\n[task]\nkind = "logistic"\ndata = "t"\n'
         '[strategy]\nkind = "robust-sgd"\nrounds = 1\ngamma = 0.1\n'
     )
+    path = tmp_path / "t.toml"
+    path.write_text(text, encoding="utf-8")
     contexts = [
-        Context(71, 72 + i, {"partition-id": i, "data": str(tmp_path / name)}, RecordDict(), {CONFIG: text})
+        Context(71, 72 + i, {"partition-id": i, "data": str(tmp_path / name)}, RecordDict(), {"config": str(path)})
         for i, name in enumerate(("mine", "other"))
     ]
     judge = judge_of(open_experiment(text, tmp_path / "mine", None))
     grid = LocalGrid(2, lambda worker, asked: [client_app(asked, contexts[worker])])
-    roster = QueriedRoster(grid, 2, code_fingerprint(), 1.0, judge)
+    roster = QueriedGrid(grid, 2, code_fingerprint(), 1.0, judge)
     assert list(roster.nodes()) == [0]
     assert "1 of 2 nodes: cannot take part: the training data differ: 20 rows at the client, 30" in roster.complaints()
 
@@ -219,5 +192,5 @@ def test_a_node_that_has_other_data_is_left_out_and_told_why(tmp_path: Path) -> 
 def test_what_a_node_says_of_its_task_disturbs_nobody(said: object) -> None:
     record = ConfigRecord({"index": 0, "fingerprint": "same", TASK: said})  # type: ignore[dict-item]
     grid = LocalGrid(1, lambda worker, asked: [Message(RecordDict({WHO: record}), reply_to=asked)])
-    roster = QueriedRoster(grid, 1, "same", 1.0, judge_of(open_experiment(TEXT, None, None)))
+    roster = QueriedGrid(grid, 1, "same", 1.0, judge_of(open_experiment(TEXT, None, None)))
     assert list(roster.nodes()) == [0]

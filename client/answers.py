@@ -1,0 +1,148 @@
+"""How a worker answers the server's instructions: where it stays in its process, and where it does not.
+
+A worker of the link stays: ``client_app`` makes the ClientApp that is resident with it. A Flower node may run every
+message in a process of its own: ``visit`` answers one, and leaves what the worker knows in the node's state.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from attacks.faults import Faulty
+from client.worker import Worker
+from foundation.errors import Broken, ConfigError, Silent
+from foundation.faults import Fault
+from link import codec, flwr_compat
+from link import worker_state as pages
+from strategies.method import ATTACK_FAILED, STALE, Ask, Packet, StateLostError
+
+log = logging.getLogger("breakwater.client")
+
+
+class AttackFailedError(Exception):
+    """An attacker could not carry out its attack; the message says why."""
+
+
+def client_app(worker: Worker) -> ClientApp:
+    """Return the ClientApp of a worker that stays in this process, for ``link.node``."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return _reply(message, lambda ask: _stay(worker, ask))
+
+    return app
+
+
+def visit(message: Message, state: RecordDict, worker: Callable[[], Worker]) -> Message:
+    """Answer one message where the process may be a new one for every message, and Flower keeps ``state``.
+
+    Args:
+        message: the instruction.
+        state: of the node.
+        worker: returns the node's worker; its ConfigError is the answer.
+    """
+    return _reply(message, lambda ask: _visit(worker(), ask, state))
+
+
+def refusal(error: Exception, message: Message) -> Message:
+    """Log in one line why this node cannot answer, and return the same as the answer."""
+    log.error("%s", error)
+    return _error(message, str(error))
+
+
+def _reply(message: Message, answer: Callable[[Ask], RecordDict]) -> Message:
+    ask = codec.read_ask(message.content)
+    try:
+        return Message(answer(ask), reply_to=message)
+    except StateLostError as lost:
+        return _error(message, f"{STALE}: {lost}")
+    except ConfigError as error:
+        return refusal(error, message)
+    except AttackFailedError as failed:
+        log.warning("round %d: %s: %s", ask.round, ATTACK_FAILED, failed)
+        return _error(message, f"{ATTACK_FAILED}: {failed}")
+
+
+def _error(message: Message, reason: str) -> Message:
+    return Message(Error(flwr_compat.APP_RAISED, reason), reply_to=message)
+
+
+def _answer(worker: Worker, ask: Ask) -> Packet | Faulty | None:
+    """Return a worker's answer.
+
+    Raises:
+        AttackFailedError: it is an attacker, and its attack failed.
+    """
+    try:
+        return worker.answer(ask)
+    except (StateLostError, ConfigError):
+        raise
+    except Exception as error:
+        if not worker.attacks:
+            raise
+        raise AttackFailedError(f"{type(error).__name__}: {error}") from error
+
+
+def _stay(worker: Worker, ask: Ask) -> RecordDict:
+    """Answer where worker and link stay."""
+    worker.follow(ask)
+    answer = _answer(worker, ask)
+    if answer is None:
+        raise _says_nothing(ask)
+    if not isinstance(answer, Faulty):
+        return codec.write_packet(answer, ask)
+    content = _faulty_content(answer, answer.fault, ask)
+    if answer.fault.below_records:
+        raise Broken(answer.fault, content, answer.delay_s, last=answer.last)
+    return content
+
+
+def _visit(worker: Worker, ask: Ask, state: RecordDict) -> RecordDict:
+    """Answer where neither stays."""
+    kept = pages.read_reply(state, ask.round)
+    if kept is not None:
+        return kept
+    worker.recall(pages.read(state))
+    answer = _answer(worker, ask)
+    known = {} if ask.probe else worker.remember()
+    if known:
+        pages.write(state, known)
+    if answer is None:
+        raise _says_nothing(ask)
+    if isinstance(answer, Faulty):
+        fault = answer.fault.nearest
+        content = _faulty_content(answer, fault, ask)
+        if fault is Fault.LATE:
+            time.sleep(answer.delay_s)
+        return content
+    content = codec.write_packet(answer, ask)
+    if known:
+        pages.write_reply(state, ask.round, content)
+    return content
+
+
+def _says_nothing(ask: Ask) -> Silent:
+    return Silent(f"round {ask.round}: the attack sends nothing")
+
+
+def _faulty_content(faulty: Faulty, fault: Fault, ask: Ask) -> RecordDict:
+    """Return the records of a reply in which something is wrong.
+
+    Raises:
+        Silent: the reply is lost.
+    """
+    packet = faulty.packet
+    if fault is Fault.SILENCE:
+        raise Silent(f"round {ask.round}: the reply is lost")
+    if fault is Fault.WRONG_SHAPE:
+        packet = replace(packet, values=packet.values[:-1])
+    elif fault is Fault.OVERSIZE:
+        too_many = codec.max_reply_bytes(packet.dim, np.dtype(np.float64)) // packet.values.itemsize + 1
+        packet = replace(packet, values=np.resize(packet.values, too_many))
+    return codec.write_packet(packet, replace(ask, round=faulty.round))

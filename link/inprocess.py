@@ -1,0 +1,96 @@
+"""A Grid whose clients are ClientApps of this process, called in turn: the link's frames without its sockets.
+
+Every instruction and every reply is written into the frames of ``link.wire``, and replies are read from them, so what
+is counted, and what a client can get wrong, is as on the live link.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from flwr.app import Context, RecordDict
+from flwr.clientapp import ClientApp
+
+from foundation.errors import WireError
+from link import flwr_compat, replies
+from link import link_pb2 as pb
+from link.calls import Call, FramedGrid
+from link.wire import CONTROL_BYTES, Parcel, Reader
+
+
+class InProcessGrid(FramedGrid):
+    """The server's end of a link whose clients are called in the order of their seats, in the caller's thread.
+
+    Args:
+        run_id: of the run.
+        apps: each client's ClientApp by its name, in the order of their seats.
+        max_reply_bytes: see ``link.calls.FramedGrid``.
+        reply_bound: see there.
+    """
+
+    clients_change = False  # they are objects of this process: whatever they cannot do now they never can
+
+    def __init__(
+        self,
+        run_id: int,
+        apps: Mapping[str, ClientApp],
+        *,
+        max_reply_bytes: int,
+        reply_bound: Callable[[RecordDict], int],
+    ) -> None:
+        held = {name: worker for worker, name in enumerate(apps)}
+        super().__init__(
+            run_id=run_id, clients=len(apps), max_reply_bytes=max_reply_bytes, reply_bound=reply_bound, held=held
+        )
+        self._clients = {
+            seat.node_id: _Client(seat.name, worker, apps[seat.name], run_id, seat.node_id)
+            for worker, seat in self.seats().items()
+        }
+
+    def nodes(self) -> dict[int, int]:
+        """Return node id by worker: all are there."""
+        return {client.worker: node for node, client in self._clients.items()}
+
+    def wait(self, count: int, timeout: float) -> int:
+        """Return how many clients there are."""
+        return len(self._clients)
+
+    def carry(self, calls: Sequence[Call]) -> None:
+        """Have the instructions answered; what is not answered has expired."""
+        for call in calls:
+            self._exchange(call, self._clients[call.message.metadata.dst_node_id])
+            call.expire()
+
+    def _exchange(self, call: Call, client: "_Client") -> None:
+        """Send one instruction and take what comes back, as ``link.grid`` and ``link.node`` do."""
+        metadata, payload = call.message.metadata, call.payload
+        if payload is None:
+            return
+        for frame in (payload.envelope(call.head()), *payload.shared_chunks):
+            self.ledger.down(client.name, len(frame))
+        parcel = Parcel(call.id, metadata.message_type, metadata.group_id, metadata.ttl, call.message.content)
+        reply = replies.answer(parcel, client.app, client.context, name=client.name)
+        client.reader.max_bytes = self.max_reply_bytes if call.reply_bound is None else call.reply_bound
+        for frame in reply.frames:
+            self.ledger.up(client.name, len(frame))
+            try:
+                read = client.reader.feed(frame)
+            except WireError as error:
+                call.fail(flwr_compat.BAD_REPLY, error.reason)
+                continue
+            if isinstance(read, Parcel) and not call.settled and not reply.delay_s:
+                call.settle(read.answer)
+            elif isinstance(read, pb.Pass):
+                break
+        if reply.end is not None:  # the part of a reply that had come belongs to the stream that has ended
+            client.reader = Reader(CONTROL_BYTES)
+            call.fail(flwr_compat.NODE_UNAVAILABLE, f"disconnected: worker {client.worker} ({client.name})")
+
+
+class _Client:
+    """One client: its app, and how its frames are read."""
+
+    def __init__(self, name: str, worker: int, app: ClientApp, run_id: int, node_id: int) -> None:
+        self.name = name
+        self.worker = worker
+        self.app = app
+        self.reader = Reader(CONTROL_BYTES)
+        self.context = Context(run_id=run_id, node_id=node_id, node_config={}, state=RecordDict(), run_config={})

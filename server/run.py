@@ -1,0 +1,223 @@
+"""One run on the server's side, from waiting for clients to the results in its folder."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from experiment.compiled import LONG_S, prepare
+from experiment.explain import TaskFacts, title
+from experiment.opened import Experiment
+from experiment.sections import Federation
+from foundation.signals import done, held
+from link import codec
+from link.transport import Transport
+from server.checkpointer import Books
+from server.monitor.exporters import Monitoring
+from server.monitor.observers import Observers, watched
+from server.monitor.plot import draw
+from server.monitor.report import write_report
+from server.monitor.terminal import last_line
+from server.run_folder import CURVE, REPORT
+from server.run_folder.checkpoints import Checkpoint
+from server.run_folder.reader import read_rounds
+from server.run_folder.writer import RunFolder
+from strategies.deadline import LearntDeadline
+from strategies.method import Evaluation
+from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord, StalledError
+from tasks.contract import Problem
+
+log = logging.getLogger("breakwater.server")
+
+Point = tuple[Checkpoint, Any]
+"""A checkpoint that a run is resumed from, and the method's state at it."""
+
+
+def console_for(monitoring: Monitoring) -> Console:
+    """Return where a run writes for its user."""
+    return Console(file=sys.stdout, soft_wrap=True, quiet=monitoring.quiet)
+
+
+def load_loops(experiment: Experiment, console: Console) -> None:
+    """Compile or load what long vectors need, and tell the user if that took long; at once if it has been done."""
+    seconds = prepare(experiment, aggregates=True)
+    if seconds > LONG_S:
+        console.print(
+            f"compiled loops for {seconds:.1f} s, once on this machine: later runs load them from disk", highlight=False
+        )
+
+
+def run(
+    experiment: Experiment,
+    folder: RunFolder,
+    transport: Transport,
+    monitoring: Monitoring,
+    *,
+    point: Point | None = None,
+    life: int = 0,
+) -> None:
+    """Wait for clients, run all rounds, leave the results in the folder.
+
+    Args:
+        experiment: whose task has been tried.
+        folder: the run folder, which is ours.
+        transport: where the clients are.
+        monitoring: what is shown of the run, and to whom.
+        point: where it is resumed; None for a new run.
+        life: how often a server was started for this run, from 1; 0 where clients do not outlive the server.
+
+    Raises:
+        RunEndedError: too few clients came or answered; the folder holds what there is.
+        BreakwaterError: the run folder, or a port for monitoring, cannot be used.
+    """
+    config, problem = experiment.config, experiment.problem
+    federation, rounds = config.federation, config.strategy.rounds
+    console = console_for(monitoring)
+    load_loops(experiment, console)
+    books = Books(experiment, folder, point, life, console)
+    over = books.state is not None and books.state.round > rounds  # only its results are still to be written
+    status, joined_s, strategy = "interrupted", 0.0, None
+    stalled: StalledError | None = None
+    measured: Evaluation | None = None  # of the model that is left, where it is not the last one
+    with watched(transport, config, folder.path, folder.rounds, monitoring, console) as observers:
+        try:
+            joined_s = 0.0 if over else _gather(transport, federation, books)
+            x0 = problem.initial()
+            start = problem.evaluate(x0)
+            folder.begin(config, start, *beside(problem))
+            observers.start(start if books.state is None else problem.evaluate(books.state.x), folder.rounds)
+            strategy = _strategy(experiment, transport, observers)
+            strategy.on_round = _on_round(strategy, transport, books, observers)
+            strategy.state = books.state if books.state is not None else experiment.method.start(x0)
+            books.keep(transport, strategy)
+            strategy.start(transport, codec.to_arrays(x0), num_rounds=rounds)
+            status = "diverged" if strategy.last and strategy.last.diverged else "finished"
+        except StalledError as error:
+            status, stalled, measured = "stalled", error, problem.evaluate(error.model)
+        finally:
+            with held():  # a signal may come at any time, and again
+                state = books.state if strategy is None else strategy.state
+                if strategy is not None and status != "diverged":
+                    books.keep(transport, strategy)
+                summary = folder.finish(
+                    status=status,
+                    seed=federation.seed,
+                    joined_s=joined_s,
+                    model=stalled.model if stalled is not None else None if state is None else state.x,
+                    evaluation=measured,
+                    stall=None if stalled is None else stalled.to_dict(),
+                    lives=life or 1,
+                    patience_s=federation.join_timeout_s if status == "finished" else 0.0,
+                    task=_facts(experiment),
+                )
+                if status != "interrupted":
+                    done()
+                line = last_line(summary, folder.path)
+                observers.end(status, line)
+                if monitoring.pictures:
+                    _report(folder.path)
+    try:
+        if monitoring.pictures:
+            draw({config.strategy.kind: (start, read_rounds(folder.path))}, folder.path / CURVE, title=title(config))
+    except OSError as error:
+        log.error("%s: cannot be written: %s", folder.path / CURVE, error.strerror or error)
+    console.quiet = False
+    console.print(line, highlight=False, markup=False)
+    if stalled is not None:
+        raise stalled
+
+
+def _strategy(experiment: Experiment, transport: Transport, observers: Observers) -> RobustStrategy:
+    config, federation = experiment.config, experiment.config.federation
+    deadline_s: float | LearntDeadline | None = (
+        federation.flower_deadline_s if transport.polled else federation.deadline_s
+    )
+    return RobustStrategy(
+        experiment.method,
+        codec=codec,
+        roster=transport,
+        clients=federation.clients,
+        byzantine=federation.byzantine,
+        stall_rounds=federation.stall_rounds,
+        seed=federation.seed_of_server,
+        deadline_s=LearntDeadline(federation.clients, federation.byzantine) if deadline_s is None else deadline_s,
+        quorum=federation.quorum,
+        idle_timeout_s=federation.join_timeout_s if transport.clients_change else 0.0,
+        reveal_cohort=config.reveals_cohort,
+        evaluate=experiment.problem.evaluate,
+        every=config.evaluation.every,
+        on_hold=observers.hold,
+    )
+
+
+def _on_round(
+    strategy: RobustStrategy, transport: Transport, books: Books, observers: Observers
+) -> Callable[[RoundRecord], None]:
+    """Return what writes down a round that has ended."""
+
+    def on_round(record: RoundRecord) -> None:
+        with held():  # a round is written whole, or not at all
+            books.folder.add(record)
+            if record.evaluation is not None and strategy.state is not None:
+                books.folder.save(strategy.state.x)
+            observers.add(record)
+            if not record.diverged and books.due(record.round):
+                books.keep(transport, strategy)
+
+    return on_round
+
+
+def beside(problem: Problem) -> tuple[Mapping[str, Any], str]:
+    """Return what goes into the model's file beside x: frozen values by name, and the layout of x."""
+    frozen = problem.frozen() if hasattr(problem, "frozen") else {}
+    return frozen, str(problem.layout()) if hasattr(problem, "layout") else ""
+
+
+def _facts(experiment: Experiment) -> dict[str, Any] | None:
+    """Return what the summary says of the task; None where a custom task cannot say it."""
+    try:
+        return TaskFacts.of(experiment.problem).told()
+    except Exception as error:  # whatever the user's code raises is no reason to lose the results
+        log.warning("the task does not report its L or f*: %r", error)
+        return None
+
+
+def _report(out: Path) -> None:
+    """Leave the report in the run folder; without it the run is as good."""
+    try:
+        write_report(out)
+    except Exception as error:  # a page that cannot be made must not end a run
+        log.error("%s: cannot be made: %s", out / REPORT, error)
+
+
+def _gather(transport: Transport, federation: Federation, books: Books) -> float:
+    """Wait for the clients; return the seconds that it took.
+
+    A resumed run waits for as many clients as it had. Those that have not come back in time are missing from then on,
+    as if they had left in a round.
+
+    Raises:
+        NoClientsError: too few have come.
+    """
+    began = time.monotonic()
+    wanted = federation.start_with or federation.clients
+    least = wanted
+    if books.present:
+        wanted, least = books.present, 1
+    log.info("waiting for %d clients, for up to %g s", wanted, federation.join_timeout_s)
+    ready = transport.wait(wanted, federation.join_timeout_s)
+    if ready < least:
+        raise NoClientsError(
+            f"{ready} of {wanted} clients joined within {time.monotonic() - began:.0f} s (federation.join_timeout_s = "
+            f"{federation.join_timeout_s:g}); "
+            + (transport.complaints() or "start the others, or lower federation.start_with")
+        )
+    if ready < wanted:
+        log.warning("%d of %d previous clients reconnected; continuing", ready, wanted)
+    joined_s = time.monotonic() - began
+    books.console.print(f"{ready} of {federation.clients} clients joined in {joined_s:.1f} s", highlight=False)
+    return joined_s

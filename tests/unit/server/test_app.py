@@ -1,0 +1,73 @@
+"""The ServerApp on a Grid of Flower's, whose nodes run the ClientApp: the same model to the last bit."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Context, Error, Message, RecordDict
+from safetensors.numpy import load_file
+
+from client.app import app as client_app
+from examples.plain_loop import trajectory
+from experiment.opened import open_experiment
+from foundation.errors import Silent
+from link import flwr_compat
+from server.app import app
+from server.run_folder.reader import read_rounds
+from tests.local_grid import FIRST_NODE, LocalGrid
+
+TEXT = """
+[federation]
+clients = 4
+byzantine = 1
+[task]
+kind = "digits"
+model = "softmax"
+[strategy]
+kind = "byz-vr-marina-pp"
+rounds = 6
+gamma = 0.2
+p = 0.3
+cohort = 2
+batch = 8
+alpha = 2.0
+[attack]
+kind = "ipm"
+"""
+
+
+def serve(config: Path, **run_config: str) -> None:
+    """Run the ServerApp over nodes that run the ClientApp, the last of them an attacker."""
+    named: dict[str, str | float | bool] = {"config": str(config), "attackers": "last"}
+    contexts = [Context(1, FIRST_NODE + i, {"partition-id": i}, RecordDict(), named) for i in range(4)]
+
+    def answer(worker: int, message: Message) -> Iterator[Message]:
+        try:
+            yield client_app(message, contexts[worker])
+        except Silent as error:
+            yield Message(Error(flwr_compat.APP_RAISED, str(error)), reply_to=message)
+
+    grid = LocalGrid(4, answer)
+    app(grid, Context(grid.run_id, 1, {}, RecordDict(), {**named, **run_config}))
+
+
+def test_the_server_app_runs_on_a_foreign_grid_to_the_same_model(tmp_path: Path) -> None:
+    out, config = tmp_path / "run", tmp_path / "config.toml"
+    config.write_text(TEXT, encoding="utf-8")
+    serve(config, out=str(out))
+    *_, x = trajectory(open_experiment(TEXT, None, None))
+    assert np.array_equal(load_file(out / "model.safetensors")["x"], x)
+    assert json.loads((out / "summary.json").read_text())["status"] == "finished"
+
+
+def test_a_run_on_a_foreign_grid_goes_on_for_more_rounds_to_the_same_model(tmp_path: Path) -> None:
+    out, config = tmp_path / "run", tmp_path / "config.toml"
+    config.write_text(TEXT.replace("rounds = 6", "rounds = 4"), encoding="utf-8")
+    serve(config, out=str(out))
+    config.write_text(TEXT, encoding="utf-8")
+    serve(config, resume=str(out))
+    *_, x = trajectory(open_experiment(TEXT, None, None))
+    assert np.array_equal(load_file(out / "model.safetensors")["x"], x)
+    assert [record.round for record in read_rounds(out)] == [1, 2, 3, 4, 5, 6]
+    assert json.loads((out / "summary.json").read_text())["rounds"] == 6
