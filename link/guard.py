@@ -37,11 +37,11 @@ HELLO_BYTES = 4096
 """The longest hello. gRPC takes a first message of up to ``wire.MAX_FRAME_BYTES`` into memory; more than this is not
 even parsed."""
 MAX_STRANGERS = 256
-"""So many strangers may be connected; of more the oldest are hung up on at the next look."""
+"""At most this many strangers may be connected; beyond, the oldest are disconnected at the next look."""
 MAX_HELLOS = 64
-"""So many hellos are waited for at a time; one more ends the wait for the oldest."""
+"""At most this many hellos are awaited at a time; one more ends the wait for the oldest."""
 ROOM = 512
-"""gRPC refuses connections beyond the clients and so many more: what may come between two looks."""
+"""Connections that gRPC accepts beyond one for each client: those that may arrive between two looks."""
 STREAMS_PER_CONNECTION = 8
 """gRPC refuses more. A client needs one."""
 MAX_HEADER_BYTES = 16 << 10
@@ -50,21 +50,21 @@ LOOK_S = 0.5
 """Seconds between looks."""
 
 _PING_STRIKES, _PING_MS = 100, 20
-"""After so many pings that come sooner than this after the one before, and with nothing sent between, gRPC hangs up.
+"""gRPC disconnects after this many pings, each sooner than this after the one before and with no data between them.
 The shortest heartbeat is 100 ms."""
 _SPARE_DESCRIPTORS = 128
 """What is left of the process's file descriptors for everything but connections."""
 _FIRST_BAN_S, _LAST_BAN_S = 1.0, 300.0
 """How long a client is refused that was cut off: twice as long each time, from the first to the last of these."""
 _FORGET_S = 3600.0
-"""After so long without being cut off a client starts from the first again."""
+"""A client that was not cut off for this long starts from the first again."""
 _MAX_BANS = 1024
-"""So many clients that were cut off are remembered; the number of seats bounds it where names are certified."""
+"""At most this many disconnected clients are kept; where names are certified the number of seats is the bound."""
 LINES, _LINES_S = 20, 60.0
-"""The log hears of so many strangers in so many seconds; the others are counted."""
+"""At most LINES warnings per window of _LINES_S seconds; the others are counted."""
 
 _MANY = 500
-"""After so many strangers that have gone memory is given back: handshakes that were broken off leave it in pieces."""
+"""Return memory to the system after this many strangers have gone: broken handshakes leave it fragmented."""
 
 Address = tuple[str, int]
 
@@ -106,7 +106,7 @@ def _room(wanted: int) -> int:
 
 
 class Muffled:
-    """Logs what strangers do, but lets them write no more than ``LINES`` lines in ``_LINES_S`` seconds."""
+    """A log that strangers cannot fill: at most ``LINES`` warnings per window of ``_LINES_S`` seconds."""
 
     def __init__(self) -> None:
         self._began = -_LINES_S
@@ -232,7 +232,7 @@ class Door:
         connected = self._sockets.connected()
         members = set(map(_address, self._members()))
         if not members <= connected.keys():
-            return  # a client has just gone, or its connection cannot be told: then nobody is taken for a stranger
+            return  # a client has just gone, or its connection is not known: then no connection counts as a stranger's
         self._gone += len(self._since.keys() - connected.keys())
         if self._gone >= _MANY:
             self._gone = 0
@@ -261,7 +261,7 @@ class NoHello(Exception):  # noqa: N818  # the name says what happened
 class _Sockets:
     """This process's own TCP connections to one of its ports.
 
-    gRPC tells nobody which file descriptor a peer has. The descriptors of the process are listed, and each new one is
+    gRPC does not say which file descriptor a peer has. The descriptors of the process are listed, and each new one is
     asked, on a duplicate, so that nothing happens to a descriptor that has meanwhile become another file's.
     """
 

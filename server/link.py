@@ -19,10 +19,10 @@ log = logging.getLogger("breakwater.server")
 def judge_of(experiment: Experiment) -> Callable[[str, str], str | None]:
     """Return what compares a client's task with the server's: a reason why the client cannot take part, or None.
 
-    What differs by no more than processors round is logged once.
+    Differences as small as those of rounding on another processor are logged once.
     """
     mine = experiment.identity
-    told: set[str] = set()
+    reported: set[str] = set()
 
     def judge(name: str, said: str) -> str | None:
         theirs = TaskIdentity.parse(said)
@@ -30,8 +30,8 @@ def judge_of(experiment: Experiment) -> Callable[[str, str], str | None]:
         if found:
             return f"{'; '.join(found)}: give both ends the same"
         for what in theirs.roundings(mine):
-            if what not in told:
-                told.add(what)
+            if what not in reported:
+                reported.add(what)
                 log.warning(
                     "%s of %s is not the same to the last bit as here: its processor or its versions round otherwise, "
                     "so that other machines may not repeat this run to the last bit; reported once",
