@@ -57,7 +57,7 @@ class RobustFedAvg(AppStrategy):
         clients: n; see ``AppStrategy``.
         byzantine: f.
         fraction_train: C/n, the share of clients sampled in a round. The opening rounds ask all.
-        aggregator: the robust rule, with its pre-steps.
+        aggregator: the robust rule, with its pre-aggregators.
         compressor: what the mod compresses deltas with; unbiased.
         alpha: clipping multiplier of ``strategies.robust_averaging``; "auto" learns it, ``math.inf`` does not clip.
         server_learning_rate: gamma, what the aggregated delta is multiplied by.

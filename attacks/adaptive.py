@@ -13,21 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.attack import Attack, Copy
-from attacks.moments import against_mean, calm, check_finite, check_positive, fit, mean_and_deviation
+from attacks.moments import against_mean, calm, fit, mean_and_deviation
 from attacks.search import REFINEMENTS, most_harmful
 from attacks.view import Sight, View
 from strategies.method import Rows, Vector
 from strategies.vectors import column_blocks, norm, squared_distances
 
 _INSIDE = 1 - 1e-6
-"""Min-max and min-sum go so far of the way, so that rounding to float32 does not carry them beyond their bound."""
+"""The share of the way that min-max and min-sum go, so that rounding to float32 keeps them within their bound."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimalALIE(Attack):
     """A little is enough, with the best z: send mu - z sigma with the z > 0 that moves the server's aggregate furthest.
 
-    The search (``attacks.search``) runs the server's whole pipeline, clipping and pre-steps included, 19 times a round.
+    The search (``attacks.search``) runs the server's whole pipeline, clipping and pre-aggregators included, 19 times a
+    round.
 
     Source:
         Baruch, Baruch, Goldberg (NeurIPS 2019), for the direction; Shejwalkar, Houmansadr (NDSS 2021) and Allouah et
@@ -121,7 +122,7 @@ class _Bounded(Attack, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class MinMax(_Bounded):
-    """Min-max: as far from mu as no further from any honest row than the two honest rows that are furthest apart.
+    """Min-max: as far from mu as possible while no honest row is further away than the honest rows' diameter.
 
     Args:
         direction: of the perturbation, ``"unit"``, ``"std"`` or ``"sign"``.
@@ -139,7 +140,7 @@ class MinMax(_Bounded):
 
 @dataclass(frozen=True, kw_only=True)
 class MinSum(_Bounded):
-    """Min-sum: as far from mu as its squared distances from the honest rows sum up to no more than any honest row's do.
+    """Min-sum: as far from mu as possible while its squared distances to honest rows sum to at most an honest row's.
 
     Args:
         direction: of the perturbation, ``"unit"``, ``"std"`` or ``"sign"``.
@@ -183,7 +184,7 @@ class Mimic(Copy):
             raise ValueError(f"target = {self.target}: must be 0 or more")
 
     def flaw(self, n: int, f: int) -> str | None:
-        """Say that there is no such client."""
+        """Refuse a client that does not exist."""
         if self.target is not None and self.target >= n:
             return f"target = {self.target}: must be below clients = {n}"
         return None
@@ -240,6 +241,8 @@ class ROP(Attack):
 
     least: ClassVar[Sight] = "coalition"
     looks_at_peers: ClassVar[bool] = True
+    positive: ClassVar[tuple[str, ...]] = ("z",)
+    finite: ClassVar[tuple[str, ...]] = ("lam", "angle", "location")
     kind: Literal["rop"] = "rop"
     view: Sight = "coalition"
     lam: float = 0.9
@@ -249,10 +252,8 @@ class ROP(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive("z", self.z)
         for name, most in (("lam", 1.0), ("angle", 180.0), ("location", 1.0)):
             value = getattr(self, name)
-            check_finite(name, value)
             if not 0 <= value <= most:
                 raise ValueError(f"{name} = {value}: must be from 0 to {most:g}")
 

@@ -14,6 +14,7 @@ seats, and so is the generator that they draw and forge with.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
 import numpy as np
@@ -39,7 +40,11 @@ class Attack(ABC):
     looks_at_peers: ClassVar[bool] = False
     """Whether it looks at the messages of others. Where they keep state, those must then be followed from round 1."""
     needs_spread: ClassVar[bool] = False
-    """Whether it does nothing where all messages in view are equal, as a single one is to itself."""
+    """Whether it has no effect where all messages in view are equal, as with a single one."""
+    positive: ClassVar[tuple[str, ...]] = ()
+    """The parameters that must be above 0 and finite, where they are given."""
+    finite: ClassVar[tuple[str, ...]] = ()
+    """Those that must be finite."""
 
     kind: str
     view: Sight = "own"
@@ -47,6 +52,11 @@ class Attack(ABC):
     def __post_init__(self) -> None:
         if SIGHTS.index(self.view) < SIGHTS.index(self.least):
             raise ValueError(f'view = "{self.view}": {self.kind} needs at least "{self.least}"')
+        for names, above, bound in ((self.positive, 0.0, "above 0 and finite"), (self.finite, -inf, "finite")):
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not above < value < inf:
+                    raise ValueError(f"{name} = {value}: must be {bound}")
 
     @property
     def needs_cohort(self) -> bool:

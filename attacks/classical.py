@@ -2,7 +2,7 @@
 
 Those that use only what any client has come first, then those that start from the honest messages in view. The letters
 are the papers': mu and sigma, mean and standard deviation of the honest rows per coordinate; x, x^0, gamma. Attacks
-that fit themselves to the rule or to the honest cloud are in ``tailored``.
+that fit themselves to the rule or to the honest cloud are in ``adaptive``.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from attacks.attack import Attack, Repack
-from attacks.moments import against_mean, calm, check_finite, check_positive, fit, mean_and_deviation
+from attacks.moments import against_mean, calm, fit, mean_and_deviation
 from attacks.search import most_harmful
 from attacks.view import Sight, View
 from strategies.method import Compressor, Packet, Vector
@@ -96,12 +96,9 @@ class Gaussian(Attack):
         sigma: standard deviation of a coordinate, above 0.
     """
 
+    positive: ClassVar[tuple[str, ...]] = ("sigma",)
     kind: Literal["gaussian"] = "gaussian"
     sigma: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("sigma", self.sigma)
 
     def _target(self, view: View, rng: np.random.Generator) -> Vector:
         return fit(self.sigma * rng.standard_normal(len(view.own)), view.own.dtype)
@@ -115,12 +112,9 @@ class Big(Attack):
         value: the number, finite.
     """
 
+    finite: ClassVar[tuple[str, ...]] = ("value",)
     kind: Literal["big"] = "big"
     value: float = -1e3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_finite("value", self.value)
 
     def _target(self, view: View, rng: np.random.Generator) -> Vector:
         return fit(np.full(len(view.own), self.value), view.own.dtype)
@@ -142,17 +136,13 @@ class ALIE(Attack):
     least: ClassVar[Sight] = "coalition"
     looks_at_peers: ClassVar[bool] = True
     needs_spread: ClassVar[bool] = True
+    finite: ClassVar[tuple[str, ...]] = ("z",)
     kind: Literal["alie"] = "alie"
     view: Sight = "coalition"
     z: float | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.z is not None:
-            check_finite("z", self.z)
-
     def flaw(self, n: int, f: int) -> str | None:
-        """Say that there is no default z."""
+        """Refuse n and f for which there is no default z."""
         if self.z is None:
             try:
                 default_z(n, f)
@@ -161,7 +151,7 @@ class ALIE(Attack):
         return None
 
     def remark(self, n: int, f: int) -> str | None:
-        """Say where the attack is none."""
+        """Warn when the attack has no effect."""
         if self.z == 0 or (self.z is None and self.flaw(n, f) is None and default_z(n, f) == 0):
             return f"alie has z = 0 for n = {n}, f = {f}: it sends the plain mean and harms nobody; give another z"
         return super().remark(n, f)
@@ -205,13 +195,10 @@ class IPM(Attack):
 
     least: ClassVar[Sight] = "coalition"
     looks_at_peers: ClassVar[bool] = True
+    positive: ClassVar[tuple[str, ...]] = ("eps",)
     kind: Literal["ipm"] = "ipm"
     view: Sight = "coalition"
     eps: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("eps", self.eps)
 
     def _target(self, view: View, rng: np.random.Generator) -> Vector:
         return against_mean(view.honest(), self.eps)
@@ -234,14 +221,10 @@ class FOE(Attack):
 
     least: ClassVar[Sight] = "coalition"
     looks_at_peers: ClassVar[bool] = True
+    positive: ClassVar[tuple[str, ...]] = ("eps",)
     kind: Literal["foe"] = "foe"
     view: Sight = "coalition"
     eps: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.eps is not None:
-            check_positive("eps", self.eps)
 
     def _target(self, view: View, rng: np.random.Generator) -> Vector:
         rows = view.honest()
@@ -268,14 +251,10 @@ class ShiftBack(Attack):
 
     counts_cohort: ClassVar[bool] = True
     looks_at_peers: ClassVar[bool] = True
+    positive: ClassVar[tuple[str, ...]] = ("s",)
     kind: Literal["shb"] = "shb"
     view: Sight = "omniscient"
     s: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.s is not None:
-            check_positive("s", self.s)
 
     def _target(self, view: View, rng: np.random.Generator) -> Vector:
         if 2 * view.sampled_byzantine <= view.sampled:

@@ -1,61 +1,20 @@
 """Wire faults: honest messages that go wrong on the way to the server.
 
-An attack on the numbers goes through the screening as any honest reply; these must not. What each fault looks like is
-made in two places: what is wrong in the records of a reply (a wrong round, a wrong shape, an old reply) is made by the
-ClientApp and works on any Flower Grid. What is wrong below the records, in frames and streams, is made by the link's
-client end (``link.node``); on a Grid without our link it becomes the nearest fault of records, see ``Fault.nearest``.
+An attack on the numbers passes the screening like any honest reply; these must not. Two places carry out a fault. The
+ClientApp makes what is wrong in the records of a reply (a wrong round, a wrong shape, an old reply), and does so on any
+Flower Grid. The client end of the link (``link.node``) makes what is wrong below the records, in frames and streams; on
+a Grid without our link it becomes the nearest fault of records, see ``Fault.nearest``.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Literal
 
 import numpy as np
 
 from attacks.attack import Attack
 from attacks.view import View
+from foundation.faults import Fault as Fault
 from strategies.method import Packet, Vector
-
-
-class Fault(StrEnum):
-    """What goes wrong with a reply."""
-
-    SILENCE = "silence"  # no reply
-    LATE = "late"  # the reply comes after the deadline
-    WRONG_ROUND = "wrong-round"  # the reply says that it answers the next round
-    REPLAY = "replay"  # the sender's first reply again and again; the first time it is a good one
-    WRONG_SHAPE = "wrong-shape"  # a value is missing
-    OVERSIZE = "oversize"  # more bytes than any honest reply has
-    TRUNCATED = "truncated"  # the reply's last frame ends in its middle
-    GARBAGE = "garbage"  # bytes that are no frame
-    DISCONNECT = "disconnect"  # the stream ends in the middle of the reply; the client then comes back
-
-    @property
-    def reason(self) -> str:
-        """How the server calls it: the slug that the rejection is counted by."""
-        return _REASONS[self]
-
-    @property
-    def nearest(self) -> "Fault":
-        """What comes of it on a Grid without our link."""
-        return {
-            Fault.TRUNCATED: Fault.WRONG_SHAPE,
-            Fault.GARBAGE: Fault.WRONG_SHAPE,
-            Fault.DISCONNECT: Fault.SILENCE,
-        }.get(self, self)
-
-
-_REASONS = {
-    Fault.SILENCE: "silent",
-    Fault.LATE: "silent",
-    Fault.WRONG_ROUND: "wrong round",
-    Fault.REPLAY: "wrong round",
-    Fault.WRONG_SHAPE: "wrong shape",
-    Fault.OVERSIZE: "oversize",
-    Fault.TRUNCATED: "undecodable",
-    Fault.GARBAGE: "undecodable",
-    Fault.DISCONNECT: "disconnected",
-}
 
 
 @dataclass(frozen=True, kw_only=True)

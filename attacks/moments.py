@@ -53,15 +53,3 @@ def fit(v: Vector, dtype: np.dtype[Any]) -> Vector:
     """Cast a float64 vector to ``dtype``; what is out of its range becomes its largest number, as inf is screened."""
     largest = np.finfo(dtype).max
     return np.clip(v, -largest, largest).astype(dtype, copy=False)
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raise ValueError unless the value is above 0 and finite."""
-    if not (value > 0 and isfinite(value)):
-        raise ValueError(f"{name} = {value}: must be above 0 and finite")
-
-
-def check_finite(name: str, value: float) -> None:
-    """Raise ValueError unless the value is finite."""
-    if not isfinite(value):
-        raise ValueError(f"{name} = {value}: must be finite")

@@ -1,4 +1,4 @@
-"""Every aggregation rule and pre-step beside a plain mean of the same array: time and memory.
+"""Every aggregation rule and pre-aggregator beside a plain mean of the same array: time and memory.
 
 The array holds n vectors of d float32; a part of them are outliers, each f-th of which is one kind of attack (a
 thousand times too long, the others' negated mean, one number everywhere), so that no rule has an easy time with equal

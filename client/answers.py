@@ -13,22 +13,15 @@ import numpy as np
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from attacks.faults import Fault, Faulty
+from attacks.faults import Faulty
 from client.worker import Worker
-from foundation.errors import Breakage, Broken, ConfigError, Silent
+from foundation.errors import Broken, ConfigError, Silent
+from foundation.faults import Fault
 from link import codec, flwr_compat
 from link import worker_state as pages
 from strategies.method import ATTACK_FAILED, STALE, Ask, Packet, StateLostError
 
 log = logging.getLogger("breakwater.client")
-
-_BREAKAGES: dict[Fault, Breakage] = {
-    Fault.LATE: "late",
-    Fault.TRUNCATED: "truncated",
-    Fault.GARBAGE: "garbage",
-    Fault.DISCONNECT: "disconnect",
-}
-"""What only the link's client end can do to a reply."""
 
 
 class AttackFailedError(Exception):
@@ -105,8 +98,8 @@ def _stay(worker: Worker, ask: Ask) -> RecordDict:
     if not isinstance(answer, Faulty):
         return codec.write_packet(answer, ask)
     content = _faulty_content(answer, answer.fault, ask)
-    if answer.fault in _BREAKAGES:
-        raise Broken(_BREAKAGES[answer.fault], content, answer.delay_s, last=answer.last)
+    if answer.fault.below_records:
+        raise Broken(answer.fault, content, answer.delay_s, last=answer.last)
     return content
 
 

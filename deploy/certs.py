@@ -16,6 +16,7 @@ from pathlib import Path
 
 from deploy.register import REGISTER_FILE, Entry, Register
 from foundation.errors import ConfigError
+from foundation.files import replacing
 from link.identity import certificates
 from link.identity.access import REVOKED_FILE, Revoked, read_revoked
 from link.identity.authority import AUTHORITY_KEY_FILE, LEAF_DAYS, Authority
@@ -225,12 +226,11 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name, content in files.items():
-            draft = folder / f".{name}.new"
-            draft.unlink(missing_ok=True)
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(content)
-            draft.chmod(0o600 if name in keys else 0o644)
-            draft.replace(folder / name)
+            with replacing(folder / name) as draft:
+                draft.unlink(missing_ok=True)
+                with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                    file.write(content)
+                draft.chmod(0o600 if name in keys else 0o644)
     except OSError as error:
         raise ConfigError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
 

@@ -33,7 +33,7 @@ def demo(out: Path, *, quiet: bool = False) -> int:
 
     Args:
         out: folder that gets the two run folders and ``demo.png``.
-        quiet: say nothing but the table.
+        quiet: print only the table.
     """
     console = Console(soft_wrap=True, quiet=quiet)
     began = time.monotonic()

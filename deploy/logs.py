@@ -1,7 +1,7 @@
-"""Where the processes write their logs: warnings to the terminal, everything to a file; as text or as JSON.
+"""Logs of the processes: warnings to the terminal, everything to a file; as text or as JSON.
 
-One record is one line, whatever is in it: control characters are escaped, and the lines of a traceback are indented, so
-that nobody who chooses a name or a reason can write a line of a log.
+One record is one line, whatever it contains: control characters are escaped, and the lines of a traceback are indented,
+so that a name or a reason cannot forge a record.
 """
 
 import json
@@ -25,11 +25,11 @@ _TIME = "%Y-%m-%dT%H:%M:%S"
 
 @dataclass(frozen=True, kw_only=True)
 class LogOptions:
-    """What ``--log-format`` and ``--log-level`` say.
+    """The values of ``--log-format`` and ``--log-level``.
 
     Args:
         form: of every line, in files and on standard error.
-        level: what is less than this is not written; None for INFO in files, and on the terminal what the command says.
+        level: the minimum level; None for INFO in files, and on the terminal for the command's own.
     """
 
     form: Form = "text"
@@ -78,7 +78,7 @@ def to_file(
         options: see there.
         process: who writes, for JSON; "" for the name of the file.
         what: is written there, as a user knows it; "" for the name of the file.
-        at_once: open it now; else with the first line, so that there is no file where there is nothing to say.
+        at_once: open it now; else with the first line, so that an empty log leaves no file.
 
     Raises:
         ConfigError: its folder cannot be made, it is a folder itself, or it cannot be opened.
@@ -136,7 +136,7 @@ class _Json(logging.Formatter):
 
 
 class _Run:
-    """The run that this process takes part in: a record that has a ``run_id`` says so, for all that follow."""
+    """The run that this process takes part in: the ``run_id`` of a record holds for all that follow."""
 
     known = ""
 
@@ -160,7 +160,7 @@ class _File(logging.FileHandler):
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name is logging's
-        """Let the line go where the system refuses to write it; what writes the run folder tells the user."""
+        """Drop a line that the system refuses to write; the user hears of it from the writer of the run folder."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 

@@ -1,4 +1,4 @@
-"""Standard input, output and error of a process that must not fail because nobody can read what it prints.
+"""Standard input, output and error of a process that must not fail because its output cannot be written.
 
 What a run leaves is its folder; what it prints is a convenience. So output that cannot be written (a full disk, a
 reader that has left, a closed terminal) is dropped there, and the run goes on. Of commands whose output is the result,
@@ -16,11 +16,11 @@ _LATER = frozenset({errno.ENOSPC, errno.EDQUOT})
 """A disk that is full now may have room later; after any other error nothing more is written."""
 
 
-class OutputLost(Exception):  # noqa: N818  # the name says what happened
+class OutputLost(Exception):  # noqa: N818  # what happened
     """Standard output cannot be written, in a command whose result it is.
 
     Args:
-        error: what the system says.
+        error: of the system.
     """
 
     def __init__(self, error: OSError) -> None:
@@ -33,15 +33,15 @@ class Sink(io.RawIOBase):
 
     Args:
         fd: where it writes.
-        told: gets a line when something is lost for the first time; None to lose it silently.
+        report: gets a line when output is lost for the first time; None to lose it silently.
     """
 
-    def __init__(self, fd: int, told: TextIO | None = None) -> None:
+    def __init__(self, fd: int, report: TextIO | None = None) -> None:
         super().__init__()
         self.strict = False
         """Whether to raise where something is lost, instead of going on without it."""
         self._fd = fd
-        self._told = told
+        self._report = report
         self._failed = self._over = False
 
     def writable(self) -> bool:
@@ -65,7 +65,7 @@ class Sink(io.RawIOBase):
         while not self._over:
             try:
                 return os.write(self._fd, data)
-            except BlockingIOError:  # somebody else has made the terminal so
+            except BlockingIOError:  # another process has made the terminal so
                 select.select([], [self._fd], [], 1.0)
             except OSError as error:
                 self._fail(error)
@@ -76,22 +76,22 @@ class Sink(io.RawIOBase):
         """Note that something is lost."""
         first, self._failed = not self._failed, True
         self._over = self.strict or error.errno not in _LATER
-        if self._over:  # whatever else this process or a library of C writes there must not fail either
+        if self._over:  # what else this process or a C library writes there must not fail either
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._fd)
             os.close(null)
         if self.strict:
             raise OutputLost(error)
-        if first and self._told is not None and error.errno not in (errno.EPIPE, errno.EIO):  # the reader's own wish
+        if first and self._report is not None and error.errno not in (errno.EPIPE, errno.EIO):  # the reader's own wish
             print(
                 f"breakwater: standard output: {error.strerror or error}; going on without it",
-                file=self._told,
+                file=self._report,
                 flush=True,
             )
 
 
 def prepare() -> Sink:
-    """Let standard streams take whatever is printed; return the sink of standard output.
+    """Replace the standard streams by sinks; return that of standard output.
 
     One that is closed is opened on the null device: the next file that is opened would get its number, and with it all
     that is printed. Characters that the terminal's encoding lacks, as in the name of a folder, are shown as escapes.

@@ -1,4 +1,4 @@
-"""Example of an own task: two interleaved moons, told apart by a small network.
+"""Example of a custom task: a small network that separates two interleaved moons.
 
 Use it in a config that lies in the same folder::
 
@@ -24,7 +24,7 @@ class TwoMoons:
         return nn.Sequential(nn.Linear(2, self.hidden), nn.Tanh(), nn.Linear(self.hidden, 2))
 
     def train_data(self) -> tuple[Tensor, Tensor]:
-        """Return (inputs, targets), one sample a row; every process must get the same."""
+        """Return (inputs, targets), one sample per row; every process must get the same."""
         return self.moons(seed=0)
 
     def test_data(self) -> tuple[Tensor, Tensor]:
@@ -32,7 +32,7 @@ class TwoMoons:
         return self.moons(seed=1)
 
     def moons(self, seed: int) -> tuple[Tensor, Tensor]:
-        """Draw the points with a generator of their own, so that nothing depends on what ran before."""
+        """Draw the points with a separate generator, so that nothing depends on what ran before."""
         generator = torch.Generator().manual_seed(seed)
         targets = torch.arange(self.samples) % 2
         angle = torch.pi * (torch.rand(self.samples, generator=generator) + targets)

@@ -3,7 +3,7 @@
 from time import perf_counter
 
 from experiment.opened import Experiment
-from strategies.aggregators import weighted_rows as mixture
+from strategies.aggregators import weighted_rows
 from strategies.compressors import Identity, packing
 
 LONG_S = 3.0
@@ -22,8 +22,8 @@ def prepare(experiment: Experiment, *, aggregates: bool) -> float:
     began = perf_counter()
     config, problem = experiment.config, experiment.problem
     rows = max(config.cohorts.values())
-    if aggregates and mixture.wanted(rows, problem.dim):
-        mixture.prepare(problem.dtype)
+    if aggregates and weighted_rows.wanted(rows, problem.dim):
+        weighted_rows.prepare(problem.dtype)
     # Who reads packets screens their values with these loops, also where nothing is compressed.
     if problem.dtype == "float32" and (aggregates or config.compressor != Identity()):
         packing.prepare(problem.dim)

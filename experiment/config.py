@@ -128,7 +128,7 @@ AttackUnion = Annotated[
     | WireFault,
     Discriminator("kind"),
 ]
-PreStepUnion = Annotated[
+PreAggregatorUnion = Annotated[
     Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping, Discriminator("kind")
 ]
 TaskUnion = Annotated[LogisticTask | DigitsTask | MnistTask | CustomTask, Discriminator("kind")]
@@ -149,17 +149,17 @@ class Config(Section):
     @field_validator("aggregator", mode="before")
     @classmethod
     def _read_presteps(cls, section: Any) -> Any:
-        """Let a pre-step be written by its name alone, ``pre = ["nnm"]``, and read it by its kind."""
+        """Let a pre-aggregator be written by its name alone, ``pre = ["nnm"]``, and read it by its kind."""
         if not isinstance(section, dict) or not isinstance(section.get("pre", []), list):
             return section
-        section = {"kind": "cm", **section}  # the default rule, where only its pre-steps are named
-        adapter: TypeAdapter[Any] = TypeAdapter(PreStepUnion)
+        section = {"kind": "cm", **section}  # the default rule, where only its pre-aggregators are named
+        adapter: TypeAdapter[Any] = TypeAdapter(PreAggregatorUnion)
         steps = []
         for item in section.get("pre", []):
             try:
                 steps.append(adapter.validate_python({"kind": item} if isinstance(item, str) else item))
             except ValidationError as error:
-                raise ValueError("pre: " + _explain_one(error.errors()[0], PreStepUnion, "")) from None
+                raise ValueError("pre: " + _explain_one(error.errors()[0], PreAggregatorUnion, "")) from None
         return {**section, "pre": tuple(steps)}
 
     @model_validator(mode="after")
@@ -222,7 +222,8 @@ class Config(Section):
     @property
     def cohorts(self) -> dict[str, int]:
         """The cohort sizes by key."""
-        return self.strategy.cohorts(self.federation, self.aggregator)
+        n, f = self.federation.clients, self.federation.byzantine
+        return self.strategy.method.cohorts(dict(self.strategy), n, f, self.aggregator)
 
     @property
     def reveals_cohort(self) -> bool:

@@ -1,7 +1,7 @@
 """A config in words and numbers, and what theory advises about it: ``breakwater check``, and the head of a report."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +11,7 @@ from experiment.config import Config, ResolvedConfig, resolve
 from experiment.opened import open_experiment, try_out
 from experiment.sections import MethodSection
 from foundation import units as words
+from foundation.errors import ConfigError
 from strategies.cohorts import byzantine_majority, expected_byzantine
 from strategies.method import RoundKind
 from tasks.contract import Problem
@@ -37,29 +38,24 @@ class TaskFacts:
     @classmethod
     def of(cls, problem: Problem) -> Self:
         """Return those of a loaded task."""
-        return cls(problem.dim, problem.dtype, problem.samples, problem.smoothness, problem.optimum)
+        smoothness, optimum = _maybe(problem.smoothness), _maybe(problem.optimum)
+        return cls(int(problem.dim), problem.dtype, int(problem.samples), smoothness, optimum)
 
     @classmethod
-    def read(cls, told: Mapping[str, Any]) -> Self:
+    def read(cls, data: Mapping[str, Any]) -> Self:
         """Return what ``told`` wrote down.
 
         Raises:
             ValueError, KeyError, TypeError: it did not write this.
         """
-        dim, dtype, samples = int(told["dim"]), np.dtype(told["dtype"]), int(told["samples"])
+        dim, dtype, samples = int(data["dim"]), np.dtype(data["dtype"]), int(data["samples"])
         if dim < 1 or samples < 1 or dtype.kind != "f":
-            raise ValueError(f"no facts of a task: {told}")
-        return cls(dim, dtype, samples, _maybe(told.get("smoothness")), _maybe(told.get("optimum")))
+            raise ValueError(f"no facts of a task: {data}")
+        return cls(dim, dtype, samples, _maybe(data.get("smoothness")), _maybe(data.get("optimum")))
 
     def told(self) -> dict[str, Any]:
         """Return them as JSON has it."""
-        return {
-            "dim": int(self.dim),
-            "dtype": self.dtype.name,
-            "samples": int(self.samples),
-            "smoothness": _maybe(self.smoothness),
-            "optimum": _maybe(self.optimum),
-        }
+        return asdict(self) | {"dtype": self.dtype.name}
 
 
 def _maybe(number: Any) -> float | None:
@@ -102,7 +98,7 @@ def sentences(
     """Yield what the config would do as (word, sentence); an empty word goes on with the one before it.
 
     Args:
-        config: resolved, where there is a task.
+        config: resolved, where there is a task; as a run folder holds it.
         task: what the loaded task tells; None without it, and the sentences that need it are left out.
         title: what to say of the task, in place of what is known.
         given: the keys of ``[strategy]`` that the user gave, to tell which are defaults; None to tell of none.
@@ -113,18 +109,24 @@ def sentences(
     strategy = config.strategy
     yield "method", f"{strategy.kind}, {strategy.rounds} rounds: {_hyper_parameters(strategy, given)}"
     yield "rule", _rule(config)
-    if task is None:
-        yield from _cohorts(config)
-    else:
-        config = resolve(config, task)
-        plan = config.method.plan(strategy.rounds, task.samples)
-        yield "compressor", _compressor(config, task)
-        yield from _clipping(config, task)
-        yield from _rounds(config, plan)
-        yield from _costs(plan, task)
+    yield from _cohorts(config) if task is None else _on_task(config, task)
     yield "attack", _attack(config)
     for warning in warnings(config):
         yield "warning", warning
+
+
+def _on_task(config: Config, task: TaskFacts) -> Iterator[tuple[str, str]]:
+    """Yield the sentences that need a task."""
+    try:
+        resolved = resolve(config, task)
+    except ConfigError as error:  # one of the files of a run folder has been changed
+        yield "warning", f"the config does not fit the recorded task: {error}"
+        return
+    plan = resolved.method.plan(config.strategy.rounds, task.samples)
+    yield "compressor", _compressor(resolved, task)
+    yield from _clipping(resolved, task)
+    yield from _rounds(resolved, plan)
+    yield from _costs(plan, task)
 
 
 def _task(config: Config, problem: TaskFacts) -> str:
@@ -283,8 +285,8 @@ def warnings(config: Config) -> Iterator[str]:
         share, most = expected_byzantine(size, n, f), rule.tolerates(size)
         if rule.defends and most < share:
             yield (
-                f"strategy.{key} = {size}: about {share} of them are Byzantine and {rule.kind} with its pre-steps "
-                f"tolerates {most}; only clipping limits what such a round can do"
+                f"strategy.{key} = {size}: about {share} of them are Byzantine and {rule.kind} with its pre-"
+                f"aggregators tolerates {most}; only clipping limits what such a round can do"
             )
         for step in rule.pre:
             rows, spoilt = step.after(size, share)

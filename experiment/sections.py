@@ -3,7 +3,6 @@
 The sections of the methods are derived from the methods, see ``strategies.hyperparameters``.
 """
 
-from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
@@ -11,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from strategies.deadline import FIRST_S
 from strategies.hyperparameters import REQUIRED, Entry, Multiplier
-from strategies.method import Aggregator, Method
+from strategies.method import Method
 from strategies.methods import METHODS
 from strategies.progress import STALL_ROUNDS
 
@@ -92,10 +91,6 @@ class MethodSection(Section):
             key.check(name, dict(self))
         return self
 
-    def cohorts(self, federation: Federation, aggregator: Aggregator) -> dict[str, int]:
-        """Return the cohort sizes by key, defaults filled in."""
-        return self.method.cohorts(dict(self), federation.clients, federation.byzantine, aggregator)
-
     def holding(self, method: Method) -> Self:
         """Return the section that gives this method, with nothing left open."""
         return type(self)(kind=self.kind, rounds=self.rounds, **method.written())
@@ -118,16 +113,8 @@ def section_of(method: type[Method]) -> type[MethodSection]:
 
 def _typed(entry: Entry) -> tuple[Any, Any]:
     """Return a key as pydantic declares it."""
-    type_ = entry.type if entry.vet is None else Annotated[entry.type, BeforeValidator(_vetted(entry.vet))]
+    type_ = entry.type if entry.vet is None else Annotated[entry.type, BeforeValidator(entry.vet)]
     return type_, Field(entry.default, description=entry.meaning or None, **entry.bounds)
-
-
-def _vetted(vet: Callable[[Any], None]) -> Callable[[Any], Any]:
-    def vetted(value: Any) -> Any:
-        vet(value)
-        return value
-
-    return vetted
 
 
 METHOD_SECTIONS = tuple(map(section_of, METHODS))

@@ -18,13 +18,12 @@
 Every message is one line for a user: it carries the value and the bound that the value broke.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from foundation.faults import Fault
 
 if TYPE_CHECKING:
     from flwr.app import RecordDict
-
-Breakage = Literal["late", "truncated", "garbage", "disconnect"]
-"""The ways in which a reply can break below its records."""
 
 
 class BreakwaterError(Exception):
@@ -102,9 +101,7 @@ class Broken(BreakwaterError):  # noqa: N818  # the name says what happened
     """Raised by a ClientApp whose reply is to break below its records; ``link.node`` does what it says.
 
     Args:
-        how: ``"late"``: it is sent after a delay, while the process goes on; ``"truncated"``: its last frame is cut in
-            the middle; ``"garbage"``: bytes that are no frame come in its place; ``"disconnect"``: the stream ends in
-            the middle of it, and the client comes back.
+        how: a fault ``below_records``. A late reply is sent after a delay, while the process goes on.
         content: the reply.
         delay_s: seconds, for a late one.
         last: no other round follows, so there is nothing to come back for.
@@ -112,7 +109,7 @@ class Broken(BreakwaterError):  # noqa: N818  # the name says what happened
 
     def __init__(
         self,
-        how: Breakage,
+        how: Fault,
         content: "RecordDict",
         delay_s: float = 0.0,
         *,

@@ -1,5 +1,6 @@
-"""Files that are whole whenever they are there: written beside their place, on the disk, then moved there."""
+"""Files that are whole whenever they are there, and locks on files."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,29 @@ def replace_text(path: Path, text: str) -> None:
     """
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def lock(file: int) -> bool:
+    """Lock an open file for this process, until it is closed; return whether that was possible."""
+    return _flock(file, fcntl.LOCK_EX)
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock of a file.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    with open(path, "rb") as file:
+        return not _flock(file.fileno(), fcntl.LOCK_SH)
+
+
+def _flock(file: int, how: int) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _sync(path: Path) -> None:

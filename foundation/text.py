@@ -1,8 +1,8 @@
-"""Text from outside: files that users write are read, and what peers say is made safe to show.
+"""Text from outside: files of users are read, and text of peers is made safe to show.
 
 Files: a byte order mark at the beginning, line ends of any system and a Ctrl-Z at the end (as old editors leave it) are
-not part of the text; any encoding but UTF-8 is refused in one line that says so. Peers: no line of a log and no screen
-can be forged with what they say.
+not part of the text; any encoding but UTF-8 is refused, with one line. Peers: their text cannot
+forge a line of a log or a screen.
 """
 
 import codecs
@@ -21,7 +21,7 @@ _SAVE = "save it as UTF-8"
 
 
 class TextError(ValueError):
-    """A file is no text that can be read; one line that says why, to follow the file's name."""
+    """A file is not a text that can be read; the message is one line, to follow the file's name."""
 
 
 def read_text(path: Path) -> str:
@@ -86,7 +86,7 @@ def one_line(said: object, most: int = 300) -> str:
 
 
 def first_line(error: object) -> str:
-    """Return the first line of what an error says; empty where it says nothing."""
+    """Return the first line of what an error says; "" if it has none."""
     return next(iter(str(error).strip().splitlines()), "")
 
 

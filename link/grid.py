@@ -26,8 +26,8 @@ from link import flwr_compat, loop
 from link import link_pb2 as pb
 from link.address import Address
 from link.calls import Call, FramedGrid
-from link.guard import HELLO_BYTES, HELLO_S, LOOK_S, Bans, Door, NoHello, limits
-from link.identity.access import Guests
+from link.guard import HELLO_BYTES, HELLO_S, SCAN_S, Backoff, ConnectionGuard, NoHello, limits
+from link.identity.access import AccessControl
 from link.identity.tls import may_watch, peer_certificate, peer_name
 from link.memory import keep_buffers
 from link.seats import NoSeat, Seat
@@ -50,7 +50,7 @@ _SEND_S = 60.0
 _GOODBYE_S = 2.0
 """Seconds to send the goodbyes at the end."""
 _LOOK_S = 1.0
-"""Seconds between checks of the allow-list and the CRL."""
+"""Seconds between looks at the lists of who may be here."""
 _MOST_LATE = 10_000
 """At most this many late replies are kept until ``late`` is called."""
 _MOST_UNFIT = 1000
@@ -80,8 +80,8 @@ class StreamGrid(FramedGrid):
         heartbeat_s: seconds between pings to a client; without an answer for as long again it is gone.
         credentials: for TLS, see ``link.identity.tls``: a client then has the name of its certificate, and can claim no
             other. None for an open port.
-        guests: who may be here now, by certificate, so with ``credentials`` only: a client that may not, or not any
-            more, is sent the reason and disconnected (``revoked:``, ``not listed:``). It keeps its seat. None accepts
+        access: who may be here now, by certificate, so with ``credentials`` only: a client that may not, or not any
+            more, is sent the reason and cut off (``revoked:``, ``not listed:``). It keeps its seat. None accepts
             every client that ``credentials`` accept.
         held: seats that are kept for clients by name, from an earlier server of the same run.
         judge: called with the name of a client that is ready and what it has loaded; returns why it cannot take part,
@@ -98,7 +98,7 @@ class StreamGrid(FramedGrid):
         max_reply_bytes: int,
         heartbeat_s: float = 5.0,
         credentials: grpc.ServerCredentials | None = None,
-        guests: Guests | None = None,
+        access: AccessControl | None = None,
         held: Mapping[str, int] = {},  # never written to
         reply_bound: Callable[[RecordDict], int] | None = None,
         judge: Callable[[str, str], str | None] | None = None,
@@ -112,14 +112,16 @@ class StreamGrid(FramedGrid):
         self._judge = judge
         self._heartbeat_s = heartbeat_s
         self._credentials = credentials
-        self._guests = guests
+        self._access = access
         self._late: deque[str] = deque(maxlen=_MOST_LATE)  # guarded by ``changed``, as the next two
         self._unfit: dict[str, str] = {}  # why a client was not taken when it was ready, by name
         self._ready: dict[int, Stream] = {}  # by node id
         self._streams: set[Stream] = set()  # the loop's own, as what follows
-        self._door = Door(lambda: [*(stream.context.peer() for stream in self._streams), *self._watchers.peers()])
-        self._watchers = Watchers(self._door, self._admit_watcher, self._flaw_of_watcher)
-        self._bans = Bans()
+        self._guard = ConnectionGuard(
+            lambda: [*(stream.context.peer() for stream in self._streams), *self._watchers.peers()]
+        )
+        self._watchers = Watchers(self._guard, self._admit_watcher, self._flaw_of_watcher)
+        self._backoff = Backoff()
         self._checks: list[asyncio.Task[None]] = []
         self._server: grpc.aio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -244,10 +246,10 @@ class StreamGrid(FramedGrid):
         else:
             port = self._server.add_secure_port(address, self._credentials)
         await self._server.start()
-        self._door.open(port)
-        self._checks = [asyncio.ensure_future(_repeat(LOOK_S, self._check_connections))]
-        if self._guests is not None:
-            self._checks.append(asyncio.ensure_future(_repeat(_LOOK_S, partial(self._check_access, self._guests))))
+        self._guard.open(port)
+        self._checks = [asyncio.ensure_future(_repeat(SCAN_S, self._check_connections))]
+        if self._access is not None:
+            self._checks.append(asyncio.ensure_future(_repeat(_LOOK_S, partial(self._check_access, self._access))))
         return port
 
     async def _session(self, _: object, context: Any) -> None:
@@ -267,19 +269,19 @@ class StreamGrid(FramedGrid):
     async def _greet(self, context: Any) -> Stream | None:
         """Answer the first frame of a stream; return the stream if its client is taken."""
         try:
-            raw = await self._door.hello(context)
+            raw = await self._guard.hello(context)
             hello = Reader(HELLO_BYTES).feed(raw)
             if not isinstance(hello, pb.Hello):
                 raise NoHello(f"a {type(hello).__name__} in its place")
         except (WireError, NoHello) as error:
-            self._door.warn("%s: no hello: %s", context.peer(), error)
-            self._door.show_out(context.peer())
+            self._guard.warn("%s: no hello: %s", context.peer(), error)
+            self._guard.reject(context.peer())
             return None
         try:
-            self._bans.check(hello.name)
+            self._backoff.check(hello.name)
             seat, settings = self._admit(hello, context)
         except NoSeat as refusal:
-            self._door.warn("%s: refused: %s", context.peer(), refusal)
+            self._guard.warn("%s: refused: %s", context.peer(), refusal)
             with suppress(TimeoutError):  # who takes nothing is not waited for
                 async with asyncio.timeout(HELLO_S):
                     await context.write(control_frame(pb.Refusal(reason=str(refusal), retry=refusal.retry)))
@@ -305,7 +307,7 @@ class StreamGrid(FramedGrid):
         except BaseException as error:
             self._detach(stream)
             if isinstance(error, TimeoutError):
-                self._door.warn("%s: %s does not take its welcome", context.peer(), seat.name)
+                self._guard.warn("%s: %s does not take its welcome", context.peer(), seat.name)
                 return None
             raise
         self._streams.add(stream)
@@ -316,7 +318,7 @@ class StreamGrid(FramedGrid):
             raise NoSeat(f"protocol version {hello.protocol}: this server speaks version {PROTOCOL}")
         if self._credentials is not None and (certified := peer_name(context)) != hello.name:
             raise NoSeat(f"name {hello.name[:80]!r}: this client's certificate is for {certified!r}")
-        if self._guests is not None and (flaw := self._guests.flaw_of(peer_certificate(context))) is not None:
+        if self._access is not None and (flaw := self._access.flaw_of(peer_certificate(context))) is not None:
             raise NoSeat(flaw)
         if self._credentials is not None and may_watch(peer_certificate(context)):
             raise NoSeat("this certificate is for watching; `breakwater certs issue DIR NAME` makes a client's")
@@ -356,13 +358,13 @@ class StreamGrid(FramedGrid):
         return f"{peer_name(context)}, by its certificate,"
 
     def _flaw_of_watcher(self, context: Any) -> str | None:
-        return None if self._guests is None else self._guests.flaw_of(peer_certificate(context), watches=True)
+        return None if self._access is None else self._access.flaw_of(peer_certificate(context), watches=True)
 
-    def _check_access(self, guests: Guests) -> None:
+    def _check_access(self, access: AccessControl) -> None:
         """Cut off clients and watchers that are no longer allowed."""
-        guests.look()
+        access.look()
         for stream in list(self._streams):
-            flaw = guests.flaw_of(stream.certificate)
+            flaw = access.flaw_of(stream.certificate)
             if flaw is not None and stream.goodbye is None:
                 self._cut_off(stream, flaw)
         self._watchers.look()
@@ -380,7 +382,7 @@ class StreamGrid(FramedGrid):
 
     def _turn_away(self, stream: Stream, flaw: str) -> None:
         """Refuse a client that is ready for another task than this server's."""
-        self._door.warn("%s: refused: %s", stream.seat.name, flaw)
+        self._guard.warn("%s: refused: %s", stream.seat.name, flaw)
         with self.changed:
             if stream.seat.name in self._unfit or len(self._unfit) < _MOST_UNFIT:
                 self._unfit[stream.seat.name] = flaw
@@ -396,22 +398,22 @@ class StreamGrid(FramedGrid):
         """End a stream that has not ended by itself, and its connection."""
         if not stream.gone.is_set():
             stream.cut.set()
-            self._door.show_out(stream.context.peer())
+            self._guard.reject(stream.context.peer())
 
     def _check_connections(self) -> None:
-        """Disconnect strangers, and clients that take nothing."""
+        """Disconnect unauthenticated peers, and clients that do not read."""
         late = time.monotonic() - _SEND_S
         for stream in list(self._streams):
             if stream.sending_since is not None and stream.sending_since < late and not stream.cut.is_set():
-                self._ban(stream, f"it has taken nothing for {_SEND_S:g} s")
+                self._back_off(stream, f"it has taken nothing for {_SEND_S:g} s")
                 stream.cut.set()
-        self._door.look()
+        self._guard.scan()
 
-    def _ban(self, stream: Stream, reason: str) -> None:
+    def _back_off(self, stream: Stream, reason: str) -> None:
         """Note that a client's stream ends for what it did: its connection ends too, and it is refused for a while."""
-        seconds = self._bans.ban(stream.seat.name)
+        seconds = self._backoff.add(stream.seat.name)
         _log.warning("%s: cut off: %s; it may come back in %g s", stream.seat.name, reason, seconds)
-        self._door.show_out(stream.context.peer())
+        self._guard.reject(stream.context.peer())
 
     async def _read(self, stream: Stream) -> None:
         """Take what a client sends, until it ends the stream or has misbehaved too often."""
@@ -423,7 +425,7 @@ class StreamGrid(FramedGrid):
             try:
                 frame = stream.reader.feed(raw)
             except Endless as error:
-                self._ban(stream, error.reason)
+                self._back_off(stream, error.reason)
                 return
             except WireError as error:
                 self._answer(stream, stream.busy, error.reason)
@@ -452,7 +454,7 @@ class StreamGrid(FramedGrid):
                     stream.strike(f"a pass on what it was not asked, number {frame.id}")
             elif frame is not None:
                 self._answer(stream, stream.busy, f"out of order: a {type(frame).__name__} from a client")
-        self._ban(stream, f"{stream.strikes} frames that nobody asked for")
+        self._back_off(stream, f"{stream.strikes} frames that nobody asked for")
 
     def _answer(self, stream: Stream, call: Call | None, answer: Parcel | str) -> None:
         """Take a client's reply, or the flaw of what it sent, as the answer to the instruction that it has."""
@@ -507,7 +509,7 @@ class StreamGrid(FramedGrid):
     async def _shut_down(self, reason: str, final: bool) -> None:
         for check in self._checks:
             check.cancel()
-        self._door.close()
+        self._guard.close()
         streams = list(self._streams)
         for stream in streams:
             stream.goodbye = control_frame(pb.Goodbye(reason=reason, final=final))
@@ -519,13 +521,13 @@ class StreamGrid(FramedGrid):
             await asyncio.wait_for(gone, _GOODBYE_S)
         for stream in streams:  # one that has stopped may hold half an instruction of any length: it gets no goodbye
             stream.cut.set()
-        self._door.hang_up(stream.context.peer() for stream in streams if not stream.gone.is_set())
+        self._guard.disconnect(stream.context.peer() for stream in streams if not stream.gone.is_set())
         if self._server is not None:
             await self._server.stop(_GOODBYE_S)
 
 
 async def _repeat(seconds: float, check: Callable[[], None]) -> None:
-    """Run a check again and again, also after it has failed: what changes later must still be seen."""
+    """Run a check again and again, also after it has failed: later changes must still be noticed."""
     while True:
         await asyncio.sleep(seconds)
         try:

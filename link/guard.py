@@ -1,11 +1,11 @@
-"""What the server lets a peer cost that has not joined, or has misbehaved: connections, time, log lines, another try.
+"""Limits what an unauthenticated or misbehaving peer can cost the server: connections, time, log lines, reconnects.
 
-A stranger is a connection whose client has not been taken. gRPC bounds how many there are and how long they may take
-over their handshakes (``limits``), but can neither choose which of them to close nor tell a stranger that opens stream
-after stream from a client that has joined. The ``Door`` can: it looks at this process's own sockets every half second
-and hangs up on strangers that have been there too long, on the oldest where there are too many, and on those that did
-not say hello as they should. So strangers cannot keep the honest out by holding every place. docs/wire.md has what one
-of them can cost.
+A peer is unauthenticated until the server has taken its client. gRPC limits how many connections there are and how long
+handshakes may take (``limits``), but it can neither choose which connection to close nor tell an unauthenticated peer
+that opens stream after stream from a client that has joined. The ``ConnectionGuard`` can: twice a second it inspects
+this process's own sockets and disconnects unauthenticated peers that are connected for too long, the oldest of too
+many, and those that sent no valid hello. So such peers cannot keep honest clients out by occupying every place.
+docs/wire.md lists what one of them can cost.
 """
 
 import asyncio
@@ -30,41 +30,41 @@ from link.memory import give_back
 from link.seats import NoSeat
 
 HELLO_S = 10.0
-"""Seconds that a stranger has for its handshakes (TLS, HTTP/2), for its hello, and without any stream."""
-STRANGER_S = 15.0
-"""Seconds after which a connection is hung up on whose client has not been taken."""
+"""Seconds that an unauthenticated peer has for its handshakes (TLS, HTTP/2), for its hello, and without any stream."""
+UNAUTHENTICATED_S = 15.0
+"""Disconnect a peer that is still unauthenticated after so many seconds."""
 HELLO_BYTES = 4096
-"""The longest hello. gRPC takes a first message of up to ``wire.MAX_FRAME_BYTES`` into memory; more than this is not
-even parsed."""
-MAX_STRANGERS = 256
-"""At most this many strangers may be connected; beyond, the oldest are disconnected at the next look."""
+"""The longest hello. gRPC takes a first message of up to ``wire.MAX_FRAME_BYTES`` into memory; a longer one is not
+parsed."""
+MAX_UNAUTHENTICATED = 256
+"""The most unauthenticated peers; the next scan disconnects the oldest of more."""
 MAX_HELLOS = 64
-"""At most this many hellos are awaited at a time; one more ends the wait for the oldest."""
+"""The most hellos that are waited for at a time; one more ends the wait for the oldest."""
 ROOM = 512
-"""Connections that gRPC accepts beyond one for each client: those that may arrive between two looks."""
+"""gRPC refuses connections beyond the clients and this many more: what may arrive between two scans."""
 STREAMS_PER_CONNECTION = 8
 """gRPC refuses more. A client needs one."""
 MAX_HEADER_BYTES = 16 << 10
 """gRPC refuses a stream with more bytes of headers while they arrive."""
-LOOK_S = 0.5
-"""Seconds between looks."""
+SCAN_S = 0.5
+"""Seconds between scans."""
 
 _PING_STRIKES, _PING_MS = 100, 20
-"""gRPC disconnects after this many pings, each sooner than this after the one before and with no data between them.
+"""gRPC disconnects after this many pings that each follow the one before within this time, with nothing sent between.
 The shortest heartbeat is 100 ms."""
 _SPARE_DESCRIPTORS = 128
-"""What is left of the process's file descriptors for everything but connections."""
-_FIRST_BAN_S, _LAST_BAN_S = 1.0, 300.0
-"""How long a client is refused that was cut off: twice as long each time, from the first to the last of these."""
+"""File descriptors of the process that are left for everything but connections."""
+_FIRST_BACKOFF_S, _LAST_BACKOFF_S = 1.0, 300.0
+"""How long a client is refused that was disconnected for what it sent: doubled each time, within these bounds."""
 _FORGET_S = 3600.0
-"""A client that was not cut off for this long starts from the first again."""
-_MAX_BANS = 1024
-"""At most this many disconnected clients are kept; where names are certified the number of seats is the bound."""
+"""A client that is not disconnected for this long starts with the first backoff again."""
+_MAX_BACKOFFS = 1024
+"""The most clients in backoff that are remembered; the number of seats limits them where names are certified."""
 LINES, _LINES_S = 20, 60.0
-"""At most LINES warnings per window of _LINES_S seconds; the others are counted."""
+"""At most LINES warnings about unauthenticated peers in a window of so many seconds; the others are counted."""
 
 _MANY = 500
-"""Return memory to the system after this many strangers have gone: broken handshakes leave it fragmented."""
+"""Give memory back after this many unauthenticated peers have left: interrupted handshakes leave it fragmented."""
 
 Address = tuple[str, int]
 
@@ -73,7 +73,7 @@ _GRPC_LOG = logging.getLogger("grpc._cython.cygrpc")
 
 
 def limits(clients: int) -> list[tuple[str, int]]:
-    """Return the options of a gRPC server that bound what strangers can cost.
+    """Return the options of a gRPC server that limit what unauthenticated peers can cost.
 
     Args:
         clients: n; as many connections and ``ROOM`` more are taken, or as many as there are file descriptors for.
@@ -92,7 +92,7 @@ def limits(clients: int) -> list[tuple[str, int]]:
 
 
 def _room(wanted: int) -> int:
-    """Return for how many connections there are file descriptors; more are asked of the system if need be."""
+    """Return for how many connections there are file descriptors, after raising the process's limit if needed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted
@@ -105,68 +105,68 @@ def _room(wanted: int) -> int:
     return max(1, min(wanted, wanted + soft - needed))
 
 
-class Muffled:
-    """A log that strangers cannot fill: at most ``LINES`` warnings per window of ``_LINES_S`` seconds."""
+class RateLimitedLog:
+    """Logs warnings about unauthenticated peers, at most ``LINES`` in ``_LINES_S`` seconds."""
 
     def __init__(self) -> None:
         self._began = -_LINES_S
-        self._said = self._unsaid = 0
+        self._written = self._dropped = 0
 
     def warn(self, text: str, *values: object) -> None:
         """Log a warning, or count it."""
-        self.tell()
-        if self._said < LINES:
-            self._said += 1
+        self.flush()
+        if self._written < LINES:
+            self._written += 1
             _log.warning(text, *values)
         else:
-            self._unsaid += 1
+            self._dropped += 1
 
-    def tell(self) -> None:
-        """Begin anew once the time is over, and say how many lines were not logged."""
+    def flush(self) -> None:
+        """Start a new window once the last one is over, and log how many lines that one dropped."""
         now = time.monotonic()
         if now - self._began < _LINES_S:
             return
-        self._began, self._said = now, 0
-        if self._unsaid:
-            _log.warning("%d more lines about strangers were not logged", self._unsaid)
-            self._unsaid = 0
+        self._began, self._written = now, 0
+        if self._dropped:
+            _log.warning("%d more lines about unauthenticated peers were not logged", self._dropped)
+            self._dropped = 0
 
 
-class Bans:
-    """Who was cut off, and for how long it is refused: 1 s, 2 s, 4 s, ... 300 s."""
+class Backoff:
+    """Clients that were disconnected for what they sent, and how long each is refused: 1 s, 2 s, 4 s, ... 300 s."""
 
     def __init__(self) -> None:
-        self._bans: OrderedDict[str, tuple[int, float]] = OrderedDict()  # by name: how often, until when
+        self._entries: OrderedDict[str, tuple[int, float]] = OrderedDict()  # by name: how often, until when
 
-    def ban(self, name: str) -> float:
-        """Note that a client was cut off; return the seconds that it is refused for."""
+    def add(self, name: str) -> float:
+        """Note that a client was disconnected; return the seconds that it is refused for."""
         now = time.monotonic()
-        times, until = self._bans.pop(name, (0, now))
+        times, until = self._entries.pop(name, (0, now))
         times = 0 if now > until + _FORGET_S else times
-        seconds = min(_LAST_BAN_S, _FIRST_BAN_S * 2.0 ** min(times, 30))
-        self._bans[name] = times + 1, now + seconds
-        while len(self._bans) > _MAX_BANS:
-            self._bans.popitem(last=False)
+        seconds = min(_LAST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(times, 30))
+        self._entries[name] = times + 1, now + seconds
+        while len(self._entries) > _MAX_BACKOFFS:
+            self._entries.popitem(last=False)
         return seconds
 
     def check(self, name: str) -> None:
-        """Refuse a client that was cut off a short while ago.
+        """Refuse a client that is in backoff.
 
         Raises:
             NoSeat: it may come back later.
         """
-        left = self._bans.get(name, (0, 0.0))[1] - time.monotonic()
+        left = self._entries.get(name, (0, 0.0))[1] - time.monotonic()
         if left > 0:
             raise NoSeat(f"{name!r} was cut off for what it sent: it may come back in {left:.0f} s", retry=True)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Leave out that a peer has left while it was sent something: any can, and gRPC writes a traceback each time."""
+    """Drop reports that a peer left during a send: any peer can cause one, and gRPC logs a traceback each time."""
     return "ExecuteBatchError raised in core by servicer method" not in record.getMessage()
 
 
-class Door:
-    """Waits for hellos, and hangs up on strangers. Used on the loop's thread only.
+class ConnectionGuard:
+    """Waits for hellos, and disconnects unauthenticated peers. Used on the loop's thread only.
 
     Args:
         members: returns the gRPC peers of the clients that have been taken.
@@ -175,14 +175,16 @@ class Door:
     def __init__(self, members: Callable[[], Iterable[str]]) -> None:
         self._members = members
         self._sockets = _Sockets()
-        self._muffled = Muffled()
+        self._warnings = RateLimitedLog()
+        self.warn = self._warnings.warn
+        """Logs what an unauthenticated peer did, at a limited rate."""
         self._hellos: dict[asyncio.Future[Any], None] = {}  # oldest first
-        self._gone = 0  # strangers since memory was given back
-        self._since: dict[Address, float] = {}  # when a stranger was first seen
-        self._unwelcome: set[Address] = set()
+        self._gone = 0  # unauthenticated peers that left since memory was given back
+        self._since: dict[Address, float] = {}  # when each unauthenticated peer was first seen
+        self._rejected: set[Address] = set()
 
     def open(self, port: int) -> None:
-        """Begin to know the connections of a port; nothing is hung up on before."""
+        """Watch the connections of a port; nobody is disconnected before."""
         self._sockets.port = port
         _GRPC_LOG.addFilter(_is_news)
 
@@ -211,43 +213,39 @@ class Door:
         raw: bytes = frame
         return raw
 
-    def warn(self, text: str, *values: object) -> None:
-        """Log what a stranger did, unless others have filled the log."""
-        self._muffled.warn(text, *values)
-
     def close(self) -> None:
-        """Wait for no more hellos."""
+        """Stop waiting for hellos."""
         for reading in list(self._hellos):
             reading.cancel()
 
-    def show_out(self, peer: str) -> None:
-        """Hang up on a peer at the next look, unless it is a client's by then."""
+    def reject(self, peer: str) -> None:
+        """Disconnect a peer at the next scan, unless it is a client's by then."""
         address = _address(peer)
         if address is not None:
-            self._unwelcome.add(address)
+            self._rejected.add(address)
 
-    def look(self) -> None:
-        """Hang up on the strangers that have been there for too long, or are too many or unwelcome."""
+    def scan(self) -> None:
+        """Disconnect unauthenticated peers that were rejected, are connected for too long, or are too many."""
         now = time.monotonic()
         connected = self._sockets.connected()
         members = set(map(_address, self._members()))
         if not members <= connected.keys():
-            return  # a client has just gone, or its connection is not known: then no connection counts as a stranger's
+            return  # a client has just left, or its connection is not recognised: then nobody counts as unauthenticated
         self._gone += len(self._since.keys() - connected.keys())
         if self._gone >= _MANY:
             self._gone = 0
             Thread(target=give_back, name="give back", daemon=True).start()  # some 50 ms, which the link need not wait
         self._since = {address: self._since.get(address, now) for address in connected if address not in members}
         oldest = sorted(self._since, key=self._since.__getitem__)
-        too_many = set(oldest[: max(0, len(oldest) - MAX_STRANGERS)])
+        too_many = set(oldest[: max(0, len(oldest) - MAX_UNAUTHENTICATED)])
         for address in oldest:
-            if address in too_many or address in self._unwelcome or now - self._since[address] > STRANGER_S:
+            if address in too_many or address in self._rejected or now - self._since[address] > UNAUTHENTICATED_S:
                 self._sockets.hang_up(connected[address], address)
-        self._unwelcome &= members  # these are about to leave
-        self._muffled.tell()
+        self._rejected &= members  # these are about to leave
+        self._warnings.flush()
 
-    def hang_up(self, peers: Iterable[str]) -> None:
-        """Hang up on these at once."""
+    def disconnect(self, peers: Iterable[str]) -> None:
+        """Disconnect these peers at once."""
         connected = self._sockets.connected()
         for address in map(_address, peers):
             if address is not None and address in connected:
@@ -255,14 +253,14 @@ class Door:
 
 
 class NoHello(Exception):  # noqa: N818  # the name says what happened
-    """A stranger said no hello; why not."""
+    """A peer sent no hello; why not."""
 
 
 class _Sockets:
     """This process's own TCP connections to one of its ports.
 
-    gRPC does not say which file descriptor a peer has. The descriptors of the process are listed, and each new one is
-    asked, on a duplicate, so that nothing happens to a descriptor that has meanwhile become another file's.
+    gRPC does not report which file descriptor a peer has. So the descriptors of the process are listed, and each new
+    one is inspected on a duplicate, so that nothing happens to a descriptor that has become another file's.
     """
 
     def __init__(self) -> None:

@@ -13,6 +13,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from foundation.errors import Broken, Silent
+from foundation.faults import Fault
 from link import flwr_compat
 from link import link_pb2 as pb
 from link.wire import Parcel, Payload, control_frame, error_frame, reply_head
@@ -93,18 +94,20 @@ def error(id_: int, reason: str) -> Reply:
 
 
 def broken(wish: Broken, id_: int) -> Reply:
-    """Return the reply that breaks as the ClientApp wishes (``attacks.faults``)."""
+    """Return the reply that breaks as the ClientApp wishes (``foundation.faults``)."""
     frames = whole(Payload(wish.content), id_)
     match wish.how:
-        case "late":
+        case Fault.LATE:
             return Reply(frames, delay_s=wish.delay_s)
-        case "truncated":
+        case Fault.TRUNCATED:
             return Reply(_cut(frames))
-        case "garbage":  # wire type 7, which protobuf does not have; some other bytes would be a frame by chance
+        case Fault.GARBAGE:  # wire type 7, which protobuf does not have; some other bytes would be a frame by chance
             return Reply([b"\xff" + random.Random(id_).randbytes(63)])
-        case "disconnect":
+        case Fault.DISCONNECT:
             reason = "broke off in the middle of a reply"
             return Reply([_begun(id_)], end=pb.Goodbye(reason=reason, final=True) if wish.last else reason)
+        case _:
+            raise ValueError(f"{wish.how}: no fault of the link")
 
 
 def _cut(frames: Iterator[bytes]) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from link import link_pb2 as pb
-from link.guard import HELLO_BYTES, HELLO_S, Door, NoHello, host_of
+from link.guard import HELLO_BYTES, HELLO_S, ConnectionGuard, NoHello, host_of
 from link.seats import NoSeat
 from link.wire import PROTOCOL
 
@@ -37,14 +37,14 @@ class Watchers:
     """Those who look on. Used on the link's thread only, but for ``show``.
 
     Args:
-        door: what a stranger may cost; a watcher is one until it has been let in.
+        guard: limits what a peer may cost until it is admitted.
         admit: called with gRPC's context; returns what the log calls the watcher. It raises NoSeat for who may not
             look on.
         flaw: called with gRPC's context; says why who was let in may not look on any more, None while it may.
     """
 
-    def __init__(self, door: Door, admit: Callable[[Any], str], flaw: Callable[[Any], str | None]) -> None:
-        self._door = door
+    def __init__(self, guard: ConnectionGuard, admit: Callable[[Any], str], flaw: Callable[[Any], str | None]) -> None:
+        self._guard = guard
         self._admit = admit
         self._flaw = flaw
         self._state: Callable[[], str] | None = None
@@ -91,13 +91,13 @@ class Watchers:
         """Serve one stream from its request to its end."""
         peer = context.peer()
         try:
-            raw = await self._door.hello(context)
+            raw = await self._guard.hello(context)
             if len(raw) > HELLO_BYTES:
                 raise NoHello(f"a request of {len(raw)} bytes")
             request = pb.WatchRequest.FromString(raw)
         except (NoHello, DecodeError) as error:
-            self._door.warn("%s: no request to watch: %s", peer, error)
-            self._door.show_out(peer)
+            self._guard.warn("%s: no request to watch: %s", peer, error)
+            self._guard.reject(peer)
             return
         try:
             if request.protocol != PROTOCOL:
@@ -106,7 +106,7 @@ class Watchers:
                 raise NoSeat(f"{MAX_WATCHERS} are watching already, and no more can", retry=True)
             who = self._admit(context)
         except NoSeat as refusal:
-            self._door.warn("%s: may not watch: %s", peer, refusal)
+            self._guard.warn("%s: may not watch: %s", peer, refusal)
             with suppress(TimeoutError):
                 async with asyncio.timeout(HELLO_S):
                     await _write(context, pb.WatchFrame(refusal=_refusal(refusal)))
@@ -117,7 +117,7 @@ class Watchers:
             await self._tell(context, news)
         except TimeoutError:
             _log.warning("%s: %s has taken nothing for %g s: it watches no more", peer, who, SLOW_S)
-            self._door.show_out(peer)
+            self._guard.reject(peer)
         finally:
             del self._watching[context]
             self._refusals.pop(context, None)

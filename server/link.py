@@ -9,7 +9,7 @@ import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 from experiment.opened import CONFIG, Experiment, code_fingerprint
 from link import codec
 from link.grid import StreamGrid
-from link.identity.access import Guests
+from link.identity.access import AccessControl
 from link.invitation import TASK
 from tasks.identity import TaskIdentity
 
@@ -47,7 +47,7 @@ def open_link(
     experiment: Experiment,
     run_id: int,
     credentials: grpc.ServerCredentials | None,
-    guests: Guests | None = None,
+    access: AccessControl | None = None,
     held: Mapping[str, int] = {},  # never written to
 ) -> StreamGrid:
     """Return the grid of an experiment, which does not listen yet.
@@ -59,7 +59,7 @@ def open_link(
         experiment: of this run.
         run_id: of the run.
         credentials: for TLS; None for an open port.
-        guests: who may be here, see ``link.grid.StreamGrid``.
+        access: who may be here, see ``link.grid.StreamGrid``.
         held: seats that are kept by name.
     """
     config, method = experiment.config.for_clients().to_toml(), experiment.method
@@ -74,7 +74,7 @@ def open_link(
         reply_bound=partial(codec.reply_bound, method=method, dim=dim, dtype=dtype),
         heartbeat_s=federation.heartbeat_s,
         credentials=credentials,
-        guests=guests,
+        access=access,
         held=held,
         judge=judge_of(experiment),
     )

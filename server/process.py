@@ -10,7 +10,7 @@ from typing import Self
 from experiment.config import Config
 from experiment.opened import open_config, try_out
 from foundation.errors import ConfigError
-from link.identity.access import Guests
+from link.identity.access import AccessControl
 from link.identity.tls import Identity, server_credentials
 from server.link import open_link
 from server.monitor.exporters import Monitoring
@@ -114,7 +114,7 @@ def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None) -
     """Run the experiment in a folder that is ours."""
     identity = None if options.tls is None else Identity.load(options.tls)
     credentials = None if identity is None else server_credentials(identity)
-    guests = _guests(identity, options.lists)
+    access = _access(identity, options.lists)
     options.monitoring.check()
     out = options.out.absolute()
     experiment = open_config(options.config, options.data, options.config_dir)
@@ -124,7 +124,7 @@ def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None) -
     card = options.card
     run_id = secrets.randbits(62) + 2 if card is None else card.run_id
     point = None if card is None else resumed(out, experiment)
-    grid = open_link(experiment, run_id, credentials, guests, {} if point is None else point[0].seats)
+    grid = open_link(experiment, run_id, credentials, access, {} if point is None else point[0].seats)
     address = grid.listen(options.listen)
     log.info("run %d listens on %s", run_id, address, extra={"run_id": run_id})
     card = RunCard(
@@ -156,13 +156,13 @@ def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None) -
         grid.close(reason, final=final)
 
 
-def _guests(server: Identity | None, folder: Path | None) -> Guests | None:
+def _access(server: Identity | None, folder: Path | None) -> AccessControl | None:
     """Return who may take part; None without TLS, where a name is the client's word."""
     if folder is not None and server is None:
         raise ConfigError(f"--lists {folder}: needs --tls; without it nobody's name is certain")
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"--lists {folder}: no such folder; it may be empty, and is read while the server runs")
-    return None if server is None else Guests.of(server, folder)
+    return None if server is None else AccessControl.of(server, folder)
 
 
 def _warn_insecure(address: str) -> None:

@@ -12,15 +12,22 @@ from strategies.vectors import line_blocks, norm
 
 
 def clip(v: Vector, lam: float) -> Vector:
-    """Return clip_lam(v) = min(1, lam / ||v||) v, with clip(0) = 0.
+    """Return clip_lam(v), shape (d,); see ``clip_rows``. A v that is short enough is not copied."""
+    rows, _ = clip_rows(v[None], lam)
+    short: Vector = rows[0]
+    return short
+
+
+def clip_rows(rows: Rows, lam: float | None) -> tuple[Rows, NDArray[np.bool_]]:
+    """Return clip_lam(v) = min(1, lam / ||v||) v for every row v, with clip(0) = 0.
 
     Args:
-        v: shape (d,), finite, of any size that floats can have; never modified.
-        lam: the radius, at least 0; inf never clips.
+        rows: shape (n', d), finite; never modified.
+        lam: the radius, at least 0; None for no clipping.
 
     Returns:
-        Shape (d,), dtype of ``v``, of norm at most lam up to rounding: lam * (1 + 4 eps). A v that is short enough is
-        returned as it is, not copied.
+        The clipped rows, shape (n', d), dtype of ``rows``, of norm at most lam (1 + 4 eps); ``rows`` itself where none
+        was clipped. And which rows were clipped, shape (n',).
 
     Raises:
         ValueError: lam is negative or NaN.
@@ -28,30 +35,6 @@ def clip(v: Vector, lam: float) -> Vector:
     Source:
         Malinovsky, Richtarik, Horvath, Gorbunov: Byzantine robustness and partial participation can be achieved at once
         (NeurIPS 2024), Algorithm 1.
-    """
-    if not lam >= 0:
-        raise ValueError(f"lam = {lam}: must be at least 0")
-    size = norm(v)
-    if size <= lam:
-        return v
-    short = np.empty_like(v)
-    _shorten(v, size, lam, short)
-    return short
-
-
-def clip_rows(rows: Rows, lam: float | None) -> tuple[Rows, NDArray[np.bool_]]:
-    """Clip every row to the radius lam.
-
-    Args:
-        rows: shape (n', d), finite; never modified.
-        lam: the radius, at least 0; None for no clipping.
-
-    Returns:
-        The clipped rows, shape (n', d), dtype of ``rows`` (``rows`` itself where none was clipped), and which rows were
-        clipped, shape (n',).
-
-    Raises:
-        ValueError: lam is negative or NaN.
     """
     if lam is None:
         return rows, np.zeros(len(rows), np.bool_)

@@ -55,16 +55,19 @@ class Entry:
     Args:
         type: of the value in the file.
         default: REQUIRED where the key must be given.
-        bounds: ``ge``, ``gt``, ``le`` and ``lt``, those that there are.
-        vet: raises ValueError with one line for a value that is wrong, before its type is checked.
+        bounds: those of ``Key`` that there are.
+        vet: returns a value before its type is checked, or raises ValueError with one line if it is wrong.
         meaning: for the reference of the config; "" where the ``Args`` of the method have it.
     """
 
     type: Any
     default: Any = REQUIRED
     bounds: Mapping[str, Any] = field(default_factory=dict)
-    vet: Callable[[Any], None] | None = None
+    vet: Callable[[Any], Any] | None = None
     meaning: str = ""
+
+
+_BOUNDS = ("ge", "gt", "le", "lt", "allow_inf_nan")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,7 @@ class Key:
         gt: lower bound that is not allowed itself.
         le: upper bound.
         lt: upper bound that is not allowed itself.
+        allow_inf_nan: False for finite numbers only.
         fill: returns the value where the config leaves the key out.
     """
 
@@ -83,11 +87,12 @@ class Key:
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
+    allow_inf_nan: bool | None = None
     fill: Callable[[Written, Constants], Any] | None = None
 
     def entries(self, name: str, type_: Any, default: Any) -> dict[str, Entry]:
         """Return the keys of the section for a field of this name, type and default."""
-        bounds = {bound: at for bound in ("ge", "gt", "le", "lt") if (at := getattr(self, bound)) is not None}
+        bounds = {bound: at for bound in _BOUNDS if (at := getattr(self, bound)) is not None}
         if self.fill is not None:
             type_, default = type_ | None, None
         return {name: Entry(type=type_, default=default, bounds=bounds)}
@@ -213,9 +218,10 @@ class Cohort(Key):
         return n if written is None else int(written)
 
 
-def _vet_cohort(value: Any) -> None:
+def _vet_cohort(value: Any) -> Any:
     if value not in (None, LEAST) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise ValueError(f'must be a whole number of at least 1, or "{LEAST}", not {value!r}')
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,9 +278,10 @@ class Multiplier(Key):
         return {"clip": True, name: value}
 
 
-def _vet_clip(value: Any) -> None:
+def _vet_clip(value: Any) -> Any:
     if not isinstance(value, bool) and value != AUTO:
         raise ValueError(f'must be true, false or "{AUTO}", not {value!r}')
+    return value
 
 
 def biased(kind: str, compressor: Compressor) -> Iterator[str]:

@@ -122,7 +122,7 @@ class Compressor(Protocol):
 
 
 class Aggregator(Protocol):
-    """A robust aggregation rule with its pre-steps."""
+    """A robust aggregation rule with its pre-aggregators."""
 
     def __call__(self, rows: Rows, f: int, rng: np.random.Generator, center: Vector | None = None) -> Vector:
         """Aggregate n' vectors of which up to ``f`` may be Byzantine.
@@ -130,7 +130,7 @@ class Aggregator(Protocol):
         Args:
             rows: shape (n', d); never modified.
             f: how many rows to defend against; at most ``tolerates(n')``.
-            rng: for random pre-steps.
+            rng: for random pre-aggregators.
             center: where the caller believes the answer to lie, usually its previous aggregate; shape (d,). Rules that
                 need a centre (centred clipping) start from it; None leaves the choice to them. Others ignore it.
 
@@ -148,7 +148,7 @@ class Aggregator(Protocol):
         """
 
     def tolerates(self, n: int) -> int:
-        """Return the largest f for n rows that rule and pre-steps can take; -1 if they cannot take n rows at all."""
+        """Return the largest f that rule and pre-aggregators take for n rows; -1 if they cannot take n rows at all."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ class Role(IntEnum):
     COIN = 1  # the server's c_k ~ Bernoulli(p)
     COHORT = 2  # which clients are sampled
     WORKER = 3  # a worker's minibatch, then its compression
-    AGGREGATE = 4  # random pre-steps of a rule (bucketing)
+    AGGREGATE = 4  # random pre-aggregators of a rule (bucketing)
     INITIAL = 5  # the starting point x^0
     PARTITION = 6  # who holds which data
     ATTACK = 7  # a Byzantine client's own choices

@@ -10,7 +10,6 @@ of them are aggregated in every round; under the clipping heuristic (``descent``
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -99,7 +98,7 @@ class RoSDHBLocal(RoSDHB):
     masks: ClassVar[tuple[str, str]] = ("rand-k", "lets every worker draw its own masks")
 
     local_steps: Annotated[int, Key(ge=1, le=10_000)] = 1
-    local_gamma: Annotated[float | None, Key(gt=0, lt=inf)] = None
+    local_gamma: Annotated[float | None, Key(gt=0, allow_inf_nan=False)] = None
 
     @classmethod
     def conflicts(cls, written: Written, compressor: Compressor) -> Iterator[str]:

@@ -1,9 +1,8 @@
 """``breakwater certs init | issue | revoke``: TLS certificates for server and clients."""
 
 import argparse
-from pathlib import Path
 
-from deploy.commands.options import Subparsers
+from deploy.commands.options import Subparsers, add_path
 
 
 def add(commands: Subparsers) -> None:
@@ -13,7 +12,7 @@ def add(commands: Subparsers) -> None:
     init = actions.add_parser("init", help="create a certificate authority and the server's certificate")
     issue = actions.add_parser("issue", help="issue a certificate to each of these clients")
     for action in (init, issue):
-        action.add_argument("folder", type=Path, metavar="DIR", help="folder of the authority; keep its ca.key here")
+        add_path(action, "folder", "folder of the authority; keep its ca.key here")
         action.add_argument("--days", type=int, metavar="N", default=365, help="validity in days (default: 365)")
         action.add_argument("--renew", action="store_true", help="replace the certificates, but keep the authority")
     init.add_argument(
@@ -32,7 +31,7 @@ def add(commands: Subparsers) -> None:
     )
     issue.set_defaults(command=_issue)
     revoke = actions.add_parser("revoke", help="revoke all certificates of these clients")
-    revoke.add_argument("folder", type=Path, metavar="DIR", help="folder of the authority")
+    add_path(revoke, "folder", "folder of the authority")
     revoke.add_argument(
         "names",
         nargs="+",

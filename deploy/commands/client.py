@@ -2,9 +2,8 @@
 
 import argparse
 import logging
-from pathlib import Path
 
-from deploy.commands.options import Subparsers, add_data, add_logs, add_set, address, data_dir, log_options
+from deploy.commands.options import Subparsers, add_data, add_logs, add_path, add_set, address, data_dir, log_options
 from foundation.errors import ConfigError
 
 
@@ -15,11 +14,10 @@ def add(commands: Subparsers) -> None:
     parser.add_argument(
         "--name", metavar="NAME", help="name of this client, unique in the federation (default: the certificate's name)"
     )
-    parser.add_argument(
+    add_path(
+        parser,
         "--tls",
-        type=Path,
-        metavar="DIR",
-        help="folder of this client's certificate; with --seats, the folder that contains NAME-0, NAME-1, ...",
+        "certificate folder of this client; with --seats, the parent of the folders NAME-0, NAME-1, ...",
     )
     parser.add_argument(
         "--worker",
@@ -27,9 +25,7 @@ def add(commands: Subparsers) -> None:
         metavar="I",
         help="index of the worker, 0 to n-1, which determines its share of the data (default: the first free index)",
     )
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="refuse to take part if the server's config differs from FILE"
-    )
+    add_path(parser, "--config", "refuse to take part if the server's config differs from FILE", metavar="FILE")
     add_data(parser)
     parser.add_argument(
         "--attack", metavar="KIND", help="act as a Byzantine client: any kind of [attack], such as alie"
@@ -41,7 +37,7 @@ def add(commands: Subparsers) -> None:
     parser.add_argument(
         "--patience", type=float, metavar="S", help="exit after S seconds without a server (default: never)"
     )
-    parser.add_argument("--log-file", type=Path, metavar="FILE", help="also append the log to FILE")
+    add_path(parser, "--log-file", "also append the log to FILE", metavar="FILE")
     add_logs(parser)
     parser.set_defaults(command=_client, complain=parser.error)
 

@@ -1,21 +1,15 @@
 """``breakwater demo``: plain averaging against the robust method, under the same attack."""
 
 import argparse
-from pathlib import Path
 
-from deploy.commands.options import Subparsers, add_quiet, out_dir
+from deploy.commands.options import Subparsers, add_path, add_quiet, out_dir
 from foundation.signals import raising
 
 
 def add(commands: Subparsers) -> None:
     """Register the command."""
     parser = commands.add_parser("demo", help="compare averaging with Byz-VR-MARINA-PP under the same attack")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="new folder for the two run folders and the figure (default: runs/demo-TIME)",
-    )
+    add_path(parser, "--out", "new folder for the two run folders and the figure (default: runs/demo-TIME)")
     add_quiet(parser)
     parser.set_defaults(command=_demo)
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from deploy.commands.options import Subparsers, add_data, address, address_to_listen_on
+from deploy.commands.options import Subparsers, add_data, add_path, address, address_to_listen_on
 
 
 def add(commands: Subparsers) -> None:
@@ -14,15 +14,10 @@ def add(commands: Subparsers) -> None:
         help="check this machine and suggest fixes",
         epilog="Exit status: 0 if there is no problem (there may be warnings), 1 if there is a problem.",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="also check that this config can run here")
+    add_path(parser, "--config", "also check that this config can run here", metavar="FILE")
     add_data(parser)
-    parser.add_argument("--tls", type=Path, metavar="DIR", help="check the server or client certificate in this folder")
-    parser.add_argument(
-        "--lists",
-        type=Path,
-        metavar="DIR",
-        help="folder of the server's ca.crl and clients.txt (default: the folder of --tls)",
-    )
+    add_path(parser, "--tls", "check the server or client certificate in this folder")
+    add_path(parser, "--lists", "folder of the server's ca.crl and clients.txt (default: the folder of --tls)")
     parser.add_argument(
         "--connect",
         type=address,
@@ -35,9 +30,7 @@ def add(commands: Subparsers) -> None:
         metavar="HOST:PORT",
         help="check that a server can listen on this address",
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs"), metavar="DIR", help="check the folder for run folders (default: runs)"
-    )
+    add_path(parser, "--out", "check the folder for run folders (default: runs)", default=Path("runs"))
     parser.add_argument("--json", action="store_true", help="print the findings as one JSON object")
     parser.set_defaults(command=_doctor, prints=True)
 

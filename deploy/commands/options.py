@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from foundation.errors import ConfigError
 from link.address import Address, parse_host
@@ -35,19 +35,19 @@ def add_set(parser: argparse.ArgumentParser, metavar: str, meaning: str) -> None
     parser.add_argument("--set", action="append", default=[], metavar=metavar, help=meaning)
 
 
+def add_path(parser: argparse.ArgumentParser, name: str, meaning: str, metavar: str = "DIR", **given: Any) -> None:
+    """Add an argument that is a path, of a folder unless ``metavar`` names something else."""
+    parser.add_argument(name, type=Path, metavar=metavar, help=meaning, **given)
+
+
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Add ``--data``."""
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="folder of the data sets (default: environment variable BREAKWATER_DATA)",
-    )
+    add_path(parser, "--data", "folder of the data sets (default: environment variable BREAKWATER_DATA)")
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
     """Add ``--out``, the run folder."""
-    parser.add_argument("--out", type=Path, metavar="DIR", help="new run folder (default: runs/NAME-TIME)")
+    add_path(parser, "--out", "new run folder (default: runs/NAME-TIME)")
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from deploy.commands.options import Subparsers
+from deploy.commands.options import Subparsers, add_path
 from foundation.errors import ConfigError
 
 
@@ -20,12 +20,8 @@ def add(commands: Subparsers) -> None:
     parser.add_argument(
         "folders", type=Path, nargs="+", metavar="DIR", help="run folder, or a folder that contains run folders"
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE.html",
-        help="file to write (default: report.html in the run folder, or for several runs in their common folder)",
-    )
+    meaning = "file to write (default: report.html in the run folder, or for several runs in their common folder)"
+    add_path(parser, "--out", meaning, metavar="FILE.html")
     parser.set_defaults(command=_report)
 
 

@@ -12,6 +12,7 @@ from deploy.commands.options import (
     add_logs,
     add_monitoring,
     add_out,
+    add_path,
     address_to_listen_on,
     data_dir,
     log_options,
@@ -36,26 +37,12 @@ def add(commands: Subparsers) -> None:
         metavar="HOST:PORT",
         help="address to listen on for clients, such as 0.0.0.0:9090",
     )
-    parser.add_argument(
-        "--resume",
-        type=Path,
-        metavar="DIR",
-        help="resume the run in this folder; with CONFIG.toml and --listen, start it there if it does not exist yet",
-    )
+    meaning = "resume the run in this folder; with CONFIG.toml and --listen, start it there if it does not exist yet"
+    add_path(parser, "--resume", meaning)
     add_out(parser)
-    parser.add_argument(
-        "--tls",
-        type=Path,
-        metavar="DIR",
-        help="folder of the server's certificate: server/ in the folder of certs init",
-    )
-    parser.add_argument(
-        "--lists",
-        type=Path,
-        metavar="DIR",
-        help="folder of ca.crl (revoked certificates) and clients.txt (allow-list), which are re-read while the server "
-        "runs (default: the folder of --tls)",
-    )
+    add_path(parser, "--tls", "folder of the server's certificate: server/ in the folder of certs init")
+    meaning = "folder of ca.crl and clients.txt, which are re-read while the server runs (default: the folder of --tls)"
+    add_path(parser, "--lists", meaning)
     add_monitoring(parser)
     add_logs(parser)
     parser.set_defaults(command=_server, complain=parser.error)

@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from deploy.commands.options import Subparsers
+from deploy.commands.options import Subparsers, add_path
 from foundation.errors import ConfigError
 
 WIDE = 160
@@ -16,7 +16,7 @@ WIDE = 160
 def add(commands: Subparsers) -> None:
     """Register the command."""
     parser = commands.add_parser("suspects", help="rank clients by how suspicious their replies look")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="run folder; the run may still be in progress")
+    add_path(parser, "folder", "run folder; the run may still be in progress")
     parser.add_argument("--json", action="store_true", help="print JSON, one object per client")
     parser.set_defaults(command=_suspects, prints=True)
 

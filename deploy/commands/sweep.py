@@ -1,9 +1,8 @@
 """``breakwater sweep``: run a grid of configs and seeds, and summarise it in a table and figures."""
 
 import argparse
-from pathlib import Path
 
-from deploy.commands.options import Subparsers, add_data, add_set, data_dir
+from deploy.commands.options import Subparsers, add_data, add_path, add_set, data_dir
 from foundation.signals import raising
 
 
@@ -16,10 +15,8 @@ def add(commands: Subparsers) -> None:
         "table.csv (one row per run), summary.csv and table.md (one row per combination: median and range over the "
         "seeds) and the figures. After an interruption, the same command continues.",
     )
-    parser.add_argument(
-        "experiment", type=Path, metavar="EXPERIMENT.toml", help="experiment file (docs/experiments.md)"
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="new sweep folder, or one to continue")
+    add_path(parser, "experiment", "experiment file (docs/experiments.md)", metavar="EXPERIMENT.toml")
+    add_path(parser, "--out", "new sweep folder, or one to continue", required=True)
     add_data(parser)
     parser.add_argument(
         "--in-process",
@@ -48,8 +45,8 @@ def _positive(text: str) -> int:
 
 def _sweep(options: argparse.Namespace) -> int:
     from deploy.sweeps.experiment import load_plan
-    from deploy.sweeps.runner import default_jobs
-    from deploy.sweeps.sweep import SweepOptions, sweep
+    from deploy.sweeps.runner import SweepOptions, default_jobs
+    from deploy.sweeps.sweep import sweep
 
     plan = load_plan(options.experiment, seeds=options.seeds, reduced=options.reduced, changes=options.set)
     asked = SweepOptions(

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.commands.options import Subparsers
+from deploy.commands.options import Subparsers, add_path
 from foundation.errors import ConfigError, Refused
 from foundation.text import one_line
 
@@ -24,12 +24,7 @@ def add(commands: Subparsers) -> None:
         metavar="HOST:PORT|DIR",
         help="address at which the server listens for clients, or a run folder on this machine",
     )
-    parser.add_argument(
-        "--tls",
-        type=Path,
-        metavar="DIR",
-        help="folder of a watcher's certificate, made with certs issue CERTS NAME --watcher",
-    )
+    add_path(parser, "--tls", "folder of a watcher's certificate, made with certs issue CERTS NAME --watcher")
     parser.add_argument("--json", action="store_true", help="print the state as a line of JSON, twice a second")
     parser.add_argument(
         "--patience", type=float, metavar="S", help="exit after S seconds without a server (default: 300)"

@@ -9,7 +9,7 @@ from cryptography import x509
 
 from deploy.doctor.findings import Finding, ok, problem, warning
 from foundation.errors import ConfigError
-from link.identity.access import LISTED_FILE, REVOKED_FILE, Guests
+from link.identity.access import LISTED_FILE, REVOKED_FILE, AccessControl
 from link.identity.authority import AUTHORITY_KEY_FILE
 from link.identity.certificates import Role, certificates_in, hosts_of, now
 from link.identity.tls import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Identity, may_watch
@@ -85,7 +85,7 @@ def _lists(identity: Identity, role: Role, folder: Path, lists: Path | None) -> 
         yield ok("lists", f"neither {REVOKED_FILE} nor {LISTED_FILE} in {place}: every certified client may take part")
         return
     try:
-        guests = Guests.of(identity, place)
+        access = AccessControl.of(identity, place)
     except ConfigError as error:
         if role is Role.SERVER:
             yield problem("lists", str(error), "`breakwater certs revoke` writes the list of revoked certificates anew")
@@ -93,7 +93,7 @@ def _lists(identity: Identity, role: Role, folder: Path, lists: Path | None) -> 
     if role is Role.SERVER:
         yield ok("lists", f"{' and '.join(here)} in {place} can be used")
         return
-    flaw = guests.flaw_of(identity.certificate)
+    flaw = access.flaw_of(identity.certificate)
     if flaw is not None:
         yield problem("lists", f"{flaw} ({place})", _renewal(folder, role))
 

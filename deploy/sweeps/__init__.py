@@ -1,5 +1,5 @@
 """``breakwater sweep``: many runs of one config, side by side, as one table and its pictures.
 
-``experiment.py`` reads the file and says which runs there are, ``runner.py`` has them run, ``results.py`` makes the
-tables and ``figures.py`` the pictures; ``sweep.py`` is the whole.
+``experiment.py`` reads the file and plans the runs, ``runner.py`` runs them, ``results.py`` makes the tables and
+``figures.py`` the pictures; ``sweep.py`` does it all.
 """

@@ -85,7 +85,7 @@ Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=
 
 
 class Target(Section):
-    """A value that the runs are to reach: the tables say after how many rounds and bytes each does."""
+    """A value that the runs should reach: the tables have the rounds and bytes until each does."""
 
     measure: Measure
     value: float
@@ -126,9 +126,9 @@ class Figure(Section):
     cost: Literal["round", "bytes_up"] = "bytes_up"
     """... in rounds or in bytes."""
     panels: str | None = None
-    """The axis whose values stand side by side."""
+    """The axis whose values are columns of panels."""
     rows: str | None = None
-    """The axis whose values stand one below the other."""
+    """The axis whose values are rows of panels."""
     lines: str | None = None
     """The axis whose values have colours."""
     styles: str | None = None
@@ -238,7 +238,7 @@ class Plan:
     """An experiment that has been checked.
 
     Args:
-        file: what it says, with ``--reduced`` and ``--seeds`` applied.
+        file: its content, with ``--reduced`` and ``--seeds`` applied.
         text: the file as it is.
         base: path of the config that it starts from.
         changes: ``--set`` of the command line.
@@ -341,7 +341,7 @@ def _read(path: Path) -> str:
 
 
 def _explain(error: ValidationError) -> Iterator[str]:
-    """Say each problem in one line."""
+    """Yield one line for each problem."""
     for item in error.errors():
         where = [str(part) for part in item["loc"]]
         place = ".".join(where)
@@ -404,7 +404,7 @@ def _flaws(file: ExperimentFile) -> Iterator[str]:
     """Yield what in the file does not go together."""
     axes = file.axes
     if len(set(file.seeds)) < len(file.seeds):
-        yield f"seeds = {file.seeds}: one stands there twice"
+        yield f"seeds = {file.seeds}: a seed is listed twice"
     for axis, values in axes.items():
         plain = [_plain(value) for value in values]
         if len(set(plain)) < len(plain):

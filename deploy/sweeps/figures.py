@@ -30,9 +30,9 @@ DPI = 120
 _FLOOR = 1e-15
 """A gap below is the rounding of f*; log scales end here."""
 _MOST = 1e3
-"""A curve that diverges leaves the picture at so many times the highest start."""
+"""A curve that diverges leaves the picture at this multiple of the highest start."""
 _OFF = 1e100
-"""What stands for infinity in a band, and for numbers that scales cannot be computed with."""
+"""In place of infinity in a band, and of numbers that are too large for scales."""
 
 
 def draw_all(file: ExperimentFile, outcomes: Sequence[Outcome], out: Path) -> list[Path]:
@@ -107,7 +107,7 @@ class _Picture:
         return f"{what} to {Y_LABELS[self._y].removesuffix(' (%)')} = {self._target.value:g}"
 
     def _plot(self, panel: Axes, group: Sequence[Outcome], k: int, m: int, count: int) -> None:
-        """Draw the runs that differ in nothing but the seed, and perhaps in x: colour k of so many, style m."""
+        """Draw the runs that differ in nothing but the seed, and perhaps in x: colour k of ``count``, style m."""
         look: dict[str, Any] = {"color": COLOURS[k % len(COLOURS)], "linestyle": STYLES[m % len(STYLES)]}
         look["linewidth"] = 1.2 + (count - 1 - k) * (1.8 if count == 2 else 0.9)  # so that one below another is seen
         x = self._figure.x
@@ -179,7 +179,7 @@ class _Picture:
                 panels[0].set_ylim(min(c.min() for c in curves) / 2, 2 * min(max(c.max() for c in curves), most))
 
     def _legend(self, canvas: Canvas, lines: Sequence[str | None], styles: Sequence[str | None]) -> None:
-        """Say below the panels what colours and styles mean."""
+        """Explain colours and styles below the panels."""
         handles = [
             Line2D([], [], color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)], markersize=4, label=name)
             if self._ends

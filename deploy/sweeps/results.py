@@ -1,4 +1,4 @@
-"""What came of the runs of a sweep: rows of a table, and what several seeds say together.
+"""The results of a sweep: rows of a table, and several seeds together.
 
 A run that diverged has an infinite loss; one that failed or stalled has no numbers. All are rows like any other.
 """
@@ -120,7 +120,7 @@ def read_outcome(run: PlannedRun, folder: Path) -> Outcome | None:
 
 
 def outcome_of(run: PlannedRun, folder: Path, how: str) -> Outcome | None:
-    """Return how a run ended, by its summary; None without one that says so."""
+    """Return how a run ended, from its summary; None without a usable one."""
     summary = read_summary(folder) or {}
     status = summary.get("status")
     if status == "stalled":
@@ -199,7 +199,7 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def summaries(outcomes: Sequence[Outcome], targets: Sequence[Target]) -> list[dict[str, Any]]:
     """Return one row for each combination: median, lowest and highest over the seeds of every number.
 
-    A target that not all seeds reached has the median of those that did, and says how many these are.
+    A target that not all seeds reached has the median of those that did, and their number.
     """
     groups: dict[Cell, list[dict[str, Any]]] = {}
     for outcome in outcomes:
@@ -266,18 +266,17 @@ def as_markdown(
             states.append(f"the attack failed in {each['attack failed']}")
         cells += [_spread(each, "bytes_up"), _spread(each, "seconds"), ", ".join([str(each["runs"]), *states])]
         lines.append(_line(cells))
-    for heading, told in (
+    for heading, found in (
         ("Failed", [(o, o.reason) for o in outcomes if o.status == "failed"]),
         ("Stalled", [(o, o.reason) for o in outcomes if o.status == "stalled"]),
-        ("The attack failed, so that these runs do not show what the method withstands", _warned(outcomes)),
+        (
+            "The attack failed, so that these runs do not show what the method withstands",
+            [(o, o.warning) for o in outcomes if o.warning],
+        ),
     ):
-        if told:
-            lines += ["", f"{heading}:", "", *(f"- {o.run.label}: {_escaped(w)} (`{o.run.folder}`)" for o, w in told)]
+        if found:
+            lines += ["", f"{heading}:", "", *(f"- {o.run.label}: {_escaped(w)} (`{o.run.folder}`)" for o, w in found)]
     return "\n".join(lines) + "\n"
-
-
-def _warned(outcomes: Iterable[Outcome]) -> list[tuple[Outcome, str]]:
-    return [(outcome, outcome.warning) for outcome in outcomes if outcome.warning]
 
 
 def _line(cells: Iterable[str]) -> str:

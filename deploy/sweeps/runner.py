@@ -1,4 +1,4 @@
-"""Has many runs run, some of them side by side, each in processes of its own that are always reaped.
+"""Runs many federations, several at a time, each in its own processes, which are always reaped.
 
 A run is either one process that holds the whole federation (``deploy.inprocess``) or a local federation of real
 processes (``deploy.local``). Everything is forked from one helper, so a run begins within tenths of a second.
@@ -30,7 +30,7 @@ from deploy.local import (
     fork_server,
     how_it_ended,
 )
-from deploy.sweeps.experiment import PlannedRun
+from deploy.sweeps.experiment import Plan, PlannedRun
 from deploy.sweeps.results import NOTE, Outcome, note, outcome_of, read_outcome
 from foundation.errors import BreakwaterError
 from foundation.signals import ignore, raising
@@ -43,7 +43,7 @@ IN_PROCESS, PROCESSES = "in process", "processes"
 
 
 def default_jobs(in_process: bool) -> int:
-    """Return how many runs are run side by side where the user does not say: what the cores are good for."""
+    """Return the default number of runs at a time, by the number of cores."""
     cores = len(os.sched_getaffinity(0))
     return cores if in_process else max(1, cores // 4)
 
@@ -173,32 +173,39 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What all runs of a sweep have in common.
+class SweepOptions:
+    """The options of ``breakwater sweep``.
 
     Args:
-        root: the sweep's folder.
-        in_process: each run is one process.
+        path: the experiment file.
+        plan: its content.
+        out: the sweep's folder.
         jobs: how many runs at a time.
+        in_process: each run is one process.
         data: folder of data files.
-        config_dir: where custom tasks are looked up.
     """
 
-    root: Path
-    in_process: bool
+    path: Path
+    plan: Plan
+    out: Path
     jobs: int
+    in_process: bool
     data: Path | None
-    config_dir: Path
+
+    @property
+    def how(self) -> str:
+        """How runs are run, in words."""
+        return IN_PROCESS if self.in_process else PROCESSES
 
 
-def run_all(runs: Sequence[PlannedRun], terms: Terms) -> Iterator[tuple[Outcome, float]]:
+def run_all(runs: Sequence[PlannedRun], options: SweepOptions) -> Iterator[tuple[Outcome, float]]:
     """Run what has not been run yet; yield each run with its seconds as it ends, those that were done before first.
 
     Whatever ends this generator ends the processes of the runs under way.
     """
     waiting = []
     for run in runs:
-        done = read_outcome(run, terms.root / run.folder)
+        done = read_outcome(run, options.out / run.folder)
         if done is None:
             waiting.append(run)
         else:
@@ -207,15 +214,15 @@ def run_all(runs: Sequence[PlannedRun], terms: Terms) -> Iterator[tuple[Outcome,
     slots: list[Slot] = []
     try:
         while waiting or slots:
-            while waiting and len(slots) < terms.jobs:
-                slot = _slot(waiting.pop(), terms)
+            while waiting and len(slots) < options.jobs:
+                slot = _slot(waiting.pop(), options)
                 slots.append(slot)
                 try:
                     slot.running.start()
                 except BreakwaterError as error:
                     slots.remove(slot)
                     slot.running.stop()
-                    yield _outcome(slot, UNUSABLE, str(error), terms), time.monotonic() - slot.began
+                    yield _outcome(slot, UNUSABLE, str(error), options), time.monotonic() - slot.began
             if not slots:
                 continue
             wait([sentinel for slot in slots for sentinel in slot.running.sentinels()])
@@ -224,37 +231,37 @@ def run_all(runs: Sequence[PlannedRun], terms: Terms) -> Iterator[tuple[Outcome,
                 if status is not None:
                     slots.remove(slot)
                     slot.running.stop()
-                    yield _outcome(slot, status, "; ".join(slot.said), terms), time.monotonic() - slot.began
+                    yield _outcome(slot, status, "; ".join(slot.said), options), time.monotonic() - slot.began
     finally:
         for slot in slots:
             slot.running.stop()
 
 
-def _slot(run: PlannedRun, terms: Terms) -> Slot:
+def _slot(run: PlannedRun, options: SweepOptions) -> Slot:
     """Return a run that has not begun, its folder fresh."""
-    folder = terms.root / run.folder
+    folder = options.out / run.folder
     if (folder / NOTE).exists():  # ours, and not finished or of another config
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / NOTE).write_text(note(run, IN_PROCESS if terms.in_process else PROCESSES), encoding="utf-8")
-    options = LocalOptions(
+    (folder / NOTE).write_text(note(run, options.how), encoding="utf-8")
+    local = LocalOptions(
         config=run.config,
         out=folder,
-        data=terms.data,
-        config_dir=terms.config_dir,
+        data=options.data,
+        config_dir=options.plan.base.parent,
         monitoring=Monitoring(quiet=True, pictures=False),
         silent=True,
     )
     said: list[str] = []
-    running: Running = Alone(options, said.append) if terms.in_process else LocalFederation(options, said.append)
+    running: Running = Alone(local, said.append) if options.in_process else LocalFederation(local, said.append)
     return Slot(run, folder, running, time.monotonic(), said)
 
 
-def _outcome(slot: Slot, status: int, reason: str, terms: Terms) -> Outcome:
+def _outcome(slot: Slot, status: int, reason: str, options: SweepOptions) -> Outcome:
     """Return how a run ended."""
-    found = outcome_of(slot.run, slot.folder, IN_PROCESS if terms.in_process else PROCESSES)
+    found = outcome_of(slot.run, slot.folder, options.how)
     if found is not None and (status == 0 or found.status == "stalled"):
         return found
     log = slot.folder / "logs" / "server.log"
-    reason = " ".join(reason.split()) or f"ended with status {status}; see {log.relative_to(terms.root)}"
+    reason = " ".join(reason.split()) or f"ended with status {status}; see {log.relative_to(options.out)}"
     return Outcome(slot.run, "failed", slot.folder, reason=reason)

@@ -1,41 +1,19 @@
 """A sweep from the experiment file to tables and pictures; ``breakwater sweep`` calls it."""
 
-import fcntl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from deploy import files
-from deploy.sweeps.experiment import Plan, PlannedRun
+from deploy.sweeps.experiment import PlannedRun
 from deploy.sweeps.results import FAILED, Outcome, as_csv, as_markdown, choose, number, read_outcome, row, summaries
-from deploy.sweeps.runner import IN_PROCESS, PROCESSES, Terms, run_all
+from deploy.sweeps.runner import SweepOptions, run_all
 from foundation.errors import ConfigError
+from foundation.files import lock, replace_text
 
 COPY, LOCK = "experiment.toml", ".lock"
 """In the sweep's folder: the file that it was made of, and what keeps a second sweep out."""
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """What ``breakwater sweep`` was told.
-
-    Args:
-        path: the experiment file.
-        plan: what it says.
-        out: the sweep's folder.
-        jobs: how many runs at a time.
-        in_process: each run is one process.
-        data: folder of data files.
-    """
-
-    path: Path
-    plan: Plan
-    out: Path
-    jobs: int
-    in_process: bool
-    data: Path | None
 
 
 def sweep(options: SweepOptions) -> int:
@@ -50,18 +28,17 @@ def sweep(options: SweepOptions) -> int:
 
 def _sweep(options: SweepOptions) -> int:
     plan, out = options.plan, options.out
-    terms = Terms(out, options.in_process, options.jobs, options.data, plan.base.parent)
     _compare(options)
     began = time.monotonic()
     tuned: list[Outcome] = []
     outcomes: list[Outcome] = []
     try:
         if plan.file.tune is not None:
-            tuned = _run("tuning", plan.tuning(), terms)
+            tuned = _run("tuning", plan.tuning(), options)
             for rest, value in choose(tuned, plan.file.tune).items():
                 print(f"{rest.label or 'all'}: {plan.file.tune.axis} {value}")
         chosen = choose(tuned, plan.file.tune) if plan.file.tune is not None else {}
-        outcomes = _run("runs", plan.runs(chosen), terms)
+        outcomes = _run("runs", plan.runs(chosen), options)
     except KeyboardInterrupt:
         print(f"interrupted; the same command goes on in {out}")
         raise
@@ -82,31 +59,30 @@ def _sweep(options: SweepOptions) -> int:
     return 1 if failed else 0
 
 
-def _run(stage: str, runs: Sequence[PlannedRun], terms: Terms) -> list[Outcome]:
-    """Have runs run, telling of each; return them in the order of the plan."""
-    todo = [run for run in runs if read_outcome(run, terms.root / run.folder) is None]
-    if not terms.in_process and todo:
+def _run(stage: str, runs: Sequence[PlannedRun], options: SweepOptions) -> list[Outcome]:
+    """Run what has not been run, and print a line for each; return all in the order of the plan."""
+    todo = [run for run in runs if read_outcome(run, options.out / run.folder) is None]
+    if not options.in_process and todo:
         federations = [run.config.federation for run in todo]
         most = max(each.clients for each in federations)
         files.allow(files.for_server(most), f"a run of {most} clients")
-        files.allow(files.for_launcher(terms.jobs * (most + 2)), f"a sweep of {terms.jobs} such runs at a time")
-    how = IN_PROCESS if terms.in_process else PROCESSES
-    beside = f", {terms.jobs} at a time" if terms.jobs > 1 else ""
+        files.allow(files.for_launcher(options.jobs * (most + 2)), f"a sweep of {options.jobs} such runs at a time")
+    beside = f", {options.jobs} at a time" if options.jobs > 1 else ""
     kept = f", {len(runs) - len(todo)} done before" if len(todo) < len(runs) else ""
-    print(f"{stage}: {len(runs)} runs{kept}; {how}{beside}", flush=True)
+    print(f"{stage}: {len(runs)} runs{kept}; {options.how}{beside}", flush=True)
     found: dict[str, Outcome] = {}
     ended, spent = 0, 0.0
-    for outcome, seconds in run_all(runs, terms):
+    for outcome, seconds in run_all(runs, options):
         found[outcome.run.folder] = outcome
         if not seconds:
             continue
         ended, spent = ended + 1, spent + seconds
-        left = spent / ended * (len(todo) - ended) / terms.jobs
-        print(f"[{ended}/{len(todo)}] {_told(outcome)}  {seconds:.1f} s{_left(left)}", flush=True)
+        left = spent / ended * (len(todo) - ended) / options.jobs
+        print(f"[{ended}/{len(todo)}] {_line(outcome)}  {seconds:.1f} s{_left(left)}", flush=True)
     return [found[run.folder] for run in runs]
 
 
-def _told(outcome: Outcome) -> str:
+def _line(outcome: Outcome) -> str:
     """Return a run in a line."""
     if outcome.status in FAILED:
         return f"{outcome.run.label}: {outcome.status}: {outcome.reason}"
@@ -134,15 +110,15 @@ def _write(options: SweepOptions, tuned: Sequence[Outcome], outcomes: Sequence[O
             f"`{file.tune.axis}` was chosen for each combination on seed {', '.join(map(str, file.tune.seeds))}; "
             "tuning.csv has what was tried."
         )
-        (out / "tuning.csv").write_text(as_csv([row(o, file.targets) for o in tuned]), encoding="utf-8")
-    (out / "table.csv").write_text(as_csv([row(o, file.targets) for o in outcomes]), encoding="utf-8")
-    (out / "summary.csv").write_text(as_csv(summaries(outcomes, file.targets)), encoding="utf-8")
+        replace_text(out / "tuning.csv", as_csv([row(o, file.targets) for o in tuned]))
+    replace_text(out / "table.csv", as_csv([row(o, file.targets) for o in outcomes]))
+    replace_text(out / "summary.csv", as_csv(summaries(outcomes, file.targets)))
     page = as_markdown(file.title, list(file.axes), outcomes, file.targets, preface)
-    (out / "table.md").write_text(page, encoding="utf-8")
+    replace_text(out / "table.md", page)
 
 
 def _compare(options: SweepOptions) -> None:
-    """Keep a copy of the file, and tell if the folder was begun with another one."""
+    """Keep a copy of the file, and print a line if the folder was begun with another one."""
     copy = options.out / COPY
     before = copy.read_text(encoding="utf-8") if copy.exists() else None
     if before is not None and before != options.plan.text:
@@ -164,11 +140,9 @@ def _claimed(out: Path) -> Iterator[None]:
         if out.exists() and any(out.iterdir()) and not (out / COPY).exists():
             raise ConfigError(f"--out {out}: is not empty and holds no sweep; choose another folder")
         out.mkdir(parents=True, exist_ok=True)
-        with (out / LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(f"--out {out}: another sweep is running there") from None
+        with (out / LOCK).open("w") as file:
+            if not lock(file.fileno()):
+                raise ConfigError(f"--out {out}: another sweep is running there")
             yield
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be used: {error.strerror or error}") from None

@@ -11,7 +11,6 @@ PACKAGES = {
     "tasks": "Tasks",
     "adapters": "Adapters",
     "experiment": "Experiment",
-    "experiment.sections": "Config sections",
     "link": "Link",
     "link.identity": "Identity",
     "server": "Server",

@@ -1,7 +1,8 @@
 """Writes the reference of the config out of its types: every section and key with type, default, bounds and meaning.
 
-Bounds and meanings of pydantic sections are their fields'; those of dataclasses (rules, attacks, compressors, tasks)
-stand in the ``Args`` of their docstrings. A key without a meaning is an error: the page is complete or is not built.
+Bounds and meanings of pydantic sections are their fields'; the meanings in dataclasses (methods, rules, attacks,
+compressors, tasks) are those in the ``Args`` of their docstrings. A key without a meaning is an error: the page is
+complete or is not built.
 """
 
 import inspect
@@ -21,13 +22,13 @@ from experiment.config import (
     CheckpointSection,
     CompressorUnion,
     EvaluationSection,
-    PreStepUnion,
+    PreAggregatorUnion,
     StrategyUnion,
     TaskUnion,
     kinds_of,
 )
-from experiment.sections import Federation
-from strategies.aggregators.preaggregators import PreStep
+from experiment.sections import Federation, MethodSection
+from strategies.aggregators.preaggregators import PreAggregator
 
 HEAD = """---
 search:
@@ -45,7 +46,11 @@ SECTIONS: tuple[tuple[str, str, Any], ...] = (
     ("[task]", "Model, loss, data, and who holds which of them.", TaskUnion),
     ("[strategy]", "The method and its hyper-parameters.", StrategyUnion),
     ("[aggregator]", 'The robust rule. Without this section: `kind = "cm"`.', AggregatorUnion),
-    ("Pre-steps", "What `pre` of `[aggregator]` may hold, by name or as `{ kind = ..., KEY = ... }`.", PreStepUnion),
+    (
+        "Pre-aggregators",
+        "What `pre` of `[aggregator]` may hold, by name or as `{ kind = ..., KEY = ... }`.",
+        PreAggregatorUnion,
+    ),
     ("[compressor]", 'How replies are compressed. Without this section: `kind = "identity"`.', CompressorUnion),
     ("[attack]", "What Byzantine clients of a local run do, and what they know. Optional.", AttackUnion),
     ("[evaluation]", "When the server measures the model.", EvaluationSection),
@@ -112,9 +117,11 @@ def keys_of(section: type) -> list[Key]:
 
 
 def _of_model(section: type[BaseModel]) -> Iterator[Key]:
+    meanings = arguments(section.method) if issubclass(section, MethodSection) else {}
     for name, field in section.model_fields.items():
         default = "" if field.default is PydanticUndefined else value(field.default)
-        yield Key(name, form(field.annotation), default, bounds(field.metadata), told(field.description or ""))
+        meaning = field.description or meanings.get(name, "")
+        yield Key(name, form(field.annotation), default, bounds(field.metadata), told(meaning))
 
 
 def _of_dataclass(section: type) -> Iterator[Key]:
@@ -155,8 +162,8 @@ def form(annotation: Any) -> str:
         return form(get_args(annotation)[0])
     if origin is Literal:
         return " or ".join(f"`{value(choice).strip('`')}`" for choice in get_args(annotation))
-    if origin in (Union, types.UnionType) and annotation in (PreStep, PreStepUnion):
-        return "pre-steps"
+    if origin in (Union, types.UnionType) and annotation in (PreAggregator, PreAggregatorUnion):
+        return "pre-aggregators"
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(word for word in map(form, get_args(annotation)) if word))
     if isinstance(annotation, type) and issubclass(annotation, Enum):

@@ -1,5 +1,5 @@
-/* The search of the site when it is read from the disk: browsers start no workers from files, so the worker's script runs
-   in a hidden frame instead. Over HTTP nothing here is done. */
+/* Makes the search work when the site is read from disk: browsers start no workers from files, so the worker's script runs
+   in a hidden frame instead. Over HTTP this script does nothing. */
 if (location.protocol === "file:") {
   window.Worker = class extends EventTarget {
     constructor(url) {

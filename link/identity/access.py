@@ -1,13 +1,13 @@
-"""Who may be in the federation now: which certificates are revoked, and which clients are listed.
+"""Access control of a running federation: a list of revoked certificates (CRL) and an allow-list of clients.
 
-The server has both in one folder, that of ``--tls`` or of ``--lists``, and reads them again while it runs, so that a
-client can be taken out, and a new one let in, without a restart::
+The server has both in one folder, that of ``--tls`` or of ``--lists``, and reads changed files again while it runs, so
+that clients can be revoked and admitted without a restart::
 
-    ca.crl        the certificates that the authority has taken back, signed by it (X.509); `breakwater certs revoke`
-    clients.txt   the names that may take part, one a line, # begins a comment; without this file every certified one
+    ca.crl        the certificates that the authority has revoked, signed by it (X.509); `breakwater certs revoke`
+    clients.txt   the clients that may take part, one name per line, # starts a comment; without it every certified one
 
-A file that is wrong ends a server that starts. One that goes wrong while it runs, or goes away, leaves in force what
-was: a slip of the operator's must neither let in whom it has put out nor put out everybody.
+An invalid file is fatal at start-up. Later, the last valid version stays in force, also if the file is removed: a slip
+of the operator must neither admit who was revoked nor disconnect everybody.
 """
 
 import logging
@@ -38,7 +38,7 @@ _log = logging.getLogger("breakwater.link")
 
 @dataclass(frozen=True)
 class Revoked:
-    """Which certificates are revoked.
+    """The revoked certificates.
 
     Args:
         when: since when, by issuer and serial number.
@@ -49,31 +49,35 @@ class Revoked:
     numbers: Mapping[x509.Name, int] = field(default_factory=dict)
 
 
-class Guests:
-    """The lists in a server's folder. ``look`` reads again what has changed, ``flaw_of`` judges by what was read last.
+class AccessControl:
+    """The lists in a server's folder. ``look`` reads what has changed, ``flaw_of`` judges by what was read last.
 
     Args:
         folder: where the lists are, or will be.
-        authorities: those that are trusted; each may have a list of revoked certificates.
+        authorities: the trusted ones; each may have a list of revoked certificates.
 
     Raises:
-        ConfigError: a list is there and cannot be used; one line that names the file.
+        ConfigError: a list cannot be used; one line that names the file.
     """
 
     def __init__(self, folder: Path, authorities: Sequence[x509.Certificate]) -> None:
         def revoked(path: Path, before: Revoked | None) -> Revoked:
             return read_revoked(path, authorities, before or Revoked())
 
-        self._revoked: _Watched[Revoked] = _Watched(folder / REVOKED_FILE, revoked, _told_revoked)
-        self._listed: _Watched[frozenset[str]] = _Watched(folder / LISTED_FILE, read_listed, _told_listed)
+        self._revoked = _Watched(
+            folder / REVOKED_FILE, revoked, lambda value: f"in force, revoked certificates: {len(value.when)}"
+        )
+        self._listed = _Watched(
+            folder / LISTED_FILE, read_listed, lambda value: f"in force, clients that may take part: {len(value)}"
+        )
 
     @classmethod
     def of(cls, server: Identity, folder: Path | None = None) -> Self:
-        """Return the lists of a server.
+        """Return the access control of a server.
 
         Args:
-            server: whose authorities are trusted.
-            folder: where the lists are; None for that of the server's certificate.
+            server: its authorities are trusted.
+            folder: where the lists are; None for the folder of the server's certificate.
 
         Raises:
             ConfigError: see the class.
@@ -82,30 +86,30 @@ class Guests:
         return cls(folder or origin, certificates_in(server.authority, str(origin / AUTHORITY_FILE)))
 
     def look(self) -> None:
-        """Read again what has changed. Never raises: what cannot be used is logged once and changes nothing.
+        """Read what has changed. Never raises: an invalid file is logged once and changes nothing.
 
-        A file counts as changed when it looks the same twice in a row, so that one that is being written is let alone.
+        A file counts as changed when it looks the same twice in a row, so that no half-written file is read.
         """
         self._revoked.look()
         self._listed.look()
 
     def flaw_of(self, certificate: bytes, *, watches: bool = False) -> str | None:
-        """Say in words why the holder of a client's certificate may not take part now, or None if it may.
+        """Say why the holder of a client's certificate may not take part now, or None if it may.
 
         Args:
             certificate: as PEM, of an issuer that TLS has checked.
-            watches: its holder takes no part and only watches, for which it need not be listed.
+            watches: the holder only watches, for which it need not be listed.
 
         Returns:
             A line that begins with ``revoked: `` or ``not listed: ``.
         """
         shown = _read_certificate(certificate)
         if shown is None:
-            return "revoked: this client's certificate cannot be read, so nobody can say that it is not"
+            return "revoked: this client's certificate cannot be read, so it cannot be checked"
         name, issuer, serial = shown
         when = self._revoked.value.when.get((issuer, serial)) if self._revoked.value else None
         if when is not None:
-            return f"revoked: this certificate of {name!r} was taken back on {when:%Y-%m-%d %H:%M} UTC"
+            return f"revoked: this certificate of {name!r} was revoked on {when:%Y-%m-%d %H:%M} UTC"
         listed = self._listed.value
         if listed is not None and name not in listed and not watches:
             return f"not listed: {name!r} is not in the server's {LISTED_FILE}"
@@ -113,16 +117,14 @@ class Guests:
 
 
 class _Watched(Generic[_T]):
-    """A file that may be there, and what it said when it last made sense; None if it never was."""
+    """A file that may be there, and its last valid value; None if there never was one."""
 
-    def __init__(
-        self, path: Path, read: Callable[[Path, _T | None], _T], told: Callable[[_T], str], value: _T | None = None
-    ) -> None:
-        self.value = value
+    def __init__(self, path: Path, read: Callable[[Path, _T | None], _T], shown: Callable[[_T], str]) -> None:
+        self.value: _T | None = None
         self._path = path
         self._read = read
-        self._told = told
-        self._judged = self._seen = _looks_of(path)  # before it is read: what changes meanwhile is seen later
+        self._shown = shown
+        self._judged = self._seen = _looks_of(path)  # before it is read, so that a change meanwhile is noticed later
         if self._judged != _ABSENT:
             self._take()
 
@@ -135,18 +137,18 @@ class _Watched(Generic[_T]):
         try:
             self._take()
         except ConfigError as error:
-            _log.error("%s; what was in force stays so", error)
+            _log.error("%s; the last valid version stays in force", error)
 
     def _take(self) -> None:
         self.value = self._read(self._path, self.value)
-        _log.info("%s: %s", self._path, self._told(self.value))
+        _log.info("%s: %s", self._path, self._shown(self.value))
 
 
 _ABSENT = "no such file"
 
 
 def _looks_of(path: Path) -> object:
-    """Return what changes when a file does, or in words why it cannot be looked at."""
+    """Return what changes when a file changes, or why it cannot be inspected."""
     try:
         stat = path.stat()
     except FileNotFoundError:
@@ -159,23 +161,21 @@ def _looks_of(path: Path) -> object:
 def read_revoked(path: Path, authorities: Sequence[x509.Certificate], before: Revoked) -> Revoked:
     """Read the lists of revoked certificates of a file, each signed by one of the authorities.
 
-    When a list was due to be replaced (``nextUpdate``) is not looked at: one that is old locks nobody out.
+    ``nextUpdate`` is ignored: an old list excludes nobody.
 
     Args:
-        path: of one PEM text, or several behind one another.
-        authorities: those that are trusted.
-        before: what is in force; a list that is older than it is refused.
+        path: a file of one or more PEM texts.
+        authorities: the trusted ones.
+        before: what is in force; an older list is refused.
 
     Raises:
-        ConfigError: the file cannot be read or is not all well-formed; a list is of nobody who is trusted, needs what
-            is not understood here, or is older.
+        ConfigError: the file cannot be read or is malformed; a list is of no trusted authority, has an unknown
+            critical extension, or is older.
     """
     raw = _bytes_of(path)
     texts = _ONE_LIST.findall(raw)
     if not texts or len(texts) != raw.count(b"-----BEGIN"):
-        raise ConfigError(
-            f"{path}: holds no list of revoked certificates (PEM, -----BEGIN X509 CRL-----), or a part of one"
-        )
+        raise ConfigError(f"{path}: must hold whole lists of revoked certificates (PEM, -----BEGIN X509 CRL-----)")
     when: dict[tuple[x509.Name, int], datetime] = {}
     numbers: dict[x509.Name, int] = {}
     for text in texts:
@@ -187,16 +187,16 @@ def read_revoked(path: Path, authorities: Sequence[x509.Certificate], before: Re
             number = _number_of(revocations)
             entries = {(issuer, entry.serial_number): entry.revocation_date_utc for entry in revocations}
         except ValueError:
-            raise ConfigError(f"{path}: a list of revoked certificates that cannot be read") from None
+            raise ConfigError(f"{path}: a list of revoked certificates cannot be read") from None
         if not signed:
             raise ConfigError(f"{path}: is not signed by an authority of {AUTHORITY_FILE}")
         if unknown:
-            raise ConfigError(f"{path}: has a critical extension {unknown[0]}, which is not understood here")
+            raise ConfigError(f"{path}: has the critical extension {unknown[0]}, which is not supported")
         when |= entries
         numbers[issuer] = max(number, numbers.get(issuer, 0))
     for issuer, number in before.numbers.items():
         if numbers.get(issuer, -1) < number:
-            raise ConfigError(f"{path}: is older than the list in force, number {number}: revocations are not undone")
+            raise ConfigError(f"{path}: is older than the list in force, number {number}; revocations cannot be undone")
     return Revoked(when, numbers)
 
 
@@ -204,11 +204,11 @@ def read_listed(path: Path, before: frozenset[str] | None = None) -> frozenset[s
     """Read a list of clients.
 
     Args:
-        path: of a text: one name a line, ``#`` begins a comment.
-        before: is not looked at.
+        path: a text file: one name per line, ``#`` starts a comment.
+        before: ignored.
 
     Raises:
-        ConfigError: the file cannot be read, names nobody, or a line is no name.
+        ConfigError: the file cannot be read, lists nobody, or has a line that is no name.
     """
     try:
         text = decoded(_bytes_of(path))
@@ -224,17 +224,9 @@ def read_listed(path: Path, before: frozenset[str] | None = None) -> frozenset[s
             names.add(name)
     if not names:
         raise ConfigError(
-            f"{path}: names nobody; write one client's name a line, or start the server without this file"
+            f"{path}: lists nobody; write one client's name per line, or start the server without this file"
         )
     return frozenset(names)
-
-
-def _told_revoked(revoked: Revoked) -> str:
-    return f"in force, certificates that are revoked: {len(revoked.when)}"
-
-
-def _told_listed(listed: frozenset[str]) -> str:
-    return f"in force, clients that may take part: {len(listed)}"
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Curves of runs, and what several seeds say together: the median and the range, on common points.
+"""Curves of runs, and of several seeds together: the median and the range, on common points.
 
 For pictures and tables alone; nothing of a run depends on it.
 """
@@ -28,7 +28,7 @@ class Curve:
     Args:
         x: ascending, shape (points,).
         y: the measure there, same shape; infinite where the run had diverged.
-        holds: the last value stands for all later x too, as where a run has diverged and ended.
+        holds: the last value holds for all later x too, as for a run that has diverged and ended.
     """
 
     x: Numbers

@@ -1,7 +1,7 @@
 """What watches a run from outside: TensorBoard's event files, and a port that Prometheus reads.
 
 Both are optional, and so are the libraries that they need (`pip install 'breakwater[monitor]'`). They are fed as the
-live view is, and neither ends a run: what cannot be written is told once and left out.
+live view is, and neither ends a run: a failed write is logged once, and the rest left out.
 """
 
 import logging
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("breakwater.server")
 
 QUIET, TENSORBOARD, METRICS_PORT, METRICS_HOST = "quiet", "tensorboard", "metrics-port", "metrics-host"
-"""Keys of a Flower run config; what they mean says ``Monitoring``. A ``metrics-port`` of -1 is none."""
+"""Keys of a Flower run config, see ``Monitoring``. A ``metrics-port`` of -1 is none."""
 LOOPBACK = "127.0.0.1"
 
 _INSTALL = "; install it with: pip install 'breakwater[monitor]' (in a checkout: pip install -e '.[monitor]')"
@@ -60,7 +60,7 @@ class Monitoring:
 
     @classmethod
     def of(cls, run_config: Mapping[str, object]) -> Self:
-        """Return what a Flower run config says; ``tensorboard = "."`` stands for the run folder's own.
+        """Read a Flower run config; ``tensorboard = "."`` is the run folder's own.
 
         Raises:
             ConfigError: a value is none of those that its key may have; one line.
@@ -84,7 +84,7 @@ class Monitoring:
         """Make sure, before a run begins, that it can be watched so.
 
         Args:
-            said_in: what stands before a key where the user has written it: of an option, or of a run config.
+            said_in: the prefix of a key, as the user has written it: of an option, or of a run config.
 
         Raises:
             ConfigError: a library is missing, or the port is taken; one line.
@@ -142,7 +142,7 @@ def _without_torch() -> Iterator[None]:
     if "torch" in sys.modules:
         yield
         return
-    sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to say that there is no such module
+    sys.modules["torch"] = None  # type: ignore[assignment]  # an import of it then fails
     try:
         yield
     finally:
@@ -152,8 +152,8 @@ def _without_torch() -> Iterator[None]:
 class EventFiles:
     """Writes each round's numbers as TensorBoard's scalars.
 
-    A run that goes on begins a file of its own. It tells TensorBoard to forget what older files say of later rounds,
-    and of the last ones before: a server that was killed may not have written them all, so they are written again.
+    A run that goes on begins a new file. It makes TensorBoard forget later rounds of older files, and the last ones
+    before: a server that was killed may not have written them all, so they are written again.
 
     Args:
         folder: where; made if it is not there.
@@ -242,7 +242,7 @@ def _measures(evaluation: "Evaluation") -> dict[str, float | None]:
 
 
 class MetricsPort:
-    """Answers Prometheus over HTTP. What it says is put together when it is asked; a round only counts its seconds.
+    """Serves Prometheus over HTTP. Metrics are collected on request; a round only adds its seconds.
 
     Args:
         live: the run.

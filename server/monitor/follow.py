@@ -27,16 +27,16 @@ _MOST = 16 << 20
 def follow_folder(path: Path, *, patience_s: float = PATIENCE_S) -> Iterator[State]:
     """Yield the states of the run in a folder, as its metrics grow, until its summary is there.
 
-    What only the server knows is missing: who is connected. A run that nobody runs is shown as away, as it may be gone
-    on with.
+    The number of connected clients is missing, as only the server knows it. A run without a server is shown as away:
+    another server may continue it.
 
     Args:
         path: the run folder.
-        patience_s: how long nobody may run it.
+        patience_s: how long to wait for a server.
 
     Raises:
         ConfigError: there is no run, or one that cannot be read.
-        ServerGone: nobody has run it for too long.
+        ServerGone: no server has run it for that long.
     """
     if not (path / CONFIG).exists() or not (path / METRICS).exists():
         raise ConfigError(f"{path}: holds no run ({CONFIG} and {METRICS}); give HOST:PORT, or a run folder")
@@ -52,8 +52,8 @@ def follow_folder(path: Path, *, patience_s: float = PATIENCE_S) -> Iterator[Sta
         still_s = time.monotonic() - moved
         if still_s > _STILL_S and not _is_run(path):
             if still_s > patience_s:
-                raise ServerGone(f"{path}: nobody has run this for {still_s:.0f} s")
-            state |= {"away": f"nobody runs this now, `breakwater server --resume {path}` goes on with it"}
+                raise ServerGone(f"{path}: no server has run this for {still_s:.0f} s")
+            state |= {"away": f"no server runs this now; `breakwater server --resume {path}` continues it"}
         yield state
         time.sleep(EVERY_S)
 
@@ -101,9 +101,9 @@ class _Followed:
 
 
 def _is_run(path: Path) -> bool:
-    """Return whether somebody holds the folder's lock, or whether nobody can say.
+    """Return whether a process holds the folder's lock; True also where that cannot be found out.
 
-    The lock is looked up and not tried: to hold it for a moment could keep a server from starting.
+    The lock is looked up and not tried: holding it for a moment could keep a server from starting.
     """
     try:
         inode = (path / METRICS).stat().st_ino

@@ -1,7 +1,7 @@
 """What a run is doing now, as one JSON object: the terminal, `breakwater watch` and Prometheus all show this.
 
-``LiveRun`` is fed by the rounds as they end, which costs microseconds; rates and shares are worked out when somebody
-asks. docs/watching.md lists the keys.
+``LiveRun`` is fed by the rounds as they end, which costs microseconds; rates and shares are computed on
+request. docs/watching.md lists the keys.
 """
 
 import json
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 State = dict[str, Any]
 
 OTHERS = "(others)"
-"""The name that stands for all rejected clients beyond the number of seats."""
+"""The common name of all rejected clients beyond the number of seats."""
 MAX_REASONS = 32
-"""At most this many kinds of reasons are told apart; kinds are ours, not a client's, so that there are never more."""
+"""At most this many kinds of reasons are counted separately; clients cannot choose them."""
 KEPT_REJECTIONS = 5
 """This many of the last rejections are shown."""
 HISTORY = 40
@@ -50,7 +50,7 @@ class Title:
     Args:
         run: name of the run folder.
         method: kind of the method.
-        rule: the robust rule, with what stands before it.
+        rule: the robust rule, with its pre-aggregators.
         task: kind of the task.
         attack: what the Byzantine clients of a local run do; None for nothing.
         clients: n.
@@ -88,7 +88,7 @@ class LiveRun:
 
     Args:
         title: of the run.
-        connected: returns how many clients are connected; None where nobody can tell.
+        connected: returns how many clients are connected; None where that is not known.
         address: HOST:PORT where clients and watchers find the server; "" where there is none.
     """
 
@@ -153,7 +153,7 @@ class LiveRun:
             self._held = line
 
     def end(self, status: str, line: str) -> None:
-        """Note how the run has ended, and the last line that the user is told."""
+        """Note how the run has ended, and its last line."""
         with self._lock:
             self._status, self._line, self._held = status, line, ""
 
@@ -319,19 +319,19 @@ class _State(BaseModel):
     goodbye: str = ""
 
 
-def checked(told: Mapping[str, Any]) -> State:
-    """Return a state that somebody else has sent, without keys that are not of a state.
+def checked(received: Mapping[str, Any]) -> State:
+    """Return a state that came over the network, without keys that are not of a state.
 
     Texts may hold any characters; everything else that is shown has a bounded size.
 
     Args:
-        told: the state, with ``away`` or ``goodbye`` if a watcher has added that.
+        received: the state, with ``away`` or ``goodbye`` if a watcher has added that.
 
     Raises:
         ValueError: a key is missing, or its value has another type or is out of bounds; the message is the key.
     """
     try:
-        return _State.model_validate(told).model_dump(exclude_unset=True)
+        return _State.model_validate(received).model_dump(exclude_unset=True)
     except ValidationError as error:
         raise ValueError(error.errors()[0]["loc"][0]) from None
 

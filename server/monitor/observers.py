@@ -1,4 +1,4 @@
-"""Who looks on while a run goes: the terminal, those who watch over the link, TensorBoard and Prometheus."""
+"""What shows a run while it goes: the terminal, watchers over the link, TensorBoard and Prometheus."""
 
 import logging
 from collections import deque
@@ -24,7 +24,7 @@ _AGAIN = 10_000
 
 
 class Observers:
-    """All who look on at one run; made by ``watched``.
+    """Everything that shows one run; made by ``watched``.
 
     Args:
         live: the run's state, which all others show.
@@ -48,7 +48,7 @@ class Observers:
     def start(self, evaluation: Evaluation, after: int) -> None:
         """Note that rounds begin, with this model after round ``after``."""
         self._live.begin(evaluation)
-        self._progress.start(evaluation)
+        self._progress.start()
         if self._events is not None:
             self._events.start(evaluation, after)
 
@@ -70,7 +70,7 @@ class Observers:
         self._live.hold(line)
 
     def end(self, status: str, line: str) -> None:
-        """Note how the run has ended, and the last line that the user is told."""
+        """Note how the run has ended, and its last line."""
         self._live.end(status, line)
 
 
@@ -78,14 +78,14 @@ class Observers:
 def watched(
     transport: Transport, config: Config, out: Path, after: int, monitoring: Monitoring, console: Console
 ) -> Iterator[Observers]:
-    """Within: the run is shown to all who look on.
+    """Within: the run is shown as it goes.
 
     Args:
         transport: where the clients are; its watchers are shown the run too.
         config: of the run.
         out: the run folder.
         after: the last round that is there already, in a run that goes on.
-        monitoring: who looks on.
+        monitoring: what shows it.
         console: of the user.
 
     Raises:

@@ -1,7 +1,7 @@
 """Who attacked? What the rounds of a run show about each client, and a ranking for a person to look at.
 
-Nothing is decided here and nobody is banned: an honest client with unusual data stands out as an attacker does, and an
-attacker that imitates honest clients does not. ``STATEMENT`` says how often the ranking was right where that is known.
+The ranking has no effect: an honest client with unusual data stands out like an attacker, and an attacker that imitates
+honest clients does not. ``STATEMENT`` gives the measured accuracy of the ranking.
 
 The score compares a client with the others over the whole run. For each kind of evidence the client's typical value (a
 median over its rounds) is put in units of the spread among clients (their median absolute deviation, so that fewer than
@@ -32,11 +32,11 @@ STATEMENT = (
 HIGHEST = 99.9
 """The highest score."""
 _LITTLE = 2.0
-"""Lower scores get no reason: somebody must be first."""
+"""Lower scores get no reason, as some client is always first."""
 _FEW = 5
 """Rounds after which a typical value counts for half."""
 _FLOORS = {"distance": 0.05, "cosine": 0.02, "clipped": 0.1, "rejected": 0.05, "same": 0.05}
-"""The least spread that is believed: where all clients agree to more digits than that, small differences say little.
+"""The minimum spread: where all clients agree more closely than this, small differences show little.
 
 Distances are compared by their logarithm; the last three are shares of rounds.
 """
@@ -218,7 +218,7 @@ def _scores(clients: Mapping[int, _Statistics]) -> dict[int, tuple[float | None,
 
 
 def table(suspects: Sequence[Suspect]) -> Table:
-    """Return the suspects as a table for a terminal; names and reasons are whatever the clients chose.
+    """Return the suspects as a table for a terminal; names and reasons come from the clients.
 
     Empty columns are left out.
     """

@@ -1,10 +1,11 @@
-"""What a run shows while it goes: a small live view on a terminal, plain lines elsewhere, nothing if it is to be quiet.
+"""What a run shows while it goes: a small live view on a terminal, plain lines elsewhere, nothing with ``--quiet``.
 
-Both are made of a state of ``server.monitor.live``, so that `breakwater watch` shows the same from another terminal.
-Names and reasons in it are somebody else's words: they are shown as plain text, never as markup.
+Both are made of a state of ``server.monitor.live``, so that `breakwater watch` shows the same on another terminal.
+Names and reasons in it come from other parties: they are shown as plain text, never as markup.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,20 +16,19 @@ from rich.text import Text
 from foundation.text import one_line
 from foundation.units import clock, size
 from server.monitor.live import LiveRun, sparkline
-from strategies.method import Evaluation
 from strategies.strategy import RoundRecord
 
 LINES = 12
-"""About so many lines a run where the output is no terminal: a log is not a screen."""
+"""About this many lines a run where the output is no terminal."""
 REFRESHES = 4
-"""So many times a second the live view is drawn: each time takes some 3 ms from the rounds."""
+"""How often the live view is drawn, a second: each time takes some 3 ms from the rounds."""
 
 _LEAST_WIDTH, _MOST_WIDTH = 40, 120
 _SPARK, _BAR = 24, 36
 """Characters of a curve, and of the bar."""
 
 
-class Screen:
+class Screen(Live):
     """Shows states on a terminal, the newest in place of the one before; use it as a context manager.
 
     Args:
@@ -38,54 +38,38 @@ class Screen:
     """
 
     def __init__(self, console: Console, state: Callable[[], Mapping[str, Any] | None]) -> None:
-        self._console = console
         self._state = state
-        self._live = Live(
+        super().__init__(
             console=console, get_renderable=self._draw, refresh_per_second=REFRESHES, vertical_overflow="crop"
         )
 
-    def __enter__(self) -> Self:
-        """Begin to draw."""
-        self._live.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """Draw the last state, and leave the terminal as it was."""
-        self._live.stop()
-
     def _draw(self) -> RenderableType:
         state = self._state()
-        return Text("") if state is None else view(state, self._console.width)
+        return Text("") if state is None else view(state, self.console.width)
 
 
-class RunProgress:
+class RunProgress(ExitStack):
     """Shows one run while it goes; use it as a context manager.
 
     Args:
         console: where to write.
-        live: the run's state; whoever adds rounds here has added them there first.
+        live: the run's state; rounds are added there before they are added here.
         quiet: show nothing.
     """
 
     def __init__(self, console: Console, live: LiveRun, *, quiet: bool = False) -> None:
-        self._console = console
+        super().__init__()
         self._live = live
-        moves = console.is_terminal and not console.is_dumb_terminal and not quiet
-        self._screen = Screen(console, live.state) if moves else None
+        moves = console.is_terminal and not console.is_dumb_terminal
+        self._screen = Screen(console, live.state) if moves and not quiet else None
         self._lines = None if quiet or moves else PlainLines(console)
 
     def __enter__(self) -> Self:
-        """Start showing."""
         if self._screen is not None:
-            self._screen.__enter__()
+            self.enter_context(self._screen)
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        """Stop showing, and leave the terminal as it was."""
-        if self._screen is not None:
-            self._screen.__exit__(*exc)
-
-    def start(self, evaluation: Evaluation) -> None:
+    def start(self) -> None:
         """Show the starting point."""
         if self._lines is not None:
             self._lines.add(self._live.state())
@@ -97,11 +81,7 @@ class RunProgress:
 
 
 class PlainLines:
-    """Writes states as lines, about ``LINES`` a run.
-
-    Args:
-        console: where to write.
-    """
+    """Writes states as lines, about ``LINES`` a run."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -132,7 +112,7 @@ def plain(state: Mapping[str, Any]) -> str:
 
 
 def last_line(summary: Mapping[str, Any], out: Path) -> str:
-    """Return what the user is told of a run that has ended.
+    """Return the last line that a user sees of a run.
 
     Args:
         summary: as the run folder has it.
@@ -210,8 +190,9 @@ def _rows(state: Mapping[str, Any], width: int) -> list[tuple[str, Text]]:
     loss, accuracy, gap = state["loss"], state["accuracy"], state["gap"]
     rows = []
     if history["loss"]:  # else nothing has been measured yet
-        told = "not finite" if loss is None else f"{loss:.4g}"
-        rows.append(("loss", _curve(told, history["loss"], spark, at, log=True)))
+        rows.append(
+            ("loss", _curve("not finite" if loss is None else f"{loss:.4g}", history["loss"], spark, at, log=True))
+        )
     if gap is not None:
         rows.append(("f(x) - f*", _curve(f"{gap:.1e}", history["gap"], spark, at, log=True)))
     if accuracy is not None:

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a server needs to go on after a crash, in files that are whole or are not taken.
+"""Checkpoints: all that a server needs to go on after a crash. A damaged file is not used.
 
 Each is one safetensors file in the run folder's ``checkpoints/``, named by its round: the vectors of the method's state
 as arrays, everything else as JSON in the header, with a SHA-256 over both. It is written beside its place and moved
@@ -37,7 +37,7 @@ _DIGEST = "sha256"
 
 
 class DamagedCheckpointError(Exception):
-    """A file that is no checkpoint of ours, or not a whole one; the message says what is wrong, without the file."""
+    """A file is not a checkpoint of ours, or damaged; the message does not name the file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ def write_arrays(arrays: Mapping[str, NDArray[Any]], path: Path, metadata: dict[
     """
     try:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata)
-    except SafetensorError as error:  # its own name for what the system says
+    except SafetensorError as error:  # its name for an error of the system
         raise OSError(None, str(error)) from error
 
 
@@ -92,7 +92,7 @@ def of_state(
 
 
 def digest_of(config: Config) -> str:
-    """Return what tells runs apart: two resolved configs with the same digest have the same trajectory."""
+    """Return a digest of a resolved config: two with the same digest have the same trajectory."""
     return hashlib.sha256(json.dumps(config.trajectory_terms(), sort_keys=True).encode()).hexdigest()
 
 

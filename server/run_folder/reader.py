@@ -26,7 +26,7 @@ def each_round(folder: Path) -> Iterator[RoundRecord]:
                 try:
                     record = from_line(line, names)
                 except ValueError as error:
-                    raise ConfigError(f"{path}: is no metrics file of a run: line {number}: {error}") from None
+                    raise ConfigError(f"{path}: is not the metrics of a run: line {number}: {error}") from None
                 yield record
     except FileNotFoundError:
         raise ConfigError(f"{folder}: no run is there ({METRICS} is missing)") from None

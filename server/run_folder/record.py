@@ -134,9 +134,9 @@ def from_line(text: str | bytes, names: dict[int, str]) -> RoundRecord:
             incomplete=bool(line.get("incomplete")),
         )
     except KeyError as error:
-        raise ValueError(f"no round: {error} is missing") from None
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"no round: {error}") from None
+        raise ValueError(f"not a round: {error} is missing") from None
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"not a round: {error}") from None
 
 
 def measures_to(evaluation: Evaluation) -> dict[str, float | None]:

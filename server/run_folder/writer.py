@@ -3,7 +3,6 @@
 A full disk does not end a run: what cannot be written is kept in memory and tried again after every round.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ from typing import Any, Self
 
 from experiment.config import Config
 from foundation.errors import ConfigError, Unwritten
-from foundation.files import replace_text, replacing
+from foundation.files import lock, replace_text, replacing
 from foundation.signals import waiting
 from server.run_folder import CONFIG, METRICS, MODEL, SUMMARY
 from server.run_folder.checkpoints import Checkpoint, Checkpoints, clear_drafts, write_arrays
@@ -71,16 +70,12 @@ def _lock(path: Path, *, goes_on: bool) -> int:
         if (path / METRICS).exists() and not goes_on:
             raise ConfigError(f"{path}: holds a run already; give --out another folder or remove it")
         file = os.open(path / METRICS, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            raise ConfigError(f"{path}: another server is running this run") from None
-        except BaseException:
-            os.close(file)
-            raise
+        locked = lock(file)
     except OSError as error:
         raise unwritable(path, error, goes_on=goes_on) from None
+    if not locked:
+        os.close(file)
+        raise ConfigError(f"{path}: another server is running this run")
     return file
 
 
@@ -253,7 +248,7 @@ class RunFolder:
             stall: of a run that stalled, see ``StalledError.to_dict``.
             lives: how often a server was started for this run.
             patience_s: how long to wait for room on a full disk.
-            task: what the task tells of itself, see ``experiment.explain.TaskFacts``.
+            task: the problem constants, see ``experiment.explain.TaskFacts``.
 
         Raises:
             Unwritten: the disk is full, or the folder is gone.
@@ -331,24 +326,16 @@ class RunFolder:
         Raises:
             OSError: not all of them could be written; what is in the file is whole lines.
         """
+        written = 0
         try:
-            while self._unwritten:
-                written = os.pwrite(self._metrics, self._unwritten, self._size)
-                self._size += written
-                del self._unwritten[:written]
+            while written < len(self._unwritten):
+                written += os.pwrite(self._metrics, self._unwritten[written:], self._size + written)
         finally:
-            self._cut_at_line()
-
-    def _cut_at_line(self) -> None:
-        """Let the file end with a whole line, and take the beginning of the next one back."""
-        if not self._unwritten:
-            return
-        begun = os.pread(self._metrics, 1 << 20, max(0, self._size - (1 << 20)))
-        torn = begun[begun.rfind(b"\n") + 1 :]
-        if torn:
-            self._unwritten[:0] = torn
-            self._size -= len(torn)
-            os.ftruncate(self._metrics, self._size)
+            whole = self._unwritten.rfind(b"\n", 0, written) + 1
+            if whole < written:
+                os.ftruncate(self._metrics, self._size + whole)
+            self._size += whole
+            del self._unwritten[:whole]
 
     def _save(self, model: Vector, *, durable: bool) -> None:
         arrays = {"x": model, **self._frozen}

@@ -1,8 +1,8 @@
 """Robust aggregation rules: one vector out of n' of which up to f may be anything at all.
 
-Each rule is a frozen dataclass, called as a function of the rows, f, a generator for its random pre-steps and a centre
-for the rule that needs one. The base class ``Rule`` checks (n', f) and runs the pre-steps; a rule itself is one method
-of a few lines.
+Each rule is a frozen dataclass, called as a function of the rows, f, a generator for its random pre-aggregators and a
+centre for the rule that needs one. The base class ``Rule`` checks (n', f) and runs the pre-aggregators; a rule itself
+is one method of a few lines.
 
 ===============  =======================================================  ==================  ==========================
 kind             what                                                     takes               where
@@ -22,8 +22,8 @@ caf              weights that shrink along the largest variance           2f < n
 smea             mean of the n' - f rows of least variance                2f < n', few sets   ``center_rules``
 ===============  =======================================================  ==================  ==========================
 
-Pre-steps (``presteps``) lower what is taken: bucketing by s divides the share by about s, which ``tolerates`` and
-``breakdown`` include.
+Pre-aggregators (``preaggregators``) lower what is taken: bucketing by s divides the share by about s, which
+``tolerates`` and ``breakdown`` include.
 """
 
 from strategies.aggregators.center_rules import (

@@ -14,7 +14,8 @@ import numpy as np
 
 from strategies.aggregators.rule import Rule
 from strategies.aggregators.subsets import least_variance
-from strategies.aggregators.weighted_rows import Matrix, Mixture
+from strategies.aggregators.weighted_rows import Matrix, WeightedRows
+from strategies.checks import check_count, check_positive
 from strategies.method import Rows, Vector
 from strategies.vectors import column_blocks, coordinate_median
 
@@ -45,23 +46,16 @@ class GeometricMedian(Rule):
     max_steps: int = 200
 
     def __post_init__(self) -> None:
-        for name in ("nu", "tol"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be above 0 and finite")
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps = {self.max_steps}: must be at least 1")
+        check_positive(nu=self.nu, tol=self.tol)
+        check_count(max_steps=self.max_steps)
 
-    def limit(self, n: int) -> int:
-        """Return the largest f below n/2."""
-        return (n - 1) // 2
-
-    def aggregate(self, rows: Mixture, f: int, center: Vector | None) -> Vector:
+    def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Return the smoothed geometric median of ``rows``; it needs no f."""
         rows, unit = tamed(rows)
         z = self._of_large(rows) if rows.large else self._of_small(rows)
         return _untamed(z, unit)
 
-    def _of_small(self, seen: Mixture) -> Vector:
+    def _of_small(self, seen: WeightedRows) -> Vector:
         """Step through the rows themselves."""
         rows = seen.array()
         z = coordinate_median(rows).astype(np.float64)
@@ -76,7 +70,7 @@ class GeometricMedian(Rule):
             seen.note(weights / weights.sum())
         return z.astype(rows.dtype)
 
-    def _of_large(self, rows: Mixture) -> Vector:
+    def _of_large(self, rows: WeightedRows) -> Vector:
         """Step through the inner products about the coordinate-wise median.
 
         Formed in float32 where that will do: it tells distances down to a thousandth of the others.
@@ -88,7 +82,7 @@ class GeometricMedian(Rule):
             z, _ = self._step(rows, c, products)
         return z
 
-    def _step(self, rows: Mixture, c: Vector, products: Matrix) -> tuple[Vector, float]:
+    def _step(self, rows: WeightedRows, c: Vector, products: Matrix) -> tuple[Vector, float]:
         """Return the result and its distance to the nearest row, in units of ``typical``."""
         distances = np.sqrt(np.diagonal(products))
         typical = float(np.sort(distances)[len(rows) // 2])
@@ -127,16 +121,10 @@ class CenteredClipping(Rule):
     steps: int = 3
 
     def __post_init__(self) -> None:
-        if self.tau is not None and not 0 < self.tau < np.inf:
-            raise ValueError(f"tau = {self.tau}: must be above 0 and finite")
-        if self.steps < 1:
-            raise ValueError(f"steps = {self.steps}: must be at least 1")
+        check_positive(tau=self.tau)
+        check_count(steps=self.steps)
 
-    def limit(self, n: int) -> int:
-        """Return the largest f below n/2."""
-        return (n - 1) // 2
-
-    def aggregate(self, rows: Mixture, f: int, center: Vector | None) -> Vector:
+    def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Return v after the last step; it needs no f."""
         n = len(rows)
         rows, unit = tamed(rows)
@@ -170,11 +158,7 @@ class CovarianceFilter(Rule):
 
     kind: Literal["caf"] = "caf"
 
-    def limit(self, n: int) -> int:
-        """Return the largest f below n/2."""
-        return (n - 1) // 2
-
-    def aggregate(self, rows: Mixture, f: int, center: Vector | None) -> Vector:
+    def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Return the weighted mean of least variance."""
         n = len(rows)
         rows, unit = tamed(rows)
@@ -216,7 +200,7 @@ class SmallestVarianceAveraging(Rule):
         """Say how many sets there are where it is they that are too many."""
         return f": {comb(n, f)} sets of n' - f, more than {MOST_SETS}" if 2 * f < n else ""
 
-    def aggregate(self, rows: Mixture, f: int, center: Vector | None) -> Vector:
+    def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Return the mean of the set of least variance."""
         rows, unit = tamed(rows)
         _, products = rows.products()
@@ -259,7 +243,7 @@ def _main_direction(products: Matrix, share: Matrix) -> tuple[float, Matrix]:
     return float(values[-1]), t
 
 
-def tamed(rows: Mixture) -> tuple[Mixture, float]:
+def tamed(rows: WeightedRows) -> tuple[WeightedRows, float]:
     """Bring float64 rows whose squares would leave float64 to the unit of the typical row; return them and that unit.
 
     Rows more than 1e100 units long are scaled to there; they keep their direction.

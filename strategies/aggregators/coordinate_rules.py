@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from strategies.aggregators.rule import Rule
-from strategies.aggregators.weighted_rows import Mixture
+from strategies.aggregators.weighted_rows import WeightedRows
 from strategies.method import Vector
 
 
@@ -19,7 +19,7 @@ class Mean(Rule):
         """Return n: nothing is promised, whatever f is."""
         return n
 
-    def aggregate(self, rows: Mixture, f: int, center: Vector | None) -> Vector:
+    def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Return the mean of ``rows``."""
         return rows.mean()
 
@@ -34,11 +34,7 @@ class CoordinateMedian(Rule):
 
     kind: Literal["cm"] = "cm"
 
-    def limit(self, n: int) -> int:
-        """Return the largest f below n/2."""
-        return (n - 1) // 2
-
-    def aggregate(self, rows: Mixture, f: int, center: Vector | None) -> Vector:
+    def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Return the coordinate-wise median of ``rows``; it needs no f."""
         return rows.medians()
 
@@ -53,11 +49,7 @@ class TrimmedMean(Rule):
 
     kind: Literal["cwtm"] = "cwtm"
 
-    def limit(self, n: int) -> int:
-        """Return the largest f below n/2, so that a value is left."""
-        return (n - 1) // 2
-
-    def aggregate(self, rows: Mixture, f: int, center: Vector | None) -> Vector:
+    def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Return the coordinate-wise mean of ``rows`` without the f extremes at either end."""
         return rows.trimmed_means(f)
 
@@ -72,10 +64,6 @@ class MeanAroundMedian(Rule):
 
     kind: Literal["meamed"] = "meamed"
 
-    def limit(self, n: int) -> int:
-        """Return the largest f below n/2."""
-        return (n - 1) // 2
-
-    def aggregate(self, rows: Mixture, f: int, center: Vector | None) -> Vector:
+    def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Return the coordinate-wise mean of the values of ``rows`` around the median."""
         return rows.means_around_medians(f)

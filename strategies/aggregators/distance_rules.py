@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from strategies.aggregators.rule import Rule
 from strategies.aggregators.subsets import least_diameter
-from strategies.aggregators.weighted_rows import Matrix, Mixture
+from strategies.aggregators.weighted_rows import Matrix, WeightedRows
 from strategies.method import Vector
 
 
@@ -45,7 +45,7 @@ class Krum(Rule):
         """Return the largest f with 2f + 3 <= n (with more, f equal rows could vouch for each other)."""
         return (n - 3) // 2
 
-    def aggregate(self, rows: Mixture, f: int, center: Vector | None) -> Vector:
+    def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Return a copy of the row of least score."""
         return rows.row(int(np.argmin(krum_scores(rows.squared_distances(), len(rows) - f - 2))))
 
@@ -65,7 +65,7 @@ class MultiKrum(Rule):
         """Return the largest f with 2f + 3 <= n, as for Krum."""
         return (n - 3) // 2
 
-    def aggregate(self, rows: Mixture, f: int, center: Vector | None) -> Vector:
+    def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Return the mean of the rows of least score."""
         n = len(rows)
         scores = krum_scores(rows.squared_distances(), n - f - 2)
@@ -89,7 +89,7 @@ class Bulyan(Rule):
         """Return the largest f with 4f + 3 <= n."""
         return (n - 3) // 4
 
-    def aggregate(self, rows: Mixture, f: int, center: Vector | None) -> Vector:
+    def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Return the mean around the median of what Krum chose."""
         squares = rows.squared_distances()
         left = list(range(len(rows)))
@@ -114,11 +114,7 @@ class MinimumDiameterAveraging(Rule):
 
     kind: Literal["mda"] = "mda"
 
-    def limit(self, n: int) -> int:
-        """Return the largest f below n/2."""
-        return (n - 1) // 2
-
-    def aggregate(self, rows: Mixture, f: int, center: Vector | None) -> Vector:
+    def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Return the mean of the set of least diameter."""
         return rows.mean_of(np.array(least_diameter(rows.squared_distances(), len(rows) - f)))
 
@@ -150,7 +146,7 @@ class MoNNA(Rule):
         """Return the largest f below n/2; -1 where there is no row ``pivot``."""
         return (n - 1) // 2 if self.pivot < n else -1
 
-    def aggregate(self, rows: Mixture, f: int, center: Vector | None) -> Vector:
+    def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Return the mean of the rows around the pivot."""
         squares = rows.squared_distances()[self.pivot]
         squares[self.pivot] = -1.0  # first also among equal ones

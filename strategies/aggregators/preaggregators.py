@@ -1,11 +1,11 @@
-"""Pre-steps: what is done to the received rows before a robust rule sees them.
+"""Pre-aggregators: what is done to the received rows before a robust rule sees them.
 
-A pre-step maps n' rows of which f may be Byzantine to other rows of which f' may be. Bucketing averages random groups,
-so that honest rows differ less, but every Byzantine row spoils a whole group; nearest-neighbour mixing averages each
-row with those around it and keeps f; clipping shortens what is long, and keeps f. The rules of ``aggregators`` run them
-in the order of their field ``pre``.
+A pre-aggregator maps n' rows of which f may be Byzantine to other rows of which f' may be. Bucketing averages random
+groups, so that honest rows differ less, but every Byzantine row spoils a whole group; nearest-neighbour mixing averages
+each row with those around it and keeps f; clipping shortens what is long, and keeps f. The rules of ``aggregators`` run
+them in the order of their field ``pre``.
 
-What a pre-step gives is a ``Mixture``: weights, not a new array. ``__call__`` writes the new rows out.
+A pre-aggregator returns ``WeightedRows``: weights, not a new array. ``__call__`` writes the new rows out.
 """
 
 from abc import ABC, abstractmethod
@@ -14,26 +14,27 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from strategies.aggregators.weighted_rows import Matrix, Mixture
+from strategies.aggregators.weighted_rows import Matrix, WeightedRows
+from strategies.checks import check_count, check_positive
 from strategies.method import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class _PreStep(ABC):
-    """What all pre-steps share: the call on an array."""
+class _PreAggregator(ABC):
+    """What all pre-aggregators share: the call on an array."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
-    @abstractmethod
     def tolerates(self, n: int) -> int:
-        """Return the largest f that this step takes for n rows."""
+        """Return the largest f that this step takes for n rows: fewer than half, unless a class says otherwise."""
+        return (n - 1) // 2
 
-    @abstractmethod
     def after(self, n: int, f: int) -> tuple[int, int]:
-        """Return (n', f') for n rows with f Byzantine."""
+        """Return (n', f') for n rows with f Byzantine: both unchanged, unless a class says otherwise."""
+        return n, f
 
     @abstractmethod
-    def mix(self, rows: Mixture, f: int, rng: np.random.Generator) -> Mixture:
+    def mix(self, rows: WeightedRows, f: int, rng: np.random.Generator) -> WeightedRows:
         """Return what the rule sees in place of ``rows``, of which f may be Byzantine."""
 
     def __call__(self, rows: Rows, f: int, rng: np.random.Generator) -> tuple[Rows, int]:
@@ -47,11 +48,11 @@ class _PreStep(ABC):
         Returns:
             Rows of shape (n', d), dtype of ``rows``, and f'.
         """
-        return self.mix(Mixture(rows), f, rng).array(), self.after(len(rows), f)[1]
+        return self.mix(WeightedRows(rows), f, rng).array(), self.after(len(rows), f)[1]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bucketing(_PreStep):
+class Bucketing(_PreAggregator):
     """Means of random groups of s rows; the last group may be smaller and is divided by its own size.
 
     Args:
@@ -66,8 +67,7 @@ class Bucketing(_PreStep):
     s: int = 2
 
     def __post_init__(self) -> None:
-        if self.s < 1:
-            raise ValueError(f"s = {self.s}: must be at least 1")
+        check_count(s=self.s)
 
     def tolerates(self, n: int) -> int:
         """Return n: any f, the rule after it decides."""
@@ -78,7 +78,7 @@ class Bucketing(_PreStep):
         buckets = -(-n // self.s)
         return buckets, min(f, buckets)
 
-    def mix(self, rows: Mixture, f: int, rng: np.random.Generator) -> Mixture:
+    def mix(self, rows: WeightedRows, f: int, rng: np.random.Generator) -> WeightedRows:
         """Return the means of the buckets of a random permutation."""
         n = len(rows)
         weights = np.zeros((-(-n // self.s), n))
@@ -87,7 +87,7 @@ class Bucketing(_PreStep):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NearestNeighbourMixing(_PreStep):
+class NearestNeighbourMixing(_PreAggregator):
     """Every row becomes the mean of its n - f nearest rows, itself included; of equally near ones the first.
 
     Source:
@@ -96,15 +96,7 @@ class NearestNeighbourMixing(_PreStep):
 
     kind: Literal["nnm"] = "nnm"
 
-    def tolerates(self, n: int) -> int:
-        """Return the largest f that this step takes for n rows: fewer than half of them."""
-        return (n - 1) // 2
-
-    def after(self, n: int, f: int) -> tuple[int, int]:
-        """Return (n', f') for n rows with f Byzantine: both unchanged."""
-        return n, f
-
-    def mix(self, rows: Mixture, f: int, rng: np.random.Generator) -> Mixture:
+    def mix(self, rows: WeightedRows, f: int, rng: np.random.Generator) -> WeightedRows:
         """Return the means of neighbours; nothing is drawn."""
         n = len(rows)
         squares = rows.squared_distances()
@@ -116,7 +108,7 @@ class NearestNeighbourMixing(_PreStep):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StaticClipping(_PreStep):
+class StaticClipping(_PreAggregator):
     """Rows longer than c are shortened to length c.
 
     Args:
@@ -127,24 +119,19 @@ class StaticClipping(_PreStep):
     c: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.c < np.inf:
-            raise ValueError(f"c = {self.c}: must be above 0 and finite")
+        check_positive(c=self.c)
 
     def tolerates(self, n: int) -> int:
         """Return n: any f, the rule after it decides."""
         return n
 
-    def after(self, n: int, f: int) -> tuple[int, int]:
-        """Return (n', f') for n rows with f Byzantine: both unchanged."""
-        return n, f
-
-    def mix(self, rows: Mixture, f: int, rng: np.random.Generator) -> Mixture:
+    def mix(self, rows: WeightedRows, f: int, rng: np.random.Generator) -> WeightedRows:
         """Return the clipped rows; nothing is drawn."""
         return _clipped(rows, rows.norms(), self.c)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptiveRobustClipping(_PreStep):
+class AdaptiveRobustClipping(_PreAggregator):
     """The floor(2 f (n - f) / n) longest rows are shortened to the length of the longest of the others.
 
     Source:
@@ -154,21 +141,13 @@ class AdaptiveRobustClipping(_PreStep):
 
     kind: Literal["arc"] = "arc"
 
-    def tolerates(self, n: int) -> int:
-        """Return the largest f that this step takes for n rows: fewer than half of them."""
-        return (n - 1) // 2
-
-    def after(self, n: int, f: int) -> tuple[int, int]:
-        """Return (n', f') for n rows with f Byzantine: both unchanged."""
-        return n, f
-
-    def mix(self, rows: Mixture, f: int, rng: np.random.Generator) -> Mixture:
+    def mix(self, rows: WeightedRows, f: int, rng: np.random.Generator) -> WeightedRows:
         """Return the clipped rows; nothing is drawn."""
         n, norms = len(rows), rows.norms()
         return _clipped(rows, norms, float(np.sort(norms)[n - 2 * f * (n - f) // n - 1]))
 
 
-def _clipped(rows: Mixture, norms: Matrix, radius: float) -> Mixture:
+def _clipped(rows: WeightedRows, norms: Matrix, radius: float) -> WeightedRows:
     """Return the rows with those longer than ``radius`` scaled to it; a row too long for float64 becomes 0."""
     long = norms > radius
     if not long.any():
@@ -178,5 +157,5 @@ def _clipped(rows: Mixture, norms: Matrix, radius: float) -> Mixture:
     return rows.mixed(np.diag(factors))
 
 
-PreStep = Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping
-"""Any pre-step; told apart by ``kind``."""
+PreAggregator = Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping
+"""Any pre-aggregator; told apart by ``kind``."""

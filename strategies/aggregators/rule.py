@@ -1,4 +1,4 @@
-"""What all robust aggregation rules share: the check of (n', f) and the pre-steps."""
+"""What all robust aggregation rules share: the check of (n', f) and the pre-aggregators."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from strategies.aggregators.preaggregators import PreStep
-from strategies.aggregators.weighted_rows import Mixture, Taken
+from strategies.aggregators.preaggregators import PreAggregator
+from strategies.aggregators.weighted_rows import Taken, WeightedRows
 from strategies.method import Rows, Vector, Weights
 
 
@@ -17,7 +17,7 @@ class Rule(ABC):
 
     Args:
         kind: the rule's name in configs.
-        pre: pre-steps, applied in this order before the rule.
+        pre: pre-aggregators, applied in this order before the rule.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -25,18 +25,21 @@ class Rule(ABC):
     """Whether the rule limits what f rows can do to its output."""
 
     kind: str
-    pre: tuple[PreStep, ...] = ()
+    pre: tuple[PreAggregator, ...] = ()
 
-    @abstractmethod
     def limit(self, n: int) -> int:
-        """Return the largest f that the bare rule takes for n rows, without pre-steps; negative if none."""
+        """Return the largest f that the bare rule takes for n rows, without pre-aggregators; negative if none.
+
+        It is the largest f below n/2, unless a rule says otherwise.
+        """
+        return (n - 1) // 2
 
     def refusal(self, n: int, f: int) -> str:
         """Return what a refusal of (n, f) says beside the numbers."""
         return ""
 
     @abstractmethod
-    def aggregate(self, rows: Mixture, f: int, center: Vector | None) -> Vector:
+    def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Apply the bare rule to n' checked rows; return shape (d,), dtype of ``rows``, an array of its own."""
 
     def __call__(self, rows: Rows, f: int, rng: np.random.Generator, center: Vector | None = None) -> Vector:
@@ -45,7 +48,7 @@ class Rule(ABC):
         Args:
             rows: shape (n', d), finite; never modified.
             f: how many rows to defend against; at most ``tolerates(n')``.
-            rng: for random pre-steps.
+            rng: for random pre-aggregators.
             center: where the caller believes the answer to lie, shape (d,); for the rules that need a centre.
 
         Returns:
@@ -69,7 +72,7 @@ class Rule(ABC):
             raise ValueError(
                 f"f = {f} of n' = {n} rows: {self._name()} takes at most {self.tolerates(n)}{self.refusal(n, f)}"
             )
-        seen = Mixture(rows)
+        seen = WeightedRows(rows)
         for step in self.pre:
             left = step.after(len(seen), f)[1]
             seen, f = step.mix(seen, f, rng), left
@@ -77,11 +80,11 @@ class Rule(ABC):
         return self.aggregate(seen, f, center), taken.weights
 
     def tolerates(self, n: int) -> int:
-        """Return the largest f for n rows that rule and pre-steps can take; -1 if they cannot take n rows at all."""
+        """Return the largest f that rule and pre-aggregators take for n rows; -1 if they cannot take n rows at all."""
         return max((f for f in range(n + 1) if self._accepts(n, f)), default=-1)
 
     def breakdown(self, n: int) -> float:
-        """Return the largest share f/n of n rows that rule and pre-steps can take; negative if they cannot take n."""
+        """Return the largest share f/n that rule and pre-aggregators take of n rows; negative if they cannot take n."""
         return self.tolerates(n) / n
 
     def _accepts(self, n: int, f: int) -> bool:

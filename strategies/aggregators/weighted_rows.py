@@ -1,8 +1,8 @@
 """The rows that a rule sees: the received ones, or weighted means of them that are never written down as an array.
 
-A pre-step replaces n' rows of length d by others that are sums of them. ``Mixture`` keeps the received array and the
-small matrix of weights; whatever a rule asks for (medians, distances, a sum) is computed one block of columns at a
-time, and a weighted sum of seen rows is one of received rows. So aggregation needs no second (n', d) array.
+A pre-aggregator replaces n' rows of length d by others that are sums of them. ``WeightedRows`` keeps the received array
+and the small matrix of weights; whatever a rule asks for (medians, distances, a sum) is computed one block of columns
+at a time, and a weighted sum of seen rows is one of received rows. So aggregation needs no second (n', d) array.
 
 Large arrays go through the compiled kernels on all processors, small ones through NumPy, which spares short runs the
 import. Which way is taken depends on the shape alone. Either way the bits are the same in every process and with any
@@ -46,7 +46,7 @@ class Taken:
         self.weights = weights * self.unit
 
 
-class Mixture:
+class WeightedRows:
     """Weighted means of rows, seen_i = sum_j weights_ij rows_j / divisors_i.
 
     Args:
@@ -76,13 +76,13 @@ class Mixture:
         """Whether the rows go through the kernels."""
         return wanted(*self.rows.shape)
 
-    def mixed(self, weights: Matrix, divisors: Matrix | None = None) -> "Mixture":
+    def mixed(self, weights: Matrix, divisors: Matrix | None = None) -> "WeightedRows":
         """Return weighted means of the seen rows: ``weights`` of shape (m', m), ``divisors`` of shape (m',)."""
         if self.weights is not None:
             weights = np.einsum("ij,jk->ik", weights / self.divisors, self.weights)
-        mixture = Mixture(self.rows, weights, np.ones(len(weights)) if divisors is None else divisors)
-        mixture.taken = self.taken
-        return mixture
+        seen = WeightedRows(self.rows, weights, divisors)
+        seen.taken = self.taken
+        return seen
 
     def array(self) -> Rows:
         """Return the seen rows as an array, shape (m, d); the rows themselves where nothing is mixed."""
@@ -386,7 +386,7 @@ def prepare(dtype: np.dtype[Any]) -> float:
     kernels = _kernels()
     rows, sums, exchanges = np.zeros((4, 8), dtype), np.zeros((4, 4)), network(4, 0, 4)
     center = np.zeros(8, dtype)
-    through = Mixture(rows)._through
+    through = WeightedRows(rows)._through
     kernels.order(rows, *through, 4, exchanges, 0, 0, 0, 8, center)
     kernels.combine(rows, np.zeros(4), 0.0, center, 1.0, 0, 8, center)
     kernels.lengths(rows, *through, 0, 8, np.zeros(4))

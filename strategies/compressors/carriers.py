@@ -5,6 +5,7 @@ A compressor says which coordinates travel, its carrier how their values do: as 
 and D_Q multiply.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -80,15 +81,18 @@ class Full:
         return 1.0
 
 
-def bad_scale(scale: float | None, factor: float, dtype: np.dtype[Any]) -> str | None:
-    """Say why values must not be multiplied by ``scale * factor``, or None if they may be."""
+def bad_scale(scale: float | None, factor: float, dtype: np.dtype[Any], *, power: bool = False) -> str | None:
+    """Say why values must not be multiplied by ``scale * factor``, or None if they may be.
+
+    With ``power`` the scale must be a power of two.
+    """
     if scale is None or not np.isfinite(scale):
         return f"not finite: scale {scale}"
     if scale < 0:
         return f"bad scale: {scale:g}, expected none below 0"
     if scale * factor > float(np.finfo(dtype).max):
         return f"not finite: scale {scale:g} overflows {dtype} when multiplied by {factor:g}"
-    return None
+    return f"bad scale: {scale:g}, expected a power of two" if power and math.frexp(scale)[0] != 0.5 else None
 
 
 def overflows(largest: float, multiplier: float, dtype: np.dtype[Any]) -> str | None:

@@ -190,7 +190,7 @@ class Powers:
         else:  # make normal numbers of what may be denormals, exactly
             x, peak = np.ldexp(x, lift), math.ldexp(peak, lift)
         top = min(int(np.array(peak, x.dtype).view(word)) >> mantissa, 2 * bias - 1) + 1
-        scale = math.ldexp(1.0, top - bias - lift)
+        scale = math.ldexp(1.0, max(top - bias - lift, -1074))  # of zeros in float64 it would underflow to 0
         fast = packing.fast(x)
         if fast is not None and rng is not None:
             return fast.power_codes(x, top, draw_seed(rng)), scale
@@ -219,11 +219,9 @@ class Powers:
 
     def flaw(self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float) -> str | None:
         """Say whether the scale is no power of two, or a value will not be finite."""
-        flaw = bad_scale(scale, factor, dtype)
+        flaw = bad_scale(scale, factor, dtype, power=True)
         if flaw or scale is None:
             return flaw
-        if math.frexp(scale)[0] != 0.5:
-            return f"bad scale: {scale:g}, expected a power of two"
         largest = packing.most(codes, 0x7F)
         return overflows(math.ldexp(1.0, largest - 127) if largest else 0.0, scale * factor, dtype)
 

@@ -6,9 +6,9 @@ the files (``__pycache__``), or in numba's own folder, so only the first process
 """
 
 from strategies.compressors import fast_choice, fast_largest, fast_reading, fast_rounding
-from strategies.compressors.fast_choice import mask, permuted, places, put, put_at, take, take_at
-from strategies.compressors.fast_largest import largest
-from strategies.compressors.fast_reading import (
+from strategies.compressors.fast_choice import mask, permuted, places, put, put_at, take, take_at  # noqa: F401
+from strategies.compressors.fast_largest import largest  # noqa: F401
+from strategies.compressors.fast_reading import (  # noqa: F401  # for who calls the loops
     exceeds,
     furthest,
     most,
@@ -18,7 +18,7 @@ from strategies.compressors.fast_reading import (
     read_packed,
     read_powers,
 )
-from strategies.compressors.fast_rounding import (
+from strategies.compressors.fast_rounding import (  # noqa: F401
     dither_codes,
     dither_packed,
     half_codes,
@@ -26,32 +26,6 @@ from strategies.compressors.fast_rounding import (
     signs_packed,
     sum_of,
 )
-
-__all__ = [
-    "dither_codes",
-    "dither_packed",
-    "exceeds",
-    "furthest",
-    "half_codes",
-    "largest",
-    "mask",
-    "most",
-    "peak",
-    "permuted",
-    "places",
-    "power_codes",
-    "prepare",
-    "put",
-    "put_at",
-    "read_codes",
-    "read_half",
-    "read_packed",
-    "read_powers",
-    "signs_packed",
-    "sum_of",
-    "take",
-    "take_at",
-]
 
 
 def prepare() -> None:

@@ -103,11 +103,9 @@ class Half:
 
     def flaw(self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float) -> str | None:
         """Say whether the scale is no power of two, or a value is not finite or will not be once multiplied."""
-        flaw = bad_scale(scale, factor, dtype)
+        flaw = bad_scale(scale, factor, dtype, power=True)
         if flaw or scale is None:
             return flaw
-        if math.frexp(scale)[0] != 0.5:
-            return f"bad scale: {scale:g}, expected a power of two"
         largest = packing.most(codes, 0x7FFF)
         with np.errstate(invalid="ignore"):
             value = float(self._values(np.full(1, largest, np.uint16))[0])

@@ -4,7 +4,6 @@
 """
 
 import copy
-from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, Self, TypeVar
@@ -16,13 +15,14 @@ from strategies.compressors.carriers import Carrier, Full
 from strategies.compressors.choices import Choice
 from strategies.compressors.dither import MAX_LEVELS, Dither
 from strategies.compressors.half import Half
+from strategies.compressors.packing import Bytes
 from strategies.method import Layout, Packet, Vector
 
 Values = Literal["full", "float16", "bfloat16"]
 """How values travel: as they are, or in 16 bits; see half.py."""
 
 
-class Packed(ABC):
+class Packed:
     """What all compressors share: a choice of coordinates, a carrier for their values, a factor at the receiver."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -32,21 +32,44 @@ class Packed(ABC):
     """Whether packets name a seed."""
     kind: str
 
-    @abstractmethod
     def count(self, dim: int) -> int:
-        """Return how many coordinates of a d-vector travel.
+        """Return how many coordinates of a d-vector travel: all, unless an operator says otherwise.
 
         Raises:
             ValueError: it cannot carry such a vector.
         """
+        return dim
 
-    @abstractmethod
+    def chosen(self, dim: int) -> Choice | None:
+        """Return the coordinates that travel, where no packet says which; None for all d in order."""
+        return None
+
     def compress(self, v: Vector, rng: np.random.Generator) -> Packet:
         """Return the packet of Q(v); ``v`` has shape (d,) and is never modified."""
+        return self.packet(v, self.chosen(len(v)), rng)
 
-    @abstractmethod
     def forge(self, target: Vector, rng: np.random.Generator) -> Packet:
-        """Return the packet of this form that serves an attacker best who wants the server to read ``target``."""
+        """Return the packet of this form that serves an attacker best who wants the server to read ``target``.
+
+        Args:
+            target: shape (d,), NaN and infinite values allowed; never modified.
+            rng: for what an attacker chooses at random.
+        """
+        return self.packet(target, self.chosen(len(target)), None)
+
+    def packet(
+        self,
+        v: Vector,
+        chosen: Choice | None,
+        rng: np.random.Generator | None,
+        *,
+        seed: int | None = None,
+        marks: Bytes | None = None,
+    ) -> Packet:
+        """Return the packet of these coordinates of ``v``; without ``rng`` with the codes that read closest to them."""
+        values = v if chosen is None else choices.take(v, chosen, self.count(len(v)))
+        codes, scale = self.carrier.write(values, rng)
+        return Packet(self.kind, len(v), codes, seed, scale, marks)
 
     @property
     def carrier(self) -> Carrier:
@@ -59,7 +82,7 @@ class Packed(ABC):
 
     def where(self, packet: Packet) -> Choice | None:
         """Return the coordinates of the packet's values, or None where they are all d in order."""
-        return None
+        return self.chosen(packet.dim)
 
     def marks(self, dim: int) -> int:
         """Return how many bytes of marks a packet has."""
@@ -172,16 +195,6 @@ def check_levels(levels: int | None, values: Values = "full") -> None:
         raise ValueError(f"levels = {levels}: must be at least 1 and at most {MAX_LEVELS}")
     if values != "full":
         raise ValueError(f'levels = {levels}, values = "{values}": at most one of them can be given')
-
-
-def check_k(k: int | None, ratio: float | None) -> None:
-    """Raise ValueError unless exactly one of k and k/d is given, and within its bounds."""
-    if (k is None) == (ratio is None):
-        raise ValueError(f"k = {k}, ratio = {ratio}: exactly one of them must be given")
-    if k is not None and k < 1:
-        raise ValueError(f"k = {k}: must be at least 1")
-    if ratio is not None and not 0 < ratio <= 1:
-        raise ValueError(f"ratio = {ratio}: must be above 0 and at most 1")
 
 
 def k_of(k: int | None, ratio: float | None, dim: int) -> int:

@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
-import numpy as np
-
-from strategies.compressors import choices, coordinates
+from strategies.checks import check_count
+from strategies.compressors import coordinates
 from strategies.compressors.carriers import Carrier
 from strategies.compressors.choices import Choice
 from strategies.compressors.packed import Packed, Values, carrier_of, check_levels, seed_of, with_seed
-from strategies.method import Packet, Vector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +37,7 @@ class PermK(Packed):
     levels: int | None = None
 
     def __post_init__(self) -> None:
-        if self.parts is not None and self.parts < 1:
-            raise ValueError(f"parts = {self.parts}: must be at least 1")
+        check_count(parts=self.parts)
         check_levels(self.levels, self.values)
 
     @property
@@ -82,23 +79,6 @@ class PermK(Packed):
         """Return n."""
         return float(self.n)
 
-    def part(self, dim: int) -> Choice:
-        """Return the coordinates of the worker, in the order of the permutation."""
+    def chosen(self, dim: int) -> Choice:
+        """Return the coordinates of the worker, in the order of the permutation: the part is no worker's choice."""
         return coordinates.part(seed_of(self, self.round_seed), dim, self.n, self.worker or 0)
-
-    def where(self, packet: Packet) -> Choice:
-        """Return the coordinates of the worker."""
-        return self.part(packet.dim)
-
-    def compress(self, v: Vector, rng: np.random.Generator) -> Packet:
-        """Return the packet of Q_i(v); ``rng`` is for rounding alone."""
-        return self._packet(v, rng)
-
-    def forge(self, target: Vector, rng: np.random.Generator) -> Packet:
-        """Return the packet with the target's values: the part is no worker's choice."""
-        return self._packet(target, None)
-
-    def _packet(self, v: Vector, rng: np.random.Generator | None) -> Packet:
-        part = self.part(len(v))
-        values, scale = self.carrier.write(choices.take(v, part, len(part)), rng)
-        return Packet(self.kind, len(v), values, scale=scale)

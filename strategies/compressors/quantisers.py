@@ -5,12 +5,11 @@ from typing import ClassVar, Literal
 
 from strategies.compressors.carriers import Carrier
 from strategies.compressors.dither import Dither, Norm, Powers, Signs
-from strategies.compressors.packed import check_levels
-from strategies.compressors.selections import Dense
+from strategies.compressors.packed import Packed, check_levels
 
 
 @dataclass(frozen=True, kw_only=True)
-class QSGD(Dense):
+class QSGD(Packed):
     """QSGD: Q(v)_j = ||v|| sign(v_j) l_j / s, with l_j one of the two integers around s |v_j| / ||v||, at random.
 
     Unbiased. omega = sqrt(d)/s - 1 where d >= 4 s^2, else d/(4 s^2); with ``norm = "linf"``, random dithering of the
@@ -40,7 +39,7 @@ class QSGD(Dense):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Natural(Dense):
+class Natural(Packed):
     """Natural compression: every value becomes one of the two powers of two around it, at random.
 
     Unbiased, omega = 1/8, D_Q = 2. The packet carries a byte a value, sign and exponent below that of the largest, and
@@ -58,7 +57,7 @@ class Natural(Dense):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaledSign(Dense):
+class ScaledSign(Packed):
     """Scaled sign: Q(v) = ||v||_1/d sign(v), where sign(0) = 1.
 
     Biased: ||Q(v) - v||^2 = ||v||^2 - ||v||_1^2/d <= (1 - 1/d) ||v||^2, and ||Q(v)|| <= ||v||. The packet carries a bit

@@ -9,37 +9,20 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 
+from strategies.checks import check_count
 from strategies.compressors import choices, coordinates
 from strategies.compressors.carriers import Carrier
 from strategies.compressors.choices import Choice
 from strategies.compressors.coordinates import draw_seed, indices
-from strategies.compressors.packed import Packed, Values, carrier_of, check_k, check_levels, k_of, seed_of, with_seed
+from strategies.compressors.packed import Packed, Values, carrier_of, check_levels, k_of, seed_of, with_seed
 from strategies.method import Packet, Vector
 
 _MASKS_TRIED = 16
 """How many masks an attacker tries to find one that carries its target well."""
 
 
-class Dense(Packed):
-    """What sends all d values."""
-
-    def count(self, dim: int) -> int:
-        """Return d."""
-        return dim
-
-    def compress(self, v: Vector, rng: np.random.Generator) -> Packet:
-        """Return the packet of v."""
-        values, scale = self.carrier.write(v, rng)
-        return Packet(self.kind, len(v), values, scale=scale)
-
-    def forge(self, target: Vector, rng: np.random.Generator) -> Packet:
-        """Return the packet that makes the server read ``target``, or what comes closest; nothing is drawn."""
-        values, scale = self.carrier.write(target, None)
-        return Packet(self.kind, len(target), values, scale=scale)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Identity(Dense):
+class Identity(Packed):
     """Q(v) = v: no compression; omega = 0, D_Q = 1. The packet carries the d values and no seed.
 
     Args:
@@ -56,7 +39,52 @@ class Identity(Dense):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandK(Packed):
+class _KOfD(Packed):
+    """What compressors share that keep k of the d coordinates."""
+
+    kind: str
+    k: int | None = None
+    ratio: float | None = None
+    values: Values = "full"
+
+    def __post_init__(self) -> None:
+        if (self.k is None) == (self.ratio is None):
+            raise ValueError(f"k = {self.k}, ratio = {self.ratio}: exactly one of them must be given")
+        check_count(k=self.k)
+        if self.ratio is not None and not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio = {self.ratio}: must be above 0 and at most 1")
+
+    def count(self, dim: int) -> int:
+        """Return k for vectors of length ``dim``.
+
+        Raises:
+            ValueError: k exceeds ``dim``.
+        """
+        return k_of(self.k, self.ratio, dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RandomK(_KOfD):
+    """What compressors share that draw the k coordinates uniformly."""
+
+    levels: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_levels(self.levels, self.values)
+
+    @property
+    def carrier(self) -> Carrier:
+        """How the values travel."""
+        return carrier_of(self.values, self.levels)
+
+    def factor(self, dim: int) -> float:
+        """Return d/k."""
+        return dim / self.count(dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandK(_RandomK):
     """Rand-k: Q(v) = (d/k) v on k of the d coordinates, drawn uniformly without replacement, and 0 elsewhere.
 
     E[Q(v)] = v, E||Q(v) - v||^2 = omega ||v||^2 with omega = d/k - 1, and ||Q(v)|| <= D_Q ||v|| with D_Q = d/k.
@@ -79,44 +107,14 @@ class RandK(Packed):
 
     seeded: ClassVar[bool] = True
     kind: Literal["rand-k"] = "rand-k"
-    k: int | None = None
-    ratio: float | None = None
-    values: Values = "full"
-    levels: int | None = None
-
-    def __post_init__(self) -> None:
-        check_k(self.k, self.ratio)
-        check_levels(self.levels, self.values)
-
-    @property
-    def carrier(self) -> Carrier:
-        """How the values travel."""
-        return carrier_of(self.values, self.levels)
-
-    def count(self, dim: int) -> int:
-        """Return k for vectors of length ``dim``.
-
-        Raises:
-            ValueError: k exceeds ``dim``.
-        """
-        return k_of(self.k, self.ratio, dim)
-
-    def factor(self, dim: int) -> float:
-        """Return d/k."""
-        return dim / self.count(dim)
 
     def where(self, packet: Packet) -> Choice:
         """Return the coordinates that the seed names."""
         return coordinates.mask(packet.seed or 0, packet.dim, self.count(packet.dim))
 
     def compress(self, v: Vector, rng: np.random.Generator) -> Packet:
-        """Return the packet of Q(v) with a fresh seed from ``rng``.
-
-        Args:
-            v: shape (d,); never modified.
-            rng: 64 bits are taken.
-        """
-        return self._packet(v, draw_seed(rng), rng)
+        """Return the packet of Q(v) with a fresh seed from ``rng``: 64 bits are taken."""
+        return self._seeded(v, draw_seed(rng), rng)
 
     def forge(self, target: Vector, rng: np.random.Generator) -> Packet:
         """Return the packet of this form that serves an attacker best who wants the server to read ``target``.
@@ -132,19 +130,17 @@ class RandK(Packed):
         seeds = [draw_seed(rng) for _ in range(_MASKS_TRIED)]
         peak = np.max(np.abs(target))
         if not np.isfinite(peak) or peak == 0.0:
-            return self._packet(target, seeds[0], None)  # one mask is as good as another
+            return self._seeded(target, seeds[0], None)  # one mask is as good as another
         energy = (target.astype(np.float64) / float(peak)) ** 2
         d, k = len(target), self.count(len(target))
-        return self._packet(target, max(seeds, key=lambda seed: float(energy[indices(seed, d, k)].sum())), None)
+        return self._seeded(target, max(seeds, key=lambda seed: float(energy[indices(seed, d, k)].sum())), None)
 
-    def _packet(self, v: Vector, seed: int, rng: np.random.Generator | None) -> Packet:
-        d, k = len(v), self.count(len(v))
-        values, scale = self.carrier.write(choices.take(v, coordinates.mask(seed, d, k), k), rng)
-        return Packet(self.kind, d, values, seed, scale)
+    def _seeded(self, v: Vector, seed: int, rng: np.random.Generator | None) -> Packet:
+        return self.packet(v, coordinates.mask(seed, len(v), self.count(len(v))), rng, seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Masked(Packed):
+class Masked(_RandomK):
     """Rand-k with one mask for all workers of a round: its coordinates come from the server's seed of the round.
 
     The packet carries the k values alone. For one worker it is rand-k, with its omega and D_Q. The errors of different
@@ -159,19 +155,6 @@ class Masked(Packed):
     shared: ClassVar[bool] = True
     round_seed: ClassVar[int | None] = None  # ``of_round`` gives it to an instance
     kind: Literal["masked"] = "masked"
-    k: int | None = None
-    ratio: float | None = None
-    values: Values = "full"
-    levels: int | None = None
-
-    def __post_init__(self) -> None:
-        check_k(self.k, self.ratio)
-        check_levels(self.levels, self.values)
-
-    @property
-    def carrier(self) -> Carrier:
-        """How the values travel."""
-        return carrier_of(self.values, self.levels)
 
     def of_round(self, seed: int | None, worker: int) -> Self:
         """Return the operator with this mask.
@@ -181,41 +164,13 @@ class Masked(Packed):
         """
         return with_seed(self, seed)
 
-    def count(self, dim: int) -> int:
-        """Return k for vectors of length ``dim``.
-
-        Raises:
-            ValueError: k exceeds ``dim``.
-        """
-        return k_of(self.k, self.ratio, dim)
-
-    def factor(self, dim: int) -> float:
-        """Return d/k."""
-        return dim / self.count(dim)
-
-    def mask(self, dim: int) -> Choice:
-        """Return the coordinates of the round, read-only."""
+    def chosen(self, dim: int) -> Choice:
+        """Return the coordinates of the round, read-only: the mask is no worker's choice."""
         return coordinates.shared_mask(seed_of(self, self.round_seed), dim, self.count(dim))
-
-    def where(self, packet: Packet) -> Choice:
-        """Return the coordinates of the round."""
-        return self.mask(packet.dim)
-
-    def compress(self, v: Vector, rng: np.random.Generator) -> Packet:
-        """Return the packet of Q(v); ``rng`` is for rounding alone."""
-        return self._packet(v, rng)
-
-    def forge(self, target: Vector, rng: np.random.Generator) -> Packet:
-        """Return the packet with the target's values: the mask is no worker's choice."""
-        return self._packet(target, None)
-
-    def _packet(self, v: Vector, rng: np.random.Generator | None) -> Packet:
-        values, scale = self.carrier.write(choices.take(v, self.mask(len(v)), self.count(len(v))), rng)
-        return Packet(self.kind, len(v), values, scale=scale)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopK(Packed):
+class TopK(_KOfD):
     """Top-k: Q(v) = v on the k coordinates of largest absolute value, 0 elsewhere; of equals the first are taken.
 
     Biased: ||Q(v) - v||^2 <= (1 - k/d) ||v||^2, and ||Q(v)|| <= ||v||.
@@ -233,25 +188,11 @@ class TopK(Packed):
 
     unbiased: ClassVar[bool] = False
     kind: Literal["top-k"] = "top-k"
-    k: int | None = None
-    ratio: float | None = None
-    values: Values = "full"
-
-    def __post_init__(self) -> None:
-        check_k(self.k, self.ratio)
 
     @property
     def carrier(self) -> Carrier:
         """How the values travel."""
         return carrier_of(self.values, nearest=True)
-
-    def count(self, dim: int) -> int:
-        """Return k for vectors of length ``dim``.
-
-        Raises:
-            ValueError: k exceeds ``dim``.
-        """
-        return k_of(self.k, self.ratio, dim)
 
     def marks(self, dim: int) -> int:
         """Return the length of the shorter form of the coordinates."""
@@ -292,9 +233,8 @@ class TopK(Packed):
         """Return the packet of Q(v); nothing is drawn."""
         d, k = len(v), self.count(len(v))
         kept = choices.largest_k(v, k)
-        values, scale = self.carrier.write(choices.take(v, kept, k), None)
         marks = choices.places(kept, k).astype("<u4").view(np.uint8) if self._listed(d) else choices.bitmap(kept, d)
-        return Packet(self.kind, d, values, scale=scale, marks=marks)
+        return self.packet(v, kept, None, marks=marks)
 
     def forge(self, target: Vector, rng: np.random.Generator) -> Packet:
         """Return the packet of the target, which reads closest to it."""

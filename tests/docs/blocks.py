@@ -1,19 +1,19 @@
-"""The code blocks of README and docs: where they are, and who runs each.
+"""The code blocks of README and docs: where they are, and which test runs each.
 
-A page's blocks are run by ``test_pages.py``, in the order of the page, unless a comment on the line before says else:
+``test_pages.py`` runs the blocks of a page in their order, unless a comment on the line before it states otherwise:
 
 ``<!-- run by: tests/x.py::test_y -->``
-    That test reads the page and runs the block. ``.ci/run`` stands for what every change must pass.
+    That test reads the page and runs the block. ``.ci/run`` is the check that every change must pass.
 ``<!-- blocks run by: tests/x.py::test_y -->``
-    The same of all blocks of the page that have no comment of their own.
+    The same for all blocks of the page without a comment.
 ``<!-- not run: why -->``
-    Nobody can: it needs what no test machine has.
+    No test runs it: it needs something that no test machine has.
 ``<!-- terminal NAME -->``, ``<!-- terminal NAME, ends with 137 -->``
-    Each of its commands goes on beside what follows, and has ended at the end of the page, with status 0 or as is said.
+    Its commands run in the background and must have ended at the end of the page, with status 0 or the given one.
 ``<!-- once NAME has ended -->``
-    Waits for the end of that terminal.
+    Wait for the end of that terminal first.
 
-A block with ``title="FILE"`` is a file that the reader is told to write.
+A block with ``title="FILE"`` is a file that the reader writes.
 """
 
 import ast
@@ -48,10 +48,10 @@ class Block:
         page: path of the page below the root.
         line: of its fence, from 1.
         language: of the fence; empty for output.
-        title: the file that it is to be written to, or empty.
-        text: what it holds, unindented.
+        title: the file to write it to, or empty.
+        text: its content, unindented.
         kind: which of KINDS its comment is, or empty.
-        words: what the comment says: the test, the reason, the terminal and its status.
+        words: the arguments of the comment: the test, the reason, the terminal and its status.
     """
 
     page: str
@@ -63,7 +63,6 @@ class Block:
     words: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Return where it is."""
         return f"{self.page}:{self.line}"
 
     @property
@@ -73,25 +72,23 @@ class Block:
 
 
 def pages() -> list[str]:
-    """Return the pages, by their paths below the root."""
+    """Return the paths of all pages, relative to the root."""
     return [str(path.relative_to(ROOT)) for pattern in PAGES for path in sorted(ROOT.glob(pattern))]
 
 
 def read(page: str) -> str:
-    """Return the text of a page."""
     return (ROOT / page).read_text(encoding="utf-8")
 
 
 def blocks_of(page: str) -> list[Block]:
-    """Return the blocks of a page in their order."""
     text = read(page)
     whole = WHOLE_PAGE.search(text)
     blocks = []
     for match in FENCE.finditer(text):
-        said = {name: found for name, form in KINDS.items() if (found := form.fullmatch(match["comment"] or ""))}
-        if not said and whole:
-            said = {"run by": whole}
-        kind, words = next(((name, said[name].groups("")) for name in said), ("", ()))
+        found = {name: given for name, form in KINDS.items() if (given := form.fullmatch(match["comment"] or ""))}
+        if not found and whole:
+            found = {"run by": whole}
+        kind, words = next(((name, found[name].groups("")) for name in found), ("", ()))
         line = text.count("\n", 0, match.start("indent")) + 1
         body = re.sub(rf"^{match['indent']}", "", match["text"], flags=re.MULTILINE)
         blocks.append(Block(page, line, match["language"], match["title"] or "", body, kind, words))
@@ -99,13 +96,13 @@ def blocks_of(page: str) -> list[Block]:
 
 
 def commands(text: str) -> list[str]:
-    """Return the commands of a block, continued lines joined, comments left out."""
+    """Return the commands of a block, with continued lines joined and without comments."""
     joined = re.sub(r"\s*\\\n\s*", " ", text)
     return [line for line in joined.splitlines() if line.strip() and not line.startswith("#")]
 
 
 def names_of_tests(file: Path) -> set[str]:
-    """Return the names of the tests of a file, also of those that it takes from another one."""
+    """Return the names of the tests of a file, including imported ones."""
     found = set()
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef):

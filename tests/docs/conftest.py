@@ -1,4 +1,4 @@
-"""What the tests of pages share: processes that are forked with everything imported."""
+"""Fixtures for tests of pages: processes that are forked with everything imported."""
 
 from collections.abc import Iterator
 

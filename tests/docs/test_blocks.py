@@ -1,4 +1,4 @@
-"""Every shell, Python and TOML block of README and docs is run by a test; the links between pages lead somewhere."""
+"""Every shell, Python and TOML block of README and docs is run by a test; links between pages work."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.integration.processes import DIGITS
 BLOCKS = [block for page in pages() for block in blocks_of(page)]
 
 
-def test_there_are_pages_and_blocks_and_none_is_overlooked() -> None:
+def test_every_fence_belongs_to_a_block() -> None:
     assert {"README.md", "docs/tutorial.md", "docs/machines.md"} <= set(pages())
     for page in pages():
         fences = len(re.findall(r"^ *```", read(page), re.MULTILINE))
@@ -25,7 +25,7 @@ def test_a_block_is_in_a_language_that_is_run_or_is_output(block: Block) -> None
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.kind == "run by"], ids=str)
-def test_a_test_that_is_said_to_run_a_block_exists_and_reads_its_page(block: Block) -> None:
+def test_the_test_that_runs_a_block_exists_and_reads_its_page(block: Block) -> None:
     (where,) = block.words
     if where == ".ci/run":
         lines = (ROOT / where).read_text(encoding="utf-8").splitlines()
@@ -37,7 +37,7 @@ def test_a_test_that_is_said_to_run_a_block_exists_and_reads_its_page(block: Blo
     assert any(page in text for text in sources_of(ROOT / file)), f"{block}: {file} does not read {page}"
 
 
-def test_few_blocks_are_run_by_nobody_and_each_says_why() -> None:
+def test_few_blocks_are_not_run_and_each_states_a_reason() -> None:
     unrun = [f"{block}: {block.words[0]}" for block in BLOCKS if block.kind == "not run"]
     assert len(unrun) <= 20, unrun
     for line in unrun:
@@ -70,5 +70,4 @@ def test_links_of_a_page_lead_to_files_and_headings(page: str) -> None:
 
 
 def slug(heading: str) -> str:
-    """Return the anchor of a heading."""
     return re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", heading.lower()))

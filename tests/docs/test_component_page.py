@@ -1,4 +1,4 @@
-"""The blocks of docs/component.md, run as they stand around the example apps' model, data and loss."""
+"""The blocks of docs/component.md run unchanged, with the example apps' model, data and loss."""
 
 import importlib
 import subprocess
@@ -25,13 +25,13 @@ CLIENTS, ATTACKERS = 10, 3
 
 
 def block(part: str) -> str:
-    """Return the one block of the page that has this in it."""
+    """Return the only block of the page that contains this."""
     (found,) = [block.text for block in blocks_of(PAGE) if part in block.text]
     return found
 
 
 def run(text: str, names: dict[str, Any]) -> dict[str, Any]:
-    """Run a block of the page where these names are known; return all names that are known then."""
+    """Run a block of the page with these names defined; return all names defined afterwards."""
     exec(compile(text, PAGE, "exec"), names)  # noqa: S102  # our own page
     return names
 

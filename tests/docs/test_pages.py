@@ -1,4 +1,4 @@
-"""A reader can type what the pages say: their blocks are run in order, in a folder that looks like a fresh checkout."""
+"""The commands of the pages work: their blocks are run in order, in a folder that looks like a fresh checkout."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ COMMAND = ".venv/bin/breakwater"
 PLAIN = re.compile(r"[^$|&;<>()`*?#\n]+")
 """A command line that needs no shell."""
 MADE_BY_READERS = ("runs", "certs", "mine", "site", "build")
-"""Folders that a checkout has after some use, and a fresh one has not."""
+"""Folders that a used checkout has, but a fresh one has not."""
 
 
 def checkout(folder: Path) -> Path:
@@ -33,8 +33,8 @@ class Reader:
     """Types the blocks of one page.
 
     Args:
-        nursery: starts what is typed.
-        folder: where.
+        nursery: starts the commands.
+        folder: the checkout to run them in.
     """
 
     def __init__(self, nursery: Nursery, folder: Path) -> None:
@@ -47,7 +47,7 @@ class Reader:
         self._terminals: list[tuple[str, Process, int]] = []
 
     def type(self, block: Block) -> None:
-        """Type one block, and wait for its end unless it is in a terminal of its own."""
+        """Type one block, and wait for its end unless it is for a separate terminal."""
         text = re.sub(r"\bSERVER\b", "localhost", block.text.replace(":9090", f":{self._port}"))
         if block.title:
             self._write(block.title, text)
@@ -66,7 +66,7 @@ class Reader:
                 self._start(line).ends(0, 3 * SOON_S)
 
     def close(self) -> None:
-        """Wait for the end of all terminals, the last one first: who cannot take part says why, and ends at once."""
+        """Wait for the end of all terminals, the last one first: a client that is refused ends at once."""
         for _, process, status in reversed(self._terminals):
             process.ends(status, 3 * SOON_S)
 
@@ -77,7 +77,7 @@ class Reader:
         path.write_text(text, encoding="utf-8")
 
     def _lines(self, text: str) -> list[str]:
-        """Return what is typed line by line; a block that needs the shell throughout is one line."""
+        """Return the lines to type one by one; a block that needs one shell is a single line."""
         lines = commands(text)
         return lines if all(line[0] not in " \t" and not line.endswith("do") for line in lines) else [text]
 
@@ -92,7 +92,7 @@ class Reader:
 
 
 @pytest.mark.parametrize("page", [page for page in pages() if any(block.typed for block in blocks_of(page))])
-def test_what_a_page_says_can_be_typed(page: str, nursery: Nursery, tmp_path: Path) -> None:
+def test_the_commands_of_a_page_work(page: str, nursery: Nursery, tmp_path: Path) -> None:
     reader = Reader(nursery, checkout(tmp_path))
     for block in blocks_of(page):
         if block.typed:

@@ -1,4 +1,4 @@
-"""The documentation site: it builds without the network, its reference is complete, a browser shows it as it should."""
+"""The documentation site builds without network access, its reference is complete, and a browser shows it correctly."""
 
 import re
 from collections.abc import Iterator
@@ -29,10 +29,10 @@ def test_every_key_of_every_section_is_in_the_reference() -> None:
         part = parts[f"[{name}]"]
         kinds = kinds_of(field.rebuild_annotation())
         for kind, member in kinds.items() if kinds else [(name, field.annotation)]:
-            told = part.partition(f'kind = "{kind}"\n')[2].partition("\n### ")[0] if kinds else part
+            section = part.partition(f'kind = "{kind}"\n')[2].partition("\n### ")[0] if kinds else part
             for key in set(_keys(member)) - {"kind"}:
-                row = re.search(rf"^\| `{key}` \| (.+?) \| (.*?) \| (.{{4,}}) \|$", told, re.MULTILINE)
-                assert row, f"[{name}] {kind}: {key} is missing, or nothing is said of it"
+                row = re.search(rf"^\| `{key}` \| (.+?) \| (.*?) \| (.{{4,}}) \|$", section, re.MULTILINE)
+                assert row, f"[{name}] {kind}: {key} is missing or has no description"
 
 
 def test_the_reference_of_the_config_knows_defaults_and_bounds() -> None:
@@ -48,10 +48,10 @@ def test_every_option_of_every_command_is_in_the_reference() -> None:
     commands = [("", "", _parser()), *commands_page.commands(_parser())]
     assert {"run", "server", "client", "certs", "check", "demo"} <= {name for name, _, _ in commands}
     for name, _, parser in commands:
-        told = text.partition(f"## `breakwater {name}".rstrip() + "`\n")[2].partition("\n## ")[0]
+        section = text.partition(f"## `breakwater {name}".rstrip() + "`\n")[2].partition("\n## ")[0]
         for action in parser._actions:
             for flag in action.option_strings:
-                assert flag in told or flag in ("-h", "--help"), f"breakwater {name} {flag}"
+                assert flag in section or flag in ("-h", "--help"), f"breakwater {name} {flag}"
 
 
 def test_every_page_is_in_the_menu() -> None:
@@ -65,7 +65,7 @@ def test_every_page_is_in_the_menu() -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built with every way to the network shut: a proxy that is not there."""
+    """The site, built without network access: the proxy does not exist."""
     folder = tmp_path_factory.mktemp("docs")
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     with pytest.MonkeyPatch.context() as patch:
@@ -106,7 +106,7 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture(params=list(WIDTHS.values()), ids=list(WIDTHS))
 def page(request: pytest.FixtureRequest, browser: "Browser") -> Iterator["Page"]:
-    """A tab that takes files alone, and complains of what a page complains of."""
+    """A tab that may only load files; the test fails on any other request, and on any error of the page."""
     width, height = request.param
     page = browser.new_page(viewport={"width": width, "height": height})
     complaints: list[str] = []

@@ -18,9 +18,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from experiment.opened import open_experiment
 from link import codec
 from link import grid as grid_module
-from link import guard as door
+from link import guard as guarding
 from link.grid import StreamGrid
-from link.identity.access import Guests
+from link.identity.access import AccessControl
 from link.identity.tls import Identity, server_credentials
 from server.link import open_link
 from strategies.roster import Roster
@@ -29,7 +29,7 @@ from strategies.strategy import RobustStrategy, RoundRecord
 HONEST, MALLORY = "honest-", "mallory-"
 CLIENTS = 3
 SEATS = 12
-HELLO_S, STRANGER_S, SEND_S = 2.0, 3.0, 1.5
+HELLO_S, UNAUTHENTICATED_S, SEND_S = 2.0, 3.0, 1.5
 BIG = 8 << 20
 """The bytes that ``mallory-reader`` is sent."""
 
@@ -101,10 +101,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     rounds = Path(sys.argv[1])
     identity = Identity.load(Path(sys.argv[2])) if len(sys.argv) > 2 else None
-    door.HELLO_S, door.STRANGER_S, grid_module._SEND_S = HELLO_S, STRANGER_S, SEND_S
+    guarding.HELLO_S, guarding.UNAUTHENTICATED_S, grid_module._SEND_S = HELLO_S, UNAUTHENTICATED_S, SEND_S
     experiment = open_experiment(CONFIG, None, None)
     credentials = None if identity is None else server_credentials(identity)
-    grid = open_link(experiment, 5, credentials, None if identity is None else Guests.of(identity))
+    grid = open_link(experiment, 5, credentials, None if identity is None else AccessControl.of(identity))
     print("listening on", grid.listen("127.0.0.1:0"), flush=True)
     roster, side = _Honest(grid), _Side(grid)
     grid.wait(CLIENTS, 600)

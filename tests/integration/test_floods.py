@@ -24,7 +24,7 @@ from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
 
 from experiment.opened import code_fingerprint
-from link.guard import LINES, MAX_STRANGERS
+from link.guard import LINES, MAX_UNAUTHENTICATED
 from link.identity.authority import Authority
 from link.identity.tls import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Identity
 from link.node import Prepared, join
@@ -211,7 +211,7 @@ def test_a_flood_of_connections_costs_no_round_twice_its_time(siege: Siege) -> N
 @open_port
 def test_half_open_connections_lose_their_places_to_those_who_come_later(siege: Siege) -> None:
     outcome = siege.under("half-open", hung_up_on=101)
-    assert outcome.counts["most_at_a_time"] > MAX_STRANGERS
+    assert outcome.counts["most_at_a_time"] > MAX_UNAUTHENTICATED
     assert outcome.counts["hung_up_on"] > 100
     assert outcome.grown_mb < MEMORY_MB
 
@@ -256,7 +256,7 @@ def test_headers_without_end_and_messages_of_gigabytes_are_cut_off_while_they_ar
 @with_tls
 def test_half_a_tls_handshake_holds_no_place_for_long(siege: Siege) -> None:
     outcome = siege.under("half-open", hung_up_on=101)
-    assert outcome.counts["most_at_a_time"] > MAX_STRANGERS
+    assert outcome.counts["most_at_a_time"] > MAX_UNAUTHENTICATED
     assert outcome.counts["hung_up_on"] > 100
     assert outcome.grown_mb < TLS_MEMORY_MB
 

@@ -20,7 +20,7 @@ from foundation.errors import Refused
 from link import grid as grid_module
 from link import link_pb2 as pb
 from link.grid import StreamGrid
-from link.identity.access import LISTED_FILE, REVOKED_FILE, Guests
+from link.identity.access import LISTED_FILE, REVOKED_FILE, AccessControl
 from link.identity.tls import Identity, server_credentials
 from link.wire import METHOD, PROTOCOL, control_frame
 from tests.integration.fork_server import Nursery
@@ -61,7 +61,7 @@ def certs(tmp_path: Path) -> Path:
 
 def guarded(federation: Federation, certs: Path, clients: int = 3) -> tuple[StreamGrid, str]:
     server = Identity.load(certs / "server")
-    return federation.grid(clients, credentials=server_credentials(server), guests=Guests.of(server))
+    return federation.grid(clients, credentials=server_credentials(server), access=AccessControl.of(server))
 
 
 def join(federation: Federation, address: str, certs: Path, name: str, **options: Any) -> Node:
@@ -95,19 +95,17 @@ def test_a_revoked_client_is_cut_off_while_it_computes_and_a_new_certificate_tak
     round_.join(SOON_S)
     assert not round_.is_alive(), "the round does not wait for who is put out"
     assert sorted(replies)[0] == "ok"
-    assert re.fullmatch(
-        r"revoked: this certificate of 'alice' was taken back on [-0-9]+ [0-9:]+ UTC", sorted(replies)[1]
-    )
+    assert re.fullmatch(r"revoked: this certificate of 'alice' was revoked on [-0-9]+ [0-9:]+ UTC", sorted(replies)[1])
     release.set()
     outcome = alice.result()
     assert isinstance(outcome, Refused)
-    assert str(outcome).startswith("alice: refused by the server: revoked: this certificate of 'alice' was taken back")
-    assert "alice: cut off: revoked: this certificate of 'alice' was taken back" in told()
+    assert str(outcome).startswith("alice: refused by the server: revoked: this certificate of 'alice' was revoked")
+    assert "alice: cut off: revoked: this certificate of 'alice' was revoked" in told()
 
     assert list(grid.nodes()) == [bob.prepared[0].worker]
     assert grid.seats()[seat].name == "alice", "the seat is that of the name"
     assert isinstance(join(federation, address, certs, "alice").result(), Refused)
-    assert "refused: revoked: this certificate of 'alice' was taken back" in told()
+    assert "refused: revoked: this certificate of 'alice' was revoked" in told()
     issue(certs, ["carol"])
     assert join(federation, address, certs, "carol").prepared is not None
     until(lambda: len(grid.nodes()) == 2, "carol, on the third seat")
@@ -137,9 +135,9 @@ def test_a_client_that_is_not_listed_any_more_is_cut_off_and_one_that_is_listed_
     bob = join(federation, address, certs, "bob")
     assert grid.wait(1, SOON_S) == 1
     listed.write_text("b o b\n", encoding="utf-8")
-    until(lambda: "what was in force stays so" in told(), "the complaint")
+    until(lambda: "the last valid version stays in force" in told(), "the complaint")
     listed.unlink()
-    until(lambda: told().count("what was in force stays so") == 2, "the other complaint")
+    until(lambda: told().count("the last valid version stays in force") == 2, "the other complaint")
     assert list(grid.nodes()) == [bob.prepared[0].worker]
     assert isinstance(join(federation, address, certs, "alice").result(), Refused)
 
@@ -197,7 +195,7 @@ def test_looking_goes_on_whatever_happens_to_it(
     alice = join(federation, address, certs, "alice")
     assert grid.wait(1, SOON_S) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(Guests, "look", lambda self: 1 / 0)
+        patch.setattr(AccessControl, "look", lambda self: 1 / 0)
         until(lambda: "a check of the connections failed; trying again" in told(), "a look that fails")
     revoke(certs, ["alice"])
     assert isinstance(alice.result(), Refused)
@@ -286,11 +284,9 @@ def test_a_client_is_taken_out_of_a_run_and_let_in_again_without_a_restart(
     assert (
         clients["bob"]
         .err[-1]
-        .startswith(
-            "breakwater: error: bob: refused by the server: revoked: this certificate of 'bob' was taken back on "
-        )
+        .startswith("breakwater: error: bob: refused by the server: revoked: this certificate of 'bob' was revoked on ")
     )
-    server.line(r"^bob: cut off: revoked: this certificate of 'bob' was taken back on ")
+    server.line(r"^bob: cut off: revoked: this certificate of 'bob' was revoked on ")
     until(lambda: not counts("bob"), "rounds without bob")
 
     issue(certs, ["bob"], renew=True)
@@ -304,7 +300,9 @@ def test_a_client_is_taken_out_of_a_run_and_let_in_again_without_a_restart(
         "breakwater: error: carol: refused by the server: not listed: 'carol' is not in the server's clients.txt"
     )
     (certs / "server" / REVOKED_FILE).write_text("garbage", encoding="utf-8")
-    server.line(r"server/ca\.crl: holds no list of revoked certificates .*; what was in force stays so$")
+    server.line(
+        r"server/ca\.crl: must hold whole lists of revoked certificates .*; the last valid version stays in force$"
+    )
     until(lambda: counts("alice") and counts("bob"), "the run goes on with those who may")
     server.ctrl_c()
     server.ends(130)

@@ -14,7 +14,8 @@ from deploy.cli import _parser, main
 from deploy.inprocess import names, run_in_process
 from deploy.local import LocalOptions, run_local
 from deploy.sweeps.experiment import load_plan
-from deploy.sweeps.sweep import SweepOptions, sweep
+from deploy.sweeps.runner import SweepOptions
+from deploy.sweeps.sweep import sweep
 from experiment.config import Config, load
 from foundation.errors import ConfigError
 from server.monitor.exporters import Monitoring

@@ -22,7 +22,7 @@ from deploy.certs import init, issue
 from foundation.errors import BreakwaterError, ConfigError, Refused, ServerGone
 from link import link_pb2 as pb
 from link import watch, watchers
-from link.identity.access import REVOKED_FILE, Guests
+from link.identity.access import REVOKED_FILE, AccessControl
 from link.identity.authority import Authority
 from link.identity.certificates import certificates_in, now
 from link.identity.tls import Identity, channel_credentials, server_credentials
@@ -197,8 +197,8 @@ def test_a_watchers_certificate_takes_no_seat(federation: Federation) -> None:
 
 def test_a_watcher_that_is_revoked_is_put_out_and_needs_not_be_listed(federation: Federation, tmp_path: Path) -> None:
     (tmp_path / "clients.txt").write_text("alice\n", encoding="utf-8")
-    guests = Guests(tmp_path, certificates_in(AUTHORITY.certificate, ""))
-    grid, address = federation.grid(2, credentials=server_credentials(SERVER), guests=guests)
+    access = AccessControl(tmp_path, certificates_in(AUTHORITY.certificate, ""))
+    grid, address = federation.grid(2, credentials=server_credentials(SERVER), access=access)
     grid.show(lambda: '{"round": 3}')
     one = Followed(address, OPS)
     one.until("round", 3)
@@ -206,7 +206,7 @@ def test_a_watcher_that_is_revoked_is_put_out_and_needs_not_be_listed(federation
     (tmp_path / REVOKED_FILE).write_bytes(AUTHORITY.revocation_list({serial: now()}, 1))
     one.join(SOON_S)
     assert isinstance(one.error, Refused)
-    assert "revoked: this certificate of 'ops' was taken back on" in str(one.error)
+    assert "revoked: this certificate of 'ops' was revoked on" in str(one.error)
     with pytest.raises(Refused, match="revoked: this certificate of 'ops'"):
         next(follow(address, OPS))
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from attacks.faults import Fault
 from experiment.config import load
 from experiment.opened import open_experiment
+from foundation.faults import Fault
 from strategies.randomness import Role, stream
 from tests.integration.processes import DIGITS, SOON_S, Processes, rounds_of, sets, summary_of
 

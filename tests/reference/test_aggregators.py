@@ -1,4 +1,4 @@
-"""Rules and pre-steps against their definitions, written as plain loops over Python numbers."""
+"""Rules and pre-aggregators against their definitions, written as plain loops over Python numbers."""
 
 import math
 import statistics
@@ -23,15 +23,13 @@ from strategies.aggregators import (
     Rule,
     SmallestVarianceAveraging,
     TrimmedMean,
-)
-from strategies.aggregators import (
-    weighted_rows as mixture,
+    weighted_rows,
 )
 from strategies.aggregators.preaggregators import (
     AdaptiveRobustClipping,
     Bucketing,
     NearestNeighbourMixing,
-    PreStep,
+    PreAggregator,
     StaticClipping,
 )
 from strategies.method import Rows
@@ -262,7 +260,7 @@ def test_rule_is_its_definition(rule: Rule, slow, tolerance: float, dtype: type,
 def test_kernels_compute_the_definition(  # type: ignore[no-untyped-def]  # any of the above
     rule: Rule, slow, tolerance: float, dtype: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mixture, "LARGE", 0)
+    monkeypatch.setattr(weighted_rows, "LARGE", 0)
     for n, d in SHAPES:
         f = min(rule.tolerates(n), n // 4)
         if f < 0 or (rule.kind in ("mda", "smea") and math.comb(n, f) > MOST_SLOW_SETS):
@@ -286,9 +284,9 @@ def test_kernels_compute_the_definition(  # type: ignore[no-untyped-def]  # any 
     ids=["nnm", "static-clip", "arc"],
 )
 def test_rules_see_what_a_pre_step_gives(  # type: ignore[no-untyped-def]  # any of the above
-    step: PreStep, slow, dtype: type, large: int, monkeypatch: pytest.MonkeyPatch
+    step: PreAggregator, slow, dtype: type, large: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mixture, "LARGE", large)
+    monkeypatch.setattr(weighted_rows, "LARGE", large)
     for n in (1, 2, 5, 9, 12):
         f = (n - 1) // 3
         rows = sample(n, 4, dtype, seed=n)
@@ -300,7 +298,7 @@ def test_rules_see_what_a_pre_step_gives(  # type: ignore[no-untyped-def]  # any
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("step", [StaticClipping(), AdaptiveRobustClipping()], ids=["static-clip", "arc"])
-def test_clipping_step_is_its_definition(step: PreStep, dtype: type) -> None:
+def test_clipping_step_is_its_definition(step: PreAggregator, dtype: type) -> None:
     slow = slow_static_clipping if step.kind == "static-clip" else slow_adaptive_clipping
     for n in (1, 2, 5, 12):
         for f in range((n - 1) // 2 + 1):
@@ -336,11 +334,11 @@ def test_bucketing_is_its_definition(dtype: type, s: int) -> None:
 @pytest.mark.parametrize("rule", [rule for rule, _, _ in REFERENCES], ids=lambda rule: rule.kind)
 def test_cutting_long_rows_into_blocks_changes_nothing(rule: Rule, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # A row of several blocks is a short one repeated: so must the result be.
-    monkeypatch.setattr(mixture, "LARGE", large)
+    monkeypatch.setattr(weighted_rows, "LARGE", large)
     short = sample(9, 50, np.float64, seed=3)
     f = min(2, rule.tolerates(9))
     result = rule(np.tile(short, (1, 500)), f, np.random.default_rng(0))
-    monkeypatch.setattr(mixture, "LARGE", 2**60)
+    monkeypatch.setattr(weighted_rows, "LARGE", 2**60)
     np.testing.assert_allclose(result, np.tile(rule(short, f, np.random.default_rng(0)), 500), atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""The ClientApp, as it is written for FedAvg; the mod is all that is new."""
+"""The ClientApp, written for FedAvg; only the mod is new."""
 
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp

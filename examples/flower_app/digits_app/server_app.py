@@ -1,4 +1,4 @@
-"""The ServerApp, as it is written for FedAvg; another strategy is all that is new."""
+"""The ServerApp, written for FedAvg; only the strategy is new."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def measure(server_round: int, arrays: ArrayRecord) -> MetricRecord:
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Train, and write down how it went."""
+    """Train, and record the accuracy of each round."""
     config = context.run_config
     clients, fraction = int(config["clients"]), float(config["fraction-train"])
     strategy: Strategy

@@ -1,4 +1,4 @@
-"""Model, data and training, as any app has them. Nothing here knows of Byzantine clients."""
+"""Model, data and training, as in any app; nothing here is specific to Byzantine clients."""
 
 from functools import cache
 
@@ -42,7 +42,7 @@ def train_data(partition: int, partitions: int) -> tuple[Floats, NDArray[np.int6
 
 
 def accuracy(model: Model) -> float:
-    """Return the share of the 300 test images that the model gets right."""
+    """Return the share of the 300 test images that the model classifies correctly."""
     images, labels = digits()
     scores = images[:300] @ model["weights"] + model["bias"]
     return float(np.mean(scores.argmax(axis=1) == labels[:300]))

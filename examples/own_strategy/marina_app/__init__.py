@@ -1,1 +1,1 @@
-"""A Flower app of one's own around a method of Breakwater."""
+"""A Flower app that runs a method of Breakwater."""

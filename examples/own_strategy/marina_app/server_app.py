@@ -15,7 +15,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Train, and write down how it went."""
+    """Train, and record the loss."""
     config = context.run_config
     loss = Loss(*data())
 

@@ -1,4 +1,4 @@
-"""Reports: a run folder, or several, as one page that stands by itself: no network, no scripts, no other files.
+"""Reports: a run folder, or several, as one self-contained page: no network, no scripts, no other files.
 
 ``write_report`` is what the server leaves at the end of a run; ``breakwater report`` calls it again, or
 ``write_comparison`` for several runs. matplotlib is only imported when a page is written.

@@ -1,4 +1,4 @@
-"""The charts of a report: matplotlib draws them, and what comes back is SVG to stand inside the page.
+"""The charts of a report: matplotlib draws them, as SVG elements for the page.
 
 They are drawn for a phone, about 420 CSS pixels wide, and any number of them fit side by side on a desktop. Colours are
 the page's own (``var(--c0)``, ``currentColor``), so that light and dark pages need one drawing only. The same runs
@@ -28,7 +28,7 @@ WIDTH, HEIGHT = 420, 256
 FONT = 11.5
 """Size of all text, in the same units: nothing comes out below 9 CSS pixels on a phone of 360."""
 COLOURS = 6
-"""How many the page defines, as ``--c0`` ..; beyond them the line style tells."""
+"""How many the page defines, as ``--c0`` ..; beyond them the line style differs."""
 STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 2, 1.2, 2)))
 DASHES = ("", "7 3", "1.8 2.2", "8 3 1.8 3")
 """The same styles as SVG has them, for the legend in the page."""
@@ -53,7 +53,7 @@ _RC: Any = {
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """A curve, and the range around it where it stands for several runs.
+    """A curve, and the range around it where it shows several runs.
 
     Args:
         x: ascending, shape (points,).
@@ -163,7 +163,7 @@ def curves(lines: Sequence[Line], x: Scale, y: Scale, name: str, about: str) -> 
         x: the horizontal axis.
         y: the vertical axis.
         name: begins the ids inside the SVG; no other chart of the page may have it.
-        about: what a screen reader says of the chart.
+        about: a description for screen readers.
 
     Returns:
         An ``<svg>`` element.
@@ -200,7 +200,7 @@ def per_round(kinds: Sequence[Dots], x: Scale, y: Scale, name: str, about: str) 
         x: the horizontal axis.
         y: the vertical axis, with limits; what lies above them is marked at the edge.
         name: begins the ids inside the SVG; no other chart of the page may have it.
-        about: what a screen reader says of the chart.
+        about: a description for screen readers.
 
     Returns:
         An ``<svg>`` element.
@@ -384,7 +384,7 @@ def _inline(text: str, name: str, about: str) -> str:
 
 
 def _shared_style(found: re.Match[str]) -> str:
-    """Say once for a group of marks what each of them says."""
+    """Move the style of a group of marks to the group, where all marks have the same."""
     styles = set(re.findall(r' style="([^"]*)"', found[2]))
     if len(styles) != 1:
         return found[0]

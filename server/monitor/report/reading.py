@@ -4,7 +4,6 @@ A folder may be of a run that is under way, or that was killed: then there is no
 metrics. Lines that a crash cut off are left out, and so are keys that an older folder does not have.
 """
 
-import fcntl
 import os
 import tomllib
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import Any
 from experiment.config import Config, parse
 from experiment.explain import TaskFacts
 from foundation.errors import ConfigError
+from foundation.files import is_locked
 from foundation.text import TextError, read_text
 from server.monitor.curves import X
 from server.monitor.suspects import Suspect, tally
@@ -39,7 +39,7 @@ class Run:
         config: the same, None where this version cannot read it.
         tree: the same as plain tables, {} where it is no TOML.
         summary: as the server wrote it; None for a run that has not ended in order.
-        rounds: without what they say of single clients: of 100,000 rounds that would take gigabytes.
+        rounds: without the fields about single clients, which would take gigabytes for 100,000 rounds.
         suspects: the clients, most suspicious first.
         rejected: how often a reply was rejected, by reason.
         going: a server is running it right now.
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """How it ended: as its summary says; without one "going", or "killed" where no server runs it any more."""
+        """How it ended, from its summary; without one "going", or "killed" where no server runs it any more."""
         if self.summary is not None:
             return str(self.summary.get("status", "finished"))
         return "going" if self.going else "killed"
@@ -74,7 +74,7 @@ class Run:
 
     @property
     def task(self) -> TaskFacts | None:
-        """What is known of the task; None where the summary does not say."""
+        """The problem constants of the task; None where the summary has none."""
         try:
             return TaskFacts.read((self.summary or {})["task"])
         except (KeyError, ValueError, TypeError):
@@ -129,7 +129,8 @@ def read(path: Path) -> Run:
         config = parse(text) if text else None
     suspects = tally(seen(), None if config is None else config.federation.byzantine)
     summary = read_summary(path)
-    return Run(path, text, config, tree, summary, rounds, suspects, rejected, summary is None and _locked(path))
+    going = summary is None and is_locked(path / METRICS)
+    return Run(path, text, config, tree, summary, rounds, suspects, rejected, going)
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:
@@ -157,13 +158,3 @@ def _text(path: Path) -> str:
         return read_text(path)
     except (FileNotFoundError, TextError):
         return ""
-
-
-def _locked(path: Path) -> bool:
-    """Return whether a server holds the metrics file, see ``server.run_folder.writer.RunFolder``."""
-    with open(path / METRICS, "rb") as metrics:
-        try:
-            fcntl.flock(metrics, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False

@@ -87,7 +87,7 @@ def document(runs: Sequence[Run], place: Path) -> str:
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
-    """Return the runs by what their configs say beside the seed, in the order in which they came."""
+    """Group the runs by their configs without the seeds; keep their order."""
     found: dict[str, list[Run]] = {}
     for run in runs:
         settings = _settings(run)
@@ -102,7 +102,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 
 
 def _settings(run: Run, *, seeds: bool = False) -> Settings:
-    """Return what a config says, by section and key; its seeds only where they are asked for."""
+    """Return the values of a config by section and key; with its seeds where ``seeds`` is true."""
     flat = {
         f"{section}.{key}": value
         for section, values in run.tree.items()
@@ -113,9 +113,10 @@ def _settings(run: Run, *, seeds: bool = False) -> Settings:
 
 
 def _labels(settings: Sequence[Settings]) -> list[str]:
-    """Return for each of several settings, in words, what tells it from the others.
+    """Return a label for each of several settings: the values in which it differs from the others.
 
-    Another kind in a section has other keys, which the kind stands for: a key is told where groups of one kind differ.
+    A section of another kind has other keys: its kind is the label. Keys in which groups
+    of one kind differ are named.
     """
 
     def kind(each: Settings, key: str) -> object:
@@ -141,7 +142,7 @@ def _labels(settings: Sequence[Settings]) -> list[str]:
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
-    """Return a key without its section, where that is clear; nothing for a kind, whose value says enough."""
+    """Return a key without its section, where that is clear; nothing for a kind, whose value is clear."""
     last = key.partition(".")[2]
     if last == "kind":
         return ""

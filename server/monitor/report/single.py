@@ -125,7 +125,7 @@ def _stall(run: Run) -> str:
 
 
 def _worse(run: Run) -> str:
-    """Say so where a run came to its end with less than it began with; "" if not."""
+    """Return a sentence if the run ended worse than it began; else ""."""
     for measure in ("gap", "loss"):
         first, last = getattr(run.start, measure, None), run.last(measure)
         if first is not None and last is not None:

@@ -1,7 +1,7 @@
 """The templates of the pages, in Jinja2, and the environment that fills them in.
 
-Names of clients are whatever the clients chose, and the log quotes what they sent. So every value that a template shows
-is made safe by the environment: control characters and marks of direction become codes (``_visible``), and Jinja2
+Clients choose their names, and the log quotes what they sent. So the environment makes every value safe that a template
+shows: control characters and marks of direction become codes (``_visible``), and Jinja2
 escapes HTML. The page itself forbids scripts and any address on the network (its Content-Security-Policy).
 
 They are text in a module, not files beside it, because a Flower App Bundle takes no files of other kinds.
@@ -337,7 +337,7 @@ _SEVERAL = """
 """
 
 NONE = "\N{EN DASH}"
-"""Stands where there is no number."""
+"""Shown in place of a missing number."""
 
 
 def page(template: str, **values: Any) -> str:

@@ -5,7 +5,6 @@ from functools import cache
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from attacks.faults import Fault
 from client.answers import client_app, visit
 from client.app import make_worker
 from client.coalition import Coalition, CoalitionMember
@@ -13,7 +12,8 @@ from client.node_config import NodeConfig
 from experiment.config import parse, resolve
 from experiment.opened import Experiment
 from experiment.run_config import RunConfig
-from foundation.errors import Breakage, Broken, Silent, WireError
+from foundation.errors import Broken, Silent, WireError
+from foundation.faults import Fault
 from link import codec, flwr_compat
 from link.replies import broken
 from link.wire import CHUNK_BYTES, Parcel, Reader
@@ -143,8 +143,8 @@ def test_an_oversize_reply_is_longer_than_any_honest_one_may_be() -> None:
 
 
 @pytest.mark.parametrize("size", [100, 70_000, 3 * CHUNK_BYTES + 5])
-@pytest.mark.parametrize("how", ["truncated", "garbage"])
-def test_a_server_cannot_decode_what_is_damaged_but_reads_on(how: Breakage, size: int) -> None:
+@pytest.mark.parametrize("how", [Fault.TRUNCATED, Fault.GARBAGE])
+def test_a_server_cannot_decode_what_is_damaged_but_reads_on(how: Fault, size: int) -> None:
     content, reader, flaws = RecordDict({"p": ConfigRecord({"": bytes(size)})}), Reader(1 << 30), []
     for _ in range(2):
         for frame in broken(Broken(how, content), 7).frames:
@@ -153,18 +153,18 @@ def test_a_server_cannot_decode_what_is_damaged_but_reads_on(how: Breakage, size
             except WireError as error:
                 flaws.append(error.reason.partition(":")[0])
     assert flaws == ["undecodable"] * 2
-    (whole,) = [parcel for frame in broken(Broken("late", content), 7).frames if (parcel := reader.feed(frame))]
+    (whole,) = [parcel for frame in broken(Broken(Fault.LATE, content), 7).frames if (parcel := reader.feed(frame))]
     assert isinstance(whole, Parcel)
     assert whole.answer == content
 
 
 def test_a_late_reply_waits_and_a_broken_off_one_ends_the_stream() -> None:
     content = RecordDict()
-    assert broken(Broken("late", content, 2.5), 7).delay_s == 2.5
-    begun = broken(Broken("disconnect", content), 7)
+    assert broken(Broken(Fault.LATE, content, 2.5), 7).delay_s == 2.5
+    begun = broken(Broken(Fault.DISCONNECT, content), 7)
     assert begun.end == "broke off in the middle of a reply"
     assert [Reader(1000).feed(frame) for frame in begun.frames] == [None]  # more is to come
-    last = broken(Broken("disconnect", content, last=True), 7).end
+    last = broken(Broken(Fault.DISCONNECT, content, last=True), 7).end
     assert not isinstance(last, str)
     assert last is not None
     assert last.final

@@ -1,4 +1,4 @@
-"""The command line: whatever a user gives that cannot be used ends with status 2, one clear line and no traceback."""
+"""The command line: invalid input of any kind ends with status 2, one clear line and no traceback."""
 
 import argparse
 import re
@@ -32,17 +32,17 @@ def status(*arguments: str) -> int:
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that these arguments get."""
+    """Return the one line that these arguments cause."""
     assert status(*arguments) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert re.match(r"breakwater( \w+)*: error: ", said.err)
-    assert said.err.count("\n") == 1
-    assert said.err.endswith("\n")
-    return said.err.strip()
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert re.match(r"breakwater( \w+)*: error: ", output.err)
+    assert output.err.count("\n") == 1
+    assert output.err.endswith("\n")
+    return output.err.strip()
 
 
-# --- what the parser refuses ---
+# --- refused by the parser ---
 
 
 @pytest.mark.parametrize(
@@ -67,19 +67,19 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["certs", "issue", "d"], "required: NAME"),
     ],
 )
-def test_arguments_that_are_none(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    said = complaint(capsys, *arguments)
-    assert words in said
-    assert "--help)" in said
+def test_invalid_arguments(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    output = complaint(capsys, *arguments)
+    assert words in output
+    assert "--help)" in output
 
 
-def test_a_run_that_is_not_there_does_not_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = complaint(capsys, "server", "--resume", str(tmp_path / "none"))
-    assert said.endswith("none: no run of `breakwater server` is there (run.json is missing)")
+def test_a_run_that_does_not_exist_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = complaint(capsys, "server", "--resume", str(tmp_path / "none"))
+    assert output.endswith("none: no run of `breakwater server` is there (run.json is missing)")
     assert not (tmp_path / "none").exists()
 
 
-# --- what the commands refuse ---
+# --- refused by the commands ---
 
 
 @pytest.mark.parametrize("command", [["check"], ["run"], ["server", "--listen", "127.0.0.1:0"]])
@@ -103,7 +103,7 @@ def test_experiments_that_cannot_be_run(
     assert words in complaint(capsys, command[0], *arguments, *command[1:])
 
 
-def test_every_problem_of_a_config_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_problem_of_a_config_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert status("check", DEMO, "--set", "strategy.p=3.0", "--set", "evaluation.every=0") == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
@@ -115,7 +115,7 @@ def test_a_data_folder_that_the_environment_names(
 ) -> None:
     monkeypatch.setenv("BREAKWATER_DATA", "nowhere")
     assert "BREAKWATER_DATA nowhere: no such folder" in complaint(capsys, "check", DEMO)
-    assert status("check", DEMO, "--data", str(tmp_path)) == 0, "what is typed goes before what is set"
+    assert status("check", DEMO, "--data", str(tmp_path)) == 0, "the option takes precedence over the environment"
     monkeypatch.setenv("BREAKWATER_DATA", "")
     assert status("check", DEMO) == 0
 
@@ -131,16 +131,16 @@ def test_a_run_folder_that_is_taken(command: list[str], capsys: pytest.CaptureFi
     (Path("full") / "precious").write_text("x")
     Path("file").write_text("")
     for out in ("full", "file"):
-        said = complaint(capsys, *command, "--out", out)
-        assert f"--out {out}: exists and is not an empty folder; choose another one or remove it" in said
+        output = complaint(capsys, *command, "--out", out)
+        assert f"--out {out}: exists and is not an empty folder; choose another one or remove it" in output
     assert (Path("full") / "precious").read_text() == "x"
 
 
 def test_attackers_without_an_attack(capsys: pytest.CaptureFixture[str]) -> None:
     text = Path(DEMO).read_text()
     Path("plain.toml").write_text(text[: text.index("\n[attack]")])
-    said = complaint(capsys, "run", "plain.toml", "--out", "out")
-    assert "federation.byzantine = 3 without an [attack] section" in said
+    output = complaint(capsys, "run", "plain.toml", "--out", "out")
+    assert "federation.byzantine = 3 without an [attack] section" in output
     assert not Path("out").exists()
 
 
@@ -157,9 +157,9 @@ def test_an_address_that_cannot_be_listened_on(listen: str, words: str, capsys: 
 
 
 def test_data_that_a_server_needs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    said = complaint(capsys, "server", A9A, "--listen", "127.0.0.1:0", "--data", str(tmp_path))
-    assert "[task] " in said
-    assert "a9a.gz" in said
+    output = complaint(capsys, "server", A9A, "--listen", "127.0.0.1:0", "--data", str(tmp_path))
+    assert "[task] " in output
+    assert "a9a.gz" in output
 
 
 @pytest.mark.parametrize(
@@ -171,23 +171,23 @@ def test_data_that_a_server_needs(capsys: pytest.CaptureFixture[str], tmp_path: 
         (["--data", "nowhere"], "--data nowhere: no such folder"),
     ],
 )
-def test_clients_that_cannot_be(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_clients(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert words in complaint(capsys, "client", "--connect", "127.0.0.1:1", "--name", "a", *arguments)
 
 
-# --- what goes well, and other ends ---
+# --- success, interruption, closed output ---
 
 
 def test_check_explains_a_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert status("check", DEMO, "--set", "aggregator.kind=mean") == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-    assert said.out.startswith("clients      10, of which up to 3 Byzantine (30 %); seed 1\n")
-    assert "\ntask         digits: d = 2410 (float32), m = 144 samples a client\n" in said.out
-    assert '\nwarning      aggregator.kind = "mean" defends against nobody' in said.out
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert output.out.startswith("clients      10, of which up to 3 Byzantine (30 %); seed 1\n")
+    assert "\ntask         digits: d = 2410 (float32), m = 144 samples a client\n" in output.out
+    assert '\nwarning      aggregator.kind = "mean" defends against nobody' in output.out
 
 
-def test_check_is_good_without_the_data_only_where_it_did_not_look(
+def test_check_succeeds_without_the_data_only_if_told_not_to_load_them(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert status("check", A9A, "--data", str(tmp_path)) == 2
@@ -223,8 +223,8 @@ def test_an_interrupted_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert capsys.readouterr().err == "breakwater: interrupted\n"
 
 
-def test_a_reader_who_has_left_is_no_error() -> None:
-    """``breakwater --help | head -0`` and its like: the status tells, nothing is printed about it."""
+def test_closed_output_is_no_error() -> None:
+    """``breakwater --help | head -0`` and similar: the status is 1, and nothing is printed."""
     code = (
         "import os, sys\n"
         "from deploy.cli import main\n"

@@ -33,7 +33,7 @@ from link import flwr_compat
 from link.address import Address
 from link.grid import StreamGrid
 from link.identity import certificates
-from link.identity.access import Guests
+from link.identity.access import AccessControl
 from link.identity.authority import Authority
 from link.identity.tls import Identity, server_credentials
 from tasks.mnist import FILES
@@ -363,17 +363,17 @@ def test_a_client_that_is_revoked(certs: Path) -> None:
     revoke(certs, ["alice"])
     finding = bad(party.look(certs / "alice"))
     assert finding.level == "problem"
-    assert finding.says.startswith("revoked: this certificate of 'alice' was taken back on ")
+    assert finding.says.startswith("revoked: this certificate of 'alice' was revoked on ")
     assert [each.level for each in party.look(certs / "bob")] == ["ok", "ok"]
 
 
 def test_lists_that_a_server_cannot_use(certs: Path, tmp_path: Path) -> None:
     (certs / "server" / "clients.txt").write_text("# nobody yet\n")
-    assert bad(party.look(certs / "server")).says.startswith("certs/server/clients.txt: names nobody")
+    assert bad(party.look(certs / "server")).says.startswith("certs/server/clients.txt: lists nobody")
     (tmp_path / "lists").mkdir()
     assert [each.level for each in party.look(certs / "server", tmp_path / "lists")] == ["ok", "ok", "ok"]
     (tmp_path / "lists" / "ca.crl").write_text("-----BEGIN X509 CRL-----")
-    assert "holds no list of revoked certificates" in bad(party.look(certs / "server", tmp_path / "lists")).says
+    assert "must hold whole lists of revoked certificates" in bad(party.look(certs / "server", tmp_path / "lists")).says
 
 
 # --- the network ------------------------------------------------------------------------------------------------------
@@ -407,7 +407,7 @@ def grid(fingerprint: str, credentials: Identity | None = None) -> StreamGrid:
         fingerprint=fingerprint,
         max_reply_bytes=1000,
         credentials=None if credentials is None else server_credentials(credentials),
-        guests=None if credentials is None else Guests.of(credentials),
+        access=None if credentials is None else AccessControl.of(credentials),
     )
 
 
@@ -482,10 +482,10 @@ def test_a_server_that_has_taken_the_certificate_back(server: tuple[StreamGrid, 
     grid, address = server
     revoke(certs, ["bob"])
     for _ in range(2):  # a change counts once a file looks the same twice
-        assert grid._guests is not None
-        grid._guests.look()
+        assert grid._access is not None
+        grid._access.look()
     finding = bad(network.connecting(Address.parse(address), certs / "bob"))
-    assert f"{address}: refused: revoked: this certificate of 'bob' was taken back on " in finding.says
+    assert f"{address}: refused: revoked: this certificate of 'bob' was revoked on " in finding.says
 
 
 @pytest.mark.parametrize("server", ["other code"], indirect=True)

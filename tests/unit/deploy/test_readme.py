@@ -11,7 +11,7 @@ from experiment.config import (
     AggregatorUnion,
     AttackUnion,
     CompressorUnion,
-    PreStepUnion,
+    PreAggregatorUnion,
     StrategyUnion,
     TaskUnion,
     _keys,
@@ -62,14 +62,14 @@ def test_every_file_that_a_page_links_to_exists(page: Path) -> None:
 
 def test_the_docs_name_every_kind_that_a_config_may_name() -> None:
     pages = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("catalogue.md", "tasks.md")}
-    for union in (StrategyUnion, AggregatorUnion, PreStepUnion, CompressorUnion, AttackUnion):
+    for union in (StrategyUnion, AggregatorUnion, PreAggregatorUnion, CompressorUnion, AttackUnion):
         for kind in kinds_of(union):
             assert f"`{kind}`" in pages["catalogue.md"]
     for kind in kinds_of(TaskUnion):
         assert f"`{kind}`" in pages["tasks.md"]
 
 
-@pytest.mark.parametrize("union", [StrategyUnion, AggregatorUnion, PreStepUnion, CompressorUnion, AttackUnion])
+@pytest.mark.parametrize("union", [StrategyUnion, AggregatorUnion, PreAggregatorUnion, CompressorUnion, AttackUnion])
 def test_the_catalogue_names_every_key(union: object) -> None:
     catalogue = (ROOT / "docs" / "catalogue.md").read_text(encoding="utf-8")
     shared = {"kind", "pre", "view", "parts"}

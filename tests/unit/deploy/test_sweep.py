@@ -155,7 +155,7 @@ MISTAKES = {
         FILE.replace("[1, 2]", "[]"),
         ["seeds = []: List should have at least 1 item after validation, not 0"],
     ),
-    "a seed twice": (FILE.replace("[1, 2]", "[1, 1]"), ["seeds = [1, 1]: one stands there twice"]),
+    "a seed twice": (FILE.replace("[1, 2]", "[1, 1]"), ["seeds = [1, 1]: a seed is listed twice"]),
     "no setting": (
         FILE.replace('"attack.kind=bf"', '"attack.kind"'),
         ['axes.attack: bf: must be "section.key=value" or a list of such'],

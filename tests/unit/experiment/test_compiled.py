@@ -8,7 +8,7 @@ import pytest
 
 from experiment.compiled import prepare
 from experiment.config import parse
-from strategies.aggregators import weighted_rows as mixture
+from strategies.aggregators import weighted_rows
 from strategies.compressors import packing
 
 CONFIG = """
@@ -53,7 +53,7 @@ def test_what_is_loaded(
     monkeypatch: pytest.MonkeyPatch, dim: int, dtype: str, compressor: list[str], aggregates: bool, loaded: list[str]
 ) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(mixture, "prepare", lambda _: seen.append("rules"))
+    monkeypatch.setattr(weighted_rows, "prepare", lambda _: seen.append("rules"))
     monkeypatch.setattr(packing, "prepare", lambda _: seen.append("packets"))
     opened: Any = Opened(parse(CONFIG, compressor), Sized(dim, np.dtype(dtype)))
     assert prepare(opened, aggregates=aggregates) >= 0

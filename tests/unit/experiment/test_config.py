@@ -210,7 +210,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load(tmp_path / "broken.toml")
 
 
-# --- pre-steps ---
+# --- pre-aggregators ---
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 )
 def test_presteps_by_name_and_as_tables(pre: str, expected: tuple[object, ...]) -> None:
     config = parse(SGD + f'[aggregator]\nkind = "cm"\npre = {pre}\n')
-    assert config.aggregator == CoordinateMedian(pre=expected)  # type: ignore[arg-type]  # tuples of pre-steps
+    assert config.aggregator == CoordinateMedian(pre=expected)  # type: ignore[arg-type]  # tuples of pre-aggregators
 
 
 @pytest.mark.parametrize(

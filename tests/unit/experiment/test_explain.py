@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiment.config import load, parse
-from experiment.explain import explain, warnings
+from experiment.explain import TaskFacts, explain, sentences, warnings
 from foundation.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[3] / "deploy" / "configs"
@@ -176,8 +177,8 @@ def test_a_rule_that_trusts_a_row() -> None:
 
 def test_a_cohort_too_small_for_its_rule() -> None:
     assert warned("aggregator.kind=krum") == [
-        "strategy.cohort = 4: about 1 of them are Byzantine and krum with its pre-steps tolerates 0; only clipping "
-        "limits what such a round can do"
+        "strategy.cohort = 4: about 1 of them are Byzantine and krum with its pre-aggregators tolerates 0; only "
+        "clipping limits what such a round can do"
     ]
 
 
@@ -191,3 +192,10 @@ def test_buckets_of_which_half_may_be_spoilt() -> None:
         "bucketing leaves 10 buckets of 20 rows, 5 of which may be spoilt: half or more, where a median breaks down; "
         "use a smaller s or none"
     )
+
+
+def test_a_task_that_the_config_does_not_fit_is_a_warning() -> None:
+    config = parse(MARINA, ["compressor.kind=rand-k", "compressor.k=65"])
+    told = list(sentences(config, TaskFacts(30, np.dtype("f4"), 72, None, None)))
+    flaw = "the config does not fit the recorded task: [compressor] k = 65: must be at most d = 30, the length of the"
+    assert ("warning", f"{flaw} vectors") in told

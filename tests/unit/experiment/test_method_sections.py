@@ -1,16 +1,22 @@
 """The sections of the gradient methods: defaults from the papers, what is refused, which method comes out."""
 
-from dataclasses import replace
-from typing import Any
+import pickle
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
 
 import pytest
+from pydantic import ValidationError
 
-from experiment.config import Config, parse, resolve
+from experiment.config import Config, StrategyUnion, kinds_of, parse, resolve
+from experiment.sections import section_of
 from foundation.errors import ConfigError
 from strategies.byz_vr_marina import ByzVRMarina
 from strategies.byz_vr_marina_2 import ByzVRMarina2
 from strategies.byz_vr_marina_pp import ByzVRMarinaPP
+from strategies.descent import Descent
+from strategies.hyperparameters import Key
 from strategies.local_sgd import LocalSGD
+from strategies.methods import METHODS
 from strategies.robust_momentum_sgd import RobustMomentumSGD
 from strategies.robust_sgd import RobustSGD
 from tests.unit.experiment.test_config import FakeProblem
@@ -185,3 +191,50 @@ def test_the_shares_of_the_rounds_sum_to_one(kind: str) -> None:
     assert sum(round_.share for round_ in plan) == pytest.approx(1)
     assert all(round_.gradients > 0 for round_ in plan)
     assert plan[0].gradients == (4 * 40 if kind == "local-sgd" else 40)
+
+
+# --- what is derived from the methods ---
+
+
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_a_resolved_config_carries_its_method_wherever_it_goes(kind: str) -> None:
+    resolved = resolve(config(kind, "strategy.gamma='1/L'"), FakeProblem())
+    there = pickle.loads(pickle.dumps(resolved))  # noqa: S301  # our own
+    assert there == resolved
+    assert there.method == resolved.method == resolved.for_clients().method
+    assert resolved.method.gamma == 0.25
+
+
+def test_a_resolved_config_is_another_one_with_another_method() -> None:
+    one, other = (resolve(config("robust-sgd", f"strategy.gamma={gamma}"), UNKNOWN_L) for gamma in (0.1, 0.2))
+    assert one != other
+    assert one.method != other.method
+
+
+def test_every_method_of_the_table_has_its_section() -> None:
+    kinds = [method.kind for method in METHODS]
+    assert list(kinds_of(StrategyUnion)) == kinds
+    assert len(set(kinds)) == len(kinds)
+
+
+def test_keys_have_types_bounds_and_defaults_of_the_fields() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Own(Descent):
+        """A method of one's own."""
+
+        kind: ClassVar[str] = "own"
+        depth: Annotated[int, Key(ge=2, le=5)] = 3
+        wide: bool
+
+        def reply(self, *args: Any) -> Any:
+            raise AssertionError("not asked here")
+
+    section = section_of(Own)
+    given: dict[str, Any] = {"kind": "own", "rounds": 1, "gamma": 0.5, "wide": True}
+    assert section(**given).model_dump() == {
+        **given, "clip": False, "alpha": None, "cohort": None, "batch": 0, "depth": 3,
+    }  # fmt: skip
+    wrong: dict[str, Any] = {"depth": 6, "wide": 1, "batch": -1, "cohort": 0, "gamma": -1.0, "clip": "no"}
+    for key, value in wrong.items():
+        with pytest.raises(ValidationError, match=key):
+            section(**{**given, key: value})

@@ -201,7 +201,7 @@ def test_rounds_that_cannot_be_read_give_2(command: str, line: str, capsys: pyte
     Path("a-run", "metrics.jsonl").write_text(f"{line}\n", encoding="utf-8")
     assert ended(command, "a-run") == 2
     (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith("breakwater: error: a-run/metrics.jsonl: is no metrics file of a run: ")
+    assert said.startswith("breakwater: error: a-run/metrics.jsonl: is not the metrics of a run: ")
 
 
 def test_a_page_that_cannot_be_written_gives_2(capsys: pytest.CaptureFixture[str]) -> None:

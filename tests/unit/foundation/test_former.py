@@ -11,6 +11,7 @@ import pytest
     [
         ("strategies.algorithm", "strategies.method", "Ask"),
         ("strategies.aggregators.presteps", "strategies.aggregators.preaggregators", "Bucketing"),
+        ("strategies.aggregators.mixture", "strategies.aggregators.weighted_rows", "WeightedRows"),
         ("link.errors", "foundation.errors", "ConfigError"),
     ],
 )
@@ -20,3 +21,11 @@ def test_a_former_name_gives_the_same_objects_and_a_warning(old: str, new: str, 
         former = importlib.import_module(old)
     assert len(seen) == 1
     assert getattr(former, name) is getattr(importlib.import_module(new), name)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_former_names_of_classes() -> None:
+    from strategies.aggregators import mixture, preaggregators, presteps, weighted_rows
+
+    assert mixture.Mixture is weighted_rows.WeightedRows
+    assert presteps.PreStep is preaggregators.PreAggregator

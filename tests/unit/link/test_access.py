@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from foundation.errors import ConfigError
 from link.identity import certificates
-from link.identity.access import LISTED_FILE, REVOKED_FILE, Guests, Revoked, read_listed, read_revoked
+from link.identity.access import LISTED_FILE, REVOKED_FILE, AccessControl, Revoked, read_listed, read_revoked
 from link.identity.authority import Authority
 from link.identity.certificates import certificates_in
 from link.identity.tls import Identity
@@ -38,7 +38,7 @@ class Server:
 
     def __init__(self, folder: Path, authority: bytes = AUTHORITY.certificate) -> None:
         self.folder = folder
-        self.guests = Guests.of(Identity(authority, b"", b"", str(folder)))
+        self.access = AccessControl.of(Identity(authority, b"", b"", str(folder)))
 
     def put(self, name: str, content: bytes) -> None:
         """Write a file as `breakwater certs` does: it is there at once, and is another one than before."""
@@ -48,11 +48,11 @@ class Server:
 
     def settle(self) -> None:
         """Look as often as it takes until a change counts."""
-        self.guests.look()
-        self.guests.look()
+        self.access.look()
+        self.access.look()
 
     def flaw(self, identity: Identity) -> str:
-        return self.guests.flaw_of(identity.certificate) or "none"
+        return self.access.flaw_of(identity.certificate) or "none"
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_without_lists_everybody_is_welcome(server: Server) -> None:
 def test_a_revoked_certificate_is_refused_and_another_of_the_same_name_is_not(server: Server) -> None:
     server.put(REVOKED_FILE, taken_back(ALICE))
     server.settle()
-    assert server.flaw(ALICE) == "revoked: this certificate of 'alice' was taken back on 2026-03-04 05:06 UTC"
+    assert server.flaw(ALICE) == "revoked: this certificate of 'alice' was revoked on 2026-03-04 05:06 UTC"
     assert server.flaw(AUTHORITY.issue_client("alice")) == "none"
     assert server.flaw(BOB) == "none"
 
@@ -108,7 +108,7 @@ def test_to_be_listed_does_not_help_a_revoked_certificate(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("shown", [b"", b"garbage", ALICE.certificate + BOB.certificate, ALICE.key], ids=range(4))
 def test_who_shows_nothing_that_can_be_read_is_refused(server: Server, shown: bytes) -> None:
-    assert str(server.guests.flaw_of(shown)).startswith("revoked: this client's certificate cannot be read")
+    assert str(server.access.flaw_of(shown)).startswith("revoked: this client's certificate cannot be read")
 
 
 def test_an_old_list_locks_nobody_out_and_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,9 +123,9 @@ def test_the_lists_may_lie_apart_from_the_certificate(tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / REVOKED_FILE).write_bytes(taken_back(BOB))
     (tmp_path / LISTED_FILE).write_text("nobody-here", encoding="utf-8")
-    guests = Guests.of(Identity(AUTHORITY.certificate, b"", b"", str(tmp_path)), tmp_path / "lists")
-    assert guests.flaw_of(ALICE.certificate) is None
-    assert str(guests.flaw_of(BOB.certificate)).startswith("revoked: ")
+    access = AccessControl.of(Identity(AUTHORITY.certificate, b"", b"", str(tmp_path)), tmp_path / "lists")
+    assert access.flaw_of(ALICE.certificate) is None
+    assert str(access.flaw_of(BOB.certificate)).startswith("revoked: ")
 
 
 # --- what cannot be used ----------------------------------------------------------------------------------------------
@@ -154,21 +154,21 @@ def damaged() -> bytes:
 
 
 BAD_REVOKED = {
-    "empty": (b"", "holds no list of revoked certificates"),
-    "garbage": (b"garbage", "holds no list of revoked certificates"),
-    "a-certificate": (ALICE.certificate, "holds no list of revoked certificates"),
-    "cut": (taken_back(ALICE)[:-30], "holds no list of revoked certificates"),
-    "the-second-cut": (taken_back(ALICE) + taken_back(BOB)[:-30], "or a part of one"),
-    "no-base64": (b"-----BEGIN X509 CRL-----\n!!!\n-----END X509 CRL-----\n", "that cannot be read"),
+    "empty": (b"", "must hold whole lists of revoked certificates"),
+    "garbage": (b"garbage", "must hold whole lists of revoked certificates"),
+    "a-certificate": (ALICE.certificate, "must hold whole lists of revoked certificates"),
+    "cut": (taken_back(ALICE)[:-30], "must hold whole lists of revoked certificates"),
+    "the-second-cut": (taken_back(ALICE) + taken_back(BOB)[:-30], "must hold whole lists"),
+    "no-base64": (b"-----BEGIN X509 CRL-----\n!!!\n-----END X509 CRL-----\n", "cannot be read"),
     "a-damaged-signature": (damaged(), "is not signed by an authority of ca.crt"),
     "of-another-authority": (taken_back(ALICE, authority=OTHER), "is not signed by an authority of ca.crt"),
     "in-anothers-name": (foreign(signer=OTHER), "is not signed by an authority of ca.crt"),
     "by-another-name": (foreign(named=OTHER), "is not signed by an authority of ca.crt"),
-    "a-difference-only": (foreign(critical=True), "has a critical extension 2.5.29.27"),
+    "a-difference-only": (foreign(critical=True), "has the critical extension 2.5.29.27"),
 }
 BAD_LISTED = {
-    "empty": (b"", "names nobody"),
-    "comments": (b"# nobody\n\n", "names nobody"),
+    "empty": (b"", "lists nobody"),
+    "comments": (b"# nobody\n\n", "lists nobody"),
     "two-names": (b"alice\nbob carol\n", "line 2: name 'bob carol': must be 1 to 64 characters"),
     "a-path": (b"\n\n../alice", "line 3: name '../alice': must be"),
     "too-long": (b"x" * 65, "line 1: name 'xxxx"),
@@ -204,10 +204,10 @@ def test_a_list_that_goes_wrong_leaves_in_force_what_was_and_is_told_once(
     for _ in range(3):
         server.put(name, content)
         for _ in range(5):
-            server.guests.look()
+            server.access.look()
         (line,) = told(logging.ERROR)[-1:]
         assert line.startswith(f"{server.folder / name}: ")
-        assert line.endswith("; what was in force stays so")
+        assert line.endswith("; the last valid version stays in force")
         assert words in line
         assert server.flaw(ALICE) == "none"
         assert server.flaw(BOB).startswith("revoked: ")
@@ -224,10 +224,10 @@ def test_a_list_that_vanishes_stays_in_force(server: Server, told: Callable[[int
     server.settle()
     (server.folder / name).unlink()
     for _ in range(5):
-        server.guests.look()
+        server.access.look()
     assert server.flaw(BOB) != "none"
     assert told(logging.ERROR) == [
-        f"{server.folder / name}: cannot be read: No such file or directory; what was in force stays so"
+        f"{server.folder / name}: cannot be read: No such file or directory; the last valid version stays in force"
     ]
     server.put(name, taken_back(BOB, number=2) if name == REVOKED_FILE else b"alice\nbob")
     server.settle()
@@ -241,8 +241,8 @@ def test_what_is_no_file_is_told_too(server: Server, told: Callable[[int], list[
     (server.folder / REVOKED_FILE).symlink_to(REVOKED_FILE)
     server.settle()
     assert [line.partition(": ")[2] for line in told(logging.ERROR)] == [
-        "cannot be read: Is a directory; what was in force stays so",
-        "cannot be read: Too many levels of symbolic links; what was in force stays so",
+        "cannot be read: Is a directory; the last valid version stays in force",
+        "cannot be read: Too many levels of symbolic links; the last valid version stays in force",
     ]
     assert server.flaw(ALICE) == "none"
 
@@ -252,7 +252,7 @@ def test_an_older_list_does_not_undo_a_newer_one(server: Server, told: Callable[
     server.settle()
     server.put(REVOKED_FILE, taken_back(ALICE, number=7))
     server.settle()
-    assert "is older than the list in force, number 8: revocations are not undone" in told(logging.ERROR)[0]
+    assert "is older than the list in force, number 8; revocations cannot be undone" in told(logging.ERROR)[0]
     assert server.flaw(BOB).startswith("revoked: ")
 
 
@@ -278,7 +278,7 @@ def test_a_file_that_is_being_written_is_let_alone(server: Server, told: Callabl
         for name in ("", "alice\n", "bob\n", "carol\n"):
             file.write(name)
             file.flush()
-            server.guests.look()
+            server.access.look()
             assert server.flaw(BOB) == "none"
     server.settle()
     assert server.flaw(AUTHORITY.issue_client("carol")) == "none"
@@ -305,7 +305,7 @@ def test_what_has_not_changed_is_not_read_again(server: Server, monkeypatch: pyt
 
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
     for _ in range(5):
-        server.guests.look()
+        server.access.look()
     assert server.flaw(ALICE) == "none"
 
 

@@ -1,4 +1,4 @@
-"""The door: which connections are strangers', who is hung up on, how much a stranger may make the log say."""
+"""The connection guard: which peers are unauthenticated, which it disconnects, how much they may make the log say."""
 
 import asyncio
 import logging
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 import pytest
 
-from link import guard as door
-from link.guard import LINES, MAX_HELLOS, MAX_STRANGERS, Bans, Door, Muffled, NoHello, limits
+from link import guard as guarding
+from link.guard import LINES, MAX_HELLOS, MAX_UNAUTHENTICATED, Backoff, ConnectionGuard, NoHello, RateLimitedLog, limits
 from link.seats import NoSeat
 
 
@@ -57,54 +57,54 @@ def port() -> Iterator[Port]:
     made.close()
 
 
-def test_a_stranger_is_hung_up_on_when_its_time_is_over_and_a_member_is_not(port: Port, clock: list[float]) -> None:
-    (stranger, _), (member, peer) = port.connect(), port.connect()
-    guard = Door(lambda: [peer])
+def test_a_peer_is_disconnected_when_its_time_is_over_and_a_member_is_not(port: Port, clock: list[float]) -> None:
+    (client, _), (member, peer) = port.connect(), port.connect()
+    guard = ConnectionGuard(lambda: [peer])
     guard.open(port.number)
-    guard.look()
-    clock[0] += door.STRANGER_S
-    guard.look()
-    assert not hung_up(stranger)
+    guard.scan()
+    clock[0] += guarding.UNAUTHENTICATED_S
+    guard.scan()
+    assert not hung_up(client)
     clock[0] += 1
-    guard.look()
-    assert hung_up(stranger)
+    guard.scan()
+    assert hung_up(client)
     assert not hung_up(member)
 
 
-def test_of_too_many_strangers_the_oldest_go(port: Port, clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "MAX_STRANGERS", 2)
-    guard = Door(list)
+def test_of_too_many_peers_the_oldest_go(port: Port, clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarding, "MAX_UNAUTHENTICATED", 2)
+    guard = ConnectionGuard(list)
     guard.open(port.number)
     clients = []
     for _ in range(4):
         clients.append(port.connect()[0])
         clock[0] += 1
-        guard.look()
+        guard.scan()
     assert list(map(hung_up, clients)) == [True, True, False, False]
-    assert MAX_STRANGERS >= 100
+    assert MAX_UNAUTHENTICATED >= 100
 
 
-def test_who_is_shown_out_goes_at_the_next_look_unless_it_is_a_member(port: Port) -> None:
+def test_who_is_rejected_goes_at_the_next_scan_unless_it_is_a_member(port: Port) -> None:
     (one, peer), (other, other_peer) = port.connect(), port.connect()
     members = [peer]
-    guard = Door(lambda: members)
+    guard = ConnectionGuard(lambda: members)
     guard.open(port.number)
-    guard.show_out(peer)
-    guard.show_out(other_peer)
-    guard.show_out("unix:/tmp/nobody")
-    guard.look()
+    guard.reject(peer)
+    guard.reject(other_peer)
+    guard.reject("unix:/tmp/nobody")
+    guard.scan()
     assert (hung_up(one), hung_up(other)) == (False, True)
     members.clear()
-    guard.look()
+    guard.scan()
     assert hung_up(one)
 
 
-def test_nobody_is_hung_up_on_while_a_member_cannot_be_told_from_strangers(port: Port, clock: list[float]) -> None:
+def test_nobody_is_disconnected_while_a_member_is_not_recognised(port: Port, clock: list[float]) -> None:
     client, _ = port.connect()
-    guard = Door(lambda: ["unix:/tmp/somebody"])
+    guard = ConnectionGuard(lambda: ["unix:/tmp/somebody"])
     guard.open(port.number)
     for _ in range(3):
-        guard.look()
+        guard.scan()
         clock[0] += 100
     assert not hung_up(client)
 
@@ -112,10 +112,10 @@ def test_nobody_is_hung_up_on_while_a_member_cannot_be_told_from_strangers(port:
 def test_other_sockets_and_ports_are_let_alone(port: Port) -> None:
     other = Port()
     client, peer = other.connect()
-    guard = Door(list)
-    guard.hang_up([peer])  # it knows no port yet
+    guard = ConnectionGuard(list)
+    guard.disconnect([peer])  # it knows no port yet
     guard.open(port.number)
-    guard.hang_up([peer])
+    guard.disconnect([peer])
     assert not hung_up(client)
     other.close()
 
@@ -123,11 +123,11 @@ def test_other_sockets_and_ports_are_let_alone(port: Port) -> None:
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 def test_a_peer_is_found_by_ipv6_too_and_by_ipv4_within_it() -> None:
     port = Port(dual=True)
-    guard = Door(list)
+    guard = ConnectionGuard(list)
     guard.open(port.number)
     for host in ("::1", "127.0.0.1"):
         client, peer = port.connect(host)
-        guard.hang_up([peer])
+        guard.disconnect([peer])
         assert hung_up(client), peer
     port.close()
 
@@ -144,7 +144,7 @@ class Context:
 
 def test_one_hello_too_many_ends_the_wait_for_the_oldest() -> None:
     async def play() -> None:
-        guard, contexts = Door(list), [Context() for _ in range(MAX_HELLOS + 1)]
+        guard, contexts = ConnectionGuard(list), [Context() for _ in range(MAX_HELLOS + 1)]
         waits = [asyncio.ensure_future(guard.hello(context)) for context in contexts]
         with pytest.raises(NoHello, match="others are waiting"):
             await waits[0]
@@ -162,28 +162,28 @@ def test_one_hello_too_many_ends_the_wait_for_the_oldest() -> None:
 
 
 def test_who_says_nothing_is_waited_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "HELLO_S", 0.01)
+    monkeypatch.setattr(guarding, "HELLO_S", 0.01)
 
     async def play() -> None:
         with pytest.raises(NoHello, match=r"nothing within 0\.01 s"):
-            await Door(list).hello(Context())
+            await ConnectionGuard(list).hello(Context())
 
     asyncio.run(play())
 
 
-def test_strangers_fill_no_log(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
-    muffled = Muffled()
+def test_unauthenticated_peers_fill_no_log(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    limited = RateLimitedLog()
     with caplog.at_level(logging.WARNING, "breakwater.link"):
         for i in range(LINES + 30):
-            muffled.warn("stranger %d", i)
+            limited.warn("peer %d", i)
         assert len(caplog.messages) == LINES
         clock[0] += 3600
-        muffled.warn("another")
-    assert caplog.messages[LINES:] == ["30 more lines about strangers were not logged", "another"]
+        limited.warn("another")
+    assert caplog.messages[LINES:] == ["30 more lines about unauthenticated peers were not logged", "another"]
 
 
 def test_who_leaves_while_it_is_sent_something_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
-    Door(list).open(0)
+    ConnectionGuard(list).open(0)
     grpcs = logging.getLogger("grpc._cython.cygrpc")
     for method in ("Watch", "Session"):
         grpcs.error("ExecuteBatchError raised in core by servicer method [/breakwater.link.v1.Link/%s]", method)
@@ -193,39 +193,39 @@ def test_who_leaves_while_it_is_sent_something_fills_no_log(caplog: pytest.LogCa
 
 
 def test_who_is_cut_off_again_is_kept_out_for_longer(clock: list[float]) -> None:
-    bans = Bans()
-    bans.check("a")
-    assert [bans.ban("a") for _ in range(11)] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
-    bans.check("b")
+    backoff = Backoff()
+    backoff.check("a")
+    assert [backoff.add("a") for _ in range(11)] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    backoff.check("b")
     with pytest.raises(NoSeat, match=r"'a' was cut off for what it sent: it may come back in 300 s") as refusal:
-        bans.check("a")
+        backoff.check("a")
     assert refusal.value.retry
     clock[0] += 301
-    bans.check("a")
+    backoff.check("a")
     clock[0] += 2 * 3600
-    assert bans.ban("a") == 1
+    assert backoff.add("a") == 1
 
 
 def test_names_that_come_and_go_fill_no_memory(clock: list[float]) -> None:
-    bans = Bans()
+    backoff = Backoff()
     for i in range(5000):
-        bans.ban(f"name-{i}")
-    bans.check("name-0")
+        backoff.add(f"name-{i}")
+    backoff.check("name-0")
     with pytest.raises(NoSeat):
-        bans.check("name-4999")
+        backoff.check("name-4999")
 
 
 def test_connections_leave_descriptors_for_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
     raised = []
     monkeypatch.setattr("link.guard.resource.setrlimit", lambda _, limit: raised.append(limit))
     for soft, hard, clients, wanted in [
-        (1 << 20, 1 << 20, 10, 10 + door.ROOM),
-        (256, 1 << 20, 10, 10 + door.ROOM),
+        (1 << 20, 1 << 20, 10, 10 + guarding.ROOM),
+        (256, 1 << 20, 10, 10 + guarding.ROOM),
         (256, 512, 10, 512 - 128 - 50),
-        (-1, -1, 10, 10 + door.ROOM),
+        (-1, -1, 10, 10 + guarding.ROOM),
         (100, 100, 10, 1),
     ]:
-        monkeypatch.setattr(door, "_descriptors", lambda: list(range(50)))
+        monkeypatch.setattr(guarding, "_descriptors", lambda: list(range(50)))
         monkeypatch.setattr("link.guard.resource.getrlimit", lambda _, limit=(soft, hard): limit)
         assert dict(limits(clients))["grpc.max_allowed_incoming_connections"] == wanted
-    assert raised == [(10 + door.ROOM + 128 + 50, 1 << 20), (512, 512), (100, 100)]
+    assert raised == [(10 + guarding.ROOM + 128 + 50, 1 << 20), (512, 512), (100, 100)]

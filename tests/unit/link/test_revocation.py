@@ -12,7 +12,7 @@ from deploy.certs import init, issue, revoke
 from deploy.register import REGISTER_FILE
 from experiment.config import load
 from foundation.errors import ConfigError
-from link.identity.access import LISTED_FILE, REVOKED_FILE, Guests
+from link.identity.access import LISTED_FILE, REVOKED_FILE, AccessControl
 from link.identity.tls import Identity
 from server.process import ServerOptions
 from server.run_folder.manifest import RunCard
@@ -38,7 +38,7 @@ def listed(path: Path) -> x509.CertificateRevocationList:
 
 def flaw(certs: Path, identity: Identity) -> str | None:
     """Return what a server that has just started says of a client."""
-    return Guests.of(Identity.load(certs / "server")).flaw_of(identity.certificate)
+    return AccessControl.of(Identity.load(certs / "server")).flaw_of(identity.certificate)
 
 
 def test_every_certificate_that_a_name_ever_had_is_revoked(certs: Path) -> None:
@@ -60,7 +60,7 @@ def test_every_certificate_that_a_name_ever_had_is_revoked(certs: Path) -> None:
     assert lines[3].startswith("where the server has its folder elsewhere, copy certs/ca.crl into it")
     assert len(lines) == 5
     for identity in had:
-        assert str(flaw(certs, identity)).startswith("revoked: this certificate of 'alice' was taken back on ")
+        assert str(flaw(certs, identity)).startswith("revoked: this certificate of 'alice' was revoked on ")
     assert flaw(certs, bob) is None
 
     issue(certs, ["alice"])
@@ -214,7 +214,7 @@ def test_what_cannot_be_revoked_leaves_everything_as_it_was(
         (REGISTER_FILE, b"lost 12 alice 2026-01-01T00:00:00Z", "certs/issued.txt: line 1: 'lost 12 alice"),
         (REGISTER_FILE, b"issued 12 alice yesterday", "certs/issued.txt: line 1: 'issued 12 alice yesterday'"),
         (REGISTER_FILE, b"\xff", "certs/issued.txt: is not UTF-8: byte 0xff in line 1"),
-        (REVOKED_FILE, b"garbage", "certs/ca.crl: holds no list of revoked certificates"),
+        (REVOKED_FILE, b"garbage", "certs/ca.crl: must hold whole lists of revoked certificates"),
         ("ca.key", b"garbage", "certs/ca.key: holds no private key"),
     ],
     ids=["three-words", "no-serial", "no-such-word", "no-time", "no-text", "no-list", "no-key"],
@@ -282,7 +282,7 @@ def test_a_server_with_a_list_that_cannot_be_used_does_not_start(
             ["--tls", "certs/server", "--lists", "none"],
             "--lists none: no such folder; it may be empty, and is read",
         ),
-        (["--tls", "certs/server", "--lists", "elsewhere"], "elsewhere/clients.txt: names nobody"),
+        (["--tls", "certs/server", "--lists", "elsewhere"], "elsewhere/clients.txt: lists nobody"),
     ],
     ids=["plain", "nowhere", "elsewhere"],
 )

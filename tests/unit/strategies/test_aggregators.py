@@ -1,4 +1,4 @@
-"""Rules and pre-steps on vectors small enough to aggregate by hand, and what they refuse."""
+"""Rules and pre-aggregators on vectors small enough to aggregate by hand, and what they refuse."""
 
 from collections.abc import Callable
 

@@ -161,6 +161,12 @@ def test_codes_and_scales_are_screened(q: Compressor, packet: Packet, reason: st
 
 
 @pytest.mark.parametrize("dtype", [F32, F64])
+def test_natural_takes_a_vector_of_zeros(dtype: Any) -> None:
+    """As the difference of two gradients is where the model has not moved."""
+    assert read(Natural(), [0.0, -0.0], dtype) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
 def test_powers_of_two_are_exact(dtype: Any) -> None:
     v = [1.0, -2.0, 0.0, 2.0**-100, -(2.0**20), 2.0**-105]
     for seed in range(5):

@@ -261,3 +261,10 @@ def test_a_learnt_radius() -> None:
     after = run_round(method, state, {i: vector(1e9, 1e9) for i in range(3)}, (0, 1, 2))
     assert after.report.lam == pytest.approx(FACTOR * step), "the second does not"
     assert len(after.ratios) == 2
+
+
+def test_the_wrapper_of_before_gives_the_same_method_and_a_warning() -> None:
+    from strategies.clipped import Clipped
+
+    with pytest.warns(FutureWarning, match=r"is now dataclasses\.replace\(m, alpha=a\)"):
+        assert Clipped(method=SGD, alpha=2.0) == CLIPPED

@@ -23,9 +23,7 @@ from strategies.aggregators import (
     Rule,
     TrimmedMean,
     kernels,
-)
-from strategies.aggregators import (
-    weighted_rows as mixture,
+    weighted_rows,
 )
 from strategies.aggregators.networks import exchanges, network
 from strategies.aggregators.preaggregators import (
@@ -34,7 +32,7 @@ from strategies.aggregators.preaggregators import (
     NearestNeighbourMixing,
     StaticClipping,
 )
-from strategies.aggregators.weighted_rows import Mixture, prepare
+from strategies.aggregators.weighted_rows import WeightedRows, prepare
 from strategies.method import Rows
 
 NNM = NearestNeighbourMixing()
@@ -78,7 +76,7 @@ def sample(n: int, d: int, dtype: type = np.float32) -> Rows:
 
 @pytest.fixture
 def always_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mixture, "LARGE", 0)
+    monkeypatch.setattr(weighted_rows, "LARGE", 0)
 
 
 @pytest.mark.parametrize("n", range(1, 10))
@@ -127,7 +125,7 @@ def test_both_ways_agree(rule: Rule, dtype: type, monkeypatch: pytest.MonkeyPatc
         rows = sample(n, d, dtype)
         f = min(rule.tolerates(n), n // 5)
         small = rule(rows, f, rng())
-        monkeypatch.setattr(mixture, "LARGE", 0)
+        monkeypatch.setattr(weighted_rows, "LARGE", 0)
         large = rule(rows, f, rng())
         monkeypatch.undo()
         np.testing.assert_allclose(large, small, rtol=2e-5, atol=2e-5)
@@ -169,7 +167,7 @@ def test_distances_are_exact_where_inner_products_would_cancel() -> None:
     rows[3] = 1e30  # beside a huge row
     rows[4, :] = 1e-25  # squares that float32 does not have
     rows[5, :] = 0.0
-    squares = Mixture(rows).squared_distances()
+    squares = WeightedRows(rows).squared_distances()
     assert squares[0, 1] == 0.0625
     assert squares[0, 2] == 0.0
     assert squares[0, 3] == pytest.approx(5000e60, rel=1e-5)
@@ -182,8 +180,8 @@ def test_distances_are_exact_where_inner_products_would_cancel() -> None:
 def test_distances_do_not_depend_on_the_place_of_a_row(n: int) -> None:
     rows = sample(n, 3000)
     order = rng().permutation(n)
-    squares = Mixture(rows).squared_distances()
-    np.testing.assert_array_equal(Mixture(rows[order]).squared_distances(), squares[np.ix_(order, order)])
+    squares = WeightedRows(rows).squared_distances()
+    np.testing.assert_array_equal(WeightedRows(rows[order]).squared_distances(), squares[np.ix_(order, order)])
 
 
 @pytest.mark.usefixtures("always_large")

@@ -532,7 +532,7 @@ def test_several_folders_get_one_page_where_they_all_are(sweep: Path, capsys: py
     [
         (["{}/none"], "no such folder; give a run folder, or one that holds run folders"),
         (["{}/empty"], "no run is there, nor in the folders below it (metrics.jsonl is missing)"),
-        (["{}/broken"], "is no metrics file of a run"),
+        (["{}/broken"], "is not the metrics of a run"),
         (["{}/run", "--out", "{}/nowhere/x.html"], "does not exist"),
         (["{}/run", "--out", "{}/empty"], "is a folder; give the path of a file"),
         (["{}/run", "--out", "{}/pipe"], "is not a regular file; give the path of a file"),
@@ -562,7 +562,7 @@ def test_what_cannot_be_used_is_one_clear_line(
 def test_metrics_of_something_else_are_refused(tmp_path: Path, line: str) -> None:
     path = folder(tmp_path / "run", [])
     (path / "metrics.jsonl").write_text(line + "\n")
-    with pytest.raises(ConfigError, match="is no metrics file of a run"):
+    with pytest.raises(ConfigError, match="is not the metrics of a run"):
         write_report(path)
 
 

@@ -63,7 +63,7 @@ def shown(records: list[RoundRecord], *, terminal: bool = False, quiet: bool = F
     console = Console(file=io.StringIO(), force_terminal=terminal, width=100, _environ=env)
     with RunProgress(console, live, quiet=quiet) as progress:
         live.begin(START)
-        progress.start(START)
+        progress.start()
         for record in records:
             live.add(record)
             progress.add(record)

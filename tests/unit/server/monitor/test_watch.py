@@ -149,18 +149,18 @@ def test_a_run_that_nobody_runs_is_away_and_one_that_is_locked_is_not(
         pytest.skip("needs /proc/locks to see who runs a run")
     states = follow_folder(folder, patience_s=0.2)
     next(states)
-    assert "nobody runs this now, `breakwater server --resume" in next(states)["away"]
+    assert "no server runs this now; `breakwater server --resume" in next(states)["away"]
     with (folder / METRICS).open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert "away" not in next(states)
-    with pytest.raises(ServerGone, match="nobody has run this for"):
+    with pytest.raises(ServerGone, match="no server has run this for"):
         list(states)
 
 
 def test_what_is_no_run_folder_is_told_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / METRICS).write_text('{"round": 1}\n', encoding="utf-8")
     assert main(["watch", str(folder)]) == 2
-    assert "metrics.jsonl: no round: " in capsys.readouterr().err
+    assert "metrics.jsonl: not a round: " in capsys.readouterr().err
     (folder / METRICS).unlink()
     assert main(["watch", str(folder)]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -312,8 +312,8 @@ def test_a_run_goes_on_after_its_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        pytest.param(['{"round": 1}'], "line 1: no round: 'accepted' is missing; it cannot", id="incomplete"),
-        pytest.param(["nonsense"], "line 1: no round: Expecting value", id="nonsense"),
+        pytest.param(['{"round": 1}'], "line 1: not a round: 'accepted' is missing; it cannot", id="incomplete"),
+        pytest.param(["nonsense"], "line 1: not a round: Expecting value", id="nonsense"),
         pytest.param([], "ends with round 0, but the checkpoint is of round 2", id="short"),
     ],
 )
