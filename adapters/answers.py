@@ -37,8 +37,8 @@ def answer(message: Message, context: Context, method: Method, oracle: Oracle) -
         WireError: the instruction is not one of ``AppStrategy``; one line.
     """
     ask = codec.read_ask(message.content)
-    told = message.content.config_records["ask"]
-    worker, draw = told.get("worker"), told.get("draw")
+    order = message.content.config_records["ask"]
+    worker, draw = order.get("worker"), order.get("draw")
     if not isinstance(worker, int) or not isinstance(draw, int) or min(worker, draw) < 0:
         raise WireError("undecodable: the instruction names no seat; is the server's strategy an AppStrategy?")
     if "x" in ask.vectors and ask.vectors["x"].size != oracle.dim:
@@ -101,7 +101,7 @@ def _gradient(returned: Any, x: Vector, what: str) -> Vector:
         raise _NoGradient(f"{what} returned {kind}, which is no array: {kind_and_line(error)}") from None
     if gradient.dtype == x.dtype and gradient.shape == x.shape:
         return gradient
-    if gradient.dtype.kind != "f":  # also integers: whoever has them has cut off fractions
+    if gradient.dtype.kind != "f":  # also integers: such a loss has cut off fractions
         kind = type(returned).__name__ if gradient.dtype.kind == "O" else str(gradient.dtype)
         raise _NoGradient(f"wrong type: {what} returned {kind}, expected {x.dtype}")
     if tuple(length for length in gradient.shape if length != 1) != tuple(n for n in x.shape if n != 1):

@@ -73,7 +73,7 @@ class AppStrategy(RobustStrategy):
         method: both halves; its n and f are ``clients`` and ``byzantine``.
         clients: n, how many nodes take part. More that show up are left out; of fewer, those that are there are asked.
         byzantine: f, how many of them may be Byzantine.
-        seed: fixes everything random. Whoever knows it knows who will be sampled, so that it is drawn if not given.
+        seed: fixes everything random. It predicts who will be sampled, so it is drawn if not given.
         deadline_s: seconds that a round waits for replies; ``timeout`` of ``start`` where that is less.
         join_timeout_s: seconds to wait for all clients before round 1, and later on for enough of them to answer.
         min_available_nodes: how many must have come by then; default: the n - f honest ones.
@@ -207,7 +207,7 @@ class AppStrategy(RobustStrategy):
         Raises:
             ConfigError: the model cannot be trained, or ``num_rounds`` is below 1.
             NoClientsError: too few nodes came.
-            NoReplyCountsError: nobody's ClientApp answers in our format.
+            NoReplyCountsError: no ClientApp answers in our format.
             StalledError: fewer than f + 1 nodes gave usable replies for ``join_timeout_s``; it has the last model that
                 counted, as ``arrays``.
         """

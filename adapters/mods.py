@@ -4,8 +4,7 @@
 
 On an instruction of ``RobustFedAvg`` it lets the app train, and sends in place of the app's model the compressed
 difference Q(x - y). Other instructions pass through, so the same ClientApp serves a plain FedAvg. It stands first among
-several mods: what those after it do to a model (clipping, noise) then reaches the server. Light to import, as all that
-it needs is.
+several mods: what those after it do to a model (clipping, noise) then reaches the server. Cheap to import.
 """
 
 from collections.abc import Callable
@@ -26,11 +25,11 @@ def robust_deltas_mod(message: Message, context: Context, call_next: Callable[[M
     What the app does wrong (no model in the reply, other arrays, NaN) becomes an error reply that says so; the server
     logs it as the reason why this reply did not count.
     """
-    told = message.content.config_records.get(ORDER)
-    if not is_order(told):
+    record = message.content.config_records.get(ORDER)
+    if not is_order(record):
         return call_next(message, context)
     try:
-        order = read_order(told)
+        order = read_order(record)
         arrays = _model(message, order.arrays, "the instruction")
         layout = Layout.of(arrays)
         x = layout.flat(arrays)  # before the app has the arrays: it may consume them

@@ -1,7 +1,7 @@
 """How a worker answers the server's instructions: where it stays in its process, and where it does not.
 
 A worker of the link stays: ``client_app`` makes the ClientApp that is resident with it. A Flower node may run every
-message in a process of its own: ``visit`` answers one, and leaves what the worker knows in the node's state.
+message in a new process: ``visit`` answers one, and keeps what the worker knows in the node's state.
 """
 
 import logging

@@ -86,7 +86,7 @@ def make_worker(experiment: Experiment, node: NodeConfig, run: RunConfig) -> Wor
     if attack is None:
         return HonestWorker(experiment, index)
     brain = Coalition(experiment, attack, federation.flower_deadline_s)
-    for worker in federation.last_seats:  # each attacker has a brain of its own, and takes these for its fellows
+    for worker in federation.last_seats:  # each attacker has its own brain, and takes these for its fellows
         brain.enlist(worker)
     return CoalitionMember(brain, index)
 

@@ -3,7 +3,7 @@
 A server that is killed goes on from its newest checkpoint, and asks again what it has asked since. Workers that keep
 state must then know exactly what they knew at that checkpoint, else the run would not be the one that it was. So every
 instruction carries the server's mark (its life, and the round of its newest checkpoint), and a worker keeps what it
-knows whenever it first hears of a checkpoint: nothing reached it in between, so that is what it knew at that round.
+knows when an instruction first names a checkpoint: nothing reached it in between, so it knew the same at that round.
 """
 
 from typing import Protocol
@@ -13,7 +13,7 @@ from strategies.method import Mark
 
 
 class Memory(Protocol):
-    """Whoever can say what it knows, and go back to it."""
+    """Something that can report what it knows, and go back to it."""
 
     def remember(self) -> Pages:
         """Return all that is carried from round to round."""

@@ -39,13 +39,13 @@ GRACE_S = 60.0
 """How long a server may take to write its results before it is killed."""
 
 SLOW_S = 5.0
-"""After so long the user is told what is waited for."""
+"""Seconds after which the user is told what is waited for."""
 
 CLIENTS_S = 5.0
 """How long clients may take to end by themselves once their server has said goodbye, or is gone."""
 
 LAST_S = 0.5
-"""A client that gets SIGTERM goes on for so long: where all processes get it, the server's last round is then whole."""
+"""Seconds that a client continues after SIGTERM, so that the last round of a server that got it too is complete."""
 
 HELPERS_S = 2.0
 """How long to wait at most for the helper processes, which end by themselves once their launcher has."""
@@ -68,7 +68,7 @@ SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL
 
 @dataclass(frozen=True, kw_only=True)
 class LocalOptions:
-    """What ``breakwater run`` was told: see ``server.process.ServerOptions``; ``log_options`` is how logs are written.
+    """The options of ``breakwater run``: see ``server.process.ServerOptions``; ``log_options`` is how logs are written.
 
     With ``silent`` the server's process writes to its log alone, as one of many runs.
     """
@@ -97,7 +97,7 @@ class LocalFederation:
     clients: dict[str, ForkServerProcess] = field(default_factory=dict)
     address: str = ""
     _pipe: Connection | None = None
-    _ended: set[str] = field(default_factory=set)  # the clients whose end has been told
+    _ended: set[str] = field(default_factory=set)  # the clients whose end has been reported
 
     def start(self) -> None:
         """Start the server, wait until it listens, start the clients.
@@ -515,7 +515,7 @@ def _take_part(options: LocalOptions, address: str, name: str, worker: int, seat
                 attack=None if attack is None else attack.kind,
                 config_dir=options.config_dir,
                 data=options.data,
-                # All processes read the same files of this machine: only a custom task may make data of its own.
+                # All processes read the same files of this machine: only a custom task may make its own data.
                 reading="bits" if options.config.task.kind == "custom" else "none",
                 tried=True,
             )

@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
@@ -46,17 +47,17 @@ from link.wire import (
 )
 
 _SEND_S = 60.0
-"""A client that does not take a frame, of 1 MiB at most, within so many seconds is cut off."""
+"""Disconnect a client that has not accepted a frame, of at most 1 MiB, for this many seconds."""
 _GOODBYE_S = 2.0
-"""Seconds that the goodbyes have to get out at the end."""
+"""Seconds to send the goodbyes at the end."""
 _LOOK_S = 1.0
 """Seconds between looks at the lists of who may be here."""
 _MOST_LATE = 10_000
-"""So many late replies are remembered until somebody asks who was late."""
+"""At most this many late replies are kept until ``late`` is called."""
 _MOST_UNFIT = 1000
-"""So many clients that were not taken are remembered with the reason."""
+"""At most this many refused clients are kept, with the reason."""
 _MAX_STRIKES = 100
-"""So many frames in a row that nobody asked for or that are no frames end a stream."""
+"""Disconnect after this many consecutive invalid or unsolicited frames."""
 
 _CODE = re.compile("[0-9a-f]{12}")
 """A fingerprint of code."""
@@ -85,11 +86,11 @@ class StreamGrid(FramedGrid):
         credentials: for TLS, see ``link.identity.tls``: a client then has the name of its certificate, and can claim no
             other. None for an open port.
         access: who may be here now, by certificate, so with ``credentials`` only: a client that may not, or not any
-            more, is told so and cut off (``revoked:``, ``not listed:``). It keeps its seat, which is that of its name.
-            None takes everybody whom ``credentials`` take.
+            more, is sent the reason and cut off (``revoked:``, ``not listed:``). It keeps its seat. None accepts
+            every client that ``credentials`` accept.
         held: seats that are kept for clients by name, from an earlier server of the same run.
         judge: called with the name of a client that is ready and what it has loaded; returns why it cannot take part,
-            or None. It runs on the link's thread, so it must be quick, and must not raise. None takes everybody.
+            or None. It runs on the link's thread, so it must be quick, and must not raise. None accepts every client.
     """
 
     def __init__(
@@ -120,7 +121,6 @@ class StreamGrid(FramedGrid):
         self._heartbeat_s = heartbeat_s
         self._credentials = credentials
         self._access = access
-        self._watch: asyncio.Task[None] | None = None
         self._late: deque[str] = deque(maxlen=_MOST_LATE)  # guarded by ``changed``, as the next two
         self._unfit: dict[str, str] = {}  # why a client was not taken when it was ready, by name
         self._ready: dict[int, Stream] = {}  # by node id
@@ -130,7 +130,7 @@ class StreamGrid(FramedGrid):
         )
         self._watchers = Watchers(self._guard, self._admit_watcher, self._flaw_of_watcher)
         self._backoff = Backoff()
-        self._guarding: asyncio.Task[None] | None = None
+        self._checks: list[asyncio.Task[None]] = []
         self._server: grpc.aio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -171,7 +171,7 @@ class StreamGrid(FramedGrid):
         """Say goodbye to all clients and end the server and its thread; a second call does nothing.
 
         Args:
-            reason: what the clients are told, one line.
+            reason: sent to the clients, one line.
             final: the run is over, clients end; else they come back to this address.
         """
         with self.changed:
@@ -261,9 +261,9 @@ class StreamGrid(FramedGrid):
             port = self._server.add_secure_port(address, self._credentials)
         await self._server.start()
         self._guard.open(port)
-        self._guarding = asyncio.ensure_future(self._guard_connections())
+        self._checks = [asyncio.ensure_future(_repeat(SCAN_S, self._check_connections))]
         if self._access is not None:
-            self._watch = asyncio.ensure_future(self._keep_looking(self._access))
+            self._checks.append(asyncio.ensure_future(_repeat(_LOOK_S, partial(self._check_access, self._access))))
         return port
 
     async def _session(self, _: object, context: Any) -> None:
@@ -374,19 +374,14 @@ class StreamGrid(FramedGrid):
     def _flaw_of_watcher(self, context: Any) -> str | None:
         return None if self._access is None else self._access.flaw_of(peer_certificate(context), watches=True)
 
-    async def _keep_looking(self, access: AccessControl) -> None:
-        """Cut off who may not be here any more."""
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            try:
-                access.look()
-                for stream in list(self._streams):
-                    flaw = access.flaw_of(stream.certificate)
-                    if flaw is not None and stream.goodbye is None:
-                        self._cut_off(stream, flaw)
-                self._watchers.look()
-            except Exception:  # whatever it is, a list that changes later must still be looked at
-                _log.exception("cannot look who may be here; trying again")
+    def _check_access(self, access: AccessControl) -> None:
+        """Cut off clients and watchers that are no longer allowed."""
+        access.look()
+        for stream in list(self._streams):
+            flaw = access.flaw_of(stream.certificate)
+            if flaw is not None and stream.goodbye is None:
+                self._cut_off(stream, flaw)
+        self._watchers.look()
 
     def _cut_off(self, stream: Stream, reason: str) -> None:
         """End a client's stream for good: what it sends counts no more, and all it gets is the reason."""
@@ -419,19 +414,14 @@ class StreamGrid(FramedGrid):
             stream.cut.set()
             self._guard.reject(stream.context.peer())
 
-    async def _guard_connections(self) -> None:
+    def _check_connections(self) -> None:
         """Disconnect unauthenticated peers, and clients that do not read."""
-        while True:
-            await asyncio.sleep(SCAN_S)
-            try:
-                late = time.monotonic() - _SEND_S
-                for stream in list(self._streams):
-                    if stream.sending_since is not None and stream.sending_since < late and not stream.cut.is_set():
-                        self._back_off(stream, f"it has taken nothing for {_SEND_S:g} s")
-                        stream.cut.set()
-                self._guard.scan()
-            except Exception:  # whatever it is, later peers must still be checked
-                _log.exception("cannot look who is connected; trying again")
+        late = time.monotonic() - _SEND_S
+        for stream in list(self._streams):
+            if stream.sending_since is not None and stream.sending_since < late and not stream.cut.is_set():
+                self._back_off(stream, f"it has taken nothing for {_SEND_S:g} s")
+                stream.cut.set()
+        self._guard.scan()
 
     def _back_off(self, stream: Stream, reason: str) -> None:
         """Note that a client's stream ends for what it did: its connection ends too, and it is refused for a while."""
@@ -532,10 +522,8 @@ class StreamGrid(FramedGrid):
         stream.gone.set()
 
     async def _shut_down(self, reason: str, final: bool) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-        if self._guarding is not None:
-            self._guarding.cancel()
+        for check in self._checks:
+            check.cancel()
         self._guard.close()
         streams = list(self._streams)
         for stream in streams:
@@ -551,6 +539,16 @@ class StreamGrid(FramedGrid):
         self._guard.disconnect(stream.context.peer() for stream in streams if not stream.gone.is_set())
         if self._server is not None:
             await self._server.stop(_GOODBYE_S)
+
+
+async def _repeat(seconds: float, check: Callable[[], None]) -> None:
+    """Run a check again and again, also after it has failed: later changes must still be noticed."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            check()
+        except Exception:
+            _log.exception("a check of the connections failed; trying again")
 
 
 def _dispatch(sent: list[tuple[Stream, Call]]) -> None:

@@ -167,6 +167,6 @@ class QueriedGrid(PolledGrid, Transport):
     def _foreign(self, what: str) -> _Unfit:
         return _Unfit(
             f"{what}: left out; where several apps share a simulation SuperLink, it may have loaded the client "
-            "package of another one: restart it, or give every app a SuperLink of its own",
+            "package of another one: restart it, or give every app its own SuperLink",
             foreign=True,
         )

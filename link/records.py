@@ -107,7 +107,7 @@ class Body:
         """Return the next n bytes.
 
         Raises:
-            WireError: there are not so many.
+            WireError: there are fewer.
         """
         taken: list[bytes | memoryview] = []
         missing = n

@@ -49,9 +49,9 @@ def follow(
         patience_s: how long it may be away later.
 
     Raises:
-        Refused: there is no Breakwater server at the address, or it lets nobody watch with this certificate.
+        Refused: there is no Breakwater server at the address, or it does not accept this certificate for watching.
         ConfigError: the address is none, or the certificate cannot be used.
-        ServerGone: nobody has answered for too long.
+        ServerGone: no server has answered for too long.
     """
     server = Address.parse(address, what="cannot watch")
     route = route_to(server)

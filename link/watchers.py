@@ -1,6 +1,6 @@
 """The server's side of ``breakwater watch``: who may look on while a run goes, and what they are sent.
 
-A watcher is a stream of its own on the clients' port. It gets the run's state as JSON about twice a second, always the
+A watcher has its own stream on the clients' port. It gets the run's state as JSON about twice a second, always the
 newest: nothing is queued, so one that reads slowly misses states and one that does not read is dropped. It takes no
 seat, it is in no roster, and its bytes are not counted as the run's.
 
@@ -24,11 +24,11 @@ from link.wire import PROTOCOL
 WATCH = "/breakwater.link.v1.Link/Watch"
 """The gRPC method of the stream."""
 MAX_WATCHERS = 8
-"""So many may look on at a time."""
+"""How many may watch at a time."""
 EVERY_S = 0.5
 """Seconds between two states."""
 SLOW_S = 10.0
-"""A watcher that does not take a state within so many seconds is dropped."""
+"""Drop a watcher that has not accepted a state for this many seconds."""
 
 _log = logging.getLogger("breakwater.link")
 
@@ -72,7 +72,7 @@ class Watchers:
                 news.set()
 
     async def close(self, reason: str, final: bool, patience_s: float) -> None:
-        """Send everybody the last state and a goodbye.
+        """Send every watcher the last state and a goodbye.
 
         Args:
             reason: one line.

@@ -1,4 +1,4 @@
-"""The live link on a Flower deployment: a ServerApp opens a gRPC link of its own and invites the SuperNodes to it.
+"""The live link on a Flower deployment: a ServerApp opens its own gRPC link and invites the SuperNodes to it.
 
 With the run config's ``link = "HOST:PORT"`` messages go through Flower only once: every node is sent one invitation,
 with a certificate made for this run, and stays on the link from then on (``client.invited``). All of it is Flower's
@@ -59,7 +59,7 @@ def live_link(grid: PolledGrid, experiment: Experiment, run_id: int, address: st
     authority = Authority.create()
     stream_grid = open_link(experiment, run_id, server_credentials(authority.issue_server([found.host])))
     bound = stream_grid.listen(str(bind or Address(_every(found), found.port)))
-    log.info("the link listens on %s; nodes are told %s", bound, found)
+    log.info("the link listens on %s; nodes connect to %s", bound, found)
     host = _Host(grid, stream_grid, authority, str(found))
     thread = threading.Thread(target=host.receive, name="invitations", daemon=True)
     thread.start()
@@ -80,7 +80,7 @@ def _every(address: Address) -> str:
 
 
 class _Host:
-    """Invites nodes, and hears what they answer."""
+    """Invites nodes, and reads their answers."""
 
     def __init__(self, grid: PolledGrid, link: StreamGrid, authority: Authority, address: str) -> None:
         self.over = threading.Event()
@@ -93,7 +93,7 @@ class _Host:
         self._told: dict[int, str] = {}
 
     def receive(self) -> None:
-        """Invite whoever is online and not on the link, until the run is over."""
+        """Invite every node that is online and not on the link, until the run is over."""
         while not self.over.is_set():
             try:
                 self._look()

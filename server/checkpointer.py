@@ -1,4 +1,4 @@
-"""What a server keeps of a run beside its results: when to write a checkpoint, and where a run goes on."""
+"""The checkpoints of a run: when to write one, and where a run is resumed."""
 
 import math
 import time
@@ -25,10 +25,10 @@ class Books:
     Args:
         experiment: of the run.
         folder: its run folder.
-        point: where it goes on, and the method's state there; None for a new run.
-        life: how often a server was started for it, from 1; 0 where clients do not outlive the server, so that there
-            is nobody to tell.
-        console: where the user is told.
+        point: where it is resumed, and the method's state there; None for a new run.
+        life: how often a server was started for it, from 1; 0 where clients do not outlive the server and need not
+            know.
+        console: shows the user where it is resumed.
     """
 
     def __init__(

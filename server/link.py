@@ -20,7 +20,7 @@ log = logging.getLogger("breakwater.server")
 def judge_of(experiment: Experiment) -> Callable[[str, str], str | None]:
     """Return what compares a client's task and code with the server's: why the client cannot take part, or None.
 
-    Other code that may take part, and what differs by no more than processors round, is logged once.
+    Other code that may take part, and differences as small as those of rounding on another processor, are logged once.
     """
     mine, code = experiment.identity, Code.here(experiment.config)
     mixed = experiment.config.federation.same_code == "warn"  # else a fingerprint has proved that the code is the same

@@ -29,7 +29,7 @@ class Terminated(KeyboardInterrupt):
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """What ``breakwater server`` was told.
+    """The options of ``breakwater server``.
 
     Args:
         config: the experiment, with overrides applied.
@@ -38,10 +38,10 @@ class ServerOptions:
         data: folder of data files.
         config_dir: folder of the config file, where a custom task is looked up.
         tls: folder of the server's certificate, see ``link.identity.tls.Identity``; None for an open port.
-        lists: folder of the lists of who may take part, see ``link.identity.access``; None for that of the certificate.
+        lists: folder of the allow-list and the CRL, see ``link.identity.access``; None for that of the certificate.
         monitoring: what is shown of the run, and to whom.
-        own: the clients are processes that the caller starts itself, so nothing is said of an open port.
-        card: of the run in ``out`` that goes on; None for a new one.
+        own: the caller starts the clients itself, so there is no warning about an open port.
+        card: of the run in ``out`` that is resumed; None for a new run.
     """
 
     config: Config
@@ -68,17 +68,17 @@ class ServerOptions:
         lists: Path | None = None,
         monitoring: Monitoring | None = None,
     ) -> Self:
-        """Return the options of a run that goes on, as it was started but for what is given.
+        """Return the options of a run that is resumed: as it was started, except what is given.
 
         Args:
             folder: the run folder.
             card: what is in it, of the server before this one.
-            config: the experiment; what in it changes the models must be as it was, see
+            config: the experiment; whatever affects the models must be unchanged, see
                 ``server.run_folder.checkpoints``.
             listen: HOST:PORT.
             data: folder of data files.
             tls: folder of the server's certificate.
-            lists: folder of the lists of who may take part.
+            lists: folder of the allow-list and the CRL.
             monitoring: see the class.
         """
         return cls(
@@ -95,7 +95,7 @@ class ServerOptions:
 
 
 def serve(options: ServerOptions, on_listening: Callable[[str], None] | None = None) -> None:
-    """Run one experiment, then tell the clients goodbye.
+    """Run one experiment, then say goodbye to the clients.
 
     Args:
         options: see there.

@@ -20,9 +20,9 @@ SHORTEST_S = 5.0
 _FACTOR = 20.0
 """The deadline in units of what rounds took."""
 _WINDOW = 20
-"""So many rounds of a kind are remembered."""
+"""How many rounds of a kind are kept."""
 _ENOUGH = 5
-"""So many are needed to tell."""
+"""How many of them are needed to learn a deadline."""
 
 
 @dataclass

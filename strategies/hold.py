@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from foundation.errors import RunEndedError
 from strategies.method import Vector
@@ -77,37 +77,23 @@ class Probe:
     refused: Collection[int]
 
 
+class Watched(Protocol):
+    """What ``Watch`` reads of a strategy, whose attributes may change; ``RobustStrategy`` says what they mean."""
+
+    roster: Roster
+    clients: int
+    byzantine: int
+    any_app: bool
+    stall_rounds: int
+    idle_timeout_s: float
+    on_hold: Callable[[str], None] | None
+
+
 class Watch:
-    """Watches the rounds of one strategy, and holds or ends a run whose clients do not answer.
+    """Watches the rounds of one strategy, and holds or ends a run whose clients do not answer."""
 
-    Args:
-        roster: which workers can be reached.
-        clients: n.
-        byzantine: f.
-        any_app: see ``strategies.strategy.RobustStrategy``, as for what follows.
-        stall_rounds: see ``strategies.progress``.
-        idle_timeout_s: seconds to wait for a client, and for enough clients to answer.
-        on_hold: called with one line when the run is held, and with "" when it goes on; None for nobody.
-    """
-
-    def __init__(
-        self,
-        roster: Roster,
-        *,
-        clients: int,
-        byzantine: int,
-        any_app: bool,
-        stall_rounds: int,
-        idle_timeout_s: float,
-        on_hold: Callable[[str], None] | None,
-    ) -> None:
-        self._roster = roster
-        self._clients = clients
-        self._byzantine = byzantine
-        self._any_app = any_app
-        self._stall_rounds = stall_rounds
-        self._idle_timeout_s = idle_timeout_s
-        self._on_hold = on_hold
+    def __init__(self, strategy: Watched) -> None:
+        self._strategy = strategy
         self.reply_was_usable = False
         self._refused: set[int] = set()  # workers that were refused while no reply was usable
         self._reasons: Counter[str] = Counter()  # why replies did not count, since the last round that did
@@ -115,7 +101,14 @@ class Watch:
     def begin(self, round_: int, model: Vector, to_arrays: Callable[[Vector], Any], *, distrust: bool) -> None:
         """Watch the rounds after ``round_``; see ``strategies.progress.Progress``."""
         self._to_arrays = to_arrays
-        self._progress = Progress(self._clients, self._byzantine, self._stall_rounds, round_, model, distrust=distrust)
+        self._progress = Progress(
+            self._strategy.clients,
+            self._strategy.byzantine,
+            self._strategy.stall_rounds,
+            round_,
+            model,
+            distrust=distrust,
+        )
 
     def check_app(self, round_: int, refusals: Mapping[int, str], usable: bool) -> None:
         """End the run where the nodes run another ClientApp. No attack looks like one: attackers are at most f workers.
@@ -129,20 +122,21 @@ class Watch:
             NoReplyCountsError: more workers than f were refused, and no reply has been usable yet.
         """
         self.reply_was_usable = self.reply_was_usable or usable
-        if self.reply_was_usable or not self._any_app:
+        if self.reply_was_usable or not self._strategy.any_app:
             return
         self._refused |= refusals.keys()
         if self._too_many(self._refused):
             worker, reason = next(iter(refusals.items()))
+            name = self._strategy.roster.name(worker)
             raise NoReplyCountsError(
                 f"round {round_}: no reply has counted yet, and {len(self._refused)} clients replied, of which "
-                f"{self._byzantine} may be Byzantine: it is their ClientApp. {self._roster.name(worker)}: {reason}"
+                f"{self._strategy.byzantine} may be Byzantine: it is their ClientApp. {name}: {reason}"
             )
 
     def add(self, round_: int, sampled: int, used: Collection[int], reasons: Sequence[str]) -> None:
         """Note a round: how many workers it asked, whose replies it used, and why other replies did not count."""
         self._progress.add(round_, sampled, used)
-        if len(used) > self._byzantine:  # more than the attackers alone
+        if len(used) > self._strategy.byzantine:  # more than the attackers alone
             self._reasons.clear()
         for reason in reasons:
             self._count(reason)
@@ -162,17 +156,17 @@ class Watch:
             NoClientsError: none connected in time, and no reply has been usable yet.
             StalledError: none connected in time, later on.
         """
-        if self._roster.nodes():
+        if self._strategy.roster.nodes():
             return
-        log.warning("no client is connected; waiting for up to %g s", self._idle_timeout_s)
+        log.warning("no client is connected; waiting for up to %g s", self._strategy.idle_timeout_s)
         self._say("no client is connected")
         began = time.monotonic()
-        if self._roster.wait(1, self._idle_timeout_s) < 1:
+        if self._strategy.roster.wait(1, self._strategy.idle_timeout_s) < 1:
             if self.reply_was_usable:
                 raise self._stalled(1, found=0, asked=0, held_s=time.monotonic() - began)
             raise NoClientsError(
-                f"no client connected for {self._idle_timeout_s:g} s (federation.join_timeout_s): start clients, "
-                "or check that they can reach this address"
+                f"no client connected for {self._strategy.idle_timeout_s:g} s (federation.join_timeout_s): start "
+                "clients, or check that they can reach this address"
             )
         self._say("")
 
@@ -198,10 +192,10 @@ class Watch:
             "round %d: since %s %s had a reply that counted; holding the model and asking all clients",
             round_,
             f"round {progress.since}" if progress.since else "the start",
-            f"at most {self._byzantine} clients" if self._byzantine else "no client",
+            f"at most {self._strategy.byzantine} clients" if self._strategy.byzantine else "no client",
         )
         while True:
-            nodes = dict(sorted(self._roster.nodes().items()))
+            nodes = dict(sorted(self._strategy.roster.nodes().items()))
             self._say(f"{answered} clients answer, {wanted} must; asking all {len(nodes)}")
             probe = ask_all(nodes)
             answered = probe.answered
@@ -212,9 +206,9 @@ class Watch:
             if answered >= wanted:
                 break
             hopeless = not self.reply_was_usable and self._too_many(refused)
-            if hopeless or held_s >= self._idle_timeout_s:
+            if hopeless or held_s >= self._strategy.idle_timeout_s:
                 raise self._stalled(wanted, found=answered, asked=len(nodes), held_s=held_s)
-            self._pause(len(nodes), min(pause, self._idle_timeout_s - held_s))
+            self._pause(len(nodes), min(pause, self._strategy.idle_timeout_s - held_s))
             pause = min(2 * pause, _LONGEST_PAUSE_S)
         progress.trust()
         self._say("")
@@ -224,12 +218,12 @@ class Watch:
 
     def _too_many(self, refused: Collection[int]) -> bool:
         """Return whether these are more workers than can be Byzantine, and more than one."""
-        return len(refused) >= min(self._clients, max(self._byzantine, 1) + 1)
+        return len(refused) >= min(self._strategy.clients, max(self._strategy.byzantine, 1) + 1)
 
     def _pause(self, connected: int, seconds: float) -> None:
         """Wait, but not after another client has connected."""
         end = time.monotonic() + seconds
-        if self._roster.wait(connected + 1, seconds) <= connected:
+        if self._strategy.roster.wait(connected + 1, seconds) <= connected:
             time.sleep(max(0.0, end - time.monotonic()))
 
     def _stalled(self, needed: int, *, found: int, asked: int, held_s: float) -> StalledError:
@@ -242,5 +236,5 @@ class Watch:
         self._reasons[reason if known else reason.partition(":")[0]] += 1
 
     def _say(self, line: str) -> None:
-        if self._on_hold:
-            self._on_hold(line)
+        if self._strategy.on_hold:
+            self._strategy.on_hold(line)

@@ -1,6 +1,6 @@
 """Whether a run makes progress: its rounds must use replies of more clients than may be Byzantine.
 
-A method goes on where nobody answers: it steps along its last estimate. Once or twice that does no harm; a hundred
+Where no client answers a method continues: it steps along its last estimate. Once or twice that does no harm; a hundred
 times it leads the model astray. So the strategy watches two things, and holds the model where either happens:
 
 - ``stall_rounds`` rounds in a row used no reply at all;
@@ -9,8 +9,7 @@ times it leads the model astray. So the strategy watches two things, and holds t
   never do, up to a chance of 1 in 1,000, and at least ``stall_rounds``: with everybody sampled it is ``stall_rounds``
   rounds, with C = 4 of n = 20 and f = 5 it is 7.
 
-Either may happen by ill luck in a run that is well. ``strategy.RobustStrategy`` therefore asks everybody before it ends
-a run.
+Either may happen by chance in a healthy run. ``strategies.hold`` therefore asks all clients before it ends a run.
 """
 
 import math
@@ -33,9 +32,9 @@ class Stall:
     """Why a run could not go on.
 
     Args:
-        since: the last round that counted: later ones used replies of no more than f clients.
+        since: the last round that counted: later ones used replies of at most f clients.
         needed: how many must answer: f + 1, or the quorum of the round where that is more.
-        found: how many clients answered when everybody was asked.
+        found: how many clients answered when all were asked.
         asked: how many clients were connected when they were last asked.
         held_s: seconds for which the model was held.
         reasons: why replies did not count, and how often, the most frequent first.

@@ -155,8 +155,8 @@ class RobustStrategy(Strategy):
         seed: the run's seed.
         deadline_s: seconds that a round waits for replies, or what learns it from the rounds.
         quorum: share of the sampled clients, in (0, 1], whose replies a round needs; with fewer usable ones the method
-            is told that none came. None for what the method itself needs.
-        idle_timeout_s: seconds to wait when nobody is connected before ``NoClientsError`` is raised, and to look for
+            is given none. None for what the method itself needs.
+        idle_timeout_s: seconds to wait when no client is connected before ``NoClientsError`` is raised, and to look for
             clients that answer before ``StalledError`` is.
         reveal_cohort: tell the sampled workers who else was sampled.
         evaluate: measures a model; None to measure nothing.
@@ -211,15 +211,7 @@ class RobustStrategy(Strategy):
         self.last: RoundRecord | None = None
         self._open: _Open | None = None
         self._warned: set[tuple[str, str]] = set()
-        self._watch = Watch(
-            self.roster,
-            clients=self.clients,
-            byzantine=self.byzantine,
-            any_app=self.any_app,
-            stall_rounds=self.stall_rounds,
-            idle_timeout_s=self.idle_timeout_s,
-            on_hold=self.on_hold,
-        )
+        self._watch = Watch(self)
 
     # --- one round: ask, screen, update ---------------------------------------------------------------------------
 
@@ -244,14 +236,14 @@ class RobustStrategy(Strategy):
 
     def _opened(self, ask: Ask, workers: list[int], nodes: Mapping[int, int]) -> _Open:
         """Write one instruction for these workers, and for those that are behind one of their own."""
-        told = replace(ask, cohort=ask.cohort if self.reveal_cohort else None, mark=self.mark)
-        content = self.codec.write_ask(told)  # one object for all: a Grid may serialise it once
+        sent = replace(ask, cohort=ask.cohort if self.reveal_cohort else None, mark=self.mark)
+        content = self.codec.write_ask(sent)  # one object for all: a Grid may serialise it once
         messages, resynced = [], []
         for worker in workers:
             mine, extra = content, self.method.resync(self.state, worker)
             if extra:
                 resynced.append(worker)
-                mine = self.codec.write_ask(told, extra)
+                mine = self.codec.write_ask(sent, extra)
             message = Message(mine, nodes[worker], "train", ttl=self.deadline_s, group_id=str(ask.round))
             self.complete(message, worker, ask.round)
             messages.append(message)
@@ -384,7 +376,7 @@ class RobustStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask nobody: what clients claim about a model is no evidence; the server evaluates itself."""
+        """Ask no client: claims about a model are no evidence; the server evaluates itself."""
         return []
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:

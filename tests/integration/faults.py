@@ -640,7 +640,7 @@ def all_gone_and_back(site: Site) -> None:
     for i in range(CLIENTS):
         site.kill(i)
     site.gates[2].cut()
-    site.servers[0].line("nobody is connected: waiting")
+    site.servers[0].line("no client is connected; waiting")
     assert len(site.rounds) == round_
     for i in range(CLIENTS):
         site.join(i)

@@ -24,7 +24,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from foundation.errors import BreakwaterError, LinkError, Refused, ServerGone, Silent
-from link import grid as grid_module
+from link import calls
 from link import link_pb2 as pb
 from link.codec import write_packet
 from link.grid import StreamGrid
@@ -277,7 +277,7 @@ def test_replies_come_in_the_order_of_the_instructions_and_a_broadcast_is_serial
             serialised.append(content)
             super().__init__(content)
 
-    monkeypatch.setattr(grid_module, "Payload", Counting)
+    monkeypatch.setattr(calls, "Payload", Counting)
     grid, address = federation.grid(4, max_reply_bytes=4 << 20)
     for name in "abcd":
         federation.node(address, name)

@@ -307,7 +307,7 @@ def test_nobody_connected_for_a_moment_does_not(caplog: pytest.LogCaptureFixture
     grid.online = set()
     records, _ = run(grid, 1, idle_timeout_s=3.0)
     assert records[0].cohort == [0, 1, 2]
-    assert "nobody is connected: waiting up to 3 s" in caplog.text
+    assert "no client is connected; waiting for up to 3 s" in caplog.text
 
 
 @pytest.mark.parametrize(("reveal", "expected"), [(True, (1, 3)), (False, None)])
