@@ -15,7 +15,8 @@ from client.answers import refusal, visit
 from client.coalition import Coalition, CoalitionMember
 from client.node_config import NodeConfig
 from client.worker import HonestWorker, Worker
-from experiment.opened import Experiment, code_fingerprint, identity_of, load_task, resolved, try_out
+from experiment.code import Code, code_fingerprint
+from experiment.opened import Experiment, identity_of, load_task, resolved, try_out
 from experiment.run_config import RunConfig
 from foundation.errors import BreakwaterError, ConfigError
 from link.invitation import JOIN, TASK, WHO
@@ -42,9 +43,9 @@ class Nodes:
         self._tried = False
 
     @cached_property
-    def loaded(self) -> str:
-        """What the task looks like here, see ``tasks.identity``."""
-        return identity_of(self._problem).written()
+    def report(self) -> str:
+        """What the task looks like here, and which code runs it; see ``tasks.identity`` and ``experiment.code``."""
+        return Code.here(self._config).added_to(identity_of(self._problem).written())
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -122,7 +123,7 @@ def who(message: Message, context: Context) -> Message:
     answer = ConfigRecord({"fingerprint": code_fingerprint()})
     try:
         nodes, node = _read(context)
-        answer[TASK] = nodes.loaded
+        answer[TASK] = nodes.report
         nodes.try_out(node)
         answer["index"] = nodes.worker(node).index
     except ConfigError as error:

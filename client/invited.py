@@ -9,7 +9,7 @@ from flwr.app import RecordDict
 
 from client.node_config import NodeConfig
 from client.preparation import Preparation, PreparationOptions
-from experiment.opened import code_fingerprint
+from experiment.code import code_fingerprint
 from experiment.run_config import RunConfig
 from link.identity.tls import Identity
 from link.invitation import Invitation

@@ -12,6 +12,7 @@ from client.answers import client_app
 from client.coalition import Coalition, CoalitionMember
 from client.worker import HonestWorker, Worker
 from experiment import config as configs
+from experiment.code import Code
 from experiment.compiled import prepare
 from experiment.opened import CONFIG, Experiment, identity_of, load_task, resolved, try_out
 from foundation.errors import OtherTask, Refused
@@ -79,7 +80,7 @@ class Preparation:
         found = identity.differences(TaskIdentity.parse(welcome.settings.get(TASK)))
         if found:  # before the config is resolved, which may fail because of it
             reason = f"{welcome.name}: not the server's task: {'; '.join(found)}: give both ends the same"
-            raise OtherTask(reason, identity.written())
+            raise OtherTask(reason, Code.here(config).added_to(identity.written()))
         if self._experiment is None:
             self._experiment = resolved(config, problem, config.setting(options.data, options.config_dir))
             self._coalition = None
@@ -89,7 +90,7 @@ class Preparation:
         context = Context(
             run_id=welcome.run_id, node_id=welcome.node_id, node_config={}, state=RecordDict(), run_config={}
         )
-        return Prepared(client_app(worker), context, identity.written())
+        return Prepared(client_app(worker), context, Code.here(config).added_to(identity.written()))
 
     def _worker(self, experiment: Experiment, index: int) -> Worker:
         options = self._options

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.preparation import Preparation, PreparationOptions
-from experiment.opened import code_fingerprint
+from experiment.code import code_fingerprint
 from foundation.errors import ConfigError
 from link.identity.tls import Identity
 from link.node import join_as_many

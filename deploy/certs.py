@@ -3,7 +3,7 @@
 ::
 
     DIR/ca.crt  DIR/ca.key                   the authority; its key stays here
-    DIR/issued.txt  DIR/ca.crl               what it has issued; what it has taken back, for the server
+    DIR/issued.txt  DIR/ca.crl               what it has issued; what it has revoked, for the server
     DIR/server/{ca.crt,tls.crt,tls.key}      all that goes to the server's machine, with ca.crl once there is one
     DIR/NAME/{ca.crt,tls.crt,tls.key}        all that goes to the machine of the client, or of the watcher, NAME
 """
@@ -60,7 +60,9 @@ def _init(folder: Path, hosts: Sequence[str], days: int, renew: bool) -> list[st
         authority = Authority.create()
         server = authority.issue_server(hosts, days=days)
         _write(folder, {AUTHORITY_KEY_FILE: authority.key, AUTHORITY_FILE: authority.certificate})
-        lines += [f"{folder}: a new authority; whoever has {folder / AUTHORITY_KEY_FILE} can be anybody: keep it here"]
+        lines += [
+            f"{folder}: a new authority; {folder / AUTHORITY_KEY_FILE} can impersonate any participant: keep it here"
+        ]
     _write(folder, {REGISTER_FILE: bytes(Register.load(folder, authority.opened).plus(Entry.about(server)))})
     _write_identity(folder / SERVER, server)
     if (folder / REVOKED_FILE).exists():
@@ -114,7 +116,7 @@ def _issue(folder: Path, names: Sequence[str], days: int, renew: bool, watcher: 
 
 
 def revoke(folder: Path, names: Sequence[str]) -> list[str]:
-    """Take back every certificate that was ever issued to some clients, of all of them or of none.
+    """Revoke all certificates of these clients; all of them or none.
 
     Args:
         folder: of the authority.
@@ -206,13 +208,8 @@ def _authority(folder: Path) -> Authority:
 
 
 def _read(folder: Path, name: str) -> bytes:
-    path = folder / name
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; `breakwater certs init {folder} --host NAME` makes it") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    missing = f"no such file; create it with `breakwater certs init {folder} --host NAME`"
+    return certificates.read_file(folder / name, missing)
 
 
 def _write_identity(folder: Path, identity: Identity) -> None:

@@ -100,7 +100,6 @@ class _Text(logging.Formatter):
     converter = staticmethod(time.gmtime)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name is logging's
-        """Return the line."""
         return escaped(super().formatMessage(record))
 
     def formatException(self, ei: object) -> str:  # noqa: N802  # the name is logging's
@@ -117,7 +116,6 @@ class _Json(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the object."""
         run = _Run.of(record)
         moment = time.strftime(_TIME, time.gmtime(record.created))
         line: dict[str, str | int] = {
@@ -169,7 +167,6 @@ class _Terminal(logging.Handler):
     """Writes to what standard error is at the moment: a live view puts itself in its place while it moves."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line."""
         print(self.format(record), file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The register of an authority: what it has issued and taken back, so that a name can be revoked without its files.
+"""The register of an authority: what it has issued and revoked, so that a name can be revoked without its files.
 
 ::
 
@@ -29,7 +29,7 @@ REGISTER_FILE = "issued.txt"
 What = Literal["issued", "found", "revoked"]
 _WHATS: dict[str, What] = {"issued": "issued", "found": "found", "revoked": "revoked"}
 
-_HEAD = "# What this authority has issued and taken back; `breakwater certs revoke` needs it. Nothing here is secret.\n"
+_HEAD = "# What this authority has issued and revoked; `breakwater certs revoke` needs it. Nothing here is secret.\n"
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -122,5 +122,5 @@ def _entry(path: Path, number: int, line: str) -> Entry:
     except ValueError:
         raise ConfigError(
             f"{path}: line {number}: {line[:80]!r}: must be issued, found or revoked, serial, name and time; "
-            "mend it from a copy"
+            "restore it from a copy"
         ) from None

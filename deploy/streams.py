@@ -45,11 +45,9 @@ class Sink(io.RawIOBase):
         self._failed = self._over = False
 
     def writable(self) -> bool:
-        """Return True."""
         return True
 
     def fileno(self) -> int:
-        """Return the file descriptor."""
         return self._fd
 
     def isatty(self) -> bool:

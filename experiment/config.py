@@ -252,7 +252,8 @@ class Config(Section):
         """Return what the models of a run depend on: all but how long it is, what is measured, how long one waits."""
         whole = self.model_dump(mode="json", exclude_none=True)
         del whole["evaluation"], whole["checkpoint"], whole["strategy"]["rounds"]
-        for key in ("deadline_s", "flower_deadline_s", "join_timeout_s", "stall_rounds", "start_with", "heartbeat_s"):
+        waits = ("deadline_s", "flower_deadline_s", "join_timeout_s", "stall_rounds", "start_with", "heartbeat_s")
+        for key in (*waits, "same_code"):
             whole["federation"].pop(key, None)
         return whole
 

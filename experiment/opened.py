@@ -1,9 +1,8 @@
-"""An experiment opened: config, loaded task, and the fingerprint of the code that both ends must share.
+"""An experiment opened: config and loaded task.
 
 A process opens an experiment once, and hands the object on.
 """
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -12,23 +11,15 @@ from attacks.attack import Attack
 from experiment import config as configs
 from foundation.errors import ConfigError
 from foundation.text import kind_and_line
-from strategies.compressors import QSGD, Identity, Natural, RandK, ScaledSign
 from strategies.method import Method
-from strategies.randomness import Role, stream
 from tasks.contract import Problem, Setting, TaskError
 from tasks.identity import Reading, TaskIdentity, identify
 from tasks.trial import Demands
 from tasks.tryout import needs_trial
 from tasks.tryout import try_out as try_task
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The checkout, or the folder that a Flower App Bundle was unpacked to."""
-
 CONFIG = "config"
 """Key of the config, as TOML, among the settings of a Welcome; beside it ``link.invitation.TASK``."""
-
-FINGERPRINTED = ("foundation", "strategies", "tasks", "experiment", "link", "client")
-"""The folders whose source ``code_fingerprint`` covers: what both ends run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,24 +143,3 @@ def try_out(experiment: Experiment, worker: int | None = None, attack: Attack | 
         try_task(config.task, experiment.setting, demands, experiment.problem)
     except TaskError as error:
         raise ConfigError(f"[task] {error}") from None
-
-
-@lru_cache(maxsize=1)
-def code_fingerprint() -> str:
-    """Return 12 hex digits that agree exactly where two ends would compute the same round.
-
-    They cover the source of everything that both ends run, and what the random streams of this NumPy draw.
-    """
-    digest = hashlib.sha256()
-    for folder in FINGERPRINTED:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    rng = stream(1, Role.WORKER, 2, 3)
-    digest.update(
-        rng.choice(1000, 32, replace=False).tobytes() + rng.random(4).tobytes() + rng.permutation(9).tobytes()
-    )
-    rounders = (RandK(k=4), RandK(k=4, levels=3), Identity(values="float16"), Identity(values="bfloat16"), Natural())
-    for compressor in (*rounders, QSGD(levels=3), ScaledSign()):
-        v = rng.random(64) - 0.5
-        digest.update(compressor.decompress(compressor.compress(v, rng), v.dtype).tobytes())
-    return digest.hexdigest()[:12]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from experiment import code
 from experiment import config as configs
-from experiment import opened
 from foundation.errors import ConfigError
 
 _LAST = "last"
@@ -75,10 +75,10 @@ class RunConfig:
         Raises:
             ConfigError: there is none.
         """
-        path = opened.ROOT / self.config  # an absolute one stays as it is
+        path = code.ROOT / self.config  # an absolute one stays as it is
         if path.is_file():
             return path
-        known = sorted(found.relative_to(opened.ROOT).as_posix() for found in opened.ROOT.glob("deploy/configs/*.toml"))
+        known = sorted(found.relative_to(code.ROOT).as_posix() for found in code.ROOT.glob("deploy/configs/*.toml"))
         raise ConfigError(
             f'run config: config = "{self.config}": no such file in the bundle{configs.suggest(self.config, known)}'
         )

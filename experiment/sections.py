@@ -54,6 +54,10 @@ class Federation(Section):
     """How many clients must have joined before round 1; default: all."""
     heartbeat_s: float = Field(default=5.0, ge=0.1)
     """Seconds between signs of life; a peer that misses one for as long again is gone."""
+    same_code: Literal["required", "warn"] = "required"
+    """Whether a client with other code than the server's is refused, or joins with a warning. With "warn" the revisions
+    of method, compressor and random streams must still agree; log and report name what each client runs. Such a run may
+    not repeat to the last bit."""
     reveal_cohort: bool = False
     """Tell the sampled clients who else was sampled. For experiments with attackers that need to know, and for nothing
     else."""

@@ -10,6 +10,7 @@ never works through a backlog (an instruction that has expired by then is not se
 
 import asyncio
 import logging
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -57,6 +58,9 @@ _MOST_UNFIT = 1000
 _MAX_STRIKES = 100
 """So many frames in a row that nobody asked for or that are no frames end a stream."""
 
+_CODE = re.compile("[0-9a-f]{12}")
+"""A fingerprint of code."""
+
 _log = logging.getLogger("breakwater.link")
 
 
@@ -72,7 +76,8 @@ class StreamGrid(FramedGrid):
         clients: n, the number of seats.
         welcome: called with name and seat of a client that comes; what it returns is the ``settings`` of the client's
             Welcome. It runs on the link's thread, so it must be quick; it may raise Refused.
-        fingerprint: of the code; a client with another one is refused.
+        fingerprint: of the code.
+        same_code: refuse a client whose code has another fingerprint.
         max_reply_bytes: a reply whose envelope and body are longer together is not read.
         reply_bound: called with the content of an instruction; returns the same for a reply to it, at most
             ``max_reply_bytes``. None where all may be as long.
@@ -101,6 +106,7 @@ class StreamGrid(FramedGrid):
         held: Mapping[str, int] = {},  # never written to
         reply_bound: Callable[[RecordDict], int] | None = None,
         judge: Callable[[str, str], str | None] | None = None,
+        same_code: bool = True,
     ) -> None:
         super().__init__(
             run_id=run_id, clients=clients, max_reply_bytes=max_reply_bytes, reply_bound=reply_bound, held=held
@@ -109,6 +115,8 @@ class StreamGrid(FramedGrid):
         self._welcome = welcome
         self._fingerprint = fingerprint
         self._judge = judge
+        self._same_code = same_code
+        self._reports: dict[int, str] = {}  # what clients have loaded, by seat; guarded by ``changed``
         self._heartbeat_s = heartbeat_s
         self._credentials = credentials
         self._access = access
@@ -178,6 +186,12 @@ class StreamGrid(FramedGrid):
         with self.changed:
             streams = sorted(self._ready.values(), key=lambda stream: stream.seat.worker)
         return {stream.seat.worker: stream.seat.node_id for stream in streams}
+
+    def reports(self) -> dict[str, str]:
+        """Return what clients report that they have loaded, by name, of those that are or were ready."""
+        with self.changed:
+            seats = self.seating.all()
+            return {seats[worker].name: report for worker, report in self._reports.items() if worker in seats}
 
     def late(self) -> list[str]:
         """Return the names of the clients whose reply came after its instruction had expired, since the last call."""
@@ -322,7 +336,7 @@ class StreamGrid(FramedGrid):
             raise NoSeat(flaw)
         if self._credentials is not None and may_watch(peer_certificate(context)):
             raise NoSeat("this certificate is for watching; `breakwater certs issue DIR NAME` makes a client's")
-        if hello.fingerprint != self._fingerprint:
+        if hello.fingerprint != self._fingerprint and (self._same_code or not _CODE.fullmatch(hello.fingerprint)):
             raise NoSeat(
                 f"code fingerprint {hello.fingerprint[:64]!r}: this server runs {self._fingerprint!r}; "
                 "run the same version at both ends"
@@ -455,6 +469,7 @@ class StreamGrid(FramedGrid):
                 with self.changed:
                     self._unfit.pop(stream.seat.name, None)
                     self.seating.confirm(stream.seat.name)
+                    self._reports[stream.seat.worker] = frame.task
                     self._ready[stream.seat.node_id] = stream
                     self.changed.notify_all()
             elif isinstance(frame, pb.Pass):

@@ -89,11 +89,11 @@ def join(
 ) -> str:
     """Stay in the federation at ``address`` as ``name`` until the server says goodbye.
 
-    A server that is not there, or not there any more, is tried again after 0.1 s, 0.2 s, ... 5 s, each with jitter.
+    A server that cannot be reached, or is lost, is tried again after 0.1 s, 0.2 s, ... 5 s, each with jitter.
 
     Args:
         address: the server's ``HOST:PORT``.
-        name: who this client is; 1 to 64 characters of [A-Za-z0-9._-].
+        name: of this client; 1 to 64 characters of [A-Za-z0-9._-].
         prepare: called once per run with the server's Welcome; loads the data and returns the ClientApp that stays
             resident, with its context. What it raises ends ``join``.
         worker: the seat that this client must have; None for any.
@@ -109,12 +109,22 @@ def join(
 
     Raises:
         Refused: by the server, for good; or the name cannot be used.
-        ConfigError: the address is none; the identity cannot be used, or not any more. What is wrong with the server's
-            certificate is told and tried again: a stranger in between must not be able to end a client.
+        ConfigError: the address is none; the identity cannot be used, or not any more. A flaw of the server's
+            certificate is logged and tried again: a stranger in between must not be able to end a client.
         ServerGone: the server was away for longer than ``patience_s``.
     """
-    terms = _Terms.of(address, fingerprint, stop or threading.Event(), patience_s, heartbeat_s, log)
-    return _hold({name: worker}, prepare, terms, None if identity is None else {name: identity})
+    identities = None if identity is None else {name: identity}
+    return join_as_many(
+        address,
+        {name: worker},
+        prepare,
+        fingerprint=fingerprint,
+        identities=identities,
+        stop=stop,
+        patience_s=patience_s,
+        heartbeat_s=heartbeat_s,
+        log=log,
+    )
 
 
 def join_as_many(
@@ -124,19 +134,18 @@ def join_as_many(
     *,
     fingerprint: str,
     identities: Mapping[str, Identity] | None = None,
+    stop: threading.Event | None = None,
     patience_s: float | None = None,
+    heartbeat_s: float = _HEARTBEAT_S,
     log: Callable[[str], None] = _log.info,
 ) -> str:
-    """Hold several seats from this one thread, each on a connection of its own; what ends one by force ends all.
+    """Hold several seats from this one thread, each on a connection of its own; an error of one ends all.
 
     Args:
         address: see ``join``, as for all that is not named here.
         seats: the wished seat, or None, by name; at least one.
         prepare: called for each of them; their ClientApps run one instruction at a time.
-        fingerprint: of the code.
         identities: the certificate of each name, for TLS; None for an open port.
-        patience_s: how long the server may be away.
-        log: takes a line.
 
     Returns:
         The reason that the server gave the first of them for its goodbye.
@@ -144,41 +153,8 @@ def join_as_many(
     Raises:
         Refused, ConfigError, ServerGone: see ``join``.
     """
-    terms = _Terms.of(address, fingerprint, threading.Event(), patience_s, _HEARTBEAT_S, log)
-    return _hold(seats, prepare, terms, identities)
-
-
-@dataclass(frozen=True)
-class _Terms:
-    """What all seats of one call have in common; see ``join``."""
-
-    address: Address
-    route: Route
-    fingerprint: str
-    stop: threading.Event
-    patience_s: float | None
-    heartbeat_s: float
-    log: Callable[[str], None]
-    over: threading.Event = field(default_factory=threading.Event)
-    """One of the seats has heard its last goodbye: another one that is without a stream then need not come back."""
-
-    @classmethod
-    def of(cls, address: str, *others: Any) -> "_Terms":
-        """Return the terms for an address that a user wrote.
-
-        Raises:
-            ConfigError: it is none.
-        """
-        parsed = Address.parse(address, what="cannot connect to")
-        return cls(parsed, route_to(parsed), *others)
-
-
-def _hold(
-    seats: Mapping[str, int | None],
-    prepare: Prepare,
-    terms: _Terms,
-    identities: Mapping[str, Identity] | None,
-) -> str:
+    parsed = Address.parse(address, what="cannot connect to")
+    terms = _Terms(parsed, route_to(parsed), fingerprint, stop or threading.Event(), patience_s, heartbeat_s, log)
     for name in seats:
         flaw = flaw_of_name(name)
         if flaw is not None:
@@ -200,6 +176,21 @@ def _hold(
 
     with asyncio.Runner(loop_factory=loop.new) as runner:
         return runner.run(together())
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What all seats of one call have in common; see ``join``."""
+
+    address: Address
+    route: Route
+    fingerprint: str
+    stop: threading.Event
+    patience_s: float | None
+    heartbeat_s: float
+    log: Callable[[str], None]
+    over: threading.Event = field(default_factory=threading.Event)
+    """One of the seats has heard its last goodbye: another one that is without a stream then need not come back."""
 
 
 class _Node:

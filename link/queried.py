@@ -42,6 +42,7 @@ class QueriedGrid(PolledGrid, Transport):
         grid: where the nodes are.
         clients: n, the number of seats.
         fingerprint: of this server's code.
+        same_code: leave out nodes whose code has another fingerprint.
         timeout_s: seconds that a node has to answer.
         judge: called with the node's name in logs and what it has loaded; returns why it cannot take part, or None.
     """
@@ -59,12 +60,15 @@ class QueriedGrid(PolledGrid, Transport):
         fingerprint: str,
         timeout_s: float,
         judge: Callable[[str, str], str | None] | None = None,
+        same_code: bool = True,
     ) -> None:
         super().__init__(grid)
         self._clients = clients
         self._fingerprint = fingerprint
         self._timeout_s = timeout_s
         self._judge = judge
+        self._same_code = same_code
+        self._reports: dict[int, str] = {}  # what nodes have loaded
         self._claims: dict[int, list[int]] = {}  # worker -> the nodes that claim to be it, in the order of their claims
         self._seated: dict[int, int] = {}  # worker -> node, as last returned
         self._unfit: dict[int, _Unfit] = {}
@@ -105,6 +109,10 @@ class QueriedGrid(PolledGrid, Transport):
         complaints = [f"{n} of {len(online)} nodes: {reason}" for reason, n in unfit.most_common(3)]
         return "; ".join(complaints + [f"{silent} of {len(online)} nodes did not answer"] * (silent > 0))
 
+    def reports(self) -> Mapping[str, str]:
+        """Return what nodes report that they have loaded, by name, of those that have a seat."""
+        return {f"node {node}": self._reports[node] for node in self._seated.values()}
+
     def _hopeless(self) -> bool:
         """Return whether every node runs other code."""
         online = set(self.get_node_ids())
@@ -139,7 +147,7 @@ class QueriedGrid(PolledGrid, Transport):
             return _Unfit(f"cannot take part: {reason}")
         answer = reply.content.config_records.get(WHO, ConfigRecord())
         worker, fingerprint = answer.get("index"), answer.get("fingerprint")
-        if fingerprint != self._fingerprint:
+        if fingerprint != self._fingerprint and (self._same_code or not isinstance(fingerprint, str)):
             claimed = one_line(fingerprint)
             return self._foreign(f"runs other code (fingerprint {claimed}, this server {self._fingerprint})")
         loaded = answer.get(TASK)
@@ -151,6 +159,7 @@ class QueriedGrid(PolledGrid, Transport):
             return _Unfit(f"claims seat {one_line(worker)}: must be 0 .. {self._clients - 1}")
         claims = self._claims.setdefault(worker, [])
         claims.append(node)
+        self._reports[node] = str(loaded)
         if len(claims) > 1:
             return _Unfit(f"claims seat {worker}, which node {claims[0]} holds: it must wait until that node has gone")
         return None

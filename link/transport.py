@@ -27,6 +27,10 @@ class Transport(Grid, Roster):
         """Return the seats that are kept for their clients, by worker; none where clients bring their own seat."""
         return {}
 
+    def reports(self) -> Mapping[str, str]:
+        """Return what clients report that they have loaded, by name, of those that take part."""
+        return {}
+
     def show(self, state: Callable[[], str]) -> None:
         """Show watchers this state from now on, where the transport can be watched.
 

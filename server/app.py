@@ -15,7 +15,8 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from experiment.opened import code_fingerprint, open_config, try_out
+from experiment.code import code_fingerprint
+from experiment.opened import open_config, try_out
 from experiment.run_config import RunConfig
 from foundation.errors import BreakwaterError
 from foundation.signals import raising
@@ -63,7 +64,16 @@ def _run(grid: Grid, run_id: int, given: Mapping[str, object]) -> None:
             log.warning("[attack] is not used: a simulation's nodes attack if the run config has attackers = 'last'")
         federation = experiment.config.federation
         judge = judge_of(experiment)
-        run_over(QueriedGrid(grid, federation.clients, code_fingerprint(), federation.flower_deadline_s, judge))
+        run_over(
+            QueriedGrid(
+                grid,
+                federation.clients,
+                code_fingerprint(),
+                federation.flower_deadline_s,
+                judge,
+                same_code=federation.same_code == "required",
+            )
+        )
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
-from flwr.app import RecordDict
 
-from experiment.opened import CONFIG, Experiment, code_fingerprint
+from experiment.code import Code, code_fingerprint
+from experiment.opened import CONFIG, Experiment
 from link import codec
 from link.grid import StreamGrid
 from link.identity.access import AccessControl
@@ -17,21 +18,25 @@ log = logging.getLogger("breakwater.server")
 
 
 def judge_of(experiment: Experiment) -> Callable[[str, str], str | None]:
-    """Return what compares a client's task with the server's: a reason why the client cannot take part, or None.
+    """Return what compares a client's task and code with the server's: why the client cannot take part, or None.
 
-    What differs by no more than processors round is logged once.
+    Other code that may take part, and what differs by no more than processors round, is logged once.
     """
-    mine = experiment.identity
-    told: set[str] = set()
+    mine, code = experiment.identity, Code.here(experiment.config)
+    mixed = experiment.config.federation.same_code == "warn"  # else a fingerprint has proved that the code is the same
+    logged: set[str] = set()
 
-    def judge(name: str, said: str) -> str | None:
-        theirs = TaskIdentity.parse(said)
-        found = theirs.differences(mine)
+    def judge(name: str, report: str) -> str | None:
+        theirs, runs = TaskIdentity.parse(report), Code.read(report)
+        found = [*(runs.differences(code) if mixed else ()), *theirs.differences(mine)]
         if found:
             return f"{'; '.join(found)}: give both ends the same"
+        if mixed and runs.fingerprint != code.fingerprint and (other := f"{name} runs {runs}") not in logged:
+            logged.add(other)
+            log.warning('%s, this server %s: it takes part because federation.same_code = "warn"', other, code)
         for what in theirs.roundings(mine):
-            if what not in told:
-                told.add(what)
+            if what not in logged:
+                logged.add(what)
                 log.warning(
                     "%s of %s is not the same to the last bit as here: its processor or its versions round otherwise, "
                     "so that other machines may not repeat this run to the last bit; reported once",
@@ -65,20 +70,17 @@ def open_link(
     config, method = experiment.config.for_clients().to_toml(), experiment.method
     task = experiment.identity.written()
     dim, dtype, federation = experiment.problem.dim, experiment.problem.dtype, experiment.config.federation
-
-    def reply_bound(content: RecordDict) -> int:
-        return codec.reply_bound(content, method, dim, dtype)
-
     return StreamGrid(
         run_id=run_id,
         clients=federation.clients,
         welcome=lambda name, worker: {CONFIG: config, TASK: task},
         fingerprint=code_fingerprint(),
         max_reply_bytes=codec.max_reply_bytes(dim, dtype),
-        reply_bound=reply_bound,
+        reply_bound=partial(codec.reply_bound, method=method, dim=dim, dtype=dtype),
         heartbeat_s=federation.heartbeat_s,
         credentials=credentials,
         access=access,
         held=held,
         judge=judge_of(experiment),
+        same_code=federation.same_code == "required",
     )

@@ -17,7 +17,7 @@ from server.monitor.exporters import Monitoring
 from server.run import console_for, load_loops, run
 from server.run_folder.checkpoints import resumed
 from server.run_folder.manifest import RunCard
-from server.run_folder.writer import RunFolder, claimed
+from server.run_folder.writer import Claim, RunFolder
 from strategies.strategy import StalledError
 
 log = logging.getLogger("breakwater.server")
@@ -106,11 +106,11 @@ def serve(options: ServerOptions, on_listening: Callable[[str], None] | None = N
             address cannot be bound, or the run folder cannot be used; one line.
         RunEndedError: too few clients came or answered.
     """
-    with claimed(options.out.absolute(), goes_on=options.card is not None):
-        _serve(options, on_listening)
+    with Claim(options.out.absolute(), goes_on=options.card is not None) as claim:
+        _serve(options, on_listening, claim)
 
 
-def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None) -> None:
+def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None, claim: Claim) -> None:
     """Run the experiment in a folder that is ours."""
     identity = None if options.tls is None else Identity.load(options.tls)
     credentials = None if identity is None else server_credentials(identity)
@@ -143,7 +143,7 @@ def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None) -
     reason, final = "the server stopped before the end of the run", True
     try:
         card.write(options.out, experiment.config.to_toml())
-        with RunFolder(out, point[0] if point else None) as folder:
+        with RunFolder(out, point[0] if point else None, claim) as folder:
             run(experiment, folder, grid, options.monitoring, point=point, life=card.lives)
         reason = "the run is over"
     except StalledError:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from experiment.code import Code
 from experiment.compiled import LONG_S, prepare
 from experiment.explain import TaskFacts, title
 from experiment.opened import Experiment
@@ -113,6 +114,7 @@ def run(
                     lives=life or 1,
                     patience_s=federation.join_timeout_s if status == "finished" else 0.0,
                     task=_facts(experiment),
+                    code=_other_code(experiment, transport),
                 )
                 if status != "interrupted":
                     done()
@@ -184,6 +186,14 @@ def _facts(experiment: Experiment) -> dict[str, Any] | None:
     except Exception as error:  # whatever the user's code raises is no reason to lose the results
         log.warning("the task does not report its L or f*: %r", error)
         return None
+
+
+def _other_code(experiment: Experiment, transport: Transport) -> dict[str, Any] | None:
+    """Return which code the server runs, and those clients that run another; None where all run the same."""
+    mine = Code.here(experiment.config)
+    codes = {name: Code.read(report) for name, report in transport.reports().items()}
+    clients = {name: str(code) for name, code in sorted(codes.items()) if code != mine}
+    return {"server": str(mine), "clients": clients} if clients else None
 
 
 def _report(out: Path) -> None:

@@ -5,7 +5,6 @@ Softmax regression or a small perceptron, in NumPy (``network.py`` says why). Th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,9 +14,9 @@ from numpy.typing import NDArray
 
 from strategies.method import Evaluation, Vector
 from strategies.randomness import Role, stream
-from tasks.contract import Setting, check_l2_and_dtype, mean_samples
+from tasks.contract import Setting, check_l2_and_dtype
 from tasks.network import Labels, Matrix, Network, NetworkOracle
-from tasks.partition import Indices, check_partition, split
+from tasks.partition import Indices, Partitioned, check_partition, split
 from tasks.threads import one_thread
 
 CLASSES = 10
@@ -110,7 +109,7 @@ def _stratified(labels: Labels, share: float, rng: np.random.Generator) -> np.nd
     return chosen
 
 
-class DigitsProblem:
+class DigitsProblem(Partitioned[NetworkOracle]):
     """The loaded digits.
 
     Args:
@@ -137,9 +136,8 @@ class DigitsProblem:
         parts: Sequence[Indices],
         honest: int,
     ) -> None:
+        super().__init__(parts, honest)
         self._x0, self._network, self._train, self._test = x0, network, train, test
-        self._parts, self._honest = parts, honest
-        self._local = cache(self._oracle_of)
 
     @property
     def dim(self) -> int:
@@ -151,11 +149,6 @@ class DigitsProblem:
         """float32 or float64."""
         return self._x0.dtype
 
-    @property
-    def samples(self) -> int:
-        """m, the (mean) number of samples of an honest worker."""
-        return mean_samples(self._parts, self._honest)
-
     def training_data(self) -> list[NDArray[Any]]:
         """Return images and labels of all workers."""
         return list(self._train)
@@ -164,21 +157,16 @@ class DigitsProblem:
         """Return x^0, drawn from the run's seed."""
         return self._x0.copy()
 
-    def oracle(self, worker: int, *, flipped: bool = False) -> NetworkOracle:
-        """Return the gradients of one worker's loss; ``flipped`` reads the label y as 9 - y."""
-        replicated = self._parts[worker] is self._parts[0]
-        return self._local(0 if replicated else worker, flipped)
-
     def _oracle_of(self, worker: int, flipped: bool) -> NetworkOracle:
         inputs, labels = self._train
-        rows = self._parts[worker]
+        rows = self.parts[worker]
         own = labels[rows]
         return NetworkOracle(self._network, inputs[rows], CLASSES - 1 - own if flipped else own, self._test.l2)
 
     def evaluate(self, x: Vector) -> Evaluation:
         """Measure the model: mean of the honest workers' losses, accuracy on the test samples."""
-        if self._parts[-1] is self._parts[0]:
+        if self.replicated:
             loss = self.oracle(0).value(x)
         else:
-            loss = float(np.mean([self.oracle(worker).value(x) for worker in range(self._honest)]))
+            loss = float(np.mean([self.oracle(worker).value(x) for worker in range(self.honest)]))
         return Evaluation(loss=loss, accuracy=self._test.accuracy(x))

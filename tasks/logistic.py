@@ -8,18 +8,18 @@ The only task here that knows its smoothness L and, for small d, its optimum f*,
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from strategies.method import Evaluation, Vector
-from tasks.contract import Setting, TaskError, check_l2_and_dtype, mean_samples
+from tasks.contract import Setting, TaskError, check_l2_and_dtype
 from tasks.files import locate
 from tasks.libsvm import read_libsvm
 from tasks.matrix import Linear, Matrix, build
-from tasks.partition import Indices, check_partition, draw, split
+from tasks.partition import Indices, Partitioned, check_partition, draw, split
 from tasks.threads import one_thread
 
 SMALL = 2000
@@ -173,7 +173,7 @@ def _mean_gradient(samples: Linear, signs: Vector, x: Vector, l2: float) -> Vect
     return samples.transposed_times(residuals / len(signs)) + l2 * x
 
 
-class LogisticProblem:
+class LogisticProblem(Partitioned[LogisticLoss]):
     """A loaded logistic regression.
 
     Args:
@@ -185,8 +185,8 @@ class LogisticProblem:
     """
 
     def __init__(self, matrix: Matrix, signs: Vector, parts: Sequence[Indices], honest: int, l2: float) -> None:
-        self._matrix, self._signs, self._parts, self._honest, self._l2 = matrix, signs, parts, honest, l2
-        self._local = cache(self._loss_of)
+        super().__init__(parts, honest)
+        self._matrix, self._signs, self._l2 = matrix, signs, l2
 
     @property
     def dim(self) -> int:
@@ -198,11 +198,6 @@ class LogisticProblem:
         """The dtype of the labels, and so of everything."""
         return self._signs.dtype
 
-    @property
-    def samples(self) -> int:
-        """m, the (mean) number of samples of an honest worker."""
-        return mean_samples(self._parts, self._honest)
-
     def training_data(self) -> list[NDArray[Any]]:
         """Return all samples and their labels."""
         return [*self._matrix.arrays(), self._signs]
@@ -211,15 +206,10 @@ class LogisticProblem:
         """Return x^0 = 0, shape (d,)."""
         return np.zeros(self.dim, dtype=self.dtype)
 
-    def oracle(self, worker: int, *, flipped: bool = False) -> LogisticLoss:
-        """Return a worker's loss; the same object each time, so that oracles of equal data share memory and cache."""
-        replicated = self._parts[worker] is self._parts[0]
-        return self._local(0 if replicated else worker, flipped)
-
-    def _loss_of(self, worker: int, flipped: bool) -> LogisticLoss:
+    def _oracle_of(self, worker: int, flipped: bool) -> LogisticLoss:
         if flipped:
             return self._local(worker, False).flipped()
-        rows = self._parts[worker]
+        rows = self.parts[worker]
         if len(rows) == len(self._signs):
             return LogisticLoss(self._matrix, self._signs, self._l2)
         return LogisticLoss(self._matrix.part(rows), self._signs[rows], self._l2)
@@ -227,9 +217,9 @@ class LogisticProblem:
     @cached_property
     def objective(self) -> LogisticLoss:
         """f, the mean of the honest workers' losses, as one weighted loss over their samples."""
-        if all(part is self._parts[0] for part in self._parts[: self._honest]):
+        if all(part is self.parts[0] for part in self.parts[: self.honest]):
             return self.oracle(0)
-        honest = self._parts[: self._honest]
+        honest = self.parts[: self.honest]
         rows = np.concatenate(honest)
         weights = np.concatenate([np.full(len(part), 1 / (len(part) * len(honest))) for part in honest])
         return LogisticLoss(self._matrix.part(rows), self._signs[rows], self._l2, weights)

@@ -17,18 +17,58 @@ workers' losses weighs every sample alike.
 
 import math
 import re
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from strategies.randomness import Role, stream
-from tasks.contract import TaskError
+from tasks.contract import TaskError, mean_samples
 
 Indices = NDArray[np.int64]
 """Row numbers, ascending."""
+_Local = TypeVar("_Local", covariant=True)
 
 ALLOWED = '"replicated", "iid", "label" or "dirichlet(a)" with a number a > 0'
+
+
+class Partitioned(ABC, Generic[_Local]):
+    """What problems share whose training rows are split among the workers.
+
+    Args:
+        parts: the rows of each worker.
+        honest: |G|; workers from that number on are no part of the objective.
+    """
+
+    def __init__(self, parts: Sequence[Indices], honest: int) -> None:
+        self.parts, self.honest = parts, honest
+        self._local = cache(self._oracle_of)
+
+    @property
+    def samples(self) -> int:
+        """m, the (mean) number of samples of an honest worker."""
+        return mean_samples(self.parts, self.honest)
+
+    @property
+    def replicated(self) -> bool:
+        """Whether every worker holds all rows."""
+        return self.parts[-1] is self.parts[0]
+
+    def oracle(self, worker: int, *, flipped: bool = False) -> _Local:
+        """Return one worker's oracle; the same object each time, so that equal data share memory and cache.
+
+        Args:
+            worker: 0 .. n-1.
+            flipped: on flipped labels, for an attacker.
+        """
+        return self._local(0 if self.parts[worker] is self.parts[0] else worker, flipped)
+
+    @abstractmethod
+    def _oracle_of(self, worker: int, flipped: bool) -> _Local:
+        """Return a new oracle."""
 
 
 def check_partition(text: str) -> None:

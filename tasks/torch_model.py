@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from strategies.method import Evaluation, Vector
 from strategies.randomness import Role, stream
-from tasks.contract import Setting, TaskError, mean_samples
+from tasks.contract import Setting, TaskError
 from tasks.measures import is_one_hot, share_right
 from tasks.modules import completed, trained, untrained
-from tasks.partition import Indices, draw, split
+from tasks.partition import Indices, Partitioned, draw, split
 from tasks.threads import one_thread
 
 BLOCK = 250
@@ -162,7 +162,7 @@ class FlatModule:
             yield self.module(inputs), targets
 
 
-class TorchProblem:
+class TorchProblem(Partitioned["TorchOracle"]):
     """A loaded torch task.
 
     Args:
@@ -178,8 +178,8 @@ class TorchProblem:
     """f* is not known."""
 
     def __init__(self, task: TorchTask, model: FlatModule, parts: Sequence[Indices], honest: int) -> None:
-        self.task, self.model, self.parts, self.honest = task, model, parts, honest
-        self._local = cache(self._oracle_of)
+        super().__init__(parts, honest)
+        self.task, self.model = task, model
 
     @property
     def dim(self) -> int:
@@ -190,11 +190,6 @@ class TorchProblem:
     def dtype(self) -> np.dtype[Any]:
         """float32 or float64."""
         return self.model.initial.dtype
-
-    @property
-    def samples(self) -> int:
-        """m, the (mean) number of samples of an honest worker."""
-        return mean_samples(self.parts, self.honest)
 
     def training_data(self) -> list[np.ndarray[Any, np.dtype[Any]]]:
         """Return inputs and targets of all workers."""
@@ -212,11 +207,6 @@ class TorchProblem:
         """Return x^0: as the module was built, under a torch seed drawn from the run's."""
         return self.model.initial.copy()
 
-    def oracle(self, worker: int, *, flipped: bool = False) -> "TorchOracle":
-        """Return the gradients of one worker's loss; ``flipped`` by the task's own ``flip``."""
-        replicated = self.parts[worker] is self.parts[0]
-        return self._local(0 if replicated else worker, flipped)
-
     def _oracle_of(self, worker: int, flipped: bool) -> "TorchOracle":
         inputs, targets = self.task.train
         return TorchOracle(self, (inputs, self._flipped if flipped else targets), self.parts[worker])
@@ -228,7 +218,7 @@ class TorchProblem:
 
     def evaluate(self, x: Vector) -> Evaluation:
         """Measure the model: mean of the honest workers' losses, accuracy on the test samples."""
-        parts = self.parts[:1] if self.parts[-1] is self.parts[0] else self.parts[: self.honest]
+        parts = self.parts[:1] if self.replicated else self.parts[: self.honest]
         total = 0.0
         for part in parts:
             outputs = self.model.outputs(x, self.blocks(self.task.train, part))

@@ -62,7 +62,7 @@ def shortened(problem: Any) -> Any:
         return problem
     task, parts = problem.task, list(problem.parts)
     each = max(1, MOST_EVALUATED // problem.honest)
-    if sum(len(part) for part in parts[: problem.honest]) > MOST_EVALUATED and parts[0] is not parts[-1]:
+    if sum(len(part) for part in parts[: problem.honest]) > MOST_EVALUATED and not problem.replicated:
         parts = [_spread(part, each) for part in parts]
     elif len(parts[0]) > MOST_EVALUATED:
         parts = [_spread(parts[0], MOST_EVALUATED)] * len(parts)
@@ -87,13 +87,13 @@ def try_module(trial: Trial, problem: TorchProblem, demands: Demands) -> None:
     rows = problem.parts[demands.workers[0]]
     few = _spread(rows, min(max(size, 8), BLOCK))
     inputs, targets = next(problem.blocks(task.train, few))
-    with trial.told(""):
+    with trial.reporting(""):
         _try_forward(trial, problem, inputs)
         _try_loss(trial, task, module, inputs, targets)
         _try_modes(trial, module, inputs)
         for sample, target in problem.blocks(task.train, _telling_rows(task)):
             what = f"the loss of training samples with targets {_range(target)}{_hint(task)}"
-            with torch.no_grad(), trial.told(what):
+            with torch.no_grad(), trial.reporting(what):
                 value = task.loss(module(sample), target)
             if not bool(torch.isfinite(value).all()):
                 raise TaskError(
@@ -103,7 +103,7 @@ def try_module(trial: Trial, problem: TorchProblem, demands: Demands) -> None:
 
     if demands.evaluates and task.test is not task.train:
         sample, _ = next(problem.blocks(task.test, np.arange(min(8, len(task.test[1])))))
-        with torch.no_grad(), trial.told(f"the model on inputs of shape {tuple(sample.shape)} of test_data()"):
+        with torch.no_grad(), trial.reporting(f"the model on inputs of shape {tuple(sample.shape)} of test_data()"):
             module(sample)
 
 
@@ -141,7 +141,7 @@ def _forward(trial: Trial, problem: TorchProblem, inputs: Tensor) -> Any:
     if not inputs.is_floating_point():
         hint = f"; train_data() gave inputs of {inputs.dtype}, which layers such as Linear and Conv2d do not take: "
         hint += f'convert them, such as inputs.astype("{problem.task.dtype}")'
-    with trial.told(f"the model on inputs of shape {tuple(inputs.shape)} of train_data(){hint}"):
+    with trial.reporting(f"the model on inputs of shape {tuple(inputs.shape)} of train_data(){hint}"):
         return problem.model.module(inputs)
 
 
@@ -222,7 +222,7 @@ def _loss(trial: Trial, task: TorchTask, output: Any, targets: Tensor) -> Any:
     shape = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
     what = "cross-entropy, as there is no method loss()," if _default_loss(task) else "loss()"
     given = f"of shape {tuple(targets.shape)} ({targets.dtype}, {_range(targets)}){_hint(task)}"
-    with trial.told(f"{what} of output of {shape} and targets {given}"):
+    with trial.reporting(f"{what} of output of {shape} and targets {given}"):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             found = task.loss(output, targets)
@@ -243,7 +243,7 @@ def _try_modes(trial: Trial, module: nn.Module, inputs: Tensor) -> None:
             expected = module(inputs)
         module.eval()
         try:
-            with trial.told("the model in evaluation mode"), _recorded(module) as evaluation:
+            with trial.reporting("the model in evaluation mode"), _recorded(module) as evaluation:
                 found = module(inputs)
         finally:
             for layer, mode in modes.items():

@@ -18,10 +18,10 @@ class Demands:
     """What an experiment needs of its task.
 
     Args:
-        workers: whose gradients are needed.
+        workers: the workers whose gradients are needed.
         batches: sizes of minibatches; 0 for full local gradients.
-        flipped: workers whose gradients on flipped labels are needed, for attackers.
-        evaluates: the model is measured in this process.
+        flipped: the workers whose gradients on flipped labels are needed, for attackers.
+        evaluates: whether this process measures the model.
     """
 
     workers: Sequence[int]
@@ -46,7 +46,7 @@ class Trial:
         _disturb_generators()
         modules = dict(sys.modules)
         try:
-            with self.told("load()"):
+            with self.reporting("load()"):
                 return self._spec.load(self._setting)
         finally:
             for name, module in modules.items():  # a module of the user's that was run again
@@ -54,11 +54,11 @@ class Trial:
                     sys.modules[name] = module
 
     @contextmanager
-    def told(self, what: str) -> Iterator[None]:
+    def reporting(self, what: str) -> Iterator[None]:
         """Within: whatever is raised becomes a TaskError of one line.
 
         Args:
-            what: is being done.
+            what: what is being done.
         """
         try:
             yield
@@ -76,13 +76,13 @@ class Trial:
         Raises:
             TaskError: always.
         """
-        with self.told(""):
+        with self.reporting(""):
             raise TaskError(message)
 
 
 @contextmanager
-def generators_put_back() -> Iterator[None]:
-    """Within: the global generators of Python, NumPy and torch may be drawn from."""
+def generators_restored() -> Iterator[None]:
+    """Within: the global generators of Python, NumPy and torch may change; their states are restored."""
     python, numpy = random.getstate(), np.random.get_state()  # users' code may draw from it
     torch: Any = sys.modules.get("torch")
     state = None if torch is None else torch.get_rng_state()
@@ -96,7 +96,7 @@ def generators_put_back() -> Iterator[None]:
 
 
 def _disturb_generators() -> None:
-    """Set the global generators to where no other load has found them: data that depend on them then differ."""
+    """Give the global generators a fresh seed, so that data which depend on them differ between loads."""
     seed = int(np.random.default_rng().integers(2**32))
     random.seed(seed)
     np.random.seed(seed)  # what users' code may draw from

@@ -1,10 +1,10 @@
-"""Tries a task before anybody relies on it: data, gradients and the measure, on an instance that is thrown away.
+"""Tests a task before a run uses it: data, gradients and the measure, on an instance that is discarded.
 
-What the methods assume of a task is tried on a few samples, so that a mistake is one line before the federation starts
-and no run that lies. The task that is used is never called here, and the generators of torch, NumPy and Python are put
-back. ``docs/tasks.md`` lists what is tried.
+The assumptions of the methods are tested on a few samples, so that a mistake is one line before the federation starts
+and not a wrong run. The task that the run uses is never called here, and the states of the generators of torch, NumPy
+and Python are restored. ``docs/tasks.md`` lists the tests.
 
-Tasks that come with the project have tests for all of this, and are not tried again.
+Built-in tasks have unit tests for all of this and are not tested again.
 """
 
 import math
@@ -17,20 +17,20 @@ import numpy as np
 from strategies.method import Evaluation, Oracle, Vector
 from tasks.contract import Problem, Setting, TaskSpec
 from tasks.own_problem import OwnProblem
-from tasks.trial import Demands, Trial, generators_put_back
+from tasks.trial import Demands, Trial, generators_restored
 
 MOST_WORKERS = 64
-"""At most this many workers are tried: the first, the last, and others evenly between."""
+"""Test at most this many workers: the first, the last, and others evenly between."""
 MOST_SAMPLES = 4_096
-"""Full gradients are tried on workers with at most this many samples."""
+"""Test full gradients of workers with at most this many samples."""
 MOST_MEASURED = 20_000
-"""Samples of all workers together up to which the objective is held against the gradients."""
+"""Compare the objective with the gradients up to this many samples of all workers together."""
 _FAR = 5.0
 """The loss that is measured may be a multiple of the objective, such as one without the factor 1/2, up to this."""
 
 
 def needs_trial(spec: object) -> bool:
-    """Return whether a task is tried: all are, but those that say they are tested with the project."""
+    """Return whether a task is tested: all but the built-in ones are."""
     return not getattr(spec, "tested", False)
 
 
@@ -47,7 +47,7 @@ def try_out(spec: TaskSpec, setting: Setting, demands: Demands, problem: Problem
         TaskError: the task cannot be used; one line that says why, and what to change.
     """
     trial = Trial(spec, setting)
-    with generators_put_back():
+    with generators_restored():
         again = trial.load()
         one, other, on_torch = _inner(problem), _inner(again), False
         if "torch" in sys.modules:
@@ -55,7 +55,7 @@ def try_out(spec: TaskSpec, setting: Setting, demands: Demands, problem: Problem
 
             on_torch = torch_tryout.is_torch(one) and torch_tryout.is_torch(other)
             if on_torch:
-                with trial.told("train_data()"):
+                with trial.reporting("train_data()"):
                     torch_tryout.compare_data(one.task, other.task)
                 torch_tryout.try_module(trial, other, demands)
         _try_form(trial, again)
@@ -86,9 +86,9 @@ def _some(workers: Sequence[int]) -> list[int]:
 
 
 def _try_form(trial: Trial, problem: Problem) -> None:
-    with trial.told("smoothness and optimum"):
+    with trial.reporting("smoothness and optimum"):
         getattr(problem, "smoothness"), getattr(problem, "optimum")  # noqa: B009  # what is no number is refused
-    with trial.told("initial()"):
+    with trial.reporting("initial()"):
         x = problem.initial()
     _check_vector(trial, "initial()", x, problem)
     if not np.isfinite(x).all():
@@ -105,7 +105,7 @@ def _check_vector(trial: Trial, name: str, vector: Any, problem: Problem) -> Non
 
 
 def _oracle(trial: Trial, problem: Problem, worker: int, flipped: bool = False) -> Oracle:
-    with trial.told(f"oracle({worker}{', flipped=True' if flipped else ''})"):
+    with trial.reporting(f"oracle({worker}{', flipped=True' if flipped else ''})"):
         return problem.oracle(worker, flipped=flipped)
 
 
@@ -116,7 +116,7 @@ def _gradients(
     given = [x.copy() for x in points]
     for x in given:
         x.setflags(write=False)  # as they come off the wire
-    with trial.told(what), np.errstate(all="ignore"):
+    with trial.reporting(what), np.errstate(all="ignore"):
         if batch:
             found = list(oracle.minibatch_gradients(given, batch, np.random.default_rng(0)))
         else:
@@ -181,7 +181,7 @@ def _try_evaluate(trial: Trial, problem: Problem, x0: Vector) -> None:
         inner = torch_tryout.shortened(inner)
     x = x0.copy()
     x.setflags(write=False)
-    with trial.told("evaluate(x0)"):
+    with trial.reporting("evaluate(x0)"):
         measured = inner.evaluate(x)
     if not np.array_equal(x, x0):
         trial.refuse("evaluate(x) changed the model x that it was given; compute with x.copy()")
@@ -216,7 +216,7 @@ def _compare_loads(trial: Trial, first: Problem, demands: Demands) -> None:
             f"load() gave d = {first.dim} and {first.samples} samples, and at its second call {second.dim} and "
             f"{second.samples}; every process must get the same"
         )
-    with trial.told("initial()"):
+    with trial.reporting("initial()"):
         x = first.initial()
     batch = demands.batches[0]
     for worker in _some(demands.workers):
@@ -264,7 +264,7 @@ def _hold_slope(trial: Trial, problem: Problem, x: Vector, way: Vector, expected
     width = (1e-3 if problem.dtype == np.float64 else 2e-2) * max(1.0, float(np.linalg.norm(x)))
 
     def loss(at: float) -> float:
-        with trial.told("evaluate(x)"):
+        with trial.reporting("evaluate(x)"):
             return float(problem.evaluate((x + at * way).astype(problem.dtype)).loss)
 
     wide = (loss(width) - loss(-width)) / (2 * width)

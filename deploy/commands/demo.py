@@ -7,7 +7,6 @@ from foundation.signals import raising
 
 
 def add(commands: Subparsers) -> None:
-    """Register the command."""
     parser = commands.add_parser("demo", help="compare averaging with Byz-VR-MARINA-PP under the same attack")
     add_path(parser, "--out", "new folder for the two run folders and the figure (default: runs/demo-TIME)")
     add_quiet(parser)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import fields
 from pathlib import Path
 
 from deploy.commands.options import Subparsers, add_data, add_path, address, address_to_listen_on
@@ -39,15 +40,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from deploy.doctor import Questions, examine
     from deploy.versions import versions
 
-    questions = Questions(
-        config=options.config,
-        tls=options.tls,
-        lists=options.lists,
-        connect=options.connect,
-        listen=options.listen,
-        data=options.data,
-        out=options.out,
-    )
+    questions = Questions(**{field.name: getattr(options, field.name) for field in fields(Questions)})
     findings = []
     for finding in examine(questions):
         findings.append(finding)

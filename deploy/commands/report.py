@@ -9,7 +9,6 @@ from foundation.errors import ConfigError
 
 
 def add(commands: Subparsers) -> None:
-    """Register the command."""
     parser = commands.add_parser(
         "report",
         help="regenerate the report of a run, or compare several runs",

@@ -14,7 +14,6 @@ WIDE = 160
 
 
 def add(commands: Subparsers) -> None:
-    """Register the command."""
     parser = commands.add_parser("suspects", help="rank clients by how suspicious their replies look")
     add_path(parser, "folder", "run folder; the run may still be in progress")
     parser.add_argument("--json", action="store_true", help="print JSON, one object per client")

@@ -7,7 +7,6 @@ from foundation.signals import raising
 
 
 def add(commands: Subparsers) -> None:
-    """Register the command."""
     parser = commands.add_parser(
         "sweep",
         help="run a grid of configs and seeds; write a table and figures",

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 def add(commands: Subparsers) -> None:
-    """Register the command."""
     parser = commands.add_parser("watch", help="watch a run from another terminal")
     parser.add_argument(
         "what",

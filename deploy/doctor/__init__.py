@@ -1,8 +1,7 @@
-"""``breakwater doctor``: looks at what a run needs of this machine, says what is wrong and how to mend it.
+"""``breakwater doctor``: checks what a run needs of this machine and suggests fixes.
 
-``findings`` has the form of what is found; ``machine`` looks at Python, packages and resources, ``party`` at a folder
-of certificates, ``network`` at ports and a server, ``data`` at data files and a config; ``examine`` runs what was asked
-for.
+``findings`` is the form of a result; ``machine`` checks Python, packages and resources, ``party`` a folder of
+certificates, ``network`` ports and a server, ``data`` data files and a config; ``examine`` runs the requested checks.
 """
 
 from deploy.doctor.examine import Questions, examine

@@ -1,4 +1,4 @@
-"""Whether the data files that tasks read are all there and whole, and whether a config can be run with them."""
+"""Checks whether the data files of the tasks are complete, and whether a config can run with them."""
 
 import gzip
 import hashlib
@@ -14,7 +14,7 @@ from tasks.contract import TaskError
 from tasks.mnist import FILES
 
 SUMS = "SHA256SUMS"
-"""A file of check sums that the data folder may have, as ``sha256sum`` writes it."""
+"""An optional file of check sums in the data folder, as ``sha256sum`` writes it."""
 _MNIST = dict(
     zip(
         FILES,
@@ -32,14 +32,14 @@ _ANEW = "copy the file again"
 
 
 def look(given: Path | None) -> Iterator[Finding]:
-    """Look at the data folder.
+    """Check the data folder.
 
     Args:
-        given: what ``--data`` names; None for that of the environment, which need not name one.
+        given: ``--data``; None for BREAKWATER_DATA, which may be unset.
     """
     name = given or os.environ.get("BREAKWATER_DATA")
     if not name:
-        yield ok("data", "no folder is named (--data, BREAKWATER_DATA): only digits and custom tasks can run")
+        yield ok("data", "no data folder given (--data, BREAKWATER_DATA): only the tasks digits and custom can run")
         return
     folder = Path(name)
     if not folder.is_dir():
@@ -57,25 +57,25 @@ def look(given: Path | None) -> Iterator[Finding]:
 
 
 def _sums(folder: Path) -> Iterator[Finding]:
-    """Hold the files against the folder's own check sums."""
+    """Compare the files with the folder's own check sums."""
     if not (folder / SUMS).is_file():
         return
     try:
         lines = read_text(folder / SUMS).split("\n")
     except TextError as error:
-        yield warning("data", f"{folder / SUMS} {error}", "make it again, with sha256sum")
+        yield warning("data", f"{folder / SUMS} {error}", "create it again with sha256sum")
         return
     good = 0
     for line in filter(None, lines):
         wanted, _, name = line.partition(" ")
         path = folder / name.strip().removeprefix("*")
         if not path.is_file():
-            yield warning("data", f"{path} is in {SUMS}, but not there", "copy it, if a task needs it")
+            yield warning("data", f"{path} is in {SUMS}, but missing", "copy it, if a task needs it")
         elif hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
-            yield problem("data", f"{path} is not what {SUMS} says", _ANEW)
+            yield problem("data", f"{path} does not match {SUMS}", _ANEW)
         else:
             good += 1
-    yield ok("data", f"{good} files are as {folder / SUMS} says")
+    yield ok("data", f"{good} files match {folder / SUMS}")
 
 
 def _table(path: Path) -> Iterator[Finding]:
@@ -92,7 +92,7 @@ def _table(path: Path) -> Iterator[Finding]:
 
 
 def _mnist(folder: Path) -> Iterator[Finding]:
-    """Look at MNIST without having it downloaded."""
+    """Check MNIST, without downloading it."""
     from tasks.mnist import read_mnist
 
     raw = folder / "MNIST" / "raw"
@@ -110,9 +110,8 @@ def _mnist(folder: Path) -> Iterator[Finding]:
         return
     other = [name for name, path in found.items() if path is not None and _digest(path) != _MNIST[name]]
     if other:
-        yield warning(
-            "data", f"MNIST in {raw}: {', '.join(other)}: not as published", "results cannot be held against papers'"
-        )
+        says = f"MNIST in {raw}: {', '.join(other)}: not as published"
+        yield warning("data", says, "results are not comparable with those of papers")
     else:
         yield ok("data", f"MNIST: {len(images)} training images, as published")
 
@@ -128,11 +127,11 @@ def _digest(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Demand:
-    """What a config asks of the machine.
+    """What a config needs of the machine.
 
     Args:
         clients: n.
-        disk: bytes that a run of it writes at most, or about that.
+        disk: about the most bytes that its run writes.
     """
 
     clients: int
@@ -144,10 +143,10 @@ def config(path: Path, given: Path | None) -> tuple[Finding, Demand | None]:
 
     Args:
         path: the config.
-        given: what ``--data`` names.
+        given: ``--data``.
 
     Returns:
-        What was found; and what the experiment asks for, where it can be opened.
+        The finding; and what the experiment needs, if it can be opened.
     """
     from experiment.config import load
     from experiment.opened import open_config, try_out

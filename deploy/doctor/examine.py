@@ -1,8 +1,10 @@
-"""Runs the looks that were asked for, the slow ones side by side with the others."""
+"""Runs the requested checks, the slow ones in parallel with the others."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from deploy.doctor import machine
 from deploy.doctor.findings import Finding, guarded
@@ -11,16 +13,16 @@ from link.address import Address
 
 @dataclass(frozen=True, kw_only=True)
 class Questions:
-    """What ``breakwater doctor`` was asked.
+    """The options of ``breakwater doctor``.
 
     Args:
-        config: an experiment to be run here.
+        config: an experiment that is to run here.
         tls: folder of a party's certificate.
-        lists: folder of a server's lists, where it is not ``tls``.
+        lists: folder of a server's lists; None for ``tls``.
         connect: address of a server.
-        listen: address of a server to be.
+        listen: address that a server is to listen on.
         data: folder of data files.
-        out: where run folders are made.
+        out: folder for run folders.
     """
 
     config: Path | None = None
@@ -33,7 +35,7 @@ class Questions:
 
 
 def examine(questions: Questions) -> Iterator[Finding]:
-    """Yield what is found, in a fixed order; nothing that is broken raises."""
+    """Yield the findings in a fixed order. Never raises."""
     clock = machine.Clock()
     torch = machine.torch_probe() if machine.has_torch() else None
     loops = machine.loops_probe()
@@ -45,56 +47,30 @@ def examine(questions: Questions) -> Iterator[Finding]:
     yield from guarded("numba", lambda: machine.loops(loops))
     clients, needed = None, 0
     if questions.config is not None:
-        path, asked = questions.config, []
+        path, demands = questions.config, []
 
-        def config() -> Iterator[Finding]:
-            from deploy.doctor import data
-
+        def config(data: Any) -> Iterator[Finding]:
             finding, demand = data.config(path, questions.data)
-            asked.append(demand)
+            demands.append(demand)
             yield finding
 
-        yield from guarded("config", config)
-        if asked and asked[0] is not None:
-            clients, needed = asked[0].clients, asked[0].disk
-    yield from guarded("data", lambda: _data(questions))
+        yield from _late("config", "data", config)
+        if demands and demands[0] is not None:
+            clients, needed = demands[0].clients, demands[0].disk
+    yield from _late("data", "data", lambda data: data.look(questions.data))
     yield from guarded("cores", lambda: machine.cores(clients))
     yield from guarded("files", lambda: machine.open_files(clients))
     yield from guarded("disk", lambda: machine.disk(questions.out, needed))
-    yield from _party(questions)
+    tls, listen, connect = questions.tls, questions.listen, questions.connect
+    if tls is not None:
+        yield from _late("tls", "party", lambda party: party.look(tls, questions.lists))
+    if listen is not None:
+        yield from _late("listen", "network", lambda network: network.listening(listen))
+    if connect is not None:
+        yield from _late("connect", "network", lambda network: network.connecting(connect, tls))
     yield from guarded("clock", clock.findings)
 
 
-def _data(questions: Questions) -> Iterator[Finding]:
-    from deploy.doctor import data
-
-    yield from data.look(questions.data)
-
-
-def _party(questions: Questions) -> Iterator[Finding]:
-    """Yield what is found of certificates and network, where these were asked for."""
-    tls, listen, connect = questions.tls, questions.listen, questions.connect
-    if tls is not None:
-        yield from guarded("tls", lambda: _certificates(tls, questions.lists))
-    if listen is not None:
-        yield from guarded("listen", lambda: _listening(listen))
-    if connect is not None:
-        yield from guarded("connect", lambda: _connecting(connect, tls))
-
-
-def _certificates(tls: Path, lists: Path | None) -> Iterator[Finding]:
-    from deploy.doctor import party
-
-    yield from party.look(tls, lists)
-
-
-def _listening(address: Address) -> Iterator[Finding]:
-    from deploy.doctor import network
-
-    yield from network.listening(address)
-
-
-def _connecting(address: Address, tls: Path | None) -> Iterator[Finding]:
-    from deploy.doctor import network
-
-    yield from network.connecting(address, tls)
+def _late(about: str, name: str, look: Callable[[Any], Iterator[Finding]]) -> Iterator[Finding]:
+    """Yield the findings of a check of a module that is imported now: a broken install may break the import too."""
+    yield from guarded(about, lambda: look(import_module(f"deploy.doctor.{name}")))

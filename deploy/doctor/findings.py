@@ -1,4 +1,4 @@
-"""What a look at one thing gives: a finding, one line for the user."""
+"""A finding: the result of one check, one line for the user."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -14,10 +14,10 @@ class Finding:
     """One line of the report.
 
     Args:
-        level: ``ok``; ``warning``: runs may go on, but not as they should; ``problem``: some run cannot work.
-        about: what was looked at, one word.
-        says: what was found.
-        mend: what to do about it; empty where there is nothing to do.
+        level: ``ok``; ``warning``: runs work, but not as they should; ``problem``: some run cannot work.
+        about: what was checked, one word.
+        says: the result.
+        mend: the suggested fix; empty if there is nothing to do.
     """
 
     level: Level
@@ -27,7 +27,7 @@ class Finding:
 
     def __str__(self) -> str:
         text = f"{self.says}: {self.mend}" if self.mend else self.says
-        # What is found may quote a stranger, whose control characters are none of the terminal's business.
+        # A finding may quote a peer, whose control characters must not reach the terminal.
         return f"{self.level:<8} {self.about:<12} {one_line(text, 2000)}"
 
     def as_json(self) -> dict[str, str]:
@@ -36,24 +36,24 @@ class Finding:
 
 
 def ok(about: str, says: str) -> Finding:
-    """Return a finding that needs nothing."""
+    """Return a finding that needs no fix."""
     return Finding("ok", about, says)
 
 
 def warning(about: str, says: str, mend: str) -> Finding:
-    """Return a finding that should be mended."""
+    """Return a finding that should be fixed."""
     return Finding("warning", about, says, mend)
 
 
 def problem(about: str, says: str, mend: str) -> Finding:
-    """Return a finding that must be mended."""
+    """Return a finding that must be fixed."""
     return Finding("problem", about, says, mend)
 
 
 def guarded(about: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """Yield what a look finds; a look that breaks is a problem like any other, and the others still follow."""
+    """Yield the findings of a check; one that raises is itself a problem, and the next checks still run."""
     try:
         yield from look()
-    except Exception as error:  # whatever a broken machine makes of it
+    except Exception as error:  # anything can fail on a broken machine
         told = " ".join(str(error).split()) or "no reason given"
-        yield problem(about, f"could not be looked at: {type(error).__name__}: {told[:300]}", "report this line")
+        yield problem(about, f"check failed: {type(error).__name__}: {told[:300]}", "report this line")

@@ -22,14 +22,14 @@ from deploy.doctor.findings import Finding, ok, problem, warning
 from deploy.files import OWN_FILES
 from deploy.versions import ROOT
 
-STRANGERS = 512
-"""Connections beyond the clients' that a server takes, see ``link.guard``."""
+ROOM = 512
+"""Connections beyond the clients' that a server accepts: ``link.guard.ROOM``, without importing gRPC."""
 LITTLE_DISK = 1 << 30
-"""Less free disk than this, in bytes, is worth a word."""
+"""Warn if there is less free disk than this, in bytes."""
 PROBE_S = 120.0
 """How long an import may take on a slow disk."""
 _JUMP_S = 0.5
-"""A clock that moves so far against the monotonic one within seconds was set, or runs wrong."""
+"""Warn if the clock moves by more than this against the monotonic one while the checks run."""
 _INSTALL = "make setup, or pip install --constraint constraints.txt --editable ."
 
 _TORCH = """
@@ -51,14 +51,14 @@ print(json.dumps({"cache": next((path for path in found if path), None)}))
 
 
 class Answer(Protocol):
-    """What will be known later."""
+    """A result that is available later."""
 
     def result(self) -> dict[str, Any] | str:
-        """Wait for it; a text says why there is nothing."""
+        """Wait for the result; a text is the reason why there is none."""
 
 
 class Probe:
-    """Python code in a process of its own, so that what crashes or hangs there does no harm here.
+    """Python code in a separate process, so that a crash or hang there does no harm here.
 
     Args:
         code: prints one JSON object, as its last line.
@@ -70,7 +70,7 @@ class Probe:
         )
 
     def result(self) -> dict[str, Any] | str:
-        """Return what it printed, or in words why there is nothing."""
+        """Return what it printed, or the reason why there is nothing."""
         try:
             out, err = self._process.communicate(timeout=PROBE_S)
         except subprocess.TimeoutExpired:
@@ -119,7 +119,7 @@ def packages() -> Iterator[Finding]:
             good += 1
         else:
             yield problem(
-                "packages", f"{requirement.name} {there} is not {requirement.specifier}, which was tested", _INSTALL
+                "packages", f"{requirement.name} {there} is outside the tested range {requirement.specifier}", _INSTALL
             )
     if good == len(needed):
         yield ok("packages", f"{good} of {len(needed)} within their bounds")
@@ -148,79 +148,79 @@ def flower() -> Iterator[Finding]:
         yield problem("flwr", f"{there} lacks a name that the link needs: {error}", mend)
         return
     if seen != ("42", 9, "43") or not lost:
-        yield problem("flwr", f"{there} does something else with the names that the link needs", mend)
+        yield problem("flwr", f"{there} has the names that the link needs, but they behave differently", mend)
     else:
         yield ok("flwr", f"{there} has the names that the link needs")
 
 
 def torch(probe: Answer | None) -> Iterator[Finding]:
-    """Look at torch, which neural tasks need."""
+    """Check torch, which neural tasks need."""
     if probe is None:
         yield warning("torch", "is not installed, so the tasks mnist and custom cannot run", "make setup")
         return
     told = probe.result()
     if isinstance(told, str):
-        yield problem("torch", f"cannot be imported: {told}", "install it again: make setup")
+        yield problem("torch", f"cannot be imported: {told}", "reinstall it: make setup")
     elif told["value"] != 64.0**3:
-        yield problem("torch", f"a product of matrices of ones gives {told['value']}", "install it again: make setup")
+        yield problem("torch", f"a product of matrices of ones gives {told['value']}", "reinstall it: make setup")
     else:
         cuda = f"CUDA: {told['cuda']}, which built-in tasks do not use" if told["cuda"] else "no CUDA"
         yield ok("torch", f"{told['version']}, {told['threads']} threads, {cuda}")
 
 
 def loops(probe: Answer) -> Iterator[Finding]:
-    """Look where compiled loops are kept between runs."""
+    """Check where compiled loops are cached between runs."""
     told = probe.result()
     if isinstance(told, str):
         yield problem("numba", f"the compiled loops cannot be loaded: {told}", _INSTALL)
     elif told["cache"] is None or not _writable(Path(told["cache"])):
         yield warning(
             "numba",
-            "compiled loops cannot be kept, so that every process of a large model compiles them, for half a minute",
-            "NUMBA_CACHE_DIR=/a/folder that can be written",
+            "compiled loops cannot be cached, so with a large model every process compiles them for half a minute",
+            "set NUMBA_CACHE_DIR to a writable folder",
         )
     else:
-        yield ok("numba", f"compiled loops are kept in {told['cache']}")
+        yield ok("numba", f"compiled loops are cached in {told['cache']}")
 
 
 def code() -> Iterator[Finding]:
-    """Say which code this is; server and clients must agree."""
-    from experiment.opened import code_fingerprint
+    """Report the code fingerprint, which server and clients must share."""
+    from experiment.code import code_fingerprint
 
-    yield ok("code", f"fingerprint {code_fingerprint()}, the same at server and clients of one run")
+    yield ok("code", f"fingerprint {code_fingerprint()}; server and clients of a run must have the same")
 
 
 def cores(clients: int | None) -> Iterator[Finding]:
-    """Look at the processors that this process may use."""
+    """Check the processors that this process may use."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota()
     share = f", of which {quota:g} at a time" if quota is not None and quota < there else ""
     load = f"; a local run has {clients + 1} processes" if clients is not None else ""
     if quota is not None and quota < 1:
-        yield warning("cores", f"{there}{share}: rounds will be slow{load}", "give the container a whole core")
+        yield warning("cores", f"{there}{share}: rounds will be slow{load}", "give the container at least one core")
     else:
         yield ok("cores", f"{there}{share}{load}")
 
 
 def open_files(clients: int | None) -> Iterator[Finding]:
-    """Look how many connections a server can have. It raises the soft limit to the hard one itself."""
+    """Check how many connections a server can have. It raises the soft limit to the hard one itself."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard == resource.RLIM_INFINITY:
         yield ok("files", "no limit to open files")
         return
     wanted = 10 if clients is None else clients
-    mend = f"ulimit -Hn {wanted + STRANGERS + OWN_FILES} as root, LimitNOFILE= of systemd, or --ulimit of docker"
-    text = f"{hard} may be open at a time, {wanted + OWN_FILES} are needed by a server of {wanted} clients"
+    mend = f"raise it: ulimit -Hn {wanted + ROOM + OWN_FILES} as root, LimitNOFILE= of systemd, or --ulimit of docker"
+    text = f"limit {hard}; a server of {wanted} clients needs {wanted + OWN_FILES}"
     if hard < wanted + OWN_FILES:
         yield problem("files", text, mend)
-    elif hard < wanted + OWN_FILES + STRANGERS:
-        yield warning("files", f"{text}, and {STRANGERS} more to hold strangers off", mend)
+    elif hard < wanted + OWN_FILES + ROOM:
+        yield warning("files", f"{text}, and {ROOM} more for unauthenticated peers", mend)
     else:
         yield ok("files", text)
 
 
 def disk(out: Path, needed: int) -> Iterator[Finding]:
-    """Look at the room for run folders.
+    """Check the free space for run folders.
 
     Args:
         out: a run folder, or where they are made; need not be there.
@@ -230,29 +230,29 @@ def disk(out: Path, needed: int) -> Iterator[Finding]:
     free = shutil.disk_usage(place).free
     text = f"{_size(free)} free in {place}"
     if not place.is_dir() or not _writable(place):
-        yield problem("disk", f"{place} is no folder that can be written", "give --out another folder")
+        yield problem("disk", f"{place} is not a writable folder", "give another folder as --out")
     elif free < max(needed, 64 << 20):
-        yield problem("disk", f"{text}, but a run needs {_size(max(needed, 64 << 20))}", "make room")
+        yield problem("disk", f"{text}, but a run needs {_size(max(needed, 64 << 20))}", "free disk space")
     elif free < needed + LITTLE_DISK:
-        yield warning("disk", text, "make room; a server on a full disk trains on, but cannot write it down")
+        yield warning("disk", text, "free disk space; on a full disk a server continues, but cannot write results")
     else:
         yield ok("disk", text)
 
 
 class Clock:
-    """The clock on the wall against the monotonic one, from now until ``findings``."""
+    """Compares the wall clock with the monotonic one, from now until ``findings``."""
 
     def __init__(self) -> None:
         self._began = time.time() - time.monotonic()
 
     def findings(self) -> Iterator[Finding]:
-        """Look whether the clock was set meanwhile, or is before what is certain."""
+        """Check whether the clock was set meanwhile, or is earlier than the code."""
         now = datetime.now(UTC)
         moved = time.time() - time.monotonic() - self._began
         newest = datetime.fromtimestamp((ROOT / "deploy" / "versions.py").stat().st_mtime, UTC)
-        mend = "let the system's time service set it; certificates are judged by it"
+        mend = "enable the system's time service; certificates depend on the clock"
         if abs(moved) > _JUMP_S:
-            yield warning("clock", f"moved by {moved:+.1f} s while this looked", mend)
+            yield warning("clock", f"moved by {moved:+.1f} s during this check", mend)
         elif now < newest:
             yield problem(
                 "clock", f"it is {now:%Y-%m-%d %H:%M} UTC, before this code was written ({newest:%Y-%m-%d})", mend
@@ -262,7 +262,7 @@ class Clock:
 
 
 def has_torch() -> bool:
-    """Say whether torch is installed, without importing it."""
+    """Return whether torch is installed, without importing it."""
     try:
         version("torch")
     except PackageNotFoundError:
@@ -271,7 +271,7 @@ def has_torch() -> bool:
 
 
 def _requirements() -> list[Requirement]:
-    """Return what the checkout asks for, as an install may be older; without one, what the install has."""
+    """Return the requirements of the checkout, as an install may be older; without a checkout, of the install."""
     path = ROOT / "pyproject.toml"
     if path.is_file():
         project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
@@ -287,7 +287,7 @@ def _applies(requirement: Requirement) -> bool:
 
 
 def _quota() -> float | None:
-    """Return how many cores the control group may use at a time, or None."""
+    """Return how many cores the control group may use at a time, or None for no limit."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         return int(quota) / int(period)
@@ -296,7 +296,7 @@ def _quota() -> float | None:
 
 
 def _writable(path: Path) -> bool:
-    """Say whether something can be written in a folder, or in the first above it that is there."""
+    """Return whether a folder, or its first parent that exists, is writable."""
     place = next((each for each in (path, *path.parents) if each.exists()), path)
     return os.access(place, os.W_OK | os.X_OK)
 

@@ -1,7 +1,7 @@
-"""Whether a server can listen here, and whether there is a Breakwater server at an address that takes this party.
+"""Checks whether a server can listen here, and whether a Breakwater server at an address would admit this party.
 
-To ask a server takes no seat: the hello carries a fingerprint that no code has, and the server says so after it has
-looked at everything else. It logs the hello as refused.
+The check takes no seat: its hello carries a fingerprint that no code has, and the server refuses that after it has
+checked everything else. It logs the hello as refused.
 """
 
 import asyncio
@@ -9,7 +9,6 @@ import errno
 import re
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
@@ -24,16 +23,16 @@ from link.proxy import Route, route_to
 from link.wire import MAX_FRAME_BYTES, METHOD, PROTOCOL, TRANSPORT, Reader, control_frame
 
 TCP_S = 5.0
-"""How long a machine may take to accept a connection."""
+"""Seconds that a machine may take to accept a connection."""
 ANSWER_S = 10.0
-"""How long a server may take to answer a hello."""
-_TABLE = "docs/machines.md has a table of these"
+"""Seconds that a server may take to answer a hello."""
+_TABLE = "see the table in docs/machines.md"
 NO_CODE = "doctor"
-"""The fingerprint of no code: those of code are hexadecimal."""
+"""A fingerprint that no code has: those are hexadecimal."""
 
 
 def listening(address: Address) -> Iterator[Finding]:
-    """Look whether an address can be listened on."""
+    """Check whether an address can be listened on."""
     try:
         address.try_to_bind()
     except OSError as error:
@@ -45,17 +44,17 @@ def listening(address: Address) -> Iterator[Finding]:
 def _mend_of_listening(error: OSError, address: Address) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
-            f"another process has it (`ss -ltnp 'sport = :{address.port}'` says which); end that, or take another port"
+            f"another process uses it (`ss -ltnp 'sport = :{address.port}'` shows which); stop it, or use another port"
         )
     if error.errno == errno.EADDRNOTAVAIL:
-        return "this machine has no such address; 0.0.0.0 is all that it has"
+        return "this machine has no such address; 0.0.0.0 means all its addresses"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return "ports below 1024 are root's; take a higher one"
+        return "ports below 1024 need root; use a higher one"
     return "give an address of this machine, such as 0.0.0.0:9090"
 
 
 def connecting(address: Address, tls: Path | None) -> Iterator[Finding]:
-    """Look whether a Breakwater server is at an address and would take this party.
+    """Check whether a Breakwater server at an address would admit this party.
 
     Args:
         address: of the server.
@@ -75,59 +74,62 @@ def connecting(address: Address, tls: Path | None) -> Iterator[Finding]:
         if identity is not None:
             identity.check(Role.CLIENT)
     except ConfigError as error:
-        yield problem("connect", f"{address} is reached, but not with this certificate: {error}", "see the line on tls")
+        yield problem(
+            "connect", f"{address} is reachable, but this certificate cannot be used: {error}", "see the line about tls"
+        )
         return
     yield asyncio.run(_ask(address, identity, route))
 
 
 def _mend_of_connecting(error: OSError) -> str:
     if isinstance(error, ConnectionRefusedError):
-        return "the machine is there, but nothing listens: start the server, and look at its port"
+        return "the machine is reachable, but nothing listens: start the server, and check its port"
     if isinstance(error, TimeoutError):
-        return "nothing answers: a firewall, or the wrong address; the server's must let the port in"
+        return "no answer: check the address, and that firewalls allow the port"
     if isinstance(error, socket.gaierror):
-        return "no such name is known here: look at its spelling, or give the IP address"
-    return "look at the network between here and there"
+        return "this machine cannot resolve the name: check its spelling, or give the IP address"
+    return "check the network between this machine and the server"
 
 
 def _mend_of_proxy(route: Route) -> str:
-    return f"ask whether the proxy lets connections through to that port, or unset {route.variable}" * bool(route.proxy)
+    return f"check that the proxy allows connections to that port, or unset {route.variable}" * bool(route.proxy)
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """What came of a hello: the server's refusal, or why there is none."""
-
-    refusal: str = ""
-    failure: str = ""
+class _NoRefusal(Exception):  # noqa: N818  # the name says what happened
+    """A hello was not answered by a refusal; what happened instead."""
 
 
 async def _ask(address: Address, identity: Identity | None, route: Route) -> Finding:
-    answer = await _hello(address, identity, route)
-    how = "without TLS" if identity is None else f"by TLS, certificates good both ways, as {identity.name!r}"
-    if not answer.refusal:
+    how = "without TLS" if identity is None else f"over TLS, both certificates valid, as {identity.name!r}"
+    try:
+        refusal = await _hello(address, identity, route)
+    except _NoRefusal as failure:
         finding = await what_is_wrong(address, identity, route)
-        says = finding or f"no Breakwater server answers: {route.told(answer.failure)}"
-        mend = _TABLE if finding else _mend_of_proxy(route) or "look at the port, and at what listens there"
+        says = finding or f"no Breakwater server answers: {route.told(str(failure))}"
+        mend = _TABLE if finding else _mend_of_proxy(route) or "check the port, and what listens there"
         return problem("connect", f"{address}: {says}", mend)
-    if identity is not None and may_watch(identity.certificate) and "is for watching" in answer.refusal:
-        return ok("connect", f"{address}: a Breakwater server, {how}, who may watch only")
-    theirs = re.search(r"this server runs '([0-9a-f]{12})'", answer.refusal)
+    if identity is not None and may_watch(identity.certificate) and "is for watching" in refusal:
+        return ok("connect", f"{address}: a Breakwater server, {how}, which may only watch")
+    theirs = re.search(r"this server runs '([0-9a-f]{12})'", refusal)
     if theirs is None:
-        return problem("connect", f"{address}: refused: {answer.refusal[:300]}", _TABLE)
-    from experiment.opened import code_fingerprint
+        return problem("connect", f"{address}: refused: {refusal[:300]}", _TABLE)
+    from experiment.code import code_fingerprint
 
     if theirs[1] != code_fingerprint():
         return problem(
             "connect",
-            f"{address}: a Breakwater server, {how}, but its code is {theirs[1]} and that here {code_fingerprint()}",
-            "check out the same version at both ends",
+            f"{address}: a Breakwater server, {how}, but it runs code {theirs[1]}, this machine {code_fingerprint()}",
+            "install the same version at both ends",
         )
     return ok("connect", f"{address}: a Breakwater server of the same code, {how}")
 
 
-async def _hello(address: Address, identity: Identity | None, route: Route) -> _Answer:
-    """Say hello with the fingerprint of no code and return the answer."""
+async def _hello(address: Address, identity: Identity | None, route: Route) -> str:
+    """Send a hello with the fingerprint of no code, and return the server's refusal.
+
+    Raises:
+        _NoRefusal: there is none.
+    """
     options = [("grpc.use_local_subchannel_pool", 1), *TRANSPORT, *route.options]
     if identity is None:
         channel = grpc.aio.insecure_channel(address.target, options)
@@ -141,16 +143,16 @@ async def _hello(address: Address, identity: Identity | None, route: Route) -> _
                 await call.write(control_frame(pb.Hello(protocol=PROTOCOL, name=name, fingerprint=NO_CODE)))
                 raw = await call.read()
                 if raw is grpc.aio.EOF:
-                    return _Answer(failure="it ended the stream without a word")
+                    raise _NoRefusal("it ended the stream without a reply")
                 frame = Reader(MAX_FRAME_BYTES).feed(raw)
             finally:
                 call.cancel()
     except TimeoutError:
-        return _Answer(failure=f"nothing came within {ANSWER_S:g} s")
+        raise _NoRefusal(f"no reply within {ANSWER_S:g} s") from None
     except WireError as error:
-        return _Answer(failure=f"what came is no message of ours ({error.reason[:200]})")
+        raise _NoRefusal(f"the reply is no Breakwater message ({error.reason[:200]})") from None
     except grpc.aio.AioRpcError as error:
-        return _Answer(failure=str(error.details())[:200])
+        raise _NoRefusal(str(error.details())[:200]) from None
     if not isinstance(frame, pb.Refusal):
-        return _Answer(failure=f"a {type(frame).__name__} came where a refusal was due")
-    return _Answer(refusal=frame.reason)
+        raise _NoRefusal(f"it replied with a {type(frame).__name__} instead of a refusal")
+    return str(frame.reason)

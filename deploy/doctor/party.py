@@ -1,4 +1,4 @@
-"""What a folder for ``--tls`` holds: certificate, key, authority, and the lists of a server."""
+"""Checks a folder for ``--tls``: certificate, key, authority, and the lists of a server."""
 
 import stat
 from collections.abc import Iterator
@@ -11,18 +11,18 @@ from deploy.doctor.findings import Finding, ok, problem, warning
 from foundation.errors import ConfigError
 from link.identity.access import LISTED_FILE, REVOKED_FILE, AccessControl
 from link.identity.authority import AUTHORITY_KEY_FILE
-from link.identity.certificates import Role, certificates_in, hosts_of, now
+from link.identity.certificates import Role, certificates_in, extension, hosts_of, now
 from link.identity.tls import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Identity, may_watch
 
 SOON = timedelta(days=30)
-"""A certificate that ends sooner is worth a word."""
+"""Warn about a certificate that expires sooner."""
 
 
 def look(folder: Path, lists: Path | None = None) -> Iterator[Finding]:
-    """Look at one party's folder.
+    """Check the folder of one party.
 
     Args:
-        folder: what the party gives to ``--tls``.
+        folder: the party's ``--tls``.
         lists: folder of a server's lists; None for the same.
     """
     if (folder / AUTHORITY_KEY_FILE).exists() and not (folder / CERTIFICATE_FILE).exists():
@@ -53,32 +53,29 @@ def look(folder: Path, lists: Path | None = None) -> Iterator[Finding]:
 
 
 def role_of(certificate: x509.Certificate) -> Role:
-    """Return what the holder of a certificate is meant to be; a client where it does not say."""
-    try:
-        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return Role.CLIENT
-    return Role.SERVER if Role.SERVER.value in usages else Role.CLIENT
+    """Return the role that a certificate is for; a client if it names none."""
+    usages = extension(certificate, x509.ExtendedKeyUsage)
+    return Role.SERVER if usages is not None and Role.SERVER.value in usages else Role.CLIENT
 
 
 def _secrets(folder: Path) -> Iterator[Finding]:
-    """Look who else can read the key."""
+    """Check who can read the keys."""
     key = folder / KEY_FILE
     mode = stat.S_IMODE(key.stat().st_mode)
     if mode & 0o077:
-        yield warning("key", f"{key}: mode {mode:04o}, so that others on this machine can use it", f"chmod 600 {key}")
+        yield warning("key", f"{key}: mode {mode:04o}: other users of this machine can read it", f"chmod 600 {key}")
     else:
-        yield ok("key", f"{key}: mode {mode:04o}, and it is that of the certificate")
+        yield ok("key", f"{key}: mode {mode:04o}, matches the certificate")
     if (folder / AUTHORITY_KEY_FILE).exists():
         yield warning(
             "key",
-            f"{folder / AUTHORITY_KEY_FILE}: whoever reads it can be anybody",
-            "keep it on the machine where certificates are made, and nowhere else",
+            f"{folder / AUTHORITY_KEY_FILE}: this key can impersonate any participant",
+            "keep it only on the machine that issues certificates",
         )
 
 
 def _lists(identity: Identity, role: Role, folder: Path, lists: Path | None) -> Iterator[Finding]:
-    """Look at what is revoked and who is listed: all of it for a server, of a client what lies beside its folder."""
+    """Check the lists: for a server all of them, for a client those in the folder above its own."""
     place = lists or (folder if role is Role.SERVER else folder.absolute().parent)
     here = [name for name in (REVOKED_FILE, LISTED_FILE) if (place / name).exists()]
     if role is Role.SERVER and not here:
@@ -88,10 +85,10 @@ def _lists(identity: Identity, role: Role, folder: Path, lists: Path | None) -> 
         access = AccessControl.of(identity, place)
     except ConfigError as error:
         if role is Role.SERVER:
-            yield problem("lists", str(error), "`breakwater certs revoke` writes the list of revoked certificates anew")
+            yield problem("lists", str(error), "`breakwater certs revoke` rewrites the list of revoked certificates")
         return  # what lies beside a client's folder may be another authority's
     if role is Role.SERVER:
-        yield ok("lists", f"{' and '.join(here)} in {place} can be used")
+        yield ok("lists", f"{' and '.join(here)} in {place}: valid")
         return
     flaw = access.flaw_of(identity.certificate)
     if flaw is not None:
@@ -100,14 +97,14 @@ def _lists(identity: Identity, role: Role, folder: Path, lists: Path | None) -> 
 
 def _renewal(folder: Path, role: Role) -> str:
     command = "init DIR --renew --host ..." if role is Role.SERVER else f"issue DIR {folder.absolute().name} --renew"
-    return f"`breakwater certs {command}` where the authority is, and copy the folder again"
+    return f"`breakwater certs {command}` on the authority's machine, and copy the folder again"
 
 
 def _mend(folder: Path, flaw: str) -> str:
     if "expired" in flaw:
         return "`breakwater certs issue` or `init`, with --renew, and copy the folder again"
     if "not valid before" in flaw:
-        return "set the clock of this machine, or of the one where certificates are made"
+        return "set the clock of this machine, or of the one that issues certificates"
     if "issued by" in flaw or AUTHORITY_FILE in flaw:
         return "copy the whole folder from the one authority of this federation"
-    return f"copy the whole of {folder.name} again from where `breakwater certs` made it"
+    return f"copy the whole folder {folder.name} again from where `breakwater certs` made it"

@@ -67,7 +67,6 @@ class _Picture:
         self._scale = MEGA.get(figure.cost, 1.0) if self._target else 100.0 if self._y == "accuracy" else 1.0
 
     def draw(self, path: Path) -> None:
-        """Write the PNG."""
         figure = self._figure
         columns, rows, lines, styles = (self._values(name) for name in figure.axes.values())
         width, height = PANEL_IN

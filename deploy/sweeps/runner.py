@@ -31,7 +31,7 @@ from deploy.local import (
     how_it_ended,
 )
 from deploy.sweeps.experiment import Plan, PlannedRun
-from deploy.sweeps.results import NOTE, Outcome, note, outcome_of, read_outcome
+from deploy.sweeps.results import NOTE, Outcome, note, outcome_of
 from foundation.errors import BreakwaterError
 from foundation.signals import ignore, raising
 from server.monitor.exporters import Monitoring
@@ -83,7 +83,6 @@ class Alone:
     _pipe: Connection | None = None
 
     def start(self) -> None:
-        """Begin."""
         context = fork_server(self.options.config.task.modules())
         self._pipe, there = context.Pipe(duplex=False)
         self._process = context.Process(target=_alone, args=(self.options, there), name="run")
@@ -199,18 +198,8 @@ class SweepOptions:
 
 
 def run_all(runs: Sequence[PlannedRun], options: SweepOptions) -> Iterator[tuple[Outcome, float]]:
-    """Run what has not been run yet; yield each run with its seconds as it ends, those that were done before first.
-
-    Whatever ends this generator ends the processes of the runs under way.
-    """
-    waiting = []
-    for run in runs:
-        done = read_outcome(run, options.out / run.folder)
-        if done is None:
-            waiting.append(run)
-        else:
-            yield done, 0.0
-    waiting.reverse()
+    """Yield each run with its seconds as it ends. When this generator ends, so do the processes of its runs."""
+    waiting = list(reversed(runs))
     slots: list[Slot] = []
     try:
         while waiting or slots:

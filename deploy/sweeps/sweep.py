@@ -61,22 +61,21 @@ def _sweep(options: SweepOptions) -> int:
 
 def _run(stage: str, runs: Sequence[PlannedRun], options: SweepOptions) -> list[Outcome]:
     """Run what has not been run, and print a line for each; return all in the order of the plan."""
-    todo = [run for run in runs if read_outcome(run, options.out / run.folder) is None]
+    done = (read_outcome(run, options.out / run.folder) for run in runs)
+    found = {outcome.run.folder: outcome for outcome in done if outcome is not None}
+    todo = [run for run in runs if run.folder not in found]
     if not options.in_process and todo:
         federations = [run.config.federation for run in todo]
         most = max(each.clients for each in federations)
         files.allow(files.for_server(most), f"a run of {most} clients")
         files.allow(files.for_launcher(options.jobs * (most + 2)), f"a sweep of {options.jobs} such runs at a time")
     beside = f", {options.jobs} at a time" if options.jobs > 1 else ""
-    kept = f", {len(runs) - len(todo)} done before" if len(todo) < len(runs) else ""
+    kept = f", {len(found)} done before" if found else ""
     print(f"{stage}: {len(runs)} runs{kept}; {options.how}{beside}", flush=True)
-    found: dict[str, Outcome] = {}
-    ended, spent = 0, 0.0
-    for outcome, seconds in run_all(runs, options):
+    spent = 0.0
+    for ended, (outcome, seconds) in enumerate(run_all(todo, options), 1):
         found[outcome.run.folder] = outcome
-        if not seconds:
-            continue
-        ended, spent = ended + 1, spent + seconds
+        spent += seconds
         left = spent / ended * (len(todo) - ended) / options.jobs
         print(f"[{ended}/{len(todo)}] {_line(outcome)}  {seconds:.1f} s{_left(left)}", flush=True)
     return [found[run.folder] for run in runs]
@@ -97,7 +96,6 @@ def _left(seconds: float) -> str:
 
 
 def _write(options: SweepOptions, tuned: Sequence[Outcome], outcomes: Sequence[Outcome]) -> None:
-    """Write the tables."""
     file, out = options.plan.file, options.out
     hows = sorted({outcome.how for outcome in outcomes if outcome.how})
     preface = [

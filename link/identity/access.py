@@ -24,13 +24,14 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from foundation.errors import ConfigError
 from foundation.text import TextError, decoded
-from link.identity.certificates import certificates_in, common_name
+from link.identity.certificates import certificates_in, common_name, read_file
 from link.identity.tls import AUTHORITY_FILE, Identity
 from link.seats import flaw_of_name
 
 REVOKED_FILE, LISTED_FILE = "ca.crl", "clients.txt"
 
 _ONE_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
+_GONE = "cannot be read: No such file or directory"
 _T = TypeVar("_T")
 
 _log = logging.getLogger("breakwater.link")
@@ -172,7 +173,7 @@ def read_revoked(path: Path, authorities: Sequence[x509.Certificate], before: Re
         ConfigError: the file cannot be read or is malformed; a list is of no trusted authority, has an unknown
             critical extension, or is older.
     """
-    raw = _bytes_of(path)
+    raw = read_file(path, _GONE)
     texts = _ONE_LIST.findall(raw)
     if not texts or len(texts) != raw.count(b"-----BEGIN"):
         raise ConfigError(f"{path}: must hold whole lists of revoked certificates (PEM, -----BEGIN X509 CRL-----)")
@@ -211,7 +212,7 @@ def read_listed(path: Path, before: frozenset[str] | None = None) -> frozenset[s
         ConfigError: the file cannot be read, lists nobody, or has a line that is no name.
     """
     try:
-        text = decoded(_bytes_of(path))
+        text = decoded(read_file(path, _GONE))
     except TextError as error:
         raise ConfigError(f"{path}: {error}") from None
     names = set()
@@ -227,13 +228,6 @@ def read_listed(path: Path, before: frozenset[str] | None = None) -> frozenset[s
             f"{path}: lists nobody; write one client's name per line, or start the server without this file"
         )
     return frozenset(names)
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _is_signed(revocations: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:

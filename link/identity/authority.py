@@ -41,7 +41,7 @@ _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
 @dataclass(frozen=True)
 class Authority:
-    """Who issues the certificates of a federation; whoever has the key can be anybody in it.
+    """Issues the certificates of a federation; its key can impersonate any participant.
 
     Args:
         certificate: as PEM; both ends trust it.
@@ -109,10 +109,9 @@ class Authority:
         return self._issue(name, names, Role.CLIENT, days)
 
     def revocation_list(self, revoked: Mapping[int, datetime], number: int) -> bytes:
-        """Return the signed list of the certificates that this authority has taken back (X.509 CRL, as PEM).
+        """Return the signed list of the certificates that this authority has revoked (X.509 CRL, as PEM).
 
-        It names no time by which the next list is due but the authority's own end: what it takes back stays so, and a
-        list that is old locks nobody out.
+        Its next update is due when the authority expires: revocations stay, and an old list excludes nobody.
 
         Args:
             revoked: when, by serial number.

@@ -1,9 +1,12 @@
-"""Reading certificates and keys, and saying in words what is wrong with one."""
+"""Reads certificates and keys, and explains what is wrong with one."""
 
 import ipaddress
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum
+from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -13,16 +16,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from foundation.errors import ConfigError
 
+_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
+
 
 class Role(Enum):
-    """What a certificate lets its holder be."""
+    """The role that a certificate gives its holder."""
 
     SERVER = ExtendedKeyUsageOID.SERVER_AUTH
     CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 
 
 WATCHER = "urn:breakwater:watcher:"
-"""What the alternative name of a certificate begins with whose holder may watch runs, and take no seat."""
+"""Prefix of the alternative name in the certificate of a watcher, who takes no seat."""
 
 
 def now() -> datetime:
@@ -57,43 +62,68 @@ def key_in(pem: bytes, where: str) -> PrivateKeyTypes:
 
 
 def fits(key: PrivateKeyTypes, certificate: x509.Certificate) -> bool:
-    """Say whether a certificate is for the holder of this key."""
+    """Return whether a certificate belongs to this key."""
     form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
     return key.public_key().public_bytes(*form) == certificate.public_key().public_bytes(*form)
 
 
-def flaw_of_authority(certificate: x509.Certificate) -> str | None:
-    """Say in words, that follow the name of the certificate, why it cannot be an authority's; None if it can."""
+def extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
+    """Return an extension of a certificate, or None if it has none of that type.
+
+    Raises:
+        ValueError: the extensions cannot be read.
+    """
+    with suppress(x509.ExtensionNotFound):
+        return certificate.extensions.get_extension_for_class(kind).value
+    return None
+
+
+def read_file(path: Path, missing: str = "no such file") -> bytes:
+    """Return the content of a file.
+
+    Args:
+        path: of the file.
+        missing: what to report if it does not exist.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
-        if certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: {missing}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def flaw_of_authority(certificate: x509.Certificate) -> str | None:
+    """Return why a certificate cannot be an authority's, to follow its file name; None if it can."""
+    with suppress(ValueError):
+        constraints = extension(certificate, x509.BasicConstraints)
+        if constraints is not None and constraints.ca:
             return _flaw_of_time(certificate)
-    except (x509.ExtensionNotFound, ValueError):
-        pass
-    return "is no authority's certificate"
+    return "is not an authority's certificate"
 
 
 def flaw_of(certificate: x509.Certificate, authorities: Sequence[x509.Certificate], role: Role) -> str | None:
-    """Say in words, that follow the name of the certificate, why its holder cannot have this role; None if it can.
+    """Return why the holder of a certificate cannot have this role, to follow its file name; None if it can.
 
     Args:
         certificate: the party's.
-        authorities: those that are trusted; one of them must have issued it itself.
-        role: what the party wants to be.
+        authorities: the trusted ones; one of them must have issued it directly.
+        role: the role that the party wants.
     """
     if not any(was_issued_by(certificate, authority) for authority in authorities):
         trusted = " or ".join(sorted({_shown(authority.subject) for authority in authorities}))
         return f"was issued by {_shown(certificate.issuer)}, but ca.crt is of {trusted}"
-    try:
-        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        usages = x509.ExtendedKeyUsage([role.value])
-    if role.value not in usages:
+    usages = extension(certificate, x509.ExtendedKeyUsage)
+    if usages is not None and role.value not in usages:
         return f"is not a {role.name.lower()}'s certificate"
     return _flaw_of_time(certificate)
 
 
 def was_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    """Say whether an authority itself has signed a certificate."""
+    """Return whether an authority itself has signed a certificate."""
     try:
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
@@ -108,25 +138,22 @@ def common_name(certificate: x509.Certificate) -> str | None:
 
 
 def is_watchers(certificate: x509.Certificate) -> bool:
-    """Say whether a certificate is for watching runs, and not for taking part in them."""
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
-        return False
-    return any(name.startswith(WATCHER) for name in names.get_values_for_type(x509.UniformResourceIdentifier))
+    """Return whether a certificate is for watching runs, and not for taking part in them."""
+    with suppress(ValueError):
+        names = extension(certificate, x509.SubjectAlternativeName)
+        uris = [] if names is None else names.get_values_for_type(x509.UniformResourceIdentifier)
+        return any(uri.startswith(WATCHER) for uri in uris)
+    return False
 
 
 def hosts_of(certificate: x509.Certificate) -> list[str]:
     """Return the DNS names and IP addresses that a server's certificate is for."""
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
+    names = extension(certificate, x509.SubjectAlternativeName) or ()
     return [str(name.value) for name in names if isinstance(name, x509.DNSName | x509.IPAddress)]
 
 
 def is_for(hosts: Sequence[str], host: str) -> bool:
-    """Say whether a server with these names in its certificate may be reached by ``host``; ``*.`` is one label."""
+    """Return whether these names in a server's certificate cover ``host``; ``*.`` stands for one label."""
     host = host.lower()
     try:
         return str(ipaddress.ip_address(host)) in hosts
@@ -136,7 +163,7 @@ def is_for(hosts: Sequence[str], host: str) -> bool:
 
 
 def _flaw_of_time(certificate: x509.Certificate) -> str | None:
-    """Say in words that a certificate is not valid now, or return None."""
+    """Return why a certificate is not valid now, or None."""
     begins, ends, today = certificate.not_valid_before_utc, certificate.not_valid_after_utc, now()
     if today > ends:
         return f"expired on {ends:%Y-%m-%d %H:%M} UTC"
@@ -146,5 +173,5 @@ def _flaw_of_time(certificate: x509.Certificate) -> str | None:
 
 
 def _shown(name: x509.Name) -> str:
-    """Return a name on one line; it may be a stranger's, so it is cut and quoted."""
+    """Return a name on one line; an unknown peer may have chosen it, so it is cut and quoted."""
     return repr(name.rfc4514_string().removeprefix("CN=")[:80])

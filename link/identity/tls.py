@@ -28,6 +28,7 @@ from link.identity.certificates import (
     is_for,
     is_watchers,
     key_in,
+    read_file,
 )
 from link.proxy import Route
 from link.seats import flaw_of_name
@@ -37,7 +38,7 @@ _FILES = AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE
 """The files of a party's folder; a Kubernetes Secret of type kubernetes.io/tls names them so."""
 
 _PROBE_S = 3.0
-"""How long a look at a server may take."""
+"""Seconds that the inspection of a server may take."""
 _PLAIN = "it speaks no TLS; start it with --tls, or this client without it on a network that you trust"
 _SPEAKS_TLS = "it speaks TLS; give this client its certificate with --tls DIR"
 _DECLINED = "its certificate is good, so perhaps it does not take this client's: of another authority, or expired?"
@@ -45,10 +46,10 @@ _DECLINED = "its certificate is good, so perhaps it does not take this client's:
 
 @dataclass(frozen=True)
 class Identity:
-    """What one party trusts and shows, as PEM.
+    """The certificates and key of one party, as PEM.
 
     Args:
-        authority: the certificates that are trusted, usually one.
+        authority: the trusted certificates, usually one.
         certificate: the party's own, issued by one of these.
         key: its private key, not encrypted.
         origin: the folder that they were read from, for messages; empty if there is none.
@@ -68,7 +69,8 @@ class Identity:
         """
         if not folder.is_dir():
             raise ConfigError(f"--tls {folder}: no such folder; `breakwater certs` makes it")
-        authority, certificate, key = (_read(folder / name) for name in _FILES)
+        missing = f"no such file; a folder for --tls holds {', '.join(_FILES)}"
+        authority, certificate, key = (read_file(folder / name, missing) for name in _FILES)
         return cls(authority, certificate, key, str(folder))
 
     @cached_property
@@ -95,7 +97,7 @@ class Identity:
         return self._leaf.not_valid_after_utc
 
     def check(self, role: Role) -> None:
-        """Make sure that this can be used in a role, now.
+        """Check that this can be used in a role, now.
 
         Raises:
             ConfigError: it cannot; one line that names the file.
@@ -114,11 +116,11 @@ class Identity:
             _ = self.name
 
     def flaw_of_server(self, certificate: bytes, host: str) -> str | None:
-        """Say in words why a server that shows this certificate (DER) is not taken, or None if it would be."""
+        """Return why a server that shows this certificate (DER) is not accepted, or None if it is."""
         try:
             leaf = x509.load_der_x509_certificate(certificate)
             flaw, hosts = flaw_of(leaf, self._authorities, Role.SERVER), hosts_of(leaf)
-        except Exception:  # a stranger's bytes, which are parsed bit by bit: they may break in any way
+        except Exception:  # bytes of an unknown peer, parsed lazily: anything may be raised
             return "the server's certificate cannot be read"
         if flaw is not None:
             return f"the server's certificate {flaw}"
@@ -172,7 +174,7 @@ def peer_certificate(context: Any) -> bytes:
 
 
 def may_watch(certificate: bytes) -> bool:
-    """Say whether a certificate that a peer has shown (PEM) is for watching; one that cannot be read is not."""
+    """Return whether a certificate that a peer has shown (PEM) is for watching; one that cannot be read is not."""
     try:
         (leaf,) = x509.load_pem_x509_certificates(certificate)
     except ValueError:
@@ -181,17 +183,17 @@ def may_watch(certificate: bytes) -> bool:
 
 
 async def what_is_wrong(address: Address, identity: Identity | None, route: Route) -> str | None:
-    """Look at a server to which no stream could be opened: gRPC does not say what the matter is with its certificate.
+    """Inspect a server to which no stream could be opened: gRPC does not report what is wrong with its certificate.
 
-    Nothing is sent but the beginning of a TLS handshake, and nothing that is seen is trusted.
+    Only the beginning of a TLS handshake is sent, and nothing that is received is trusted.
 
     Args:
         address: of the server.
         identity: what this client shows and trusts; None if it speaks no TLS.
-        route: how it is reached. One behind a proxy is not looked at.
+        route: how it is reached. A server behind a proxy is not inspected.
 
     Returns:
-        What is likely wrong, in words; None if this look tells nothing.
+        What is likely wrong; None if it is not clear.
     """
     if route.proxy:
         return None
@@ -215,15 +217,6 @@ async def what_is_wrong(address: Address, identity: Identity | None, route: Rout
 
 
 def _shown(hosts: list[str]) -> str:
-    """Return the first few names; they may be a stranger's."""
+    """Return the first few names; an unknown peer may have chosen them."""
     shown = ", ".join(repr(host[:80]) for host in hosts[:5])
     return f"{shown}, ..." if len(hosts) > 5 else shown or "no host"
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; a folder for --tls holds {', '.join(_FILES)}") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None

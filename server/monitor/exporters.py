@@ -188,11 +188,9 @@ class EventFiles:
             self._write(0, _measures(evaluation))
 
     def add(self, record: "RoundRecord") -> None:
-        """Write one round."""
         self._write(record.round, _scalars(record))
 
     def stop(self) -> None:
-        """Close the file."""
         writer, self._writer = self._writer, None
         if writer is not None:
             try:
@@ -267,13 +265,11 @@ class MetricsPort:
         self.url = f"http://{Address(host, self._server.server_port)}/metrics"
 
     def add(self, record: "RoundRecord") -> None:
-        """Count one round."""
         with self._lock:
             self._counts[bisect_left(_BUCKETS, record.round_s)] += 1
             self._seconds += record.round_s
 
     def stop(self) -> None:
-        """Close the port."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -312,7 +312,7 @@ class _State(BaseModel):
     connected: _Whole | None
     last: _Counts
     all: _Counts
-    reasons: dict[str, _Whole]
+    reasons: Annotated[dict[str, _Whole], Field(max_length=MAX_REASONS + 1)]
     rejected_of: dict[str, _Whole]
     rejections: Annotated[list[_Rejection], Field(max_length=KEPT_REJECTIONS)]
     away: str = ""

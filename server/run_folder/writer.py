@@ -34,16 +34,11 @@ _MAX_UNWRITTEN = 64 << 20
 """At most this many bytes of metrics wait in memory for room on the disk; with more the run ends."""
 
 
-_claimed: dict[Path, int] = {}
-"""The locked metrics file of each folder that this process has claimed and not opened as a RunFolder yet."""
-
-
-@contextmanager
-def claimed(path: Path, *, goes_on: bool) -> Iterator[None]:
-    """Within: no other server runs in this folder. The first RunFolder that is opened there within takes over the lock.
+class Claim:
+    """The lock on a run folder: while it is held, no other server runs there. Use it as a context manager.
 
     A server claims its folder before it listens or writes anything: one that is started by mistake on a run that is
-    going on must not touch what the other one needs.
+    going on must not touch what the other one needs. The lock goes to the ``RunFolder`` that is opened with it.
 
     Args:
         path: the run folder, absolute; created with its parents.
@@ -52,31 +47,34 @@ def claimed(path: Path, *, goes_on: bool) -> Iterator[None]:
     Raises:
         ConfigError: see RunFolder.
     """
-    _claimed[path] = _lock(path, goes_on=goes_on)
-    try:
-        yield
-    finally:
-        file = _claimed.pop(path, None)
-        if file is not None:  # nothing has come of it
-            if not goes_on:
-                (path / METRICS).unlink(missing_ok=True)
-            os.close(file)
 
+    def __init__(self, path: Path, *, goes_on: bool) -> None:
+        self._metrics, self._goes_on = path / METRICS, goes_on
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if self._metrics.exists() and not goes_on:
+                raise ConfigError(f"{path}: holds a run already; give --out another folder or remove it")
+            self._file = os.open(self._metrics, os.O_RDWR | os.O_CREAT, 0o644)
+            locked = lock(self._file)
+        except OSError as error:
+            raise unwritable(path, error, goes_on=goes_on) from None
+        if not locked:
+            os.close(self._file)
+            raise ConfigError(f"{path}: another server is running this run")
 
-def _lock(path: Path, *, goes_on: bool) -> int:
-    """Return the metrics file of a run folder, open and locked by this process."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if (path / METRICS).exists() and not goes_on:
-            raise ConfigError(f"{path}: holds a run already; give --out another folder or remove it")
-        file = os.open(path / METRICS, os.O_RDWR | os.O_CREAT, 0o644)
-        locked = lock(file)
-    except OSError as error:
-        raise unwritable(path, error, goes_on=goes_on) from None
-    if not locked:
-        os.close(file)
-        raise ConfigError(f"{path}: another server is running this run")
-    return file
+    def take(self) -> int:
+        """Return the metrics file, open and locked; the caller closes it."""
+        file, self._file = self._file, -1
+        return file
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file >= 0:  # no RunFolder was opened
+            if not self._goes_on:
+                self._metrics.unlink(missing_ok=True)
+            os.close(self._file)
 
 
 class RunFolder:
@@ -86,12 +84,13 @@ class RunFolder:
         path: created with its parents; must not hold a run already, unless that goes on.
         checkpoint: where a run goes on that was begun here: what was written about later rounds is removed, as they
             will be run again. None for a new one.
+        claim: the lock on the folder, where this process has it already.
 
     Raises:
         ConfigError: the folder cannot be used, or another server uses it; the message says how to fix that.
     """
 
-    def __init__(self, path: Path, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(self, path: Path, checkpoint: Checkpoint | None = None, claim: Claim | None = None) -> None:
         self.path = path
         self._rounds = self._bytes_up = self._bytes_down = 0
         self._incomplete = self._attack_failed = 0
@@ -108,8 +107,7 @@ class RunFolder:
         self._unwritten = bytearray()
         self._failing: set[str] = set()  # what could not be written at the last attempt
         goes_on = checkpoint is not None
-        claimed = _claimed.pop(path, None)
-        self._metrics = _lock(path, goes_on=goes_on) if claimed is None else claimed
+        self._metrics = (claim or Claim(path, goes_on=goes_on)).take()
         self._size = 0
         try:
             if checkpoint is not None:
@@ -236,6 +234,7 @@ class RunFolder:
         lives: int = 1,
         patience_s: float = 0.0,
         task: Mapping[str, Any] | None = None,
+        code: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Write summary and model, and return the summary. Where the disk stays full the summary is written alone.
 
@@ -249,6 +248,7 @@ class RunFolder:
             lives: how often a server was started for this run.
             patience_s: how long to wait for room on a full disk.
             task: the problem constants, see ``experiment.explain.TaskFacts``.
+            code: which code server and clients run, where they do not all run the same.
 
         Raises:
             Unwritten: the disk is full, or the folder is gone.
@@ -279,6 +279,8 @@ class RunFolder:
             summary["attack_failure"] = {"replies": self._attack_failed, "reason": self._attack_failure}
         if task is not None:
             summary["task"] = dict(task)
+        if code is not None:
+            summary["code"] = dict(code)
 
         def write() -> None:
             self._flush()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from experiment.opened import code_fingerprint
+from experiment.code import code_fingerprint
 from tests.deployment.files import DOCKER, KUBERNETES, clients_of, compose, documented, manifest, manifests, read
 from tests.deployment.podman import MissingError, Podman, why_not
 from tests.integration.processes import ROOT, rounds_of, sets, summary_of
@@ -86,7 +86,7 @@ def rounds(podman: Podman) -> int:
 def test_the_image_holds_the_code_and_its_processes_hold_no_rights(podman: Podman) -> None:
     probe = """
 import json, os, pathlib
-from experiment.opened import code_fingerprint
+from experiment.code import code_fingerprint
 def wrote(path):
     try:
         pathlib.Path(path, "x").touch()

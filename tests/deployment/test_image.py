@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiment.opened import code_fingerprint
+from experiment.code import code_fingerprint
 from tests.deployment.confined import USER, image_script, why_not
 from tests.deployment.files import (
     DOCKER,
@@ -177,7 +177,7 @@ def test_the_image_holds_the_code_and_no_more(image: Path) -> None:
     assert found == wanted | {"examples", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
     folders = {path.name for path in (code / "deploy").iterdir() if path.is_dir()}
     assert folders == {"commands", "configs", "doctor", "sweeps", "__pycache__"}
-    code_of = "from experiment.opened import code_fingerprint as f; print(f())"
+    code_of = "from experiment.code import code_fingerprint as f; print(f())"
     said = ran(image / "venv/bin/python", "-c", code_of, cwd=Path("/"))
     assert said.stdout.strip() == code_fingerprint()
     assert not list((image / "venv").glob("lib/*/site-packages/torch"))

@@ -69,5 +69,12 @@ def test_links_of_a_page_lead_to_files_and_headings(page: str) -> None:
             assert anchor in {slug(heading) for heading in headings}, f"{page}: {target}#{anchor}"
 
 
+@pytest.mark.parametrize("page", pages())
+def test_a_python_file_that_a_page_names_exists(page: str) -> None:
+    written = {block.title for block in blocks_of(page)}
+    named = set(re.findall(r"`((?:\w+/)+\w+\.py)`", read(page)))
+    assert {path for path in named - written if not (ROOT / path).exists()} == set()
+
+
 def slug(heading: str) -> str:
     return re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", heading.lower()))

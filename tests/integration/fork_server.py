@@ -212,7 +212,7 @@ def _reap() -> tuple[int, int] | None:
 def main() -> int:
     """Import what the commands need, then serve; in a fork, be the command."""
     from deploy.cli import main as command
-    from experiment.opened import code_fingerprint
+    from experiment.code import code_fingerprint
 
     for module in ("client.process", "server.process", "threadpoolctl", "matplotlib.backends.backend_agg"):
         importlib.import_module(module)

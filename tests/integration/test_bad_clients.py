@@ -21,8 +21,9 @@ from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
 
+from experiment.code import code_fingerprint
 from experiment.config import load
-from experiment.opened import code_fingerprint, open_experiment
+from experiment.opened import open_experiment
 from link import codec
 from link import link_pb2 as pb
 from link.node import Prepared, join

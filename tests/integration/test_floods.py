@@ -23,7 +23,7 @@ import pytest
 from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
 
-from experiment.opened import code_fingerprint
+from experiment.code import code_fingerprint
 from link.guard import LINES, MAX_UNAUTHENTICATED
 from link.identity.authority import Authority
 from link.identity.tls import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Identity

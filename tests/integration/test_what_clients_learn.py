@@ -18,8 +18,9 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.preparation import Preparation, PreparationOptions
+from experiment.code import code_fingerprint
 from experiment.config import load, parse
-from experiment.opened import CONFIG, code_fingerprint, open_experiment
+from experiment.opened import CONFIG, open_experiment
 from link import codec
 from link import link_pb2 as pb
 from link.invitation import TASK

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from docs.make import code_pages
-from experiment import opened
+from experiment import code
 from tasks import siblings
 from tests.deployment.files import DOCKERFILES, copied, ignore_patterns
 from tests.packages import EVERY_PACKAGE, PACKAGES, ROOT, cycles, imports, reachable
@@ -86,7 +86,7 @@ def test_a_circle_is_found_whatever_kind_its_imports_are(tmp_path: Path) -> None
 
 
 def test_the_code_fingerprint_covers_every_folder() -> None:
-    assert set(opened.FINGERPRINTED) == set(PACKAGES) - set(NOT_IN_THE_FINGERPRINT)
+    assert set(code.FINGERPRINTED) == set(PACKAGES) - set(NOT_IN_THE_FINGERPRINT)
 
 
 def test_the_bundle_holds_every_folder(graph: dict[str, set[str]]) -> None:

@@ -107,7 +107,6 @@ class Dots:
 
 
 def rounds_scale() -> Scale:
-    """Return the axis of rounds."""
     return Scale("round", whole=True)
 
 

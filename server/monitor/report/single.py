@@ -65,8 +65,15 @@ def document(run: Run) -> str:
         statement=STATEMENT,
         log=run.log_tail(LOG_LINES),
         versions=versions if isinstance(versions, dict) else None,
+        other_code=_other_code(summary.get("code")),
         starts=starts if isinstance(starts, int) else 1,
     )
+
+
+def _other_code(code: Any) -> dict[str, Any]:
+    """Return which code those clients run that do not run the server's, by name."""
+    clients = code.get("clients") if isinstance(code, dict) else None
+    return dict(list(clients.items())[:MOST_CLIENTS]) if isinstance(clients, dict) else {}
 
 
 def scale_of(x: X, most: float) -> Scale:

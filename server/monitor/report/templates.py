@@ -265,6 +265,9 @@ _SINGLE = """
 {% call pieces.section("versions", "Versions") %}
 {% if versions %}
 <p>{% for key, value in versions.items() %}{{ key | cut(40) }} {{ value | cut(40) }}{{ "" if loop.last else ", " }}{% endfor %}</p>
+{% for name, code in other_code.items() %}
+<p>{{ name | cut(64) }} runs other code: {{ code | cut(140) }}</p>
+{% endfor %}
 {% else %}
 <p>Unknown: the run has not ended in order.</p>
 {% endif %}

@@ -28,7 +28,7 @@ from deploy.certs import init, issue, revoke
 from deploy.cli import main
 from deploy.doctor import Finding, data, machine, network, party
 from deploy.doctor.findings import guarded, ok
-from experiment.opened import code_fingerprint
+from experiment.code import code_fingerprint
 from link import flwr_compat
 from link.address import Address
 from link.grid import StreamGrid
@@ -124,7 +124,7 @@ def test_a_look_that_breaks_is_a_problem_and_the_others_follow() -> None:
 
     assert [(each.level, each.says) for each in guarded("that", look)] == [
         ("ok", "is good"),
-        ("problem", "could not be looked at: OSError: no such device"),
+        ("problem", "check failed: OSError: no such device"),
     ]
 
 
@@ -151,7 +151,7 @@ def test_a_package_that_is_out_of_its_bounds_or_not_there(there: str | None, mon
         return there
 
     monkeypatch.setattr(machine, "version", version)
-    says = "flwr is not installed" if there is None else f"flwr {there} is not <2,>=1.39, which was tested"
+    says = "flwr is not installed" if there is None else f"flwr {there} is outside the tested range <2,>=1.39"
     finding = bad(machine.packages())
     assert told(finding) == ("problem", says)
     assert "constraints.txt" in finding.mend
@@ -163,7 +163,7 @@ def test_without_a_checkout_the_bounds_are_those_of_the_install(
     monkeypatch.setattr(machine, "ROOT", tmp_path)
     assert only(machine.packages()).level == "ok"
     monkeypatch.setattr(machine, "version", lambda name: "0.0.1")
-    assert "numpy 0.0.1 is not <3,>=2, which was tested" in [each.says for each in machine.packages()]
+    assert "numpy 0.0.1 is outside the tested range <3,>=2" in [each.says for each in machine.packages()]
 
 
 def test_a_flower_without_a_name_that_the_link_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_a_flower_without_a_name_that_the_link_needs(monkeypatch: pytest.MonkeyP
 
 def test_a_flower_whose_names_do_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flwr_compat, "stamp", lambda message, **_: None)
-    assert "does something else with the names" in bad(machine.flower()).says
+    assert "but they behave differently" in bad(machine.flower()).says
 
 
 def test_a_torch_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +224,7 @@ def test_a_limit_to_open_files(hard: int, level: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(resource, "getrlimit", lambda what: (50, hard))
     finding = only(machine.open_files(20))
     assert finding.level == level
-    assert hard == -1 or finding.says.startswith(f"{hard} may be open at a time, 180 are needed by a server of 20")
+    assert hard == -1 or finding.says.startswith(f"limit {hard}; a server of 20 clients needs 180")
     assert (level == "ok") == (not finding.mend)
 
 
@@ -242,14 +242,14 @@ def test_a_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_run_folder_that_cannot_be_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     finding = bad(machine.disk(tmp_path / "file" / "runs", 0))
-    assert told(finding) == ("problem", f"{tmp_path / 'file'} is no folder that can be written")
+    assert told(finding) == ("problem", f"{tmp_path / 'file'} is not a writable folder")
 
 
 def test_a_clock_that_is_set_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = machine.Clock()
     assert only(clock.findings()).level == "ok"
     monkeypatch.setattr(machine, "time", SimpleNamespace(time=lambda: time.time() - 3600, monotonic=time.monotonic))
-    assert told(bad(clock.findings())) == ("warning", "moved by -3600.0 s while this looked")
+    assert told(bad(clock.findings())) == ("warning", "moved by -3600.0 s during this check")
 
 
 def test_a_clock_before_the_code_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +294,7 @@ def test_folders_of_certificates_that_are_good(certs: Path) -> None:
     assert "certs/server: server, as 127.0.0.1, until 20" in server[0].says
     assert "every certified client may take part" in server[2].says
     revoke(certs, ["bob"])
-    assert [each.says for each in party.look(certs / "server")][2] == "ca.crl in certs/server can be used"
+    assert [each.says for each in party.look(certs / "server")][2] == "ca.crl in certs/server: valid"
 
 
 def test_a_folder_that_is_not_there(certs: Path) -> None:
@@ -356,7 +356,7 @@ def test_a_key_that_others_can_read(certs: Path) -> None:
 
 def test_the_authoritys_key_in_a_partys_folder(certs: Path) -> None:
     shutil.copy(certs / "ca.key", certs / "server" / "ca.key")
-    assert bad(party.look(certs / "server")).says == "certs/server/ca.key: whoever reads it can be anybody"
+    assert bad(party.look(certs / "server")).says == "certs/server/ca.key: this key can impersonate any participant"
 
 
 def test_a_client_that_is_revoked(certs: Path) -> None:
@@ -441,7 +441,7 @@ def test_a_server_with_tls(server: tuple[StreamGrid, str], certs: Path, tmp_path
     finding = only(network.connecting(Address.parse(address), certs / "alice"))
     assert told(finding) == (
         "ok",
-        f"{address}: a Breakwater server of the same code, by TLS, certificates good both ways, as 'alice'",
+        f"{address}: a Breakwater server of the same code, over TLS, both certificates valid, as 'alice'",
     )
     assert grid.seats() == {}
     assert (
@@ -473,7 +473,7 @@ def test_a_certificate_for_watching(server: tuple[StreamGrid, str], certs: Path)
     finding = only(network.connecting(Address.parse(server[1]), certs / "eve"))
     assert told(finding) == (
         "ok",
-        f"{server[1]}: a Breakwater server, by TLS, certificates good both ways, as 'eve', who may watch only",
+        f"{server[1]}: a Breakwater server, over TLS, both certificates valid, as 'eve', which may only watch",
     )
 
 
@@ -491,8 +491,8 @@ def test_a_server_that_has_taken_the_certificate_back(server: tuple[StreamGrid, 
 @pytest.mark.parametrize("server", ["other code"], indirect=True)
 def test_a_server_of_another_version(server: tuple[StreamGrid, str], certs: Path) -> None:
     finding = bad(network.connecting(Address.parse(server[1]), certs / "alice"))
-    assert f"but its code is 0123456789ab and that here {code_fingerprint()}" in finding.says
-    assert finding.mend == "check out the same version at both ends"
+    assert f"but it runs code 0123456789ab, this machine {code_fingerprint()}" in finding.says
+    assert finding.mend == "install the same version at both ends"
 
 
 def test_nobody_there() -> None:
@@ -501,7 +501,7 @@ def test_nobody_there() -> None:
     finding = bad(network.connecting(Address.parse(address), None))
     assert told(finding) == ("problem", f"{address}: Connection refused")
     assert "nothing listens" in finding.mend
-    assert "no such name is known here" in bad(network.connecting(Address.parse("no-such-host.invalid:1"), None)).mend
+    assert "cannot resolve the name" in bad(network.connecting(Address.parse("no-such-host.invalid:1"), None)).mend
 
 
 def test_somebody_else_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -562,9 +562,9 @@ def test_a_file_that_is_not_what_the_sums_say(tmp_path: Path) -> None:
     sums.write_text(f"{sha256(path.read_bytes()).hexdigest()}  libsvm/small\n")
     assert [each.level for each in data.look(tmp_path)] == ["ok", "ok"]
     path.write_text("-1 3:1\n+1 5:0.6\n")
-    assert told(bad(data.look(tmp_path))) == ("problem", f"{path} is not what SHA256SUMS says")
+    assert told(bad(data.look(tmp_path))) == ("problem", f"{path} does not match SHA256SUMS")
     path.unlink()
-    assert f"{path} is in SHA256SUMS, but not there" in [each.says for each in data.look(tmp_path)]
+    assert f"{path} is in SHA256SUMS, but missing" in [each.says for each in data.look(tmp_path)]
 
 
 def test_mnist_that_is_not_whole_or_not_the_published_one(tmp_path: Path) -> None:

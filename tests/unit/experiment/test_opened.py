@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from experiment import opened as experiment
+from experiment.code import code_fingerprint
 from experiment.config import load
-from experiment.opened import code_fingerprint, open_config, open_experiment
+from experiment.opened import open_config, open_experiment
 from foundation.errors import ConfigError
 from strategies.byz_vr_marina_pp import ByzVRMarinaPP
 

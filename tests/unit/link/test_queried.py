@@ -9,7 +9,8 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.app import app as client_app
-from experiment.opened import code_fingerprint, open_experiment
+from experiment.code import code_fingerprint
+from experiment.opened import open_experiment
 from link.invitation import TASK, WHO
 from link.queried import QueriedGrid
 from server.link import judge_of
@@ -194,3 +195,11 @@ def test_what_a_node_says_of_its_task_disturbs_nobody(said: object) -> None:
     grid = LocalGrid(1, lambda worker, asked: [Message(RecordDict({WHO: record}), reply_to=asked)])
     roster = QueriedGrid(grid, 1, "same", 1.0, judge_of(open_experiment(TEXT, None, None)))
     assert list(roster.nodes()) == [0]
+
+
+def test_other_code_is_seated_where_the_run_allows_it_and_its_report_kept() -> None:
+    grid = answers((0, "other"), (1, "same"))
+    assert list(QueriedGrid(grid, 2, "same", timeout_s=0.05).nodes()) == [1]
+    lenient = QueriedGrid(answers((0, "other"), (1, "same")), 2, "same", timeout_s=0.05, same_code=False)
+    assert list(lenient.nodes()) == [0, 1]
+    assert lenient.reports().keys() == {f"node {FIRST_NODE}", f"node {FIRST_NODE + 1}"}

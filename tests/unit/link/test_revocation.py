@@ -233,7 +233,7 @@ def test_a_folder_that_is_damaged_is_told_and_left_as_it_was(
 def test_there_is_nothing_to_revoke_without_an_authority(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     status, said = run(capsys, "certs", "revoke", str(tmp_path / "none"), "alice")
     assert (status, len(said)) == (2, 1)
-    assert "none/ca.crt: no such file; `breakwater certs init " in said[0]
+    assert "none/ca.crt: no such file; create it with `breakwater certs init " in said[0]
 
 
 @pytest.mark.parametrize("name", [REVOKED_FILE, REGISTER_FILE])

@@ -131,7 +131,7 @@ def test_hosts_that_are_none(host: str) -> None:
         (lambda: replace(AUTHORITY, key=OTHER.key).issue_client("a"), "ca.key: is not the key of ca.crt"),
         (lambda: replace(AUTHORITY, key=b"nonsense").issue_client("a"), "ca.key: holds no private key"),
         (lambda: replace(AUTHORITY, certificate=b"nonsense").issue_client("a"), "ca.crt: holds no certificate"),
-        (lambda: Authority(ALICE.certificate, ALICE.key).issue_client("a"), "ca.crt: is no authority's certificate"),
+        (lambda: Authority(ALICE.certificate, ALICE.key).issue_client("a"), "is not an authority's certificate"),
     ],
 )
 def test_what_an_authority_does_not_issue(issue: Callable[[], Identity], words: str) -> None:
@@ -272,7 +272,7 @@ def certs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.chdir(tmp_path)
     status, said = run(capsys, "certs", "init", "certs", "--host", "server.example", "--host", "10.0.0.1")
     assert (status, len(said)) == (0, 2)
-    assert "whoever has certs/ca.key can be anybody" in said[0]
+    assert "certs/ca.key can impersonate any participant" in said[0]
     assert said[1].startswith("certs/server: the server's certificate for server.example, 10.0.0.1, valid until ")
     status, (line,) = run(capsys, "certs", "issue", "certs", "alice")
     assert line.startswith("certs/alice: the certificate of client 'alice', valid until ")
@@ -303,10 +303,10 @@ def test_the_folders_hold_what_each_machine_needs_and_no_more(certs: Path) -> No
         (["init", "new", "--host", "x", "--days", "-1"], "a certificate for -1 days"),
         (
             ["init", "new", "--host", "x", "--renew"],
-            "new/ca.crt: no such file; `breakwater certs init new --host NAME`",
+            "new/ca.crt: no such file; create it with `breakwater certs init new --host NAME`",
         ),
         (["init", "certs/ca.crt", "--host", "x"], "certs/ca.crt: cannot be written: File exists"),
-        (["issue", "new", "bob"], "new/ca.crt: no such file; `breakwater certs init new --host NAME` makes it"),
+        (["issue", "new", "bob"], "new/ca.crt: no such file; create it with `breakwater certs init new --host NAME`"),
         (["issue", "certs", "bob", "alice"], "certs/alice: exists; --renew replaces the certificate of 'alice'"),
         (["issue", "certs", "bob", "server"], "name 'server': cannot be the folder of a client"),
         (["issue", "certs", "bob", ".."], "name '..': cannot be the folder of a client"),

@@ -170,6 +170,7 @@ NO_STATES: list[tuple[str, object]] = [
     ("history", {"loss": [1.0], "accuracy": [], "gap": ["x"]}),
     ("history", {"loss": 1000 * [1.0], "accuracy": [], "gap": []}),
     ("reasons", ["x"]),
+    ("reasons", {str(i): 1 for i in range(100)}),
     ("rejected_of", {"x": None}),
     ("rejections", 6 * [{"round": 1, "client": "x", "reason": "y"}]),
     ("rejections", [{"round": "\x1b[2J", "client": "x", "reason": "y"}]),

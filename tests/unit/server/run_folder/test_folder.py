@@ -24,7 +24,7 @@ from server.run_folder.checkpoints import Checkpoint
 from server.run_folder.manifest import RunCard, versions
 from server.run_folder.reader import read_rounds
 from server.run_folder.record import to_line
-from server.run_folder.writer import RunFolder, claimed
+from server.run_folder.writer import Claim, RunFolder
 from strategies.evidence import Evidence
 from strategies.method import Evaluation
 from tests.rounds import MEASURED, RECORD, START
@@ -256,21 +256,21 @@ def test_a_second_server_changes_nothing_of_a_run_that_is_going_on(tmp_path: Pat
 
 
 def test_a_claimed_folder_is_handed_over(tmp_path: Path) -> None:
-    with claimed(tmp_path, goes_on=False):
-        with pytest.raises(ConfigError, match="holds a run already"), claimed(tmp_path, goes_on=False):
+    with Claim(tmp_path, goes_on=False) as claim:
+        with pytest.raises(ConfigError, match="holds a run already"), Claim(tmp_path, goes_on=False):
             raise AssertionError("unreachable")
-        with RunFolder(tmp_path) as folder:
+        with RunFolder(tmp_path, claim=claim) as folder:
             folder.add(RECORD)
-            with pytest.raises(ConfigError, match="another server"), claimed(tmp_path, goes_on=True):
+            with pytest.raises(ConfigError, match="another server"), Claim(tmp_path, goes_on=True):
                 raise AssertionError("unreachable")
     assert len(read_rounds(tmp_path)) == 1
-    with claimed(tmp_path, goes_on=True):
+    with Claim(tmp_path, goes_on=True):
         pass
     assert len(read_rounds(tmp_path)) == 1, "what was there stays, though nothing came of the claim"
 
 
 def test_a_claim_that_comes_to_nothing_leaves_no_run(tmp_path: Path) -> None:
-    with claimed(tmp_path / "new", goes_on=False):
+    with Claim(tmp_path / "new", goes_on=False):
         pass
     RunFolder(tmp_path / "new").close()
 

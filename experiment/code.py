@@ -1,0 +1,112 @@
+"""Which code a process runs: what server and clients of one run must share, and what each reports of itself.
+
+Normally both ends have the same code to the last byte, and a fingerprint proves it. With ``federation.same_code =
+"warn"`` they may not: then the revisions of what the run uses must agree (``strategies.revisions``), and log and report
+say who runs what.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Self
+
+from experiment.config import Config, ResolvedConfig
+from foundation.text import one_line
+from strategies.compressors import QSGD, Identity, Natural, RandK, ScaledSign
+from strategies.randomness import Role, stream
+from strategies.revisions import revisions
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout, or the folder that a Flower App Bundle was unpacked to."""
+FINGERPRINTED = ("foundation", "strategies", "tasks", "experiment", "link", "client")
+"""The folders whose source ``code_fingerprint`` covers: what both ends run."""
+
+_MOST_TEXT, _MOST_FIELD, _MOST_REVISIONS = 4096, 64, 8
+"""Characters of a report, and of one of its values, and revisions in it, that are read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """What a process reports of its code. It is a claim: a guard against mistakes, and no proof.
+
+    Args:
+        version: of the release, one line; "" where it is unknown.
+        fingerprint: see ``code_fingerprint``; "" where it is unknown.
+        revisions: of what its run uses, see ``strategies.revisions``.
+    """
+
+    version: str = ""
+    fingerprint: str = ""
+    revisions: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def here(cls, config: Config | ResolvedConfig) -> Self:
+        """Return that of this process in the run of a config."""
+        try:
+            release = version("breakwater")
+        except PackageNotFoundError:  # a bundle on a SuperNode
+            release = ""
+        used = revisions(config.strategy.kind, config.compressor.kind)
+        return cls(version=release, fingerprint=code_fingerprint(), revisions=used)
+
+    def added_to(self, loaded: str) -> str:
+        """Return what a process reports: what it has loaded, as ``tasks.identity`` writes it, and its code."""
+        mine = {"version": self.version, "fingerprint": self.fingerprint, "revisions": dict(self.revisions)}
+        return json.dumps({**json.loads(loaded or "{}"), "code": mine})
+
+    @classmethod
+    def read(cls, report: object) -> Self:
+        """Return the code of a peer's report; what makes no sense in it is unknown. Never raises."""
+        try:
+            parsed = json.loads(report) if isinstance(report, str) and len(report) <= _MOST_TEXT else {}
+            found = parsed["code"]
+            said = {
+                one_line(name, _MOST_FIELD): number
+                for name, number in list(found["revisions"].items())[:_MOST_REVISIONS]
+                if isinstance(number, int) and not isinstance(number, bool) and 0 < number < 1_000_000
+            }
+            texts = (found["version"], found["fingerprint"])
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            return cls()
+        release, fingerprint = (one_line(text, _MOST_FIELD) if isinstance(text, str) else "" for text in texts)
+        return cls(version=release, fingerprint=fingerprint, revisions=said)
+
+    def differences(self, other: Self) -> list[str]:
+        """Return which revisions a client (this) and its server (the other) do not share, in words.
+
+        Raises nothing; a revision that the client does not report is one that it does not share.
+        """
+        return [
+            f"revision of {name} {self.revisions.get(name, 'unknown')} at the client, {number} at the server"
+            for name, number in other.revisions.items()
+            if self.revisions.get(name) != number
+        ]
+
+    def __str__(self) -> str:
+        """Return it as people read it: ``0.1.0 (0123456789ab)``."""
+        return f"{self.version or 'unknown version'} ({self.fingerprint or 'unknown code'})"
+
+
+@lru_cache(maxsize=1)
+def code_fingerprint() -> str:
+    """Return 12 hex digits that agree exactly where two ends would compute the same round.
+
+    They cover the source of everything that both ends run, and what the random streams of this NumPy draw.
+    """
+    digest = hashlib.sha256()
+    for folder in FINGERPRINTED:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    rng = stream(1, Role.WORKER, 2, 3)
+    digest.update(
+        rng.choice(1000, 32, replace=False).tobytes() + rng.random(4).tobytes() + rng.permutation(9).tobytes()
+    )
+    rounders = (RandK(k=4), RandK(k=4, levels=3), Identity(values="float16"), Identity(values="bfloat16"), Natural())
+    for compressor in (*rounders, QSGD(levels=3), ScaledSign()):
+        v = rng.random(64) - 0.5
+        digest.update(compressor.decompress(compressor.compress(v, rng), v.dtype).tobytes())
+    return digest.hexdigest()[:12]
