@@ -62,7 +62,7 @@ def digest_of(module: str, boundaries: tuple[str, ...] = BOUNDARIES) -> str:
 
 def modules() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Return the module behind each revision, and the packages that are not part of it, by name."""
-    found = {method.kind: (method.__module__, BOUNDARIES) for method in METHODS}
+    found: dict[str, tuple[str, tuple[str, ...]]] = {kind.kind: (kind.__module__, BOUNDARIES) for kind in METHODS}
     found |= {form.kind: (type(form).__module__, ("strategies.aggregators", "strategies.method")) for form in FORMS}
     return found | {STREAMS: ("strategies.randomness", BOUNDARIES)}
 
@@ -97,7 +97,7 @@ def test_a_run_is_known_by_method_compressors_and_streams() -> None:
 
 
 def test_comments_and_layout_are_not_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    digests = []
+    digests: list[str] = []
     for text in ('"""One."""\nx = 1  # one\n', "x = 1\n", "x = 2\n"):
         folder = tmp_path / str(len(digests)) / "strategies"
         folder.mkdir(parents=True)
