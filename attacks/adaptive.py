@@ -12,8 +12,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.attack import Attack, Copy
-from attacks.moments import against_mean, calm, fit, mean_and_deviation
+from attacks.attack import Colluding, Copy
+from attacks.moments import against_mean, calm, fit, mean_and_deviation, shift
 from attacks.search import REFINEMENTS, most_harmful
 from attacks.view import Sight, View
 from strategies.method import Rows, Vector
@@ -24,7 +24,7 @@ _INSIDE = 1 - 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimalALIE(Attack):
+class OptimalALIE(Colluding):
     """A little is enough, with the best z: send mu - z sigma with the z > 0 that moves the server's aggregate furthest.
 
     The search (``attacks.search``) runs the server's whole pipeline, clipping and pre-aggregators included, 19 times a
@@ -35,25 +35,18 @@ class OptimalALIE(Attack):
         al. (AISTATS 2023), for a factor that is fitted to the rule.
     """
 
-    least: ClassVar[Sight] = "coalition"
-    looks_at_peers: ClassVar[bool] = True
     needs_spread: ClassVar[bool] = True
     kind: Literal["optimal-alie"] = "optimal-alie"
     view: Sight = "omniscient"
 
     def _target(self, view: View, rng: np.random.Generator) -> Vector:
         rows = view.honest()
-        measured, unit = calm(rows)
-        mu, sigma = mean_and_deviation(measured)
-
-        def vector(z: float) -> Vector:
-            return fit((mu - z * sigma) * unit, rows.dtype)
-
+        vector = shift(rows)
         return vector(most_harmful(view, rows, vector, refinements=REFINEMENTS))
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimalIPM(Attack):
+class OptimalIPM(Colluding):
     """Inner product manipulation, with the best factor: send -eps mu with the eps that moves the aggregate furthest.
 
     Like FOE, but the search goes from 0.05 to 25.6 and is refined; it runs the server's pipeline 19 times a round.
@@ -62,8 +55,6 @@ class OptimalIPM(Attack):
         Xie, Koyejo, Gupta: Fall of empires (UAI 2019), for the direction; the factor as in OptimalALIE.
     """
 
-    least: ClassVar[Sight] = "coalition"
-    looks_at_peers: ClassVar[bool] = True
     kind: Literal["optimal-ipm"] = "optimal-ipm"
     view: Sight = "omniscient"
 
@@ -77,7 +68,7 @@ Direction = Literal["unit", "std", "sign"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Bounded(Attack, ABC):
+class _Bounded(Colluding, ABC):
     """Send mu + gamma p with the largest gamma that keeps this vector as near to the honest rows as they are to others.
 
     The papers bisect for gamma. It is a root of a quadratic for each row, ||mu - x_i + gamma p||^2 = a_i + 2 gamma b_i
@@ -87,10 +78,7 @@ class _Bounded(Attack, ABC):
         direction: of the perturbation p: ``"unit"`` -mu / ||mu||, ``"std"`` -sigma, ``"sign"`` -sign(mu).
     """
 
-    least: ClassVar[Sight] = "coalition"
-    looks_at_peers: ClassVar[bool] = True
     needs_spread: ClassVar[bool] = True
-    view: Sight = "coalition"
     direction: Direction = "unit"
 
     def _target(self, view: View, rng: np.random.Generator) -> Vector:
@@ -218,7 +206,7 @@ def _along_top_variance(rows: Rows) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ROP(Attack):
+class ROP(Colluding):
     """Relocated orthogonal perturbation: start from the last aggregate, and push at an angle that clipping misses.
 
     With the server's previous aggregate g and the reference u = lam g + (1 - lam) mu, send
@@ -239,12 +227,9 @@ class ROP(Attack):
         federated learning (IEEE TIFS 2023, arXiv 2208.09894), Section IV.
     """
 
-    least: ClassVar[Sight] = "coalition"
-    looks_at_peers: ClassVar[bool] = True
     positive: ClassVar[tuple[str, ...]] = ("z",)
     finite: ClassVar[tuple[str, ...]] = ("lam", "angle", "location")
     kind: Literal["rop"] = "rop"
-    view: Sight = "coalition"
     lam: float = 0.9
     z: float = 1.0
     angle: float = 90.0

@@ -98,6 +98,15 @@ class Attack(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Colluding(Attack):
+    """An attack that starts from the honest messages in view."""
+
+    least: ClassVar[Sight] = "coalition"
+    looks_at_peers: ClassVar[bool] = True
+    view: Sight = "coalition"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Repack(Attack):
     """An attack that sends a changed copy of this seat's honest packet.
 

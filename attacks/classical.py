@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from attacks.attack import Attack, Repack
-from attacks.moments import against_mean, calm, fit, mean_and_deviation
+from attacks.attack import Attack, Colluding, Repack
+from attacks.moments import against_mean, fit, shift
 from attacks.search import most_harmful
 from attacks.view import Sight, View
 from strategies.method import Compressor, Packet, Vector
@@ -121,7 +121,7 @@ class Big(Attack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ALIE(Attack):
+class ALIE(Colluding):
     """A little is enough: send mu - z sigma per coordinate, just inside the spread of the honest messages.
 
     mu and sigma are mean and standard deviation (over count - 1; 0 for a single row) of the honest rows in view.
@@ -133,12 +133,9 @@ class ALIE(Attack):
         Baruch, Baruch, Goldberg: A little is enough (NeurIPS 2019), Algorithm 3.
     """
 
-    least: ClassVar[Sight] = "coalition"
-    looks_at_peers: ClassVar[bool] = True
     needs_spread: ClassVar[bool] = True
     finite: ClassVar[tuple[str, ...]] = ("z",)
     kind: Literal["alie"] = "alie"
-    view: Sight = "coalition"
     z: float | None = None
 
     def flaw(self, n: int, f: int) -> str | None:
@@ -157,10 +154,7 @@ class ALIE(Attack):
         return super().remark(n, f)
 
     def _target(self, view: View, rng: np.random.Generator) -> Vector:
-        rows, unit = calm(view.honest())
-        mu, sigma = mean_and_deviation(rows)
-        z = default_z(view.n, view.f) if self.z is None else self.z
-        return fit((mu - z * sigma) * unit, view.own.dtype)
+        return shift(view.honest())(default_z(view.n, view.f) if self.z is None else self.z)
 
 
 def default_z(n: int, f: int) -> float:
@@ -183,7 +177,7 @@ def default_z(n: int, f: int) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class IPM(Attack):
+class IPM(Colluding):
     """Inner product manipulation: send -eps mu, a small step against the mean mu of the honest messages.
 
     Args:
@@ -193,11 +187,8 @@ class IPM(Attack):
         Xie, Koyejo, Gupta: Fall of empires (UAI 2019).
     """
 
-    least: ClassVar[Sight] = "coalition"
-    looks_at_peers: ClassVar[bool] = True
     positive: ClassVar[tuple[str, ...]] = ("eps",)
     kind: Literal["ipm"] = "ipm"
-    view: Sight = "coalition"
     eps: float = 0.1
 
     def _target(self, view: View, rng: np.random.Generator) -> Vector:
@@ -205,7 +196,7 @@ class IPM(Attack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FOE(Attack):
+class FOE(Colluding):
     """Fall of empires: send -eps mu with the eps that moves the server's aggregate furthest.
 
     The search (``attacks.search``) runs the server's rule a dozen times.
@@ -219,11 +210,8 @@ class FOE(Attack):
 
     GRID: ClassVar[tuple[float, ...]] = (0.1, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0)
 
-    least: ClassVar[Sight] = "coalition"
-    looks_at_peers: ClassVar[bool] = True
     positive: ClassVar[tuple[str, ...]] = ("eps",)
     kind: Literal["foe"] = "foe"
-    view: Sight = "coalition"
     eps: float | None = None
 
     def _target(self, view: View, rng: np.random.Generator) -> Vector:

@@ -4,6 +4,7 @@ A diverging model, or another attacker, may fill the rows with the largest float
 so such rows are first measured in a unit of their own. Sums are NumPy's and never BLAS's, see ``strategies.vectors``.
 """
 
+from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
@@ -42,6 +43,13 @@ def mean_and_deviation(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.floa
         if n > 1:
             sigma[columns] = block.std(axis=0, ddof=1)
     return mu, sigma
+
+
+def shift(rows: Rows) -> Callable[[float], Vector]:
+    """Return the function z -> mu - z sigma, per coordinate, dtype of ``rows``."""
+    measured, unit = calm(rows)
+    mu, sigma = mean_and_deviation(measured)
+    return lambda z: fit((mu - z * sigma) * unit, rows.dtype)
 
 
 def against_mean(rows: Rows, eps: float) -> Vector:

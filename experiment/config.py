@@ -9,12 +9,12 @@ and plain numbers that load again to the same bits.
 import difflib
 import math
 import tomllib
-from collections.abc import Iterable, Sequence
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 import tomli_w
@@ -60,7 +60,7 @@ from strategies.cohorts import expected_byzantine, quorum_of
 from strategies.compressors import QSGD, Identity, Masked, Natural, PermK, RandK, ScaledSign, TopK
 from strategies.hyperparameters import Constants
 from strategies.method import Method
-from tasks.contract import Setting
+from tasks.contract import Problem, Setting
 from tasks.custom import CustomTask
 from tasks.digits import DigitsTask
 from tasks.logistic import LogisticTask
@@ -339,27 +339,52 @@ def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:
     return attack
 
 
-class Size(Protocol):
-    """What ``resolve`` must know of a task: that of a ``Problem``, or what a run folder recorded of one."""
+@dataclass(frozen=True)
+class TaskFacts:
+    """What a loaded task tells of itself; ``task`` in ``summary.json``, so that a report need not load it again.
 
-    @property
-    def dim(self) -> int:
-        """The number of parameters, d."""
+    Args:
+        dim: d, the number of parameters.
+        dtype: of the model and of what travels.
+        samples: m, the samples of a worker.
+        smoothness: L; None where the task does not know it.
+        optimum: f*; None where the task does not know it.
+    """
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The type of the model and of what travels."""
+    dim: int
+    dtype: np.dtype[Any]
+    samples: int
+    smoothness: float | None
+    optimum: float | None
 
-    @property
-    def samples(self) -> int:
-        """The samples of a worker, m."""
+    @classmethod
+    def of(cls, problem: Problem) -> Self:
+        """Return those of a loaded task."""
+        smoothness, optimum = _maybe(problem.smoothness), _maybe(problem.optimum)
+        return cls(int(problem.dim), problem.dtype, int(problem.samples), smoothness, optimum)
 
-    @property
-    def smoothness(self) -> float | None:
-        """L; None where the task does not know it."""
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Self:
+        """Return what ``told`` wrote down.
+
+        Raises:
+            ValueError, KeyError, TypeError: it did not write this.
+        """
+        dim, dtype, samples = int(data["dim"]), np.dtype(data["dtype"]), int(data["samples"])
+        if dim < 1 or samples < 1 or dtype.kind != "f":
+            raise ValueError(f"no facts of a task: {data}")
+        return cls(dim, dtype, samples, _maybe(data.get("smoothness")), _maybe(data.get("optimum")))
+
+    def told(self) -> dict[str, Any]:
+        """Return them as JSON has it."""
+        return asdict(self) | {"dtype": self.dtype.name}
 
 
-def resolve(config: Config, task: Size) -> ResolvedConfig:
+def _maybe(number: Any) -> float | None:
+    return None if number is None else float(number)
+
+
+def resolve(config: Config, task: Problem | TaskFacts) -> ResolvedConfig:
     """Fill in what only the loaded task knows, and check what depends on it.
 
     Raises:

@@ -1,65 +1,17 @@
 """A config in words and numbers, and what theory advises about it: ``breakwater check``, and the head of a report."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
-
-import numpy as np
+from typing import Any
 
 from experiment.config import Config, ResolvedConfig, resolve
+from experiment.config import TaskFacts as TaskFacts
 from experiment.opened import open_experiment, try_out
 from experiment.sections import MethodSection
 from foundation import units as words
 from foundation.errors import ConfigError
 from strategies.cohorts import byzantine_majority, expected_byzantine
 from strategies.method import RoundKind
-from tasks.contract import Problem
-
-
-@dataclass(frozen=True)
-class TaskFacts:
-    """What a loaded task tells of itself; ``task`` in ``summary.json``, so that a report need not load it again.
-
-    Args:
-        dim: d, the number of parameters.
-        dtype: of the model and of what travels.
-        samples: m, the samples of a worker.
-        smoothness: L; None where the task does not know it.
-        optimum: f*; None where the task does not know it.
-    """
-
-    dim: int
-    dtype: np.dtype[Any]
-    samples: int
-    smoothness: float | None
-    optimum: float | None
-
-    @classmethod
-    def of(cls, problem: Problem) -> Self:
-        """Return those of a loaded task."""
-        smoothness, optimum = _maybe(problem.smoothness), _maybe(problem.optimum)
-        return cls(int(problem.dim), problem.dtype, int(problem.samples), smoothness, optimum)
-
-    @classmethod
-    def read(cls, data: Mapping[str, Any]) -> Self:
-        """Return what ``told`` wrote down.
-
-        Raises:
-            ValueError, KeyError, TypeError: it did not write this.
-        """
-        dim, dtype, samples = int(data["dim"]), np.dtype(data["dtype"]), int(data["samples"])
-        if dim < 1 or samples < 1 or dtype.kind != "f":
-            raise ValueError(f"no facts of a task: {data}")
-        return cls(dim, dtype, samples, _maybe(data.get("smoothness")), _maybe(data.get("optimum")))
-
-    def told(self) -> dict[str, Any]:
-        """Return them as JSON has it."""
-        return asdict(self) | {"dtype": self.dtype.name}
-
-
-def _maybe(number: Any) -> float | None:
-    return None if number is None else float(number)
 
 
 def title(config: Config) -> str:

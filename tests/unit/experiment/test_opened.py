@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiment import opened as experiment
+from experiment import code as experiment
 from experiment.code import code_fingerprint
 from experiment.config import load
 from experiment.opened import open_config, open_experiment
