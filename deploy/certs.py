@@ -103,8 +103,8 @@ def _issue(folder: Path, names: Sequence[str], days: int, renew: bool, watcher: 
         if renew and not exists:
             raise ConfigError(f"{folder / name}: there is nothing to renew; leave --renew out to issue a first one")
         if renew and Identity.load(folder / name).watches != watcher:
-            mend = "leave --watcher out" if watcher else "add --watcher"
-            raise ConfigError(f"{folder / name}: is the certificate of a {_kind(not watcher)}; {mend} to renew it")
+            fix = "leave --watcher out" if watcher else "add --watcher"
+            raise ConfigError(f"{folder / name}: is the certificate of a {_kind(not watcher)}; {fix} to renew it")
     made = authority.issue_watcher if watcher else authority.issue_client
     issued = {name: made(name, days=days) for name in names}
     lines = [Entry.about(identity) for identity in issued.values()]

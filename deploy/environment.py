@@ -1,4 +1,4 @@
-"""What the environment may hold that is not meant for us, made harmless before anything heavy is imported."""
+"""Neutralises environment variables that could break a run, before anything heavy is imported."""
 
 import os
 import sys
@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def settle() -> None:
-    """Change this process, and what it hands on to others, so that nothing in a user's environment breaks it."""
-    # gRPC has a line of its own on standard error for every handshake that fails, and any stranger can make it fail. It
-    # reads this when it is imported, which is later.
+    """Change the environment of this process, and of those that it starts, so that nothing in it breaks a run."""
+    # gRPC writes a line to standard error for every failed handshake, and any peer can cause one. It reads this when it
+    # is imported, which is later.
     os.environ.setdefault("GRPC_VERBOSITY", "none")
     os.environ["MPLBACKEND"] = "agg"  # we draw into files alone
     for name in ("COLUMNS", "LINES", "NUMBA_NUM_THREADS"):  # a terminal of width 0 shows no result
@@ -24,7 +24,7 @@ def settle() -> None:
 
 
 def _warn_only() -> None:
-    """Let no warning of a library end a run, where Python was told to make errors of them."""
+    """Keep warnings of libraries from ending a run where Python turns warnings into errors."""
     if not any(option.startswith("error") for option in sys.warnoptions):
         return
     sys.warnoptions[:] = [_milder(option) for option in sys.warnoptions]

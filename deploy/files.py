@@ -1,4 +1,4 @@
-"""How many files a command may have open: each connection and each process of a run is one or two."""
+"""The limit of open files: each connection and each process of a run takes one or two."""
 
 import resource
 
@@ -9,17 +9,17 @@ OWN_FILES = 160
 
 
 def for_server(clients: int) -> int:
-    """Return how many files a server of so many clients opens at most."""
+    """Return the most files that a server of so many clients opens."""
     return clients + OWN_FILES
 
 
 def for_launcher(processes: int) -> int:
-    """Return how many files the launcher of so many processes opens at most: a pipe and a sentinel for each."""
+    """Return the most files that the launcher of so many processes opens: a pipe and a sentinel for each."""
     return 2 * processes + 64
 
 
 def allow(needed: int, what: str) -> None:
-    """Let this process, and those that it starts, have so many files open; the soft limit is raised if need be.
+    """Raise the soft limit of open files, if needed, for this process and those that it starts.
 
     Args:
         needed: how many.
@@ -39,6 +39,6 @@ def allow(needed: int, what: str) -> None:
         else:
             return
     raise ConfigError(
-        f"{what} has up to {needed} files open, and the limit is {hard} (ulimit -n): raise it to {needed} (ulimit -Hn "
-        f"{needed} as root, LimitNOFILE= of systemd, --ulimit of docker), or use fewer clients"
+        f"{what} needs up to {needed} open files, and the limit is {hard} (ulimit -n): raise it to {needed} (ulimit "
+        f"-Hn {needed} as root, LimitNOFILE= of systemd, --ulimit of docker), or use fewer clients"
     )

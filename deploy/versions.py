@@ -10,10 +10,10 @@ ROOT = Path(__file__).parents[1]
 """The checkout, or the folder that holds its packages."""
 
 PACKAGES = ("flwr", "grpcio", "protobuf", "cryptography", "numpy", "numba", "scipy", "pydantic", "torch")
-"""What a wrong round, a failed handshake or a crash may come from."""
+"""Packages that can cause a wrong round, a failed handshake or a crash."""
 
 _GIT_S = 5.0
-"""How long git may take."""
+"""Seconds that git may take."""
 
 
 def versions() -> dict[str, str]:

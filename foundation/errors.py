@@ -1,9 +1,9 @@
-"""What can go wrong, as types that a caller can tell apart.
+"""The errors, as types that a caller can distinguish.
 
 ::
 
     BreakwaterError
-    ├── ConfigError               a config that cannot be run: which value, which bound, how to mend it
+    ├── ConfigError               a config that cannot be run: which value, which bound, how to fix it
     ├── LinkError                 the link between server and client
     │   ├── Refused               the server does not take this client: final, another attempt would end the same
     │   │   └── OtherTask         because the two have not loaded the same task
@@ -11,7 +11,7 @@
     │   └── WireError             a peer sent bytes that are no message, or too many of them
     ├── RunEndedError             a run that cannot go on: no client came, or too few answer (``strategies.hold``)
     ├── ProcessEnded              a process that a run cannot do without has ended
-    ├── Unwritten                 a run whose results or books could not be written down
+    ├── Unwritten                 a run whose results or checkpoints could not be written
     ├── Silent                    raised by a ClientApp that sends no reply at all (a Byzantine fault)
     └── Broken                    raised by a ClientApp whose reply is to break on the way (a Byzantine fault)
 
@@ -35,7 +35,7 @@ class ConfigError(BreakwaterError):
 
 
 class Unwritten(BreakwaterError):  # noqa: N818  # the name says what happened
-    """A run's results or books could not be written down; it can be continued from its last checkpoint."""
+    """A run's results or checkpoints could not be written; it can be continued from its last checkpoint."""
 
 
 class RunEndedError(BreakwaterError):
@@ -46,7 +46,7 @@ class ProcessEnded(BreakwaterError):  # noqa: N818  # the name says what happene
     """A process that a run cannot do without has ended before its time.
 
     Args:
-        said: which, and how.
+        said: which one, and how it ended.
         status: the exit status of the command.
     """
 

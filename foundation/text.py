@@ -9,7 +9,7 @@ import codecs
 from pathlib import Path
 
 MOST_BYTES = 64 << 20
-"""A longer text is none that a user wrote; and a device such as /dev/zero never ends."""
+"""The longest text that is read: a device such as /dev/zero never ends."""
 
 _OTHERS = {
     codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, whose mark begins it
@@ -76,7 +76,7 @@ def without_marks(raw: bytes) -> bytes:
 
 
 def one_line(said: object, most: int = 300) -> str:
-    """Return what a peer said as one short printable line.
+    """Return text from a peer as one short printable line.
 
     Args:
         said: anything; its ``str`` is taken.

@@ -1,6 +1,6 @@
 """HOST:PORT, parsed in one place for every command, option and config that takes one.
 
-An IPv6 address stands in brackets: ``[::1]:9090``. Whatever else people write is refused with what to write instead.
+An IPv6 address is written in brackets: ``[::1]:9090``. Any other form is refused, with a suggestion.
 """
 
 import ipaddress
@@ -25,7 +25,7 @@ class Address:
 
     Args:
         host: a name, an IPv4 address or an IPv6 address, which may have a zone (``fe80::1%eth0``); without brackets.
-        port: 0 stands for any free one.
+        port: 0 for any free one.
     """
 
     host: str
@@ -68,7 +68,7 @@ class Address:
         )
 
     def try_to_bind(self) -> None:
-        """Bind the address and let it go again: gRPC does not say why it cannot.
+        """Bind the address and release it again: gRPC does not report why it cannot.
 
         Raises:
             OSError: it cannot be bound.
@@ -86,7 +86,7 @@ class Address:
 
 
 def parse_host(text: str, *, what: str = "") -> str:
-    """Return a host that stands alone, without the brackets that an IPv6 address may have.
+    """Return a host without a port, and without the brackets that an IPv6 address may have.
 
     Raises:
         ConfigError: it is none; one line that says what to write.
@@ -107,7 +107,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _flaw(text: str, listens: bool) -> str | None:
-    """Say what is wrong with an address, or None."""
+    """Return what is wrong with an address, or None."""
     outer = _flaw_of_form(text)
     if outer is not None:
         return outer
@@ -141,7 +141,7 @@ def _flaw(text: str, listens: bool) -> str | None:
 
 
 def _flaw_of_form(text: str) -> str | None:
-    """Say what is around an address that does not belong to it."""
+    """Return what is around an address that does not belong to it, or None."""
     if "://" in text:
         return "it is a URL"
     if "@" in text:
@@ -154,7 +154,7 @@ def _flaw_of_form(text: str) -> str | None:
 
 
 def _flaw_of_host(host: str) -> str | None:
-    """Say what is wrong with a host, without brackets, or None."""
+    """Return what is wrong with a host, without brackets, or None."""
     outer = _flaw_of_form(host)
     if outer is not None:
         return outer

@@ -43,7 +43,7 @@ class Route:
         return () if self.proxy else _DIRECT
 
     def told(self, failure: str) -> str:
-        """Return why a connection failed, with the route where the environment has a say in it."""
+        """Return why a connection failed, with the route if the environment decides it."""
         if self.proxy:
             return (
                 f"{failure} (through the proxy {self.proxy} that {self.variable} names; list the server in no_proxy to "
@@ -74,7 +74,7 @@ def route_to(address: Address, environment: Mapping[str, str] = os.environ) -> R
 
 
 def is_here(address: Address) -> bool:
-    """Say whether an address is this machine's own loopback, also by a name that stands for it."""
+    """Return whether an address is this machine's own loopback, also by name."""
     if address.ip is not None:
         return _loops(address.ip)
     host = address.host.lower().removesuffix(".")
@@ -94,7 +94,7 @@ def _loops(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 def _excluded(address: Address, exceptions: str) -> bool:
-    """Say whether gRPC finds an address in a list: by the end of its name, or in a network."""
+    """Return whether gRPC finds an address in a list: by the end of its name, or in a network."""
     for entry in filter(None, exceptions.split(",")):
         wanted = entry.strip().lower()
         if address.host.lower().endswith(wanted):

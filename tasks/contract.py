@@ -83,7 +83,7 @@ class TaskSpec(Protocol):
         """Read the data and build the problem.
 
         Raises:
-            TaskError: the data cannot be found or read; the message names what, where it was looked for and the mend.
+            TaskError: the data cannot be found or read; the message says what, where it was looked for, and the fix.
         """
 
     def modules(self) -> Sequence[str]:

@@ -84,7 +84,7 @@ class CustomTask:
             own = hasattr(user, "load")
             problem: Problem = OwnProblem(user.load(setting)) if own else self._torch_task(user).load(setting)
             remember_files(problem, dict(files))
-        except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is told with its line
+        except (Exception, SystemExit) as error:  # the user's own code: anything it raises is reported with its line
             raise self.fault(error, setting) from error
         return problem
 
@@ -97,8 +97,8 @@ class CustomTask:
             what: was being done, such as "loss() of the samples of worker 3".
         """
         if isinstance(error, TaskError):
-            told = str(error)
-            return error if told.startswith("path = ") else TaskError(f'path = "{self.path}": {told}')
+            message = str(error)
+            return error if message.startswith("path = ") else TaskError(f'path = "{self.path}": {message}')
         file = (setting.config_dir or Path()) / self.path.rpartition(":")[0]
         return TaskError(f'path = "{self.path}": {_where(error, file)}{f" ({what})" if what else ""}')
 

@@ -3,6 +3,7 @@
 Every refusal is one line that names the method, the place in the data and what to change.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -105,12 +106,12 @@ def _converted(part: Tensor, what: str, dtype: str) -> Tensor:
     return converted
 
 
-def _check_finite(part: Tensor, told: Any) -> None:
+def _check_finite(part: Tensor, message: Callable[[float, str], str]) -> None:
     """Raise where a number is not finite.
 
     Args:
         part: floating numbers, one row a sample.
-        told: returns the message, from the first such number and its place.
+        message: makes the message from the first such number and its place.
     """
     if torch.isfinite(part.sum(dtype=torch.float64)):  # one pass; NaN and infinity survive sums
         return
@@ -129,7 +130,7 @@ def _check_finite(part: Tensor, told: Any) -> None:
     count = int(rows.sum())
     if count > 1:
         place += f" (and in {count - 1} more rows)"
-    raise TaskError(told(value, place))
+    raise TaskError(message(value, place))
 
 
 def _labels(targets: Tensor, method: str, *, own_loss: bool) -> Tensor:

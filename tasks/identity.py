@@ -71,14 +71,14 @@ class TaskIdentity:
 
     @classmethod
     def parse(cls, text: object) -> Self:
-        """Return what another process has said of itself; what makes no sense is taken for unknown. Never raises."""
+        """Return what another process reports of itself; invalid fields count as unknown. Never raises."""
         try:
-            told = json.loads(text) if isinstance(text, str) and len(text) <= _MOST_TEXT else {}
+            claimed = json.loads(text) if isinstance(text, str) and len(text) <= _MOST_TEXT else {}
         except (ValueError, RecursionError):
-            told = {}
-        if not isinstance(told, dict):
+            claimed = {}
+        if not isinstance(claimed, dict):
             return cls()
-        known = {field.name: told.get(field.name) for field in fields(cls)}
+        known = {field.name: claimed.get(field.name) for field in fields(cls)}
         return cls(**{name: one_line(value, _MOST) for name, value in known.items() if isinstance(value, str)})
 
     def differences(self, other: Self, here: str = "at the client", there: str = "at the server") -> list[str]:
@@ -242,10 +242,10 @@ def _files_of(problem: Any) -> str:
     except TypeError:  # it cannot be hashed
         return ""
     names = sorted(files)
-    told = [f"{_short(name)}:{files[name][:10]}" for name in names[:_FILES]]
+    parts = [f"{_short(name)}:{files[name][:10]}" for name in names[:_FILES]]
     if rest := names[_FILES:]:
-        told.append(f"(others):{_hash(repr([(name, files[name]) for name in rest]).encode())[:10]}")
-    return " ".join(told)
+        parts.append(f"(others):{_hash(repr([(name, files[name]) for name in rest]).encode())[:10]}")
+    return " ".join(parts)
 
 
 def _short(name: str) -> str:

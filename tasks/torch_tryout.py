@@ -28,7 +28,7 @@ AGAIN = 16
 
 
 def is_torch(problem: object) -> bool:
-    """Return whether a loaded task stands on ``TorchTask``."""
+    """Return whether a loaded task is built on ``TorchTask``."""
     return isinstance(problem, TorchProblem)
 
 

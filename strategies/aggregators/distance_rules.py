@@ -124,7 +124,7 @@ class MoNNA(Rule):
     """The mean of the n' - f rows nearest to one that is trusted, itself included; of equally near ones the first.
 
     It is made for peers that aggregate around their own vector. Row ``pivot`` must be known to be honest: if it is not,
-    whoever sends it chooses the result. Rows are in the order of workers, so with fewer than all workers in a round, or
+    its sender chooses the result. Rows are in the order of workers, so with fewer than all workers in a round, or
     after bucketing, row 0 is another one every time.
 
     Args:

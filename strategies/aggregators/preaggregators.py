@@ -158,4 +158,4 @@ def _clipped(rows: WeightedRows, norms: Matrix, radius: float) -> WeightedRows:
 
 
 PreAggregator = Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping
-"""Any pre-aggregator; told apart by ``kind``."""
+"""Any pre-aggregator, distinguished by ``kind``."""

@@ -193,7 +193,7 @@ def test_too_few_open_files_are_told_before_anything_starts(processes: Processes
     run = processes.start("bash", "-c", command, COMMAND, short, out := tmp_path / "run")
     run.ends(2)
     (line,) = run.err
-    assert line.startswith("breakwater: error: a run of 2 clients has up to 162 files open, and the limit is 64")
+    assert line.startswith("breakwater: error: a run of 2 clients needs up to 162 open files, and the limit is 64")
     assert not out.exists()
 
 

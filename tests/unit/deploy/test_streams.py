@@ -141,5 +141,5 @@ def test_the_soft_limit_of_open_files_is_raised(
 
 def test_a_hard_limit_that_is_too_low_names_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 128))
-    with pytest.raises(ConfigError, match=r"30 clients has up to 190 files open, and the limit is 128 .*to 190"):
+    with pytest.raises(ConfigError, match=r"30 clients needs up to 190 open files, and the limit is 128 .*to 190"):
         files.allow(files.for_server(30), "a run of 30 clients")
