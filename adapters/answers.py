@@ -16,8 +16,7 @@ from flwr.app import Context, Error, Message
 
 from foundation.errors import WireError
 from foundation.text import kind_and_line
-from link import codec, flwr_compat
-from link import worker_state as pages
+from link import codec, flwr_compat, worker_state
 from strategies.method import STALE, Method, Oracle, StateLostError, Vector
 
 
@@ -43,10 +42,10 @@ def answer(message: Message, context: Context, method: Method, oracle: Oracle) -
         raise WireError("undecodable: the instruction names no seat; is the server's strategy an AppStrategy?")
     if "x" in ask.vectors and ask.vectors["x"].size != oracle.dim:
         raise WireError(f"wrong shape: a model of {ask.vectors['x'].size} numbers, and this loss has {oracle.dim}")
-    kept = pages.read_reply(context.state, ask.round)
+    kept = worker_state.read_reply(context.state, ask.round)
     if kept is not None:
         return Message(kept, reply_to=message)
-    mine = pages.page_state(pages.read(context.state))
+    mine = worker_state.state_from_dict(worker_state.read(context.state))
     try:
         state, packet = method.reply(worker, mine, ask, _Converted(oracle), np.random.default_rng(draw))
     except StateLostError as lost:
@@ -55,8 +54,8 @@ def answer(message: Message, context: Context, method: Method, oracle: Oracle) -
         return Message(Error(flwr_compat.APP_RAISED, f"the loss cannot be used: {flaw}"), reply_to=message)
     content = codec.write_packet(packet, ask)
     if method.stateful and not ask.probe:
-        pages.write(context.state, pages.state_pages(state))
-        pages.write_reply(context.state, ask.round, content)
+        worker_state.write(context.state, worker_state.state_to_dict(state))
+        worker_state.write_reply(context.state, ask.round, content)
     return Message(content, reply_to=message)
 
 

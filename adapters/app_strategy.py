@@ -20,7 +20,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
-from adapters.named_arrays import Layout
+from adapters.named_arrays import ArrayLayout
 from adapters.node_roster import NodeRoster
 from foundation.errors import ConfigError
 from link import codec
@@ -44,7 +44,7 @@ class AppCodec:
         hint: what to look at where a reply is not in our format.
     """
 
-    layout: Layout
+    layout: ArrayLayout
     hint: str
 
     def write_ask(self, ask: Ask, extra: Mapping[str, Vector] = {}) -> RecordDict:  # never written to
@@ -140,7 +140,7 @@ class AppStrategy(RobustStrategy):
         self._num_rounds = 0
         self._told = ConfigRecord()
 
-    def make_codec(self, layout: Layout) -> AppCodec:
+    def make_codec(self, layout: ArrayLayout) -> AppCodec:
         """Return how this model travels.
 
         Raises:
@@ -153,7 +153,7 @@ class AppStrategy(RobustStrategy):
     ) -> Iterable[Message]:
         """Open a round: one instruction each, which share what they can."""
         if self.state is None:
-            self.codec = self.make_codec(Layout.of(arrays))
+            self.codec = self.make_codec(ArrayLayout.of(arrays))
             self.seats.watch(grid)
         config["server-round"] = server_round
         self._told = ConfigRecord(dict(config))  # the app may go on changing its own
@@ -180,7 +180,7 @@ class AppStrategy(RobustStrategy):
         flaw, arrays = super().flaw_of_model(x), self.codec
         if flaw or not isinstance(arrays, AppCodec):
             return flaw
-        flaw = arrays.layout.flaw(x)
+        flaw = arrays.layout.validate(x)
         return flaw and f"{flaw}, where it is cut off; keep the model in float32 here, or take smaller steps"
 
     def start(
@@ -215,7 +215,7 @@ class AppStrategy(RobustStrategy):
             raise ConfigError(f"num_rounds = {num_rounds}: must be at least 1")
         if evaluate_config is not None:
             log.warning("evaluate_config is not used: clients are not asked to evaluate; give evaluate_fn")
-        layout = Layout.of(initial_arrays)
+        layout = ArrayLayout.of(initial_arrays)
         self.codec = self.make_codec(layout)
         self.codec.from_arrays(initial_arrays)  # what is wrong is wrong before waiting
         if unchanged := layout.unchanged():

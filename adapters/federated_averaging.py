@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from flwr.app import RecordDict
 
 from adapters.app_strategy import OWN_RECORDS, AppCodec, AppStrategy, check_share
-from adapters.named_arrays import Layout
+from adapters.named_arrays import ArrayLayout
 from adapters.orders import ORDER, write, write_order
 from foundation.errors import ConfigError
 from strategies.aggregators import CoordinateMedian, Rule
@@ -148,7 +148,7 @@ class RobustFedAvg(AppStrategy):
                 100 * share,
             )
 
-    def make_codec(self, layout: Layout) -> AppCodec:
+    def make_codec(self, layout: ArrayLayout) -> AppCodec:
         """Return how this model travels.
 
         Raises:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 
-from adapters.named_arrays import Layout
+from adapters.named_arrays import ArrayLayout
 from adapters.orders import ORDER, Order, is_order, read_order
 from foundation.errors import ConfigError, WireError
 from link import codec, flwr_compat
@@ -31,7 +31,7 @@ def robust_deltas_mod(message: Message, context: Context, call_next: Callable[[M
     try:
         order = read_order(record)
         arrays = _model(message, order.arrays, "the instruction")
-        layout = Layout.of(arrays)
+        layout = ArrayLayout.of(arrays)
         x = layout.flat(arrays)  # before the app has the arrays: it may consume them
     except (ConfigError, WireError) as error:
         return _refusal(message, f"instruction: {error}")

@@ -18,7 +18,7 @@ from strategies.method import Vector
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class ArrayLayout:
     """Which array lies where in the vector.
 
     Args:
@@ -91,13 +91,13 @@ class Layout:
     def record(self, x: Vector) -> ArrayRecord:
         """Return a vector as the model that the app knows, in NumPy's format, which all of Flower reads.
 
-        Finite numbers beyond an array's own type become its largest ones, never infinite: ``flaw`` reports them.
+        Finite numbers beyond an array's own type become its largest ones, never infinite: ``validate`` reports them.
         """
         named = {name: _narrowed(x[self.places[name]], dtype) for name, dtype in self.dtypes.items()}
         arrays = {name: Array(v.reshape(self.shapes[name])) for name, v in named.items()}
         return ArrayRecord({name: self.kept[name] if name in self.kept else arrays[name] for name in self.names})
 
-    def flaw(self, x: Vector) -> str:
+    def validate(self, x: Vector) -> str:
         """Say which array of a finite vector has outgrown its own type; "" if none has."""
         for name, dtype in self.dtypes.items():
             if dtype.itemsize >= x.dtype.itemsize:

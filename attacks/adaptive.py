@@ -171,7 +171,7 @@ class Mimic(Copy):
         if self.target is not None and self.target < 0:
             raise ValueError(f"target = {self.target}: must be 0 or more")
 
-    def flaw(self, n: int, f: int) -> str | None:
+    def validate(self, n: int, f: int) -> str | None:
         """Refuse a client that does not exist."""
         if self.target is not None and self.target >= n:
             return f"target = {self.target}: must be below clients = {n}"

@@ -63,7 +63,7 @@ class Attack(ABC):
         """Whether the attacker must know who was sampled: to count them, or to work out what they will send."""
         return self.counts_cohort or self.view == "omniscient"
 
-    def flaw(self, n: int, f: int) -> str | None:
+    def validate(self, n: int, f: int) -> str | None:
         """Return why this attack cannot run with f Byzantine ones of n clients; None if it can."""
         return None
 

@@ -138,7 +138,7 @@ class ALIE(Colluding):
     kind: Literal["alie"] = "alie"
     z: float | None = None
 
-    def flaw(self, n: int, f: int) -> str | None:
+    def validate(self, n: int, f: int) -> str | None:
         """Refuse n and f for which there is no default z."""
         if self.z is None:
             try:
@@ -149,7 +149,7 @@ class ALIE(Colluding):
 
     def remark(self, n: int, f: int) -> str | None:
         """Warn when the attack has no effect."""
-        if self.z == 0 or (self.z is None and self.flaw(n, f) is None and default_z(n, f) == 0):
+        if self.z == 0 or (self.z is None and self.validate(n, f) is None and default_z(n, f) == 0):
             return f"alie has z = 0 for n = {n}, f = {f}: it sends the plain mean and harms nobody; give another z"
         return super().remark(n, f)
 

@@ -158,7 +158,7 @@ def hold(pid: int, who: str, at_s: float, round_: int) -> Sample:
     )
 
 
-class Books:
+class Checkpointer:
     """Follows ``metrics.jsonl`` while it is written."""
 
     def __init__(self, path: Path) -> None:
@@ -269,7 +269,7 @@ class Soak:
 
     def __init__(self, clients: int, rounds: int, out: Path, changes: Sequence[str]) -> None:
         self.samples: list[Sample] = []
-        self.books = Books(out / "run" / "metrics.jsonl")
+        self.checkpointer = Checkpointer(out / "run" / "metrics.jsonl")
         self.statuses: dict[str, int | None] = {}
         self.seconds = 0.0
         coalition, broken = max(clients * 3 // 20, 1), max(clients * 3 // 20, 1)
@@ -315,13 +315,13 @@ class Soak:
         try:
             for client in self._clients:
                 client.start()
-            self._await(lambda: self.books.read() or self._server.poll() is not None)
+            self._await(lambda: self.checkpointer.read() or self._server.poll() is not None)
             self._watch()
             for client in self._clients:
                 if client.process is not None and client.options.attack is None:
                     client.process.join(SOON_S)
                     self.statuses[client.options.name] = client.process.exitcode
-            self.books.read()
+            self.checkpointer.read()
         finally:
             self._server.kill()
             self._server.wait()
@@ -333,13 +333,13 @@ class Soak:
         sampled = -SAMPLE_S
         while self._server.poll() is None:
             now = time.monotonic() - began
-            if len(self.books.lines) < self._rounds - CALM:
+            if len(self.checkpointer.lines) < self._rounds - CALM:
                 self.churn.look(now)
             else:
                 self.churn.calm()
             if now >= sampled + SAMPLE_S:
                 sampled = now
-                rounds = self.books.read()
+                rounds = self.checkpointer.read()
                 # When all rounds are there the server draws its picture, for which it loads what draws pictures.
                 for who, pid in self._watched() if rounds < self._rounds else ():
                     with suppress(OSError):  # it has just ended
@@ -379,7 +379,7 @@ class Soak:
 
 def judge(soak: Soak, rounds: int) -> list[Finding]:
     """Compare all that must hold with what was seen."""
-    findings = [Finding("rounds missing", rounds - len(soak.books.lines), 0)]
+    findings = [Finding("rounds missing", rounds - len(soak.checkpointer.lines), 0)]
     for who in dict.fromkeys(sample.who for sample in soak.samples):
         settled = [s for s in soak.samples if s.who == who and s.round >= SETTLED * rounds]
         if not settled:
@@ -392,7 +392,7 @@ def judge(soak: Soak, rounds: int) -> list[Finding]:
         for what, count in COUNTS.items():
             grown = max(map(count, settled[-quarter:])) - max(map(count, settled[:quarter]))
             findings.append(Finding(f"{who}: most {what}, last quarter - first", grown, MORE))
-    over = [line["round_s"] - line.get("deadline_s", DEADLINE_S) for line in soak.books.lines]
+    over = [line["round_s"] - line.get("deadline_s", DEADLINE_S) for line in soak.checkpointer.lines]
     findings.append(Finding("seconds that a round was longer than its deadline", max(over, default=0.0), SLACK_S))
     ended = sum(status != 0 for status in soak.statuses.values())
     return [*findings, Finding("honest clients that ended with another status than 0", ended, 0)]
@@ -413,7 +413,7 @@ def draw(soak: Soak, path: Path) -> None:
         if who == whom[0]:
             counts.plot(at, [sample.fds for sample in mine], label="file descriptors of the server")
             counts.plot(at, [sample.threads for sample in mine], label="threads of the server")
-    lines = soak.books.lines
+    lines = soak.checkpointer.lines
     times.plot([line["round"] for line in lines], [line["round_s"] for line in lines], ".", markersize=2, label="round")
     deadlines = [line.get("deadline_s", DEADLINE_S) for line in lines]
     times.plot([line["round"] for line in lines], deadlines, label="its deadline")
@@ -440,8 +440,8 @@ def publish(soak: Soak, findings: Sequence[Finding], out: Path, options: Namespa
             a, b = mine[0], mine[-1]
             cells = f"{a.rss_mb:.1f} -> {b.rss_mb:.1f}", f"{a.own_mb:.1f} -> {b.own_mb:.1f}", f"{a.fds} -> {b.fds}"
             print(f"{who:14}" + "".join(f"{cell:>22}" for cell in cells) + f"{f'{a.threads} -> {b.threads}':>16}")
-    times = sorted(line["round_s"] for line in soak.books.lines)
-    rejected = sum(len(line["rejected"]) for line in soak.books.lines)
+    times = sorted(line["round_s"] for line in soak.checkpointer.lines)
+    rejected = sum(len(line["rejected"]) for line in soak.checkpointer.lines)
     if times:
         print(
             f"{len(times)} rounds in {soak.seconds:.0f} s: median {1000 * statistics.median(times):.1f} ms, "

@@ -17,8 +17,7 @@ from attacks.faults import Faulty
 from client.worker import Worker
 from foundation.errors import Broken, ConfigError, Silent
 from foundation.faults import Fault
-from link import codec, flwr_compat
-from link import worker_state as pages
+from link import codec, flwr_compat, worker_state
 from strategies.method import ATTACK_FAILED, STALE, Ask, Packet, StateLostError
 
 log = logging.getLogger("breakwater.client")
@@ -105,14 +104,14 @@ def _stay(worker: Worker, ask: Ask) -> RecordDict:
 
 def _visit(worker: Worker, ask: Ask, state: RecordDict) -> RecordDict:
     """Answer where neither stays."""
-    kept = pages.read_reply(state, ask.round)
+    kept = worker_state.read_reply(state, ask.round)
     if kept is not None:
         return kept
-    worker.recall(pages.read(state))
+    worker.recall(worker_state.read(state))
     answer = _answer(worker, ask)
     known = {} if ask.probe else worker.remember()
     if known:
-        pages.write(state, known)
+        worker_state.write(state, known)
     if answer is None:
         raise _says_nothing(ask)
     if isinstance(answer, Faulty):
@@ -123,7 +122,7 @@ def _visit(worker: Worker, ask: Ask, state: RecordDict) -> RecordDict:
         return content
     content = codec.write_packet(answer, ask)
     if known:
-        pages.write_reply(state, ask.round, content)
+        worker_state.write_reply(state, ask.round, content)
     return content
 
 

@@ -25,11 +25,11 @@ from attacks.attack import Attack, Copy, Repack
 from attacks.classical import Silence
 from attacks.faults import Fault, Faulty, WireFault
 from attacks.view import View
-from client.rollback import Trail
-from client.simulated import Shadows
+from client.rollback import Rollback
+from client.simulated import SimulatedWorkers
 from experiment.opened import Experiment
 from foundation.errors import ConfigError
-from link.worker_state import Page, Pages, under
+from link.worker_state import Page, StateDict, under
 from strategies.method import HELD, Ask, Compressor, Method, Packet, Past, Rows, StateLostError, Vector
 from strategies.randomness import Role, stream
 
@@ -99,17 +99,17 @@ class Coalition:
         self._gamma = experiment.method.gamma
         self._members: set[int] = set()
         self._x0 = experiment.problem.initial()
-        self._shadows = Shadows(experiment, lambda i: i in self._members or isinstance(attack, Copy))
+        self._shadows = SimulatedWorkers(experiment, lambda i: i in self._members or isinstance(attack, Copy))
         self._memory = _Memory()
         self._round: _Round | None = None
-        self._trail = Trail(experiment.config.checkpoint.keep)
+        self._trail = Rollback(experiment.config.checkpoint.keep)
 
     def enlist(self, worker: int) -> None:
         """Take a seat into the coalition."""
         self._members.add(worker)
 
-    def remember(self) -> Pages:
-        """Return what the brain carries from round to round, as pages."""
+    def remember(self) -> StateDict:
+        """Return what the brain carries from round to round, as a state dict."""
         memory = self._memory
         pages: dict[str, Page] = {"round": memory.round, **self._shadows.remember()}
         if memory.x is not None:
@@ -122,7 +122,7 @@ class Coalition:
                     pages[f"first/{worker}/{name}"] = value
         return pages
 
-    def recall(self, pages: Pages) -> None:
+    def recall(self, pages: StateDict) -> None:
         """Carry on from what was remembered."""
         known: Any = pages
         self._memory = _Memory(known.get("round", 0), known.get("x"))
@@ -136,7 +136,7 @@ class Coalition:
 
     def follow(self, ask: Ask) -> None:
         """Go back to the server's checkpoint, if the server has; the members share one trail, as one brain."""
-        self._trail.follow(ask.mark, self, ask.round)
+        self._trail.follow(ask.epoch, self, ask.round)
 
     def answer(self, worker: int, ask: Ask) -> Packet | Faulty | None:
         """Return what the member ``worker`` sends in this round; None for silence.
@@ -153,7 +153,7 @@ class Coalition:
         """Show that this seat can answer, without a thought: a probe is no round, and nothing is learnt from it."""
         if isinstance(self._attack, Silence | WireFault):
             return None
-        return self._method.form(ask, worker).forge(np.zeros_like(self._x0), stream(self._seed, Role.ATTACK))
+        return self._method.compressor_for(ask, worker).forge(np.zeros_like(self._x0), stream(self._seed, Role.ATTACK))
 
     def _answer(self, worker: int, ask: Ask) -> Packet | Faulty | None:
         self._turn_to(ask)
@@ -161,7 +161,7 @@ class Coalition:
             self._memory.held[worker] = ask.vectors[HELD]
         own = self._shadows.packet(worker, ask)
         opened = self._open(worker, ask)
-        attack, form = self._attack, self._method.form(ask, worker)
+        attack, form = self._attack, self._method.compressor_for(ask, worker)
         if isinstance(attack, WireFault):
             return self._faulty(attack.of(worker), worker, ask, own)
         if isinstance(attack, Repack):
@@ -194,7 +194,7 @@ class Coalition:
             return form.forge(vector, stream(self._seed, Role.ATTACK, round_=ask.round))
 
         packet = forge(wanted)
-        if not exact or form.flaw(packet, len(wanted), wanted.dtype) is not None:
+        if not exact or form.validate(packet, len(wanted), wanted.dtype) is not None:
             return packet
         q = form.decompress(packet, wanted.dtype).astype(np.float64)
         square = float(np.sum(q * q))
@@ -251,14 +251,14 @@ class Coalition:
 
     def _reads(self, form: Compressor, packet: Packet, target: Vector) -> bool:
         """Return whether the server would read this packet of another worker, if this form is due, as the target."""
-        if form.flaw(packet, self._x0.size, self._x0.dtype) is not None:
+        if form.validate(packet, self._x0.size, self._x0.dtype) is not None:
             return False
         return np.array_equal(form.decompress(packet, self._x0.dtype), target)
 
     def _sent(self, worker: int, ask: Ask, packet: Packet) -> Packet:
         """Note what the server holds of a member once it has read this packet."""
-        form, held = self._method.form(ask, worker), self._memory.held
-        if self._method.stateful and form.flaw(packet, self._x0.size, self._x0.dtype) is None:
+        form, held = self._method.compressor_for(ask, worker), self._memory.held
+        if self._method.stateful and form.validate(packet, self._x0.size, self._x0.dtype) is None:
             q = form.decompress(packet, self._x0.dtype)
             held[worker] = self._method.absorb(held.get(worker), ask, q)
         return packet
@@ -325,9 +325,9 @@ class Coalition:
         if self._attack.view == "own":
             return self._shadows.row(worker, opened.ask)[None, :]
         if opened.rows is None:
-            shadows = [self._shadows.follow(i, opened.ask) for i in self._known(worker, opened)]
-            opened.rows = np.empty((len(shadows), self._x0.size), self._x0.dtype)
-            for row, shadow in zip(opened.rows, shadows, strict=True):
+            simulated = [self._shadows.follow(i, opened.ask) for i in self._known(worker, opened)]
+            opened.rows = np.empty((len(simulated), self._x0.size), self._x0.dtype)
+            for row, shadow in zip(opened.rows, simulated, strict=True):
                 row[:] = shadow.row
                 shadow.row = row  # so that every message is in memory once
         return opened.rows
@@ -366,10 +366,10 @@ class CoalitionMember:
         """Return what the brain decides."""
         return self._coalition.answer(self.index, ask)
 
-    def remember(self) -> Pages:
+    def remember(self) -> StateDict:
         """Return what the brain must know when this seat is asked again."""
         return self._coalition.remember()
 
-    def recall(self, pages: Pages) -> None:
+    def recall(self, pages: StateDict) -> None:
         """Give the brain this seat's memory, and nothing else."""
         self._coalition.recall(pages)

@@ -8,21 +8,21 @@ knows when an instruction first names a checkpoint: nothing reached it in betwee
 
 from typing import Protocol
 
-from link.worker_state import Pages
-from strategies.method import Mark
+from link.worker_state import StateDict
+from strategies.method import CheckpointEpoch
 
 
 class Memory(Protocol):
     """Something that can report what it knows, and go back to it."""
 
-    def remember(self) -> Pages:
+    def remember(self) -> StateDict:
         """Return all that is carried from round to round."""
 
-    def recall(self, pages: Pages) -> None:
+    def recall(self, pages: StateDict) -> None:
         """Know exactly that again."""
 
 
-class Trail:
+class Rollback:
     """The last few marks of one memory.
 
     Args:
@@ -31,11 +31,11 @@ class Trail:
 
     def __init__(self, kept: int) -> None:
         self._kept = kept
-        self._life: int | None = None
-        self._known: dict[int, Pages] = {}  # by the checkpoint's round, ascending
-        self._last: tuple[int, Pages] = 0, {}  # the round of the last instruction, and what was known before it
+        self._incarnation: int | None = None
+        self._known: dict[int, StateDict] = {}  # by the checkpoint's round, ascending
+        self._last: tuple[int, StateDict] = 0, {}  # the round of the last instruction, and what was known before it
 
-    def follow(self, mark: Mark | None, memory: Memory, round_: int) -> None:
+    def follow(self, epoch: CheckpointEpoch | None, memory: Memory, round_: int) -> None:
         """Take note of a mark, before the instruction that carries it is answered.
 
         Args:
@@ -43,13 +43,13 @@ class Trail:
             memory: what is kept, or taken back if the server is in another life than before.
             round_: of the instruction.
         """
-        if mark is None:
+        if epoch is None:
             return
-        if self._life is not None and mark.life != self._life:
-            self._go_back(mark.round, memory)
-        self._life = mark.life
-        if mark.round not in self._known:
-            self._known[mark.round] = memory.remember()
+        if self._incarnation is not None and epoch.incarnation != self._incarnation:
+            self._go_back(epoch.round, memory)
+        self._incarnation = epoch.incarnation
+        if epoch.round not in self._known:
+            self._known[epoch.round] = memory.remember()
             while len(self._known) > self._kept:
                 del self._known[min(self._known)]
         if self._last[0] != round_:  # several seats may share a memory

@@ -1,17 +1,17 @@
-"""Shadows: what honest workers would keep and send, recomputed by somebody else from data and seeds."""
+"""Simulated honest workers: what they would keep and send, recomputed by somebody else from data and seeds."""
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
 from experiment.opened import Experiment
-from link.worker_state import Page, Pages, page_state, state_pages, under
+from link.worker_state import Page, StateDict, state_from_dict, state_to_dict, under
 from strategies.method import HELD, STATELESS, Ask, Packet, StateLostError, Vector, WorkerState
 from strategies.randomness import Role, stream
 
 
 @dataclass
-class Shadow:
+class SimulatedWorker:
     """A worker as it would be if it had been honest all along, up to the latest round that was seen.
 
     Args:
@@ -27,7 +27,7 @@ class Shadow:
     packet: Packet | None = None
 
 
-class Shadows:
+class SimulatedWorkers:
     """The shadows of any workers, each followed round by round as far as its past is known.
 
     Args:
@@ -36,7 +36,7 @@ class Shadows:
     """
 
     def __init__(self, experiment: Experiment, sends: Callable[[int], bool]) -> None:
-        self.known: dict[tuple[int, bool], Shadow] = {}
+        self.known: dict[tuple[int, bool], SimulatedWorker] = {}
         """By worker and whether its labels are flipped."""
         self._experiment = experiment
         self._method = experiment.method
@@ -60,19 +60,19 @@ class Shadows:
         pages: dict[str, Page] = {}
         for (worker, flipped), shadow in self.known.items() if self._method.stateful else ():
             page = f"shadow/{worker}{'-' if flipped else ''}"
-            pages |= {f"{page}/{name}": value for name, value in state_pages(shadow.state).items()}
+            pages |= {f"{page}/{name}": value for name, value in state_to_dict(shadow.state).items()}
             pages[f"{page}/round"] = shadow.round
             if shadow.row is not None:
                 pages[f"{page}/row"] = shadow.row
         return pages
 
-    def recall(self, pages: Pages) -> None:
+    def recall(self, pages: StateDict) -> None:
         """Know the shadows that the pages hold, and no others."""
         self.known.clear()
         for name, page in under(pages, "shadow").items():
             round_: Any = page["round"]
             row: Any = page.get("row")
-            self.known[int(name.rstrip("-")), name.endswith("-")] = Shadow(round_, page_state(page), row)
+            self.known[int(name.rstrip("-")), name.endswith("-")] = SimulatedWorker(round_, state_from_dict(page), row)
 
     def keep_packets(self, workers: Container[int]) -> None:
         """Let go of the packets of all others: it has turned out that they are not sent."""
@@ -80,7 +80,7 @@ class Shadows:
             if worker not in workers:
                 shadow.packet = None
 
-    def follow(self, worker: int, ask: Ask, flipped: bool = False) -> Shadow:
+    def follow(self, worker: int, ask: Ask, flipped: bool = False) -> SimulatedWorker:
         """Return the shadow of a worker after this round; worked out once a round.
 
         Args:
@@ -91,14 +91,14 @@ class Shadows:
         Raises:
             StateLostError: its past is not known up to here.
         """
-        shadow = self.known.get((worker, flipped)) or Shadow()
+        shadow = self.known.get((worker, flipped)) or SimulatedWorker()
         if shadow.round != ask.round:
             oracle = self._experiment.problem.oracle(worker, flipped=flipped)
             rng = stream(self._seed, Role.WORKER, worker, ask.round)
             state, packet = self._method.reply(worker, shadow.state, ask, oracle, rng)
-            q = self._method.form(ask, worker).decompress(packet, self._dtype)
+            q = self._method.compressor_for(ask, worker).decompress(packet, self._dtype)
             row = self._method.absorb(ask.vectors.get(HELD, shadow.row), ask, q)
-            shadow = Shadow(ask.round, state, row, packet if self._sends(worker) else None)
+            shadow = SimulatedWorker(ask.round, state, row, packet if self._sends(worker) else None)
             self.known[worker, flipped] = shadow
         return shadow
 

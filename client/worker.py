@@ -7,9 +7,9 @@ is kept in the state of the node between messages: ``link.worker_state``.
 from typing import Protocol
 
 from attacks.faults import Faulty
-from client.rollback import Trail
+from client.rollback import Rollback
 from experiment.opened import Experiment
-from link.worker_state import Pages, page_state, state_pages
+from link.worker_state import StateDict, state_from_dict, state_to_dict
 from strategies.method import STATELESS, Ask, Packet
 from strategies.randomness import Role, stream
 
@@ -30,11 +30,11 @@ class Worker(Protocol):
     def answer(self, ask: Ask) -> Packet | Faulty | None:
         """Return the reply to an instruction; None to say nothing at all, Faulty if it is to go wrong on the way."""
 
-    def remember(self) -> Pages:
+    def remember(self) -> StateDict:
         """Return what the worker must know when it is asked again; nothing where it keeps nothing."""
 
-    def recall(self, pages: Pages) -> None:
-        """Know exactly what ``remember`` returned; nothing at all where there are no pages."""
+    def recall(self, pages: StateDict) -> None:
+        """Know exactly what ``remember`` returned; nothing at all where the state dict is empty."""
 
 
 class HonestWorker:
@@ -53,12 +53,12 @@ class HonestWorker:
         self._seed = experiment.config.federation.seed
         self._oracle = experiment.problem.oracle(index)
         self._state = STATELESS
-        self._trail = Trail(experiment.config.checkpoint.keep)
+        self._trail = Rollback(experiment.config.checkpoint.keep)
 
     def follow(self, ask: Ask) -> None:
         """Go back to the server's checkpoint, if the server has."""
         if self._method.stateful:
-            self._trail.follow(ask.mark, self, ask.round)
+            self._trail.follow(ask.epoch, self, ask.round)
 
     def answer(self, ask: Ask) -> Packet:
         """Return the honest reply.
@@ -72,10 +72,10 @@ class HonestWorker:
             self._state = state
         return packet
 
-    def remember(self) -> Pages:
+    def remember(self) -> StateDict:
         """Return the worker's state; nothing where the method keeps none."""
-        return state_pages(self._state) if self._method.stateful else {}
+        return state_to_dict(self._state) if self._method.stateful else {}
 
-    def recall(self, pages: Pages) -> None:
+    def recall(self, pages: StateDict) -> None:
         """Take up a state that was remembered."""
-        self._state = page_state(pages)
+        self._state = state_from_dict(pages)

@@ -36,7 +36,7 @@ def run_in_process(options: LocalOptions) -> None:
     experiment = open_config(options.config, options.data, options.config_dir)
     try_out(experiment)
     with RunFolder(options.out.absolute(), None) as folder:
-        run(experiment, folder, grid_of(experiment), options.monitoring, life=1)
+        run(experiment, folder, grid_of(experiment), options.monitoring, incarnation=1)
 
 
 def grid_of(experiment: Experiment) -> InProcessGrid:

@@ -43,7 +43,7 @@ def attackers(experiment: Experiment) -> Attacker | None:
         ask = Ask(round_, "full" if x_prev is None else "difference", vectors, cohort=told)
         packet = members[worker].answer(ask)
         form = Identity() if x_prev is None else config.compressor
-        if not isinstance(packet, Packet) or form.flaw(packet, x.size, x.dtype) is not None:
+        if not isinstance(packet, Packet) or form.validate(packet, x.size, x.dtype) is not None:
             return None
         return form.decompress(packet, x.dtype)
 

@@ -214,7 +214,7 @@ class Config(Section):
         yield from self.strategy.method.conflicts(dict(self.strategy), self.compressor)
         if self.attack is not None and f == 0:
             yield f'attack.kind = "{self.attack.kind}" with federation.byzantine = 0: nobody attacks; set byzantine'
-        elif self.attack is not None and (flaw := self.attack.flaw(n, f)) is not None:
+        elif self.attack is not None and (flaw := self.attack.validate(n, f)) is not None:
             yield f"[attack] {flaw}"
 
     @property
@@ -328,7 +328,7 @@ def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:
     except ValidationError as error:
         lines = [_explain_one(item, AttackUnion, "attack") for item in error.errors()]
         raise ConfigError("\n".join(lines)) from None
-    flaw = attack.flaw(config.federation.clients, config.federation.byzantine)
+    flaw = attack.validate(config.federation.clients, config.federation.byzantine)
     if flaw is not None:
         raise ConfigError(f"[attack] {flaw}")
     if attack.needs_cohort and not config.reveals_cohort:
@@ -340,7 +340,7 @@ def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:
 
 
 @dataclass(frozen=True)
-class TaskFacts:
+class ProblemConstants:
     """What a loaded task tells of itself; ``task`` in ``summary.json``, so that a report need not load it again.
 
     Args:
@@ -375,7 +375,7 @@ class TaskFacts:
             raise ValueError(f"no facts of a task: {data}")
         return cls(dim, dtype, samples, _maybe(data.get("smoothness")), _maybe(data.get("optimum")))
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return them as JSON has it."""
         return asdict(self) | {"dtype": self.dtype.name}
 
@@ -384,7 +384,7 @@ def _maybe(number: Any) -> float | None:
     return None if number is None else float(number)
 
 
-def resolve(config: Config, task: Problem | TaskFacts) -> ResolvedConfig:
+def resolve(config: Config, task: Problem | ProblemConstants) -> ResolvedConfig:
     """Fill in what only the loaded task knows, and check what depends on it.
 
     Raises:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment.config import Config, ResolvedConfig, resolve
-from experiment.config import TaskFacts as TaskFacts
+from experiment.config import ProblemConstants as ProblemConstants
 from experiment.opened import open_experiment, try_out
 from experiment.sections import MethodSection
 from foundation import units as words
@@ -38,14 +38,14 @@ def explain(config: Config, data_dir: Path | None, config_dir: Path | None, *, l
     if load:
         experiment = open_experiment(config.to_toml(), data_dir, config_dir)
         try_out(experiment)
-        config, facts = experiment.config, TaskFacts.of(experiment.problem)
+        config, facts = experiment.config, ProblemConstants.of(experiment.problem)
         task = _task(config, facts)
     for head, sentence in sentences(config, facts, task, given):
         yield f"{head:12} {sentence}"
 
 
 def sentences(
-    config: Config, task: TaskFacts | None, title: str | None = None, given: set[str] | None = None
+    config: Config, task: ProblemConstants | None, title: str | None = None, given: set[str] | None = None
 ) -> Iterator[tuple[str, str]]:
     """Yield what the config would do as (word, sentence); an empty word goes on with the one before it.
 
@@ -67,7 +67,7 @@ def sentences(
         yield "warning", warning
 
 
-def _on_task(config: Config, task: TaskFacts) -> Iterator[tuple[str, str]]:
+def _on_task(config: Config, task: ProblemConstants) -> Iterator[tuple[str, str]]:
     """Yield the sentences that need a task."""
     try:
         resolved = resolve(config, task)
@@ -81,7 +81,7 @@ def _on_task(config: Config, task: TaskFacts) -> Iterator[tuple[str, str]]:
     yield from _costs(plan, task)
 
 
-def _task(config: Config, problem: TaskFacts) -> str:
+def _task(config: Config, problem: ProblemConstants) -> str:
     parts = [f"{config.task.kind}: d = {problem.dim} ({problem.dtype.name}), m = {problem.samples} samples a client"]
     if problem.smoothness is not None:
         parts.append(f"L = {problem.smoothness:.6g}")
@@ -117,7 +117,7 @@ def _rule(config: Config) -> str:
     )
 
 
-def _compressor(config: Config, problem: TaskFacts) -> str:
+def _compressor(config: Config, problem: ProblemConstants) -> str:
     q, d = config.compressor, problem.dim
     layout = q.layout(d, problem.dtype)
     if q.unbiased:
@@ -131,7 +131,7 @@ def _compressor(config: Config, problem: TaskFacts) -> str:
     )
 
 
-def _clipping(config: ResolvedConfig, task: TaskFacts) -> Iterator[tuple[str, str]]:
+def _clipping(config: ResolvedConfig, task: ProblemConstants) -> Iterator[tuple[str, str]]:
     """Yield alpha beside what the theorems ask for."""
     written = config.method.written()
     if "clip" not in written:
@@ -187,7 +187,7 @@ def _majority(config: Config, size: int, rounds: float) -> str:
     )
 
 
-def _costs(plan: Sequence[RoundKind], problem: TaskFacts) -> Iterator[tuple[str, str]]:
+def _costs(plan: Sequence[RoundKind], problem: ProblemConstants) -> Iterator[tuple[str, str]]:
     """Tell what a round costs on average over the kinds of rounds, all sampled clients together."""
     d, dtype = problem.dim, problem.dtype
     up = down = floats_up = floats_down = gradients = 0.0

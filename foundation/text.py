@@ -66,8 +66,8 @@ def without_marks(raw: bytes) -> bytes:
     Raises:
         TextError: they are text in UTF-16 or UTF-32.
     """
-    for mark, name in _OTHERS.items():
-        if raw.startswith(mark):
+    for epoch, name in _OTHERS.items():
+        if raw.startswith(epoch):
             raise TextError(f"is text in {name}; {_SAVE}")
     if b"\0" in raw[:4096]:
         raise TextError(f"holds NUL bytes, so that it is no text, or text in UTF-16; {_SAVE}")

@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 from foundation.errors import WireError
 from foundation.text import one_line
 from link.wire import CONTROL_BYTES
-from strategies.method import ATTACK_FAILED, STALE, Ask, Compressor, Mark, Method, Packet, Rejected, Vector
+from strategies.method import ATTACK_FAILED, STALE, Ask, CheckpointEpoch, Compressor, Method, Packet, Rejected, Vector
 
 RAW = "raw.le"
 """Serialisation type of our arrays: the values as they lie in memory, little-endian."""
 
-INLINE_BYTES = 1 << 20
+INLINE_ARRAY_BYTES = 1 << 20
 """Up to this size a packet travels in a ConfigRecord: fewer objects on a SuperLink, fewer bytes on the link. A longer
 one travels as an array, which alone a SuperLink cuts into pieces."""
 
@@ -105,8 +105,8 @@ def write_ask(ask: Ask, extra: Mapping[str, Vector] = {}) -> RecordDict:  # neve
         config["seed"] = ask.seed
     if ask.cohort is not None:
         config["cohort"] = list(ask.cohort)
-    if ask.mark is not None:
-        config["mark"] = [ask.mark.life, ask.mark.round]
+    if ask.epoch is not None:
+        config["mark"] = [ask.epoch.incarnation, ask.epoch.round]
     if ask.probe:
         config["probe"] = True
     vectors = ArrayRecord({name: to_array(v) for name, v in {**ask.vectors, **extra}.items()})
@@ -127,7 +127,7 @@ def write_ask(ask: Ask, extra: Mapping[str, Vector] = {}) -> RecordDict:  # neve
 
 
 def read_ask(content: RecordDict) -> Ask:
-    """Return the ask of an instruction. A packet in it is not screened yet: ``Compressor.flaw`` does that.
+    """Return the ask of an instruction. A packet in it is not screened yet: ``Compressor.validate`` does that.
 
     Raises:
         WireError: it is not one of ours.
@@ -145,17 +145,17 @@ def read_ask(content: RecordDict) -> Ask:
         raise WireError("undecodable: the instruction's seed is no integer from 0 to 2^64 - 1")
     members = None if cohort is None else tuple(cohort)
     named = {name: from_array(a) for name, a in vectors.items()}
-    mark = _read_mark(config.get("mark"))
+    epoch = _read_mark(config.get("mark"))
     probe = bool(config.get("probe", False))
-    return Ask(round_, kind, named, seed=seed, packet=packet, cohort=members, mark=mark, probe=probe)  # type: ignore[arg-type]  # checked above
+    return Ask(round_, kind, named, seed=seed, packet=packet, cohort=members, epoch=epoch, probe=probe)  # type: ignore[arg-type]  # checked above
 
 
-def _read_mark(mark: object) -> Mark | None:
-    if mark is None:
+def _read_mark(epoch: object) -> CheckpointEpoch | None:
+    if epoch is None:
         return None
-    if not isinstance(mark, list) or len(mark) != 2 or not all(map(_is_int, mark)):
+    if not isinstance(epoch, list) or len(epoch) != 2 or not all(map(_is_int, epoch)):
         raise WireError("undecodable: the instruction's mark is not two integers")
-    return Mark(*mark)
+    return CheckpointEpoch(*epoch)
 
 
 def _read_broadcast(config: ConfigRecord, arrays: ArrayRecord) -> Packet:
@@ -180,7 +180,7 @@ def write_packet(packet: Packet, ask: Ask) -> RecordDict:
     if packet.scale is not None:
         parts.append(_SCALE.pack(packet.scale))
     data = b"".join((*parts, _label(packet, ask.round)))
-    if len(data) <= INLINE_BYTES:
+    if len(data) <= INLINE_ARRAY_BYTES:
         return RecordDict({"p": ConfigRecord({"": data})})
     return RecordDict({"p": ArrayRecord({"": Array("uint8", (len(data),), RAW, data)})})
 
@@ -246,7 +246,7 @@ def _read_packet(content: RecordDict, ask: Ask, form: Compressor, like: Vector) 
     seed = _SEED.unpack_from(data, at)[0] if layout.seed else None
     scale = _SCALE.unpack_from(data, at + 8 * layout.seed)[0] if layout.scale else None
     packet = Packet(kind, like.size, values, seed, scale, marks, version)
-    flaw = form.flaw(packet, like.size, like.dtype)
+    flaw = form.validate(packet, like.size, like.dtype)
     return packet if flaw is None else Rejected(one_line(flaw, _MOST))
 
 
@@ -284,7 +284,7 @@ def reply_bound(content: RecordDict, method: Method, dim: int, dtype: np.dtype[A
         ask = read_ask(content)
     except WireError:
         return max_reply_bytes(dim, dtype)
-    return method.form(ask, 0).layout(dim, dtype).nbytes + CONTROL_BYTES
+    return method.compressor_for(ask, 0).layout(dim, dtype).nbytes + CONTROL_BYTES
 
 
 def _from_array(array: Array, dtypes: Mapping[str, np.dtype[Any]]) -> NDArray[Any]:

@@ -24,7 +24,7 @@ from foundation.errors import OtherTask, Refused, ServerGone, WireError
 from link import link_pb2 as pb
 from link import loop, replies
 from link.address import Address
-from link.identity.certificates import Role
+from link.identity.certificates import CertificateRole
 from link.identity.tls import Identity, channel_credentials, what_is_wrong
 from link.memory import keep_buffers
 from link.proxy import Route, route_to
@@ -261,7 +261,7 @@ class _Node:
                 return f"the server sent nonsense: {error.reason}"
             except grpc.aio.AioRpcError as error:
                 details = str(error.details())
-                return terms.route.told(details if self._welcomed else await self._explain(details))
+                return terms.route.to_dict(details if self._welcomed else await self._explain(details))
             except asyncio.CancelledError:
                 if not stop.is_set():
                     raise
@@ -279,7 +279,7 @@ class _Node:
             ConfigError: our own certificate has expired.
         """
         if self._identity is not None:
-            self._identity.check(Role.CLIENT)
+            self._identity.check(CertificateRole.CLIENT)
         if details != self._failure[0]:
             finding = await what_is_wrong(self._terms.address, self._identity, self._terms.route)
             if finding is None:

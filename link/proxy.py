@@ -42,7 +42,7 @@ class Route:
         """Channel options that make gRPC take this route."""
         return () if self.proxy else _DIRECT
 
-    def told(self, failure: str) -> str:
+    def to_dict(self, failure: str) -> str:
         """Return why a connection failed, with the route if the environment decides it."""
         if self.proxy:
             return (

@@ -14,7 +14,7 @@ from foundation.errors import ConfigError, Refused, ServerGone
 from foundation.text import one_line
 from link import link_pb2 as pb
 from link.address import Address
-from link.identity.certificates import Role
+from link.identity.certificates import CertificateRole
 from link.identity.tls import Identity, channel_credentials, what_is_wrong
 from link.proxy import Route, route_to
 from link.watchers import WATCH
@@ -136,18 +136,18 @@ def _explained(
         Refused: there would not be one later either.
         ConfigError: our own certificate has expired.
     """
-    code, details = error.code(), route.told(one_line(error.details() or "the stream broke"))
+    code, details = error.code(), route.to_dict(one_line(error.details() or "the stream broke"))
     if code is grpc.StatusCode.UNIMPLEMENTED:
         raise Refused(f"{address}: is no Breakwater server, or one too old to be watched") from None
     if known:
         return details, ""
     if identity is not None:
-        identity.check(Role.CLIENT)
+        identity.check(CertificateRole.CLIENT)
     if route.proxy:  # a look of ours would go another way
         return details, ""
     try:
         socket.create_connection((address.host, address.port), _LOOK_S).close()
     except (OSError, UnicodeError) as failure:
-        return route.told(str(getattr(failure, "strerror", None) or failure)), ""
+        return route.to_dict(str(getattr(failure, "strerror", None) or failure)), ""
     finding = asyncio.run(what_is_wrong(address, identity, route))
     return details, finding or f"whoever listens there is no Breakwater server ({details})"

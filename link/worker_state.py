@@ -20,13 +20,13 @@ from strategies.method import STATELESS, WorkerState
 
 Page = int | float | str | NDArray[Any]
 """One thing worth remembering; an array has one dimension."""
-Pages = Mapping[str, Page]
+StateDict = Mapping[str, Page]
 """What a worker remembers, by name."""
 
 _VALUES, _ARRAYS, _REPLY = "memory values", "memory arrays", "reply"
 
 
-def write(state: RecordDict, pages: Pages) -> None:
+def write(state: RecordDict, pages: StateDict) -> None:
     """Put what a worker remembers into a state, in place of what was there."""
     arrays = {name: page for name, page in pages.items() if isinstance(page, np.ndarray)}
     values = {name: page for name, page in pages.items() if not isinstance(page, np.ndarray)}
@@ -42,7 +42,7 @@ def read(state: RecordDict) -> dict[str, Page]:
     return pages | {name: codec.any_array(array) for name, array in state.array_records[_ARRAYS].items()}
 
 
-def under(pages: Pages, heading: str) -> dict[str, dict[str, Page]]:
+def under(pages: StateDict, heading: str) -> dict[str, dict[str, Page]]:
     """Return the pages named ``heading/key/rest``, by key and rest; pages ``heading/key`` have the rest ``""``."""
     found: dict[str, dict[str, Page]] = {}
     for name, page in pages.items():
@@ -53,12 +53,12 @@ def under(pages: Pages, heading: str) -> dict[str, dict[str, Page]]:
     return found
 
 
-def state_pages(state: WorkerState) -> dict[str, Page]:
+def state_to_dict(state: WorkerState) -> dict[str, Page]:
     """Return a worker's state as pages."""
     return {"version": state.version, **{f"vectors/{name}": v for name, v in state.vectors.items()}}
 
 
-def page_state(pages: Pages) -> WorkerState:
+def state_from_dict(pages: StateDict) -> WorkerState:
     """Return the state that the pages hold; that of a worker that keeps nothing where they hold none."""
     version: Any = pages.get("version", 0)
     vectors: Any = {name: page[""] for name, page in under(pages, "vectors").items()}

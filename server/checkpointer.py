@@ -10,7 +10,7 @@ from experiment.opened import Experiment
 from link.transport import Transport
 from server.run_folder.checkpoints import Checkpoint, Checkpoints, digest_of, of_state
 from server.run_folder.writer import RunFolder
-from strategies.method import Mark
+from strategies.method import CheckpointEpoch
 from strategies.strategy import RobustStrategy
 
 _SHARE = 0.02
@@ -19,7 +19,7 @@ _SHORTEST_S = 1.0
 """Seconds between two of them at least, in that case."""
 
 
-class Books:
+class Checkpointer:
     """The checkpoints of one run.
 
     Args:
@@ -36,12 +36,12 @@ class Books:
         experiment: Experiment,
         folder: RunFolder,
         point: tuple[Checkpoint, Any] | None,
-        life: int,
+        incarnation: int,
         console: Console,
     ) -> None:
         self.experiment = experiment
         self.folder = folder
-        self.life = life
+        self.incarnation = incarnation
         self.console = console
         self.state: Any = None
         """The state to go on with; None for a new run."""
@@ -83,5 +83,5 @@ class Books:
                 self._saved = checkpoint.round
             self._written = time.monotonic()
             self._took_s = self._written - began
-        if self.life and self._saved >= 0:
-            strategy.mark = Mark(self.life, self._saved)
+        if self.incarnation and self._saved >= 0:
+            strategy.epoch = CheckpointEpoch(self.incarnation, self._saved)

@@ -16,7 +16,7 @@ from server.link import open_link
 from server.monitor.exporters import Monitoring
 from server.run import console_for, load_loops, run
 from server.run_folder.checkpoints import resumed
-from server.run_folder.manifest import RunCard
+from server.run_folder.manifest import RunManifest
 from server.run_folder.writer import Claim, RunFolder
 from strategies.strategy import StalledError
 
@@ -53,13 +53,13 @@ class ServerOptions:
     lists: Path | None = None
     monitoring: Monitoring = field(default_factory=Monitoring)
     own: bool = False
-    card: RunCard | None = None
+    manifest: RunManifest | None = None
 
     @classmethod
     def of_run(
         cls,
         folder: Path,
-        card: RunCard,
+        manifest: RunManifest,
         config: Config,
         *,
         listen: str | None,
@@ -83,14 +83,14 @@ class ServerOptions:
         """
         return cls(
             config=config,
-            listen=listen or card.listen,
+            listen=listen or manifest.listen,
             out=folder,
-            data=data or (Path(card.data) if card.data else None),
-            config_dir=Path(card.config_dir) if card.config_dir else None,
-            tls=tls or (Path(card.tls) if card.tls else None),
-            lists=lists or (Path(card.lists) if card.lists else None),
+            data=data or (Path(manifest.data) if manifest.data else None),
+            config_dir=Path(manifest.config_dir) if manifest.config_dir else None,
+            tls=tls or (Path(manifest.tls) if manifest.tls else None),
+            lists=lists or (Path(manifest.lists) if manifest.lists else None),
             monitoring=monitoring or Monitoring(),
-            card=card.next_life(),
+            manifest=manifest.restarted(),
         )
 
 
@@ -106,7 +106,7 @@ def serve(options: ServerOptions, on_listening: Callable[[str], None] | None = N
             address cannot be bound, or the run folder cannot be used; one line.
         RunEndedError: too few clients came or answered.
     """
-    with Claim(options.out.absolute(), goes_on=options.card is not None) as claim:
+    with Claim(options.out.absolute(), goes_on=options.manifest is not None) as claim:
         _serve(options, on_listening, claim)
 
 
@@ -121,19 +121,19 @@ def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None, c
     try_out(experiment)
     # Before anybody joins: clients on the same machine then find on disk what they would all compile at once.
     load_loops(experiment, console_for(options.monitoring))
-    card = options.card
-    run_id = secrets.randbits(62) + 2 if card is None else card.run_id
-    point = None if card is None else resumed(out, experiment)
+    manifest = options.manifest
+    run_id = secrets.randbits(62) + 2 if manifest is None else manifest.run_id
+    point = None if manifest is None else resumed(out, experiment)
     grid = open_link(experiment, run_id, credentials, access, {} if point is None else point[0].seats)
     address = grid.listen(options.listen)
     log.info("run %d listens on %s", run_id, address, extra={"run_id": run_id})
-    card = RunCard(
+    manifest = RunManifest(
         run_id=run_id,
         listen=address,
         data=None if options.data is None else str(options.data),
         config_dir=None if options.config_dir is None else str(options.config_dir),
         tls=None if options.tls is None else str(options.tls.absolute()),
-        lives=1 if card is None else card.lives,
+        starts=1 if manifest is None else manifest.starts,
         lists=None if options.lists is None else str(options.lists.absolute()),
     )
     if credentials is None and not options.own:
@@ -142,9 +142,9 @@ def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None, c
         on_listening(address)
     reason, final = "the server stopped before the end of the run", True
     try:
-        card.write(options.out, experiment.config.to_toml())
+        manifest.write(options.out, experiment.config.to_toml())
         with RunFolder(out, point[0] if point else None, claim) as folder:
-            run(experiment, folder, grid, options.monitoring, point=point, life=card.lives)
+            run(experiment, folder, grid, options.monitoring, point=point, incarnation=manifest.starts)
         reason = "the run is over"
     except StalledError:
         reason = "the run stalled: too few clients answered"

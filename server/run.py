@@ -11,13 +11,13 @@ from rich.console import Console
 
 from experiment.code import Code
 from experiment.compiled import LONG_S, prepare
-from experiment.explain import TaskFacts, title
+from experiment.explain import ProblemConstants, title
 from experiment.opened import Experiment
 from experiment.sections import Federation
 from foundation.signals import done, held
 from link import codec
 from link.transport import Transport
-from server.checkpointer import Books
+from server.checkpointer import Checkpointer
 from server.monitor.exporters import Monitoring
 from server.monitor.observers import Observers, watched
 from server.monitor.plot import draw
@@ -59,7 +59,7 @@ def run(
     monitoring: Monitoring,
     *,
     point: Point | None = None,
-    life: int = 0,
+    incarnation: int = 0,
 ) -> None:
     """Wait for clients, run all rounds, leave the results in the folder.
 
@@ -79,31 +79,35 @@ def run(
     federation, rounds = config.federation, config.strategy.rounds
     console = console_for(monitoring)
     load_loops(experiment, console)
-    books = Books(experiment, folder, point, life, console)
-    over = books.state is not None and books.state.round > rounds  # only its results are still to be written
+    checkpointer = Checkpointer(experiment, folder, point, incarnation, console)
+    over = (
+        checkpointer.state is not None and checkpointer.state.round > rounds
+    )  # only its results are still to be written
     status, joined_s, strategy = "interrupted", 0.0, None
     stalled: StalledError | None = None
     measured: Evaluation | None = None  # of the model that is left, where it is not the last one
     with watched(transport, config, folder.path, folder.rounds, monitoring, console) as observers:
         try:
-            joined_s = 0.0 if over else _gather(transport, federation, books)
+            joined_s = 0.0 if over else _gather(transport, federation, checkpointer)
             x0 = problem.initial()
             start = problem.evaluate(x0)
             folder.begin(config, start, *beside(problem))
-            observers.start(start if books.state is None else problem.evaluate(books.state.x), folder.rounds)
+            observers.start(
+                start if checkpointer.state is None else problem.evaluate(checkpointer.state.x), folder.rounds
+            )
             strategy = _strategy(experiment, transport, observers)
-            strategy.on_round = _on_round(strategy, transport, books, observers)
-            strategy.state = books.state if books.state is not None else experiment.method.start(x0)
-            books.keep(transport, strategy)
+            strategy.on_round = _on_round(strategy, transport, checkpointer, observers)
+            strategy.state = checkpointer.state if checkpointer.state is not None else experiment.method.start(x0)
+            checkpointer.keep(transport, strategy)
             strategy.start(transport, codec.to_arrays(x0), num_rounds=rounds)
             status = "diverged" if strategy.last and strategy.last.diverged else "finished"
         except StalledError as error:
             status, stalled, measured = "stalled", error, problem.evaluate(error.model)
         finally:
             with held():  # a signal may come at any time, and again
-                state = books.state if strategy is None else strategy.state
+                state = checkpointer.state if strategy is None else strategy.state
                 if strategy is not None and status != "diverged":
-                    books.keep(transport, strategy)
+                    checkpointer.keep(transport, strategy)
                 summary = folder.finish(
                     status=status,
                     seed=federation.seed,
@@ -111,7 +115,7 @@ def run(
                     model=stalled.model if stalled is not None else None if state is None else state.x,
                     evaluation=measured,
                     stall=None if stalled is None else stalled.to_dict(),
-                    lives=life or 1,
+                    starts=incarnation or 1,
                     patience_s=federation.join_timeout_s if status == "finished" else 0.0,
                     task=_facts(experiment),
                     code=_other_code(experiment, transport),
@@ -157,18 +161,18 @@ def _strategy(experiment: Experiment, transport: Transport, observers: Observers
 
 
 def _on_round(
-    strategy: RobustStrategy, transport: Transport, books: Books, observers: Observers
+    strategy: RobustStrategy, transport: Transport, checkpointer: Checkpointer, observers: Observers
 ) -> Callable[[RoundRecord], None]:
     """Return what writes down a round that has ended."""
 
     def on_round(record: RoundRecord) -> None:
         with held():  # a round is written whole, or not at all
-            books.folder.add(record)
+            checkpointer.folder.add(record)
             if record.evaluation is not None and strategy.state is not None:
-                books.folder.save(strategy.state.x)
+                checkpointer.folder.save(strategy.state.x)
             observers.add(record)
-            if not record.diverged and books.due(record.round):
-                books.keep(transport, strategy)
+            if not record.diverged and checkpointer.due(record.round):
+                checkpointer.keep(transport, strategy)
 
     return on_round
 
@@ -182,7 +186,7 @@ def beside(problem: Problem) -> tuple[Mapping[str, Any], str]:
 def _facts(experiment: Experiment) -> dict[str, Any] | None:
     """Return what the summary says of the task; None where a custom task cannot say it."""
     try:
-        return TaskFacts.of(experiment.problem).told()
+        return ProblemConstants.of(experiment.problem).to_dict()
     except Exception as error:  # whatever the user's code raises is no reason to lose the results
         log.warning("the task does not report its L or f*: %r", error)
         return None
@@ -204,7 +208,7 @@ def _report(out: Path) -> None:
         log.error("%s: cannot be made: %s", out / REPORT, error)
 
 
-def _gather(transport: Transport, federation: Federation, books: Books) -> float:
+def _gather(transport: Transport, federation: Federation, checkpointer: Checkpointer) -> float:
     """Wait for the clients; return the seconds that it took.
 
     A resumed run waits for as many clients as it had. Those that have not come back in time are missing from then on,
@@ -216,8 +220,8 @@ def _gather(transport: Transport, federation: Federation, books: Books) -> float
     began = time.monotonic()
     wanted = federation.start_with or federation.clients
     least = wanted
-    if books.present:
-        wanted, least = books.present, 1
+    if checkpointer.present:
+        wanted, least = checkpointer.present, 1
     log.info("waiting for %d clients, for up to %g s", wanted, federation.join_timeout_s)
     ready = transport.wait(wanted, federation.join_timeout_s)
     if ready < least:
@@ -229,5 +233,5 @@ def _gather(transport: Transport, federation: Federation, books: Books) -> float
     if ready < wanted:
         log.warning("%d of %d previous clients reconnected; continuing", ready, wanted)
     joined_s = time.monotonic() - began
-    books.console.print(f"{ready} of {federation.clients} clients joined in {joined_s:.1f} s", highlight=False)
+    checkpointer.console.print(f"{ready} of {federation.clients} clients joined in {joined_s:.1f} s", highlight=False)
     return joined_s

@@ -102,11 +102,11 @@ class Estimates(Stateful, ABC, Generic[StateT]):
             return {}
         return {HELD: state.estimates.get(i, state.g)}
 
-    def form(self, ask: Ask, i: int) -> Compressor:
+    def compressor_for(self, ask: Ask, i: int) -> Compressor:
         """Return the compressor of changes; the first gradients travel uncompressed."""
         return Identity() if ask.kind == START else self.compressor.of_round(ask.seed, i)
 
-    def knows(self, state: StateT, i: int, version: int) -> bool:
+    def accepts_version(self, state: StateT, i: int, version: int) -> bool:
         """Return whether the reply builds on the round before; the first gradients build on nothing."""
         return version == (0 if state.g is None else state.round - 1)
 
@@ -134,7 +134,7 @@ class Estimates(Stateful, ABC, Generic[StateT]):
 
     def send(self, i: int, ask: Ask, g: Vector, change: Vector, rng: np.random.Generator) -> tuple[Vector, Packet]:
         """Compress a change of g_i; return the new g_i, as the server will have it, and the packet."""
-        form = self.form(ask, i)
+        form = self.compressor_for(ask, i)
         packet = form.compress(change, rng)
         # The worker adds what the server will read, in the same way, so that both get the same bits.
         return self.absorb(g, ask, form.decompress(packet, g.dtype)), replace(packet, version=ask.round - 1)

@@ -45,4 +45,4 @@ class LocalSGD(Descent):
     ) -> tuple[WorkerState, Packet]:
         """Take H local steps from x^k and send Q of their mean gradient."""
         v = local_gradient(oracle, ask.vectors["x"], self.batch, self.local_steps, self.local_gamma, rng)
-        return mine, self.form(ask, i).compress(v, rng)
+        return mine, self.compressor_for(ask, i).compress(v, rng)

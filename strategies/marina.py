@@ -138,7 +138,7 @@ class Marina(Method, ABC):
         """Return what the workers of a difference round are sent, by name: x^k and x^{k-1}."""
         return {"x": x, "x_prev": x_prev}
 
-    def form(self, ask: Ask, i: int) -> Compressor:
+    def compressor_for(self, ask: Ask, i: int) -> Compressor:
         """Return Q for differences; full gradients travel uncompressed."""
         return self.compressor.of_round(ask.seed, i) if ask.kind == DIFFERENCE else Identity()
 
@@ -150,9 +150,9 @@ class Marina(Method, ABC):
         """Send grad f_i(x^k), or Q(Delta_i(x^k, x^{k-1})) on one minibatch."""
         x = self.model(mine, ask)
         if ask.kind == FULL:
-            return mine, self.form(ask, i).compress(gradient(oracle, x, self.full_batch, rng), rng)
+            return mine, self.compressor_for(ask, i).compress(gradient(oracle, x, self.full_batch, rng), rng)
         new, old = oracle.minibatch_gradients([x, ask.vectors["x_prev"]], self.batch, rng)
-        return mine, self.form(ask, i).compress(new - old, rng)
+        return mine, self.compressor_for(ask, i).compress(new - old, rng)
 
     # --- server: g^k, then x^{k+1} = x^k - gamma g^k -----------------------------------------------------------------
 

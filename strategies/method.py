@@ -31,8 +31,8 @@ from strategies.hyperparameters import Cohort, Constants, Key, StepSize, Written
 from strategies.operators import Aggregator as Aggregator
 from strategies.operators import Combined as Combined
 from strategies.operators import Compressor as Compressor
-from strategies.operators import Layout as Layout
 from strategies.operators import Packet as Packet
+from strategies.operators import PacketLayout as PacketLayout
 from strategies.operators import Rows as Rows
 from strategies.operators import Vector as Vector
 from strategies.operators import Weights as Weights
@@ -65,7 +65,7 @@ class Rejected:
 
 
 @dataclass(frozen=True)
-class Mark:
+class CheckpointEpoch:
     """Where the server would go on if it were killed now.
 
     Args:
@@ -74,7 +74,7 @@ class Mark:
         round: of its newest checkpoint.
     """
 
-    life: int
+    incarnation: int
     round: int
 
 
@@ -103,7 +103,7 @@ class Ask:
     seed: int | None = None
     packet: Packet | None = None
     cohort: tuple[int, ...] | None = None
-    mark: Mark | None = None
+    epoch: CheckpointEpoch | None = None
     probe: bool = False
 
 
@@ -249,7 +249,7 @@ class Method(ABC):
     def ask(self, state: Any, rng: np.random.Generator) -> Ask:
         """Open the round ``state.round``."""
 
-    def form(self, ask: Ask, i: int) -> Compressor:
+    def compressor_for(self, ask: Ask, i: int) -> Compressor:
         """Return the compressor whose packets worker i answers this ask with."""
         return self.compressor.of_round(ask.seed, i)
 
@@ -296,7 +296,7 @@ class Method(ABC):
         """Return what worker i must be sent beside the ask because it may be behind."""
         return {}
 
-    def knows(self, state: Any, i: int, version: int) -> bool:
+    def accepts_version(self, state: Any, i: int, version: int) -> bool:
         """Return whether a reply of worker i that builds on this version of its state can be used."""
         return version == 0
 
@@ -319,7 +319,7 @@ class Method(ABC):
         """Return how a config writes each hyper-parameter, by field."""
         hints = get_type_hints(cls, include_extras=True)
         marks = {each.name: getattr(hints[each.name], "__metadata__", ()) for each in fields(cls)}
-        keys = {name: next((mark for mark in of if isinstance(mark, Key)), Key()) for name, of in marks.items()}
+        keys = {name: next((epoch for epoch in of if isinstance(epoch, Key)), Key()) for name, of in marks.items()}
         return {name: key for name, key in keys.items() if name not in _SURROUNDINGS}
 
     @classmethod

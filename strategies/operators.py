@@ -43,7 +43,7 @@ class Packet:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PacketLayout:
     """The exact size and form of a compressor's packets for vectors of one length and type.
 
     Args:
@@ -93,9 +93,9 @@ class Compressor(Protocol):
         """Return the packet of Q(v)."""
 
     def decompress(self, packet: Packet, dtype: np.dtype[Any]) -> Vector:
-        """Return Q(v), shape (d,), of that type. The packet must have passed ``flaw``."""
+        """Return Q(v), shape (d,), of that type. The packet must have passed ``validate``."""
 
-    def flaw(self, packet: Packet, dim: int, dtype: np.dtype[Any]) -> str | None:
+    def validate(self, packet: Packet, dim: int, dtype: np.dtype[Any]) -> str | None:
         """Return why this packet is not one of this compressor for a vector of that length and type; None if it is."""
 
     def forge(self, target: Vector, rng: np.random.Generator) -> Packet:
@@ -104,7 +104,7 @@ class Compressor(Protocol):
     def opposite(self, packet: Packet) -> Packet:
         """Return the packet that reads as minus this one."""
 
-    def layout(self, dim: int, dtype: np.dtype[Any]) -> Layout:
+    def layout(self, dim: int, dtype: np.dtype[Any]) -> PacketLayout:
         """Return what a packet of a vector of that length and type holds.
 
         Raises:

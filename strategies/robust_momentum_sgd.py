@@ -52,9 +52,9 @@ class RobustMomentumSGD(Descent, Stateful):
             m, version = ask.vectors[MOMENTUM], ask.round - 1
         g = gradient(oracle, ask.vectors["x"], self.batch, rng)
         m = g if m is None else self.beta * m + (1 - self.beta) * g
-        packet = self.form(ask, i).compress(m, rng)
+        packet = self.compressor_for(ask, i).compress(m, rng)
         return WorkerState(ask.round, {MOMENTUM: m}), replace(packet, version=version)
 
-    def knows(self, state: DescentState, i: int, version: int) -> bool:
+    def accepts_version(self, state: DescentState, i: int, version: int) -> bool:
         """Return whether the reply knows of the worker's last one that counted."""
         return version >= state.counted.get(i, 0)

@@ -29,4 +29,4 @@ class RobustSGD(Descent):
     ) -> tuple[WorkerState, Packet]:
         """Send Q(g_i), the full or a minibatch gradient at x^k."""
         g = gradient(oracle, ask.vectors["x"], self.batch, rng)
-        return mine, self.form(ask, i).compress(g, rng)
+        return mine, self.compressor_for(ask, i).compress(g, rng)

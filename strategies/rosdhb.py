@@ -59,7 +59,7 @@ class RoSDHB(Descent, Stateful):
         self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: np.random.Generator
     ) -> tuple[WorkerState, Packet]:
         """Send the masked values of g_i."""
-        return mine, self.form(ask, i).compress(self.local(oracle, ask.vectors["x"], rng), rng)
+        return mine, self.compressor_for(ask, i).compress(self.local(oracle, ask.vectors["x"], rng), rng)
 
     def local(self, oracle: Oracle, x: Vector, rng: np.random.Generator) -> Vector:
         """Return g_i, the full or a minibatch gradient."""

@@ -25,7 +25,18 @@ from strategies.cohorts import quorum_of, sample
 from strategies.deadline import LearntDeadline
 from strategies.evidence import Evidence
 from strategies.hold import NoClientsError, NoReplyCountsError, Probe, StalledError, Watch
-from strategies.method import STALE, Ask, Compressor, Evaluation, Mark, Method, Packet, Rejected, State, Vector
+from strategies.method import (
+    STALE,
+    Ask,
+    CheckpointEpoch,
+    Compressor,
+    Evaluation,
+    Method,
+    Packet,
+    Rejected,
+    State,
+    Vector,
+)
 from strategies.progress import STALL_ROUNDS
 from strategies.randomness import Role, stream
 from strategies.roster import Roster
@@ -196,7 +207,7 @@ class RobustStrategy(Strategy):
         self.learnt = deadline_s if isinstance(deadline_s, LearntDeadline) else None
         self.deadline_s = deadline_s.first_s if isinstance(deadline_s, LearntDeadline) else deadline_s
         self.quorum = quorum
-        self.mark: Mark | None = None  # of the server's newest checkpoint, where it keeps any
+        self.epoch: CheckpointEpoch | None = None  # of the server's newest checkpoint, where it keeps any
         self.idle_timeout_s = idle_timeout_s
         self.reveal_cohort = reveal_cohort
         self.evaluate = evaluate
@@ -236,7 +247,7 @@ class RobustStrategy(Strategy):
 
     def _opened(self, ask: Ask, workers: list[int], nodes: Mapping[int, int]) -> _Open:
         """Write one instruction for these workers, and for those that are behind one of their own."""
-        sent = replace(ask, cohort=ask.cohort if self.reveal_cohort else None, mark=self.mark)
+        sent = replace(ask, cohort=ask.cohort if self.reveal_cohort else None, epoch=self.epoch)
         content = self.codec.write_ask(sent)  # one object for all: a Grid may serialise it once
         messages, resynced = [], []
         for worker in workers:
@@ -272,7 +283,7 @@ class RobustStrategy(Strategy):
         for worker in opened.cohort:
             verdict = verdicts[worker]
             if isinstance(verdict, Packet):
-                rows[worker] = self.method.form(ask, worker).decompress(verdict, before.x.dtype)
+                rows[worker] = self.method.compressor_for(ask, worker).decompress(verdict, before.x.dtype)
             else:
                 name = self.roster.name(worker)
                 rejected.append((name, verdict.reason))
@@ -351,10 +362,10 @@ class RobustStrategy(Strategy):
 
     def _screen(self, worker: int, message: Message, ask: Ask) -> Packet | Rejected:
         state: State = self.state
-        verdict = self.codec.read_reply(message, ask, self.method.form(ask, worker), state.x)
+        verdict = self.codec.read_reply(message, ask, self.method.compressor_for(ask, worker), state.x)
         if ask.probe:  # it changes no state, so it may build on any
             return verdict
-        if isinstance(verdict, Packet) and not self.method.knows(state, worker, verdict.version):
+        if isinstance(verdict, Packet) and not self.method.accepts_version(state, worker, verdict.version):
             return Rejected(f"{STALE}: the reply builds on version {verdict.version}, which is not this round's")
         return verdict
 

@@ -4,7 +4,7 @@ A Byzantine row may be 1e30 long, or hold the largest float there is, beside hon
 neither overflow on the large rows nor lose the small ones, sum in float64 whatever they are given, and never call BLAS,
 whose result may depend on the number of threads: a run must be the same bit for bit in every process.
 
-Everything expects finite input (a compressor's ``flaw`` has seen to that) and modifies none of it.
+Everything expects finite input (a compressor's ``validate`` has seen to that) and modifies none of it.
 """
 
 from collections.abc import Iterator

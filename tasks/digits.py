@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from strategies.method import Evaluation, Vector
 from strategies.randomness import Role, stream
 from tasks.contract import Setting, check_l2_and_dtype
-from tasks.network import Labels, Matrix, Network, NetworkOracle
+from tasks.network import Inputs, Labels, Network, NetworkOracle
 from tasks.partition import Indices, Partitioned, check_partition, split
 from tasks.threads import one_thread
 
@@ -82,7 +82,7 @@ class DigitsTask:
         )
 
 
-def read_digits() -> tuple[Matrix, Labels]:
+def read_digits() -> tuple[Inputs, Labels]:
     """Return the images, shape (1797, 64), pixels 0 .. 16, and what they show, shape (1797,).
 
     scikit-learn's own reader is called only where its file is not found: to import the package takes 2.5 s of a core,
@@ -131,7 +131,7 @@ class DigitsProblem(Partitioned[NetworkOracle]):
         *,
         x0: Vector,
         network: Network,
-        train: tuple[Matrix, Labels],
+        train: tuple[Inputs, Labels],
         test: NetworkOracle,
         parts: Sequence[Indices],
         honest: int,

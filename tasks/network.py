@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from strategies.method import Vector
 from tasks.partition import draw
 
-Matrix = NDArray[np.floating]
+Inputs = NDArray[np.floating]
 Labels = NDArray[np.int64]
 
 
@@ -36,7 +36,7 @@ class Network:
         """The number of parameters, d."""
         return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(self.sizes))
 
-    def layers(self, x: Vector) -> list[tuple[Matrix, Vector]]:
+    def layers(self, x: Vector) -> list[tuple[Inputs, Vector]]:
         """Return (W_k, b_k) of every layer as views of x."""
         views, at = [], 0
         for fan_in, fan_out in pairwise(self.sizes):
@@ -54,12 +54,12 @@ class Network:
         return x
 
     @np.errstate(over="ignore", invalid="ignore")
-    def scores(self, x: Vector, inputs: Matrix) -> Matrix:
+    def scores(self, x: Vector, inputs: Inputs) -> Inputs:
         """Return each sample's score of each class, shape (m, classes); ``inputs`` has shape (m, s_0)."""
         return self._forward(self.layers(x), inputs)[-1]
 
     @np.errstate(over="ignore", invalid="ignore")
-    def losses(self, x: Vector, inputs: Matrix, labels: Labels) -> Vector:
+    def losses(self, x: Vector, inputs: Inputs, labels: Labels) -> Vector:
         """Return each sample's cross-entropy -log softmax(scores)[label], shape (m,)."""
         scores = self.scores(x, inputs)
         scores = scores - scores.max(axis=1, keepdims=True)
@@ -67,7 +67,7 @@ class Network:
         return losses
 
     @np.errstate(over="ignore", invalid="ignore")
-    def gradient(self, x: Vector, inputs: Matrix, labels: Labels) -> Vector:
+    def gradient(self, x: Vector, inputs: Inputs, labels: Labels) -> Vector:
         """Return the gradient of the mean cross-entropy, shape (d,), a fresh array with the dtype of x."""
         layers = self.layers(x)
         activations = self._forward(layers, inputs)
@@ -90,7 +90,7 @@ class Network:
         return gradient
 
     @staticmethod
-    def _forward(layers: Sequence[tuple[Matrix, Vector]], inputs: Matrix) -> list[Matrix]:
+    def _forward(layers: Sequence[tuple[Inputs, Vector]], inputs: Inputs) -> list[Inputs]:
         """Return what goes into each layer, and the scores."""
         activations = [inputs]
         for k, (weight, offset) in enumerate(layers):
@@ -114,7 +114,7 @@ class NetworkOracle:
     """
 
     network: Network
-    inputs: Matrix
+    inputs: Inputs
     labels: Labels
     l2: float
 
@@ -144,7 +144,7 @@ class NetworkOracle:
         return float(np.mean(self.network.scores(x, self.inputs).argmax(axis=1) == self.labels))
 
     @np.errstate(over="ignore", invalid="ignore")
-    def _gradient(self, x: Vector, inputs: Matrix, labels: Labels) -> Vector:
+    def _gradient(self, x: Vector, inputs: Inputs, labels: Labels) -> Vector:
         gradient = self.network.gradient(x, inputs, labels)
         gradient += self.l2 * x
         return gradient

@@ -96,8 +96,12 @@ class Simulation:
                 continue
             if self.cheat is not None and i in self.byzantine:
                 packet = self.cheat(i, ask, packet)
-            form, x = self.method.form(ask, i), self.state.x
-            if i in lost or form.flaw(packet, x.size, x.dtype) or not self.method.knows(self.state, i, packet.version):
+            form, x = self.method.compressor_for(ask, i), self.state.x
+            if (
+                i in lost
+                or form.validate(packet, x.size, x.dtype)
+                or not self.method.accepts_version(self.state, i, packet.version)
+            ):
                 continue
             replies[i] = form.decompress(packet, x.dtype)
         self.counted = list(replies)

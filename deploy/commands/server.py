@@ -77,20 +77,20 @@ def _server_options(options: argparse.Namespace) -> "ServerOptions":
     from experiment.config import load
     from server.process import ServerOptions
     from server.run_folder import CONFIG, MANIFEST
-    from server.run_folder.manifest import RunCard
+    from server.run_folder.manifest import RunManifest
 
     resume: Path | None = options.resume
     if resume is not None and options.out is not None:
         options.complain("--resume DIR writes to DIR: omit --out")
     if resume is not None and (options.config is None or (resume / MANIFEST).exists()):
-        card = RunCard.read(resume)
+        manifest = RunManifest.read(resume)
         config = load(options.config or resume / CONFIG, options.set)
         return ServerOptions.of_run(
             resume,
-            card,
+            manifest,
             config,
             listen=None if options.listen is None else str(options.listen),
-            data=data_dir(options, card.data),
+            data=data_dir(options, manifest.data),
             tls=options.tls,
             lists=options.lists,
             monitoring=monitoring(options),

@@ -17,16 +17,16 @@ class Finding:
         level: ``ok``; ``warning``: runs work, but not as they should; ``problem``: some run cannot work.
         about: what was checked, one word.
         says: the result.
-        mend: the suggested fix; empty if there is nothing to do.
+        fix: the suggested fix; empty if there is nothing to do.
     """
 
     level: Level
     about: str
     says: str
-    mend: str = ""
+    fix: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.says}: {self.mend}" if self.mend else self.says
+        text = f"{self.says}: {self.fix}" if self.fix else self.says
         # A finding may quote a peer, whose control characters must not reach the terminal.
         return f"{self.level:<8} {self.about:<12} {one_line(text, 2000)}"
 
@@ -40,14 +40,14 @@ def ok(about: str, says: str) -> Finding:
     return Finding("ok", about, says)
 
 
-def warning(about: str, says: str, mend: str) -> Finding:
+def warning(about: str, says: str, fix: str) -> Finding:
     """Return a finding that should be fixed."""
-    return Finding("warning", about, says, mend)
+    return Finding("warning", about, says, fix)
 
 
-def problem(about: str, says: str, mend: str) -> Finding:
+def problem(about: str, says: str, fix: str) -> Finding:
     """Return a finding that must be fixed."""
-    return Finding("problem", about, says, mend)
+    return Finding("problem", about, says, fix)
 
 
 def guarded(about: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:

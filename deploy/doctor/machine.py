@@ -128,7 +128,7 @@ def packages() -> Iterator[Finding]:
 def flower() -> Iterator[Finding]:
     """Use each private name of flwr once that the link needs."""
     there = version("flwr")
-    mend = "pip install --constraint constraints.txt flwr"
+    fix = "pip install --constraint constraints.txt flwr"
     try:
         from flwr.app import Message, RecordDict
 
@@ -145,10 +145,10 @@ def flower() -> Iterator[Finding]:
         seen = message.metadata.message_id, message.metadata.run_id, reply.metadata.message_id
         lost = flwr_compat.unreadable("42", 9, "x").has_error() and flwr_compat.empty_run(9).run_id == 9
     except (ImportError, AttributeError, NameError, TypeError, RuntimeError) as error:
-        yield problem("flwr", f"{there} lacks a name that the link needs: {error}", mend)
+        yield problem("flwr", f"{there} lacks a name that the link needs: {error}", fix)
         return
     if seen != ("42", 9, "43") or not lost:
-        yield problem("flwr", f"{there} has the names that the link needs, but they behave differently", mend)
+        yield problem("flwr", f"{there} has the names that the link needs, but they behave differently", fix)
     else:
         yield ok("flwr", f"{there} has the names that the link needs")
 
@@ -209,12 +209,12 @@ def open_files(clients: int | None) -> Iterator[Finding]:
         yield ok("files", "no limit to open files")
         return
     wanted = 10 if clients is None else clients
-    mend = f"raise it: ulimit -Hn {wanted + ROOM + OWN_FILES} as root, LimitNOFILE= of systemd, or --ulimit of docker"
+    fix = f"raise it: ulimit -Hn {wanted + ROOM + OWN_FILES} as root, LimitNOFILE= of systemd, or --ulimit of docker"
     text = f"limit {hard}; a server of {wanted} clients needs {wanted + OWN_FILES}"
     if hard < wanted + OWN_FILES:
-        yield problem("files", text, mend)
+        yield problem("files", text, fix)
     elif hard < wanted + OWN_FILES + ROOM:
-        yield warning("files", f"{text}, and {ROOM} more for unauthenticated peers", mend)
+        yield warning("files", f"{text}, and {ROOM} more for unauthenticated peers", fix)
     else:
         yield ok("files", text)
 
@@ -250,12 +250,12 @@ class Clock:
         now = datetime.now(UTC)
         moved = time.time() - time.monotonic() - self._began
         newest = datetime.fromtimestamp((ROOT / "deploy" / "versions.py").stat().st_mtime, UTC)
-        mend = "enable the system's time service; certificates depend on the clock"
+        fix = "enable the system's time service; certificates depend on the clock"
         if abs(moved) > _JUMP_S:
-            yield warning("clock", f"moved by {moved:+.1f} s during this check", mend)
+            yield warning("clock", f"moved by {moved:+.1f} s during this check", fix)
         elif now < newest:
             yield problem(
-                "clock", f"it is {now:%Y-%m-%d %H:%M} UTC, before this code was written ({newest:%Y-%m-%d})", mend
+                "clock", f"it is {now:%Y-%m-%d %H:%M} UTC, before this code was written ({newest:%Y-%m-%d})", fix
             )
         else:
             yield ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC")

@@ -17,7 +17,7 @@ from deploy.doctor.findings import Finding, ok, problem
 from foundation.errors import ConfigError, WireError
 from link import link_pb2 as pb
 from link.address import Address
-from link.identity.certificates import Role
+from link.identity.certificates import CertificateRole
 from link.identity.tls import Identity, channel_credentials, may_watch, what_is_wrong
 from link.proxy import Route, route_to
 from link.wire import MAX_FRAME_BYTES, METHOD, PROTOCOL, TRANSPORT, Reader, control_frame
@@ -36,12 +36,12 @@ def listening(address: Address) -> Iterator[Finding]:
     try:
         address.try_to_bind()
     except OSError as error:
-        yield problem("listen", f"{address}: {error.strerror}", _mend_of_listening(error, address))
+        yield problem("listen", f"{address}: {error.strerror}", _fix_of_listening(error, address))
     else:
         yield ok("listen", f"{address} is free")
 
 
-def _mend_of_listening(error: OSError, address: Address) -> str:
+def _fix_of_listening(error: OSError, address: Address) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
             f"another process uses it (`ss -ltnp 'sport = :{address.port}'` shows which); stop it, or use another port"
@@ -66,13 +66,13 @@ def connecting(address: Address, tls: Path | None) -> Iterator[Finding]:
             with socket.create_connection((address.host, address.port), TCP_S):
                 pass
         except OSError as error:
-            says = route.told(f"{address}: {error.strerror or error}")
-            yield problem("connect", says, _mend_of_connecting(error))
+            says = route.to_dict(f"{address}: {error.strerror or error}")
+            yield problem("connect", says, _fix_of_connecting(error))
             return
     try:
         identity = None if tls is None else Identity.load(tls)
         if identity is not None:
-            identity.check(Role.CLIENT)
+            identity.check(CertificateRole.CLIENT)
     except ConfigError as error:
         yield problem(
             "connect", f"{address} is reachable, but this certificate cannot be used: {error}", "see the line about tls"
@@ -81,7 +81,7 @@ def connecting(address: Address, tls: Path | None) -> Iterator[Finding]:
     yield asyncio.run(_ask(address, identity, route))
 
 
-def _mend_of_connecting(error: OSError) -> str:
+def _fix_of_connecting(error: OSError) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "the machine is reachable, but nothing listens: start the server, and check its port"
     if isinstance(error, TimeoutError):
@@ -91,7 +91,7 @@ def _mend_of_connecting(error: OSError) -> str:
     return "check the network between this machine and the server"
 
 
-def _mend_of_proxy(route: Route) -> str:
+def _fix_of_proxy(route: Route) -> str:
     return f"check that the proxy allows connections to that port, or unset {route.variable}" * bool(route.proxy)
 
 
@@ -105,9 +105,9 @@ async def _ask(address: Address, identity: Identity | None, route: Route) -> Fin
         refusal = await _hello(address, identity, route)
     except _NoRefusal as failure:
         finding = await what_is_wrong(address, identity, route)
-        says = finding or f"no Breakwater server answers: {route.told(str(failure))}"
-        mend = _TABLE if finding else _mend_of_proxy(route) or "check the port, and what listens there"
-        return problem("connect", f"{address}: {says}", mend)
+        says = finding or f"no Breakwater server answers: {route.to_dict(str(failure))}"
+        fix = _TABLE if finding else _fix_of_proxy(route) or "check the port, and what listens there"
+        return problem("connect", f"{address}: {says}", fix)
     if identity is not None and may_watch(identity.certificate) and "is for watching" in refusal:
         return ok("connect", f"{address}: a Breakwater server, {how}, which may only watch")
     theirs = re.search(r"this server runs '([0-9a-f]{12})'", refusal)

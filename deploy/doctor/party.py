@@ -11,7 +11,7 @@ from deploy.doctor.findings import Finding, ok, problem, warning
 from foundation.errors import ConfigError
 from link.identity.access import LISTED_FILE, REVOKED_FILE, AccessControl
 from link.identity.authority import AUTHORITY_KEY_FILE
-from link.identity.certificates import Role, certificates_in, extension, hosts_of, now
+from link.identity.certificates import CertificateRole, certificates_in, extension, hosts_of, now
 from link.identity.tls import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Identity, may_watch
 
 SOON = timedelta(days=30)
@@ -36,10 +36,10 @@ def look(folder: Path, lists: Path | None = None) -> Iterator[Finding]:
         role = role_of(leaf)
         identity.check(role)
     except ConfigError as error:
-        yield problem("tls", str(error), _mend(folder, str(error)))
+        yield problem("tls", str(error), _fix(folder, str(error)))
         return
     left = identity.valid_until - now()
-    if role is Role.SERVER:
+    if role is CertificateRole.SERVER:
         who = f"server, as {', '.join(hosts_of(leaf)) or 'no host'}"
     else:
         who = f"{'watcher' if may_watch(identity.certificate) else 'client'} {identity.name!r}"
@@ -52,10 +52,14 @@ def look(folder: Path, lists: Path | None = None) -> Iterator[Finding]:
     yield from _lists(identity, role, folder, lists)
 
 
-def role_of(certificate: x509.Certificate) -> Role:
+def role_of(certificate: x509.Certificate) -> CertificateRole:
     """Return the role that a certificate is for; a client if it names none."""
     usages = extension(certificate, x509.ExtendedKeyUsage)
-    return Role.SERVER if usages is not None and Role.SERVER.value in usages else Role.CLIENT
+    return (
+        CertificateRole.SERVER
+        if usages is not None and CertificateRole.SERVER.value in usages
+        else CertificateRole.CLIENT
+    )
 
 
 def _secrets(folder: Path) -> Iterator[Finding]:
@@ -74,20 +78,20 @@ def _secrets(folder: Path) -> Iterator[Finding]:
         )
 
 
-def _lists(identity: Identity, role: Role, folder: Path, lists: Path | None) -> Iterator[Finding]:
+def _lists(identity: Identity, role: CertificateRole, folder: Path, lists: Path | None) -> Iterator[Finding]:
     """Check the lists: for a server all of them, for a client those in the folder above its own."""
-    place = lists or (folder if role is Role.SERVER else folder.absolute().parent)
+    place = lists or (folder if role is CertificateRole.SERVER else folder.absolute().parent)
     here = [name for name in (REVOKED_FILE, LISTED_FILE) if (place / name).exists()]
-    if role is Role.SERVER and not here:
+    if role is CertificateRole.SERVER and not here:
         yield ok("lists", f"neither {REVOKED_FILE} nor {LISTED_FILE} in {place}: every certified client may take part")
         return
     try:
         access = AccessControl.of(identity, place)
     except ConfigError as error:
-        if role is Role.SERVER:
+        if role is CertificateRole.SERVER:
             yield problem("lists", str(error), "`breakwater certs revoke` rewrites the list of revoked certificates")
         return  # what lies beside a client's folder may be another authority's
-    if role is Role.SERVER:
+    if role is CertificateRole.SERVER:
         yield ok("lists", f"{' and '.join(here)} in {place}: valid")
         return
     flaw = access.flaw_of(identity.certificate)
@@ -95,12 +99,16 @@ def _lists(identity: Identity, role: Role, folder: Path, lists: Path | None) -> 
         yield problem("lists", f"{flaw} ({place})", _renewal(folder, role))
 
 
-def _renewal(folder: Path, role: Role) -> str:
-    command = "init DIR --renew --host ..." if role is Role.SERVER else f"issue DIR {folder.absolute().name} --renew"
+def _renewal(folder: Path, role: CertificateRole) -> str:
+    command = (
+        "init DIR --renew --host ..."
+        if role is CertificateRole.SERVER
+        else f"issue DIR {folder.absolute().name} --renew"
+    )
     return f"`breakwater certs {command}` on the authority's machine, and copy the folder again"
 
 
-def _mend(folder: Path, flaw: str) -> str:
+def _fix(folder: Path, flaw: str) -> str:
     if "expired" in flaw:
         return "`breakwater certs issue` or `init`, with --renew, and copy the folder again"
     if "not valid before" in flaw:

@@ -79,7 +79,7 @@ def _word(value: str | float | bool) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-Settings = Annotated[list[str], BeforeValidator(_settings)]
+Overrides = Annotated[list[str], BeforeValidator(_settings)]
 Axes = dict[str, Annotated[Value, BeforeValidator(_axis)]]
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)]
 
@@ -107,7 +107,7 @@ class Tune(Section):
     """In place of that: the fewest rounds to this value; where none reaches it, the best at the end."""
     seeds: Seeds
     """Of the runs that choose; the median counts."""
-    set: Settings = Field(default_factory=list)
+    set: Overrides = Field(default_factory=list)
     """More settings for these runs, for example fewer rounds."""
 
 
@@ -148,13 +148,13 @@ class Reduced(Section):
     """What ``--reduced`` changes, so that the same experiment takes seconds."""
 
     base: str | None = None
-    set: Settings = Field(default_factory=list)
+    set: Overrides = Field(default_factory=list)
     seeds: Seeds | None = None
     only: dict[str, list[str]] = Field(default_factory=dict)
     """Of these axes only these values."""
     axes: Axes = Field(default_factory=dict)
     """These axes in place of the ones of the same names."""
-    tune_set: Settings = Field(default_factory=list)
+    tune_set: Overrides = Field(default_factory=list)
     """In place of ``tune.set``."""
     targets: list[Target] | None = None
 
@@ -164,7 +164,7 @@ class ExperimentFile(Section):
 
     title: str
     base: str
-    set: Settings = Field(default_factory=list)
+    set: Overrides = Field(default_factory=list)
     seeds: Seeds
     axes: Axes = Field(default_factory=dict)
     exclude: list[dict[str, str]] = Field(default_factory=list)

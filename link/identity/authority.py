@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from foundation.errors import ConfigError
 from link.address import parse_host
 from link.identity import certificates
-from link.identity.certificates import WATCHER, Role, certificates_in, fits, flaw_of_authority, key_in
+from link.identity.certificates import WATCHER, CertificateRole, certificates_in, fits, flaw_of_authority, key_in
 from link.identity.tls import AUTHORITY_FILE, Identity
 from link.seats import flaw_of_name
 
@@ -74,7 +74,7 @@ class Authority:
         if not hosts:
             raise ConfigError("a server's certificate without a host: clients would not know the server by it")
         names = x509.SubjectAlternativeName([_host(host) for host in dict.fromkeys(hosts)])
-        return self._issue("server", names, Role.SERVER, days)
+        return self._issue("server", names, CertificateRole.SERVER, days)
 
     def issue_client(self, name: str, *, days: int = LEAF_DAYS) -> Identity:
         """Issue a certificate that makes its holder the client ``name``.
@@ -106,7 +106,7 @@ class Authority:
             raise ConfigError(flaw)
         # No DNS name: nothing that a client is called could ever be taken for the name of a server.
         names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(kind + name)])
-        return self._issue(name, names, Role.CLIENT, days)
+        return self._issue(name, names, CertificateRole.CLIENT, days)
 
     def revocation_list(self, revoked: Mapping[int, datetime], number: int) -> bytes:
         """Return the signed list of the certificates that this authority has revoked (X.509 CRL, as PEM).
@@ -135,7 +135,7 @@ class Authority:
             builder = builder.add_revoked_certificate(entry)
         return builder.sign(signing_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
-    def _issue(self, name: str, names: x509.SubjectAlternativeName, role: Role, days: int) -> Identity:
+    def _issue(self, name: str, names: x509.SubjectAlternativeName, role: CertificateRole, days: int) -> Identity:
         if not 1 <= days <= AUTHORITY_DAYS:
             raise ConfigError(f"a certificate for {days} days: must be 1 to {AUTHORITY_DAYS}")
         authority, signing_key = self._opened

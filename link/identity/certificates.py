@@ -19,7 +19,7 @@ from foundation.errors import ConfigError
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 
-class Role(Enum):
+class CertificateRole(Enum):
     """The role that a certificate gives its holder."""
 
     SERVER = ExtendedKeyUsageOID.SERVER_AUTH
@@ -105,7 +105,9 @@ def flaw_of_authority(certificate: x509.Certificate) -> str | None:
     return "is not an authority's certificate"
 
 
-def flaw_of(certificate: x509.Certificate, authorities: Sequence[x509.Certificate], role: Role) -> str | None:
+def flaw_of(
+    certificate: x509.Certificate, authorities: Sequence[x509.Certificate], role: CertificateRole
+) -> str | None:
     """Return why the holder of a certificate cannot have this role, to follow its file name; None if it can.
 
     Args:

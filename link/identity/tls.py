@@ -18,7 +18,7 @@ from cryptography import x509
 from foundation.errors import ConfigError
 from link.address import Address
 from link.identity.certificates import (
-    Role,
+    CertificateRole,
     certificates_in,
     common_name,
     fits,
@@ -96,7 +96,7 @@ class Identity:
         """The end of the certificate."""
         return self._leaf.not_valid_after_utc
 
-    def check(self, role: Role) -> None:
+    def check(self, role: CertificateRole) -> None:
         """Check that this can be used in a role, now.
 
         Raises:
@@ -112,14 +112,14 @@ class Identity:
         flaw = flaw_of(leaf, authorities, role)
         if flaw is not None:
             raise ConfigError(f"{where}: {flaw}")
-        if role is Role.CLIENT:
+        if role is CertificateRole.CLIENT:
             _ = self.name
 
     def flaw_of_server(self, certificate: bytes, host: str) -> str | None:
         """Return why a server that shows this certificate (DER) is not accepted, or None if it is."""
         try:
             leaf = x509.load_der_x509_certificate(certificate)
-            flaw, hosts = flaw_of(leaf, self._authorities, Role.SERVER), hosts_of(leaf)
+            flaw, hosts = flaw_of(leaf, self._authorities, CertificateRole.SERVER), hosts_of(leaf)
         except Exception:  # bytes of an unknown peer, parsed lazily: anything may be raised
             return "the server's certificate cannot be read"
         if flaw is not None:
@@ -146,7 +146,7 @@ def server_credentials(identity: Identity) -> grpc.ServerCredentials:
     Raises:
         ConfigError: see ``Identity.check``.
     """
-    identity.check(Role.SERVER)
+    identity.check(CertificateRole.SERVER)
     pair = identity.key, identity.certificate
     return grpc.ssl_server_credentials([pair], root_certificates=identity.authority, require_client_auth=True)
 
@@ -157,7 +157,7 @@ def channel_credentials(identity: Identity) -> grpc.ChannelCredentials:
     Raises:
         ConfigError: see ``Identity.check``.
     """
-    identity.check(Role.CLIENT)
+    identity.check(CertificateRole.CLIENT)
     return grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)
 
 

@@ -9,7 +9,7 @@ from foundation.errors import ConfigError, ServerGone
 from server.monitor.live import LiveRun, State, Title
 from server.monitor.terminal import last_line
 from server.run_folder import CONFIG, MANIFEST, METRICS
-from server.run_folder.manifest import RunCard
+from server.run_folder.manifest import RunManifest
 from server.run_folder.reader import read_summary
 from server.run_folder.record import from_line
 
@@ -64,7 +64,7 @@ class _Followed:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._title = Title.of(load(path / CONFIG), path.name)
-        self._address = RunCard.read(path).listen if (path / MANIFEST).exists() else ""
+        self._address = RunManifest.read(path).listen if (path / MANIFEST).exists() else ""
         self._begin()
 
     def _begin(self) -> None:

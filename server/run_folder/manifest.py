@@ -14,7 +14,7 @@ from server.run_folder import CONFIG, MANIFEST
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunCard:
+class RunManifest:
     """What a server that goes on with a run must know.
 
     Args:
@@ -23,7 +23,7 @@ class RunCard:
         data: folder of data files.
         config_dir: folder of the config file.
         tls: folder of the server's certificate.
-        lives: how often a server has been started for this run.
+        starts: how often a server has been started for this run.
         lists: folder of the lists of who may take part, where it is not ``tls``.
     """
 
@@ -32,7 +32,7 @@ class RunCard:
     data: str | None
     config_dir: str | None
     tls: str | None
-    lives: int = 1
+    starts: int = 1
     lists: str | None = None
 
     @classmethod
@@ -44,7 +44,10 @@ class RunCard:
         """
         path = folder / MANIFEST
         try:
-            return cls(**json.loads(read_text(path)))
+            found = json.loads(read_text(path))
+            if "lives" in found:  # its name in folders of the version before
+                found["starts"] = found.pop("lives")
+            return cls(**found)
         except FileNotFoundError:
             raise ConfigError(
                 f"--resume {folder}: no run of `breakwater server` is there ({MANIFEST} is missing)"
@@ -54,9 +57,9 @@ class RunCard:
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{path}: is damaged: {error}") from None
 
-    def next_life(self) -> Self:
+    def restarted(self) -> Self:
         """Return the manifest for the next server."""
-        return replace(self, lives=self.lives + 1)
+        return replace(self, starts=self.starts + 1)
 
     def write(self, folder: Path, config: str) -> None:
         """Write the manifest and the resolved config.
@@ -69,7 +72,7 @@ class RunCard:
             replace_text(folder / CONFIG, config)
             replace_text(folder / MANIFEST, json.dumps(asdict(self), indent=2) + "\n")
         except OSError as error:
-            raise unwritable(folder, error, goes_on=self.lives > 1) from None
+            raise unwritable(folder, error, goes_on=self.starts > 1) from None
 
 
 def unwritable(folder: Path, error: OSError, *, goes_on: bool = False) -> ConfigError:

@@ -231,7 +231,7 @@ class RunFolder:
         model: Vector | None,
         evaluation: Evaluation | None = None,
         stall: Mapping[str, Any] | None = None,
-        lives: int = 1,
+        starts: int = 1,
         patience_s: float = 0.0,
         task: Mapping[str, Any] | None = None,
         code: Mapping[str, Any] | None = None,
@@ -245,9 +245,9 @@ class RunFolder:
             model: the last model; None if there is none.
             evaluation: its measure, where it is not the model that was measured last.
             stall: of a run that stalled, see ``StalledError.to_dict``.
-            lives: how often a server was started for this run.
+            starts: how often a server was started for this run.
             patience_s: how long to wait for room on a full disk.
-            task: the problem constants, see ``experiment.explain.TaskFacts``.
+            task: the problem constants, see ``experiment.explain.ProblemConstants``.
             code: which code server and clients run, where they do not all run the same.
 
         Raises:
@@ -268,7 +268,8 @@ class RunFolder:
             "rejected": dict(self._rejected),
             "rejected_by_client": {name: dict(counts) for name, counts in sorted(self._rejected_of.items())},
             "seed": seed,
-            "lives": lives,
+            "starts": starts,
+            "lives": starts,  # its former name, for one release
             "versions": versions(),
         }
         if stall is not None:

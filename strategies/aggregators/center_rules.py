@@ -14,7 +14,7 @@ import numpy as np
 
 from strategies.aggregators.rule import Rule
 from strategies.aggregators.subsets import least_variance
-from strategies.aggregators.weighted_rows import Matrix, WeightedRows
+from strategies.aggregators.weighted_rows import Array, WeightedRows
 from strategies.checks import check_count, check_positive
 from strategies.method import Rows, Vector
 from strategies.vectors import column_blocks, coordinate_median
@@ -82,7 +82,7 @@ class GeometricMedian(Rule):
             z, _ = self._step(rows, c, products)
         return z
 
-    def _step(self, rows: WeightedRows, c: Vector, products: Matrix) -> tuple[Vector, float]:
+    def _step(self, rows: WeightedRows, c: Vector, products: Array) -> tuple[Vector, float]:
         """Return the result and its distance to the nearest row, in units of ``typical``."""
         distances = np.sqrt(np.diagonal(products))
         typical = float(np.sort(distances)[len(rows) // 2])
@@ -212,19 +212,19 @@ MOST_SETS = 20_000
 """Sets of rows that smea looks at: a second or so. 5 of 20 give 15,504."""
 
 
-def quadratic(products: Matrix, a: Matrix) -> float:
+def quadratic(products: Array, a: Array) -> float:
     """Return a.(products a), the squared length of sum_i a_i (x_i - c)."""
     return float(np.einsum("i,ij,j->", a, products, a))
 
 
-def distances_to(products: Matrix, a: Matrix) -> Matrix:
+def distances_to(products: Array, a: Array) -> Array:
     """Return ||x_i - z||, shape (n',), for z = c + sum_i a_i (x_i - c)."""
     along = np.einsum("ij,j->i", products, a)
-    squares: Matrix = np.diagonal(products) - 2.0 * along + float(np.einsum("i,i->", along, a))
+    squares: Array = np.diagonal(products) - 2.0 * along + float(np.einsum("i,i->", along, a))
     return np.sqrt(np.maximum(squares, 0.0))
 
 
-def _main_direction(products: Matrix, share: Matrix) -> tuple[float, Matrix]:
+def _main_direction(products: Array, share: Array) -> tuple[float, Array]:
     """Return the largest eigenvalue of the covariance under weights ``share`` (summing to 1), and every row's part.
 
     Returns:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from strategies.aggregators.rule import Rule
 from strategies.aggregators.subsets import least_diameter
-from strategies.aggregators.weighted_rows import Matrix, WeightedRows
+from strategies.aggregators.weighted_rows import Array, WeightedRows
 from strategies.method import Vector
 
 
-def krum_scores(squares: Matrix, neighbours: int) -> Matrix:
+def krum_scores(squares: Array, neighbours: int) -> Array:
     """Return the sum of each row's squared distances to its nearest other rows.
 
     Args:
@@ -25,7 +25,7 @@ def krum_scores(squares: Matrix, neighbours: int) -> Matrix:
     squares = squares.copy()
     np.fill_diagonal(squares, -1.0)  # sorts itself first, where it is left out
     with np.errstate(over="ignore"):
-        scores: Matrix = np.sort(squares, axis=1)[:, 1 : 1 + neighbours].sum(axis=1)
+        scores: Array = np.sort(squares, axis=1)[:, 1 : 1 + neighbours].sum(axis=1)
     return scores
 
 

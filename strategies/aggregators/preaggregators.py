@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from strategies.aggregators.weighted_rows import Matrix, WeightedRows
+from strategies.aggregators.weighted_rows import Array, WeightedRows
 from strategies.checks import check_count, check_positive
 from strategies.method import Rows
 
@@ -147,7 +147,7 @@ class AdaptiveRobustClipping(_PreAggregator):
         return _clipped(rows, norms, float(np.sort(norms)[n - 2 * f * (n - f) // n - 1]))
 
 
-def _clipped(rows: WeightedRows, norms: Matrix, radius: float) -> WeightedRows:
+def _clipped(rows: WeightedRows, norms: Array, radius: float) -> WeightedRows:
     """Return the rows with those longer than ``radius`` scaled to it; a row too long for float64 becomes 0."""
     long = norms > radius
     if not long.any():

@@ -5,7 +5,7 @@ from itertools import combinations, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.aggregators.weighted_rows import Matrix
+from strategies.aggregators.weighted_rows import Array
 
 MOST_NODES = 50_000
 """Nodes of a search tree after which ``least_diameter`` takes the best that it has: a second or two."""
@@ -15,7 +15,7 @@ _SETS_AT_ONCE = 256
 _ROUNDING = 1e-12
 
 
-def least_diameter(squares: Matrix, k: int) -> list[int]:
+def least_diameter(squares: Array, k: int) -> list[int]:
     """Return the k rows whose largest squared distance is least; of several such sets the first by row numbers.
 
     Whether k rows within a given distance exist is whether at most n - k rows cover all pairs that are further apart: a
@@ -54,7 +54,7 @@ def least_diameter(squares: Matrix, k: int) -> list[int]:
     return _first(squares <= levels[high], k, search) or best
 
 
-def least_variance(products: Matrix, k: int) -> list[int]:
+def least_variance(products: Array, k: int) -> list[int]:
     """Return the k rows whose covariance has the smallest largest eigenvalue; of several such sets the first.
 
     Every set is looked at, most of them only by two lower bounds of that eigenvalue: the mean eigenvalue, and half the

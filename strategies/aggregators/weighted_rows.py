@@ -23,7 +23,7 @@ from strategies.aggregators.networks import network
 from strategies.method import Rows, Vector
 from strategies.vectors import column_blocks, mean_of_rows, norm, sort_columns, squared_distances
 
-Matrix = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 LARGE = 2**18
 """Numbers in an array from which on the kernels are used: a few hundred rounds then pay for the import."""
@@ -37,11 +37,11 @@ class Taken:
     """What the last weighted mean of rows was made of: the weight of every received row; None if there was none."""
 
     def __init__(self) -> None:
-        self.weights: Matrix | None = None
+        self.weights: Array | None = None
         self.unit = 1.0
         """What the rows have been divided by, and the mean will be multiplied with."""
 
-    def note(self, weights: Matrix) -> None:
+    def note(self, weights: Array) -> None:
         """Keep the weights of the received rows."""
         self.weights = weights * self.unit
 
@@ -55,7 +55,7 @@ class WeightedRows:
         divisors: shape (m,), so that the mean of equal rows is that row exactly; None for ones.
     """
 
-    def __init__(self, rows: Rows, weights: Matrix | None = None, divisors: Matrix | None = None) -> None:
+    def __init__(self, rows: Rows, weights: Array | None = None, divisors: Array | None = None) -> None:
         self.rows = rows
         self.weights = weights
         self.divisors = np.ones(len(rows) if weights is None else len(weights)) if divisors is None else divisors
@@ -76,7 +76,7 @@ class WeightedRows:
         """Whether the rows go through the kernels."""
         return wanted(*self.rows.shape)
 
-    def mixed(self, weights: Matrix, divisors: Matrix | None = None) -> "WeightedRows":
+    def mixed(self, weights: Array, divisors: Array | None = None) -> "WeightedRows":
         """Return weighted means of the seen rows: ``weights`` of shape (m', m), ``divisors`` of shape (m',)."""
         if self.weights is not None:
             weights = np.einsum("ij,jk->ik", weights / self.divisors, self.weights)
@@ -100,7 +100,7 @@ class WeightedRows:
             return np.array(self.rows[i])
         return self.combine(np.eye(len(self))[i])
 
-    def note(self, weights: Matrix) -> None:
+    def note(self, weights: Array) -> None:
         """Keep the weights, shape (m,), by which a rule has taken the seen rows without ``combine``."""
         if self.weights is not None:
             weights = np.einsum("i,ij->j", weights / self.divisors, self.weights)
@@ -122,7 +122,7 @@ class WeightedRows:
         return self.combine(coefficients, len(chosen))
 
     def combine(
-        self, coefficients: Matrix, divisor: float = 1.0, *, center: Vector | None = None, share: float = 0.0
+        self, coefficients: Array, divisor: float = 1.0, *, center: Vector | None = None, share: float = 0.0
     ) -> Vector:
         """Return sum_i coefficients_i seen_i / divisor + share * center, shape (d,), summed in float64.
 
@@ -160,7 +160,7 @@ class WeightedRows:
         """Return, per coordinate, the mean of the m - f values nearest to the median; of two the lower."""
         return self._order("around", f)
 
-    def norms(self) -> Matrix:
+    def norms(self) -> Array:
         """Return the Euclidean norms of the seen rows, shape (m,), exact to rounding."""
         if not self.large:
             return np.array([norm(row) for row in self.array()])
@@ -170,19 +170,19 @@ class WeightedRows:
         squares = sums.sum(axis=0)
         lost = ~((squares > 1e-280) & (squares < np.inf))
         with np.errstate(over="ignore"):
-            lengths: Matrix = np.sqrt(squares)
+            lengths: Array = np.sqrt(squares)
         for i in np.flatnonzero(lost):
             lengths[i] = norm(self.row(int(i)))
         return lengths
 
-    def peaks(self) -> Matrix:
+    def peaks(self) -> Array:
         """Return the largest absolute value in each seen row, shape (m,)."""
         peaks = np.zeros(len(self))
         for _, block in self._blocks():
             np.maximum(peaks, np.maximum(block.max(axis=1), -block.min(axis=1)), out=peaks)
         return peaks
 
-    def squared_distances(self) -> Matrix:
+    def squared_distances(self) -> Array:
         """Return ||seen_i - seen_j||^2 for all pairs, never negative and exactly 0 between equal rows.
 
         Differences are formed first: inner products would cancel between rows far from 0 and beside a huge one. Large
@@ -203,7 +203,7 @@ class WeightedRows:
                 squares = self._squares(np.dtype(np.float64))
         return squares
 
-    def products(self, center: Vector | None = None, *, exact: bool = True) -> tuple[Vector, Matrix]:
+    def products(self, center: Vector | None = None, *, exact: bool = True) -> tuple[Vector, Array]:
         """Return a centre c and the inner products (seen_i - c).(seen_j - c).
 
         Args:
@@ -258,7 +258,7 @@ class WeightedRows:
                 result[columns] = mean_of_rows(lines[: m - f])
         return result
 
-    def _products_of_small(self, center: Vector | None) -> tuple[Vector, Matrix]:
+    def _products_of_small(self, center: Vector | None) -> tuple[Vector, Array]:
         c = self.medians() if center is None else np.array(center, self.dtype)
         products = np.zeros((len(self), len(self)))
         with np.errstate(over="ignore", invalid="ignore"):
@@ -276,7 +276,7 @@ class WeightedRows:
         return base if base.flags.writeable else np.asarray(_Lent(base))
 
     @cached_property
-    def _through(self) -> tuple[Matrix, Rows, NDArray[np.int64]]:
+    def _through(self) -> tuple[Array, Rows, NDArray[np.int64]]:
         """Scales, mix and pick of the kernels (see there) for weights / divisors.
 
         Equal rows of weights are mixed once. Where every seen row is one received row, nothing is mixed. ``mix`` is in
@@ -324,7 +324,7 @@ class WeightedRows:
         self._each_part(lambda k, lo, hi: k.order(self._base, *self._through, m, exchanges, code, f, lo, hi, out))
         return out
 
-    def _squares(self, work: np.dtype[Any]) -> Matrix:
+    def _squares(self, work: np.dtype[Any]) -> Array:
         m, spans = len(self), self._spans
         width = -(-m // 4) * 4
         sums = np.zeros((len(spans), width, width))
@@ -333,10 +333,10 @@ class WeightedRows:
             lambda k, lo, hi, p: k.squares(self._base, *self._through, scratch, lo, hi, sums[p]), number=True
         )
         with np.errstate(over="ignore"):
-            upper: Matrix = np.triu(sums.sum(axis=0)[:m, :m], 1)
+            upper: Array = np.triu(sums.sum(axis=0)[:m, :m], 1)
         return upper + upper.T
 
-    def _products(self, center: Vector | None, work: np.dtype[Any]) -> tuple[Vector, Matrix]:
+    def _products(self, center: Vector | None, work: np.dtype[Any]) -> tuple[Vector, Array]:
         m, spans = len(self), self._spans
         width = -(-m // 4) * 4
         sums = np.zeros((len(spans), width, width))

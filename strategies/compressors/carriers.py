@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from strategies.compressors import packing
 from strategies.compressors.coordinates import draw_seed, words
-from strategies.method import Layout, Vector
+from strategies.method import PacketLayout, Vector
 
 Codes = NDArray[Any]
 """What travels for the values: of the dtype and length that ``Carrier.layout`` says."""
@@ -26,7 +26,7 @@ class Carrier(Protocol):
     def __hash__(self) -> int:
         """Return a hash of what it is."""
 
-    def layout(self, count: int, dtype: np.dtype[Any]) -> Layout:
+    def layout(self, count: int, dtype: np.dtype[Any]) -> PacketLayout:
         """Return what ``count`` values of that type travel as."""
 
     def write(self, x: Vector, rng: np.random.Generator | None) -> tuple[Codes, float | None]:
@@ -35,7 +35,9 @@ class Carrier(Protocol):
     def read(self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float) -> Vector:
         """Return ``factor`` times the values, shape (count,)."""
 
-    def flaw(self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float) -> str | None:
+    def validate(
+        self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float
+    ) -> str | None:
         """Say why ``read`` must not have these, which are of the right layout, or None if it may."""
 
     def opposite(self, codes: Codes, count: int) -> Codes:
@@ -52,9 +54,9 @@ class Carrier(Protocol):
 class Full:
     """Values as they are."""
 
-    def layout(self, count: int, dtype: np.dtype[Any]) -> Layout:
+    def layout(self, count: int, dtype: np.dtype[Any]) -> PacketLayout:
         """Return a value each, of the vector's own type."""
-        return Layout(count, dtype)
+        return PacketLayout(count, dtype)
 
     def write(self, x: Vector, rng: np.random.Generator | None) -> tuple[Codes, float | None]:
         """Return the values."""
@@ -64,7 +66,9 @@ class Full:
         """Return the values times ``factor``."""
         return codes if factor == 1.0 else codes * dtype.type(factor)
 
-    def flaw(self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float) -> str | None:
+    def validate(
+        self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float
+    ) -> str | None:
         """Say whether a value is not finite, or will not be once multiplied."""
         return not_finite(codes, factor)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from strategies.compressors import packing
 from strategies.compressors.carriers import Codes, bad_scale, overflows, uniform_bits
 from strategies.compressors.coordinates import draw_seed
-from strategies.method import Layout, Vector
+from strategies.method import PacketLayout, Vector
 
 Norm = Literal["l2", "linf"]
 MAX_LEVELS = 2**15 - 1
@@ -52,11 +52,11 @@ class Dither:
         """How many bits a code has."""
         return next(w for w in (2, 4, 8, 16) if self.levels < 1 << (w - 1))
 
-    def layout(self, count: int, dtype: np.dtype[Any]) -> Layout:
+    def layout(self, count: int, dtype: np.dtype[Any]) -> PacketLayout:
         """Return the packed codes, and the norm."""
         if self.width < 8:
-            return Layout(packing.packed_bytes(count, self.width), np.dtype(np.uint8), scale=True)
-        return Layout(count, np.dtype(f"i{self.width // 8}"), scale=True)
+            return PacketLayout(packing.packed_bytes(count, self.width), np.dtype(np.uint8), scale=True)
+        return PacketLayout(count, np.dtype(f"i{self.width // 8}"), scale=True)
 
     def write(self, x: Vector, rng: np.random.Generator | None) -> tuple[Codes, float | None]:
         """Return the codes and the norm; NaN where x is not finite.
@@ -116,7 +116,9 @@ class Dither:
             return packing.read_packed(codes, self.width, count, multiplier)
         return packing.read_codes(codes, multiplier)
 
-    def flaw(self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float) -> str | None:
+    def validate(
+        self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float
+    ) -> str | None:
         """Say whether the norm is none, a code is beyond s, a filling bit is set, or a value will not be finite."""
         flaw = bad_scale(scale, factor / self.levels, dtype)
         if flaw or scale is None:
@@ -174,9 +176,9 @@ class Powers:
     Source: Horvath, Ho, Horvath, Sahu, Canini, Richtarik: Natural compression (2019), definition 2, omega = 1/8.
     """
 
-    def layout(self, count: int, dtype: np.dtype[Any]) -> Layout:
+    def layout(self, count: int, dtype: np.dtype[Any]) -> PacketLayout:
         """Return a byte each, and the scale."""
-        return Layout(count, np.dtype(np.uint8), scale=True)
+        return PacketLayout(count, np.dtype(np.uint8), scale=True)
 
     def write(self, x: Vector, rng: np.random.Generator | None) -> tuple[Codes, float | None]:
         """Return the codes and the scale; NaN where x is not finite."""
@@ -217,7 +219,9 @@ class Powers:
         values *= share
         return values
 
-    def flaw(self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float) -> str | None:
+    def validate(
+        self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float
+    ) -> str | None:
         """Say whether the scale is no power of two, or a value will not be finite."""
         flaw = bad_scale(scale, factor, dtype, power=True)
         if flaw or scale is None:
@@ -248,9 +252,9 @@ class Signs:
     feedback fixes SignSGD (ICML 2019), for the scale and its law.
     """
 
-    def layout(self, count: int, dtype: np.dtype[Any]) -> Layout:
+    def layout(self, count: int, dtype: np.dtype[Any]) -> PacketLayout:
         """Return a bit each, and the scale."""
-        return Layout(packing.packed_bytes(count, 1), np.dtype(np.uint8), scale=True)
+        return PacketLayout(packing.packed_bytes(count, 1), np.dtype(np.uint8), scale=True)
 
     def write(self, x: Vector, rng: np.random.Generator | None) -> tuple[Codes, float | None]:
         """Return the signs and the mean absolute value, of which no other multiple of the signs is closer to x."""
@@ -265,7 +269,9 @@ class Signs:
         """Return scale and sign times ``factor``."""
         return packing.read_packed(codes, 1, count, dtype.type((scale or 0.0) * factor))
 
-    def flaw(self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float) -> str | None:
+    def validate(
+        self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float
+    ) -> str | None:
         """Say whether the scale is none, or a filling bit is set."""
         flaw = bad_scale(scale, factor, dtype)
         if flaw is None and packing.filling(codes, 1, count):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from strategies.compressors import packing
 from strategies.compressors.carriers import Codes, bad_scale, overflows, uniform_bits
 from strategies.compressors.coordinates import draw_seed
-from strategies.method import Layout, Vector
+from strategies.method import PacketLayout, Vector
 
 HalfName = Literal["float16", "bfloat16"]
 _TOP = 15
@@ -47,9 +47,9 @@ class Half:
         """What its exponent 0 is written as."""
         return 15 if self.name == "float16" else 127
 
-    def layout(self, count: int, dtype: np.dtype[Any]) -> Layout:
+    def layout(self, count: int, dtype: np.dtype[Any]) -> PacketLayout:
         """Return 16 bits each, and the power of two."""
-        return Layout(count, np.dtype(np.uint16), scale=True)
+        return PacketLayout(count, np.dtype(np.uint16), scale=True)
 
     def write(self, x: Vector, rng: np.random.Generator | None) -> tuple[Codes, float | None]:
         """Return the bits of x over a power of two; a scale of NaN where x is not finite."""
@@ -101,7 +101,9 @@ class Half:
         wide <<= np.uint32(16)
         return wide.view(np.float32)
 
-    def flaw(self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float) -> str | None:
+    def validate(
+        self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float
+    ) -> str | None:
         """Say whether the scale is no power of two, or a value is not finite or will not be once multiplied."""
         flaw = bad_scale(scale, factor, dtype, power=True)
         if flaw or scale is None:

@@ -1,6 +1,6 @@
 """What all compressors share: packets of coordinates, a carrier for their values, and a factor at the receiver.
 
-``flaw`` is the one place where the numbers in a reply are screened: what passes it may be decompressed and used.
+``validate`` is the one place where the numbers in a reply are screened: what passes it may be decompressed and used.
 """
 
 import copy
@@ -16,7 +16,7 @@ from strategies.compressors.choices import Choice
 from strategies.compressors.dither import MAX_LEVELS, Dither
 from strategies.compressors.half import Half
 from strategies.compressors.packing import Bytes
-from strategies.method import Layout, Packet, Vector
+from strategies.method import Packet, PacketLayout, Vector
 
 Values = Literal["full", "float16", "bfloat16"]
 """How values travel: as they are, or in 16 bits; see half.py."""
@@ -92,7 +92,7 @@ class Packed:
         """Return itself: the round has no say in it."""
         return self
 
-    def layout(self, dim: int, dtype: np.dtype[Any]) -> Layout:
+    def layout(self, dim: int, dtype: np.dtype[Any]) -> PacketLayout:
         """Return what a packet of a vector of that length and type holds.
 
         Raises:
@@ -101,7 +101,7 @@ class Packed:
         return _layout(self.carrier, self.count(dim), dtype, self.seeded, self.marks(dim))
 
     def decompress(self, packet: Packet, dtype: np.dtype[Any]) -> Vector:
-        """Return Q(v), shape (d,), of that type. The packet must have passed ``flaw``.
+        """Return Q(v), shape (d,), of that type. The packet must have passed ``validate``.
 
         Raises:
             ValueError: it has not, and is not even of this form.
@@ -114,7 +114,7 @@ class Packed:
         where = self.where(packet)
         return values if where is None else choices.put(values, where, packet.dim)
 
-    def flaw(self, packet: Packet, dim: int, dtype: np.dtype[Any]) -> str | None:
+    def validate(self, packet: Packet, dim: int, dtype: np.dtype[Any]) -> str | None:
         """Say why this packet does not stand for a vector of that length and type, or None if it does.
 
         Values that would overflow at the receiver are refused as well.
@@ -122,7 +122,7 @@ class Packed:
         return (
             self._flaw_of_form(packet, dim, dtype)
             or self.flaw_of_marks(packet)
-            or self.carrier.flaw(packet.values, packet.scale, self.count(dim), dtype, self.factor(dim))
+            or self.carrier.validate(packet.values, packet.scale, self.count(dim), dtype, self.factor(dim))
         )
 
     def flaw_of_marks(self, packet: Packet) -> str | None:
@@ -175,7 +175,7 @@ class Packed:
 
 
 @lru_cache(maxsize=256)  # a round asks for it several times a packet
-def _layout(carrier: Carrier, count: int, dtype: np.dtype[Any], seed: bool, marks: int) -> Layout:
+def _layout(carrier: Carrier, count: int, dtype: np.dtype[Any], seed: bool, marks: int) -> PacketLayout:
     return replace(carrier.layout(count, dtype), seed=seed, marks=marks)
 
 

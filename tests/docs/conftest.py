@@ -4,16 +4,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.fork_server import Nursery
+from tests.integration.fork_server import ForkServer
 
 
 @pytest.fixture(scope="module")
-def one_nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
+def one_fork_server() -> Iterator[ForkServer]:
+    with ForkServer() as fork_server:
+        yield fork_server
 
 
 @pytest.fixture
-def nursery(one_nursery: Nursery) -> Iterator[Nursery]:
-    yield one_nursery
-    one_nursery.swept(strict=False)
+def fork_server(one_fork_server: ForkServer) -> Iterator[ForkServer]:
+    yield one_fork_server
+    one_fork_server.swept(strict=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import ROOT, SHELL, Block, blocks_of, commands, pages
-from tests.integration.fork_server import Nursery
+from tests.integration.fork_server import ForkServer
 from tests.integration.processes import SOON_S, Process, free_address
 
 pytestmark = pytest.mark.slow
@@ -37,8 +37,8 @@ class Reader:
         folder: the checkout to run them in.
     """
 
-    def __init__(self, nursery: Nursery, folder: Path) -> None:
-        self._nursery = nursery
+    def __init__(self, fork_server: ForkServer, folder: Path) -> None:
+        self._fork_server = fork_server
         self._folder = folder
         self._home = folder / "home"
         self._home.mkdir()
@@ -52,7 +52,7 @@ class Reader:
         if block.title:
             self._write(block.title, text)
         elif block.language == "python":
-            self._nursery.start(*self._here, sys.executable, "-c", text).ends(0, 2 * SOON_S)
+            self._fork_server.start(*self._here, sys.executable, "-c", text).ends(0, 2 * SOON_S)
         elif block.language == SHELL and block.kind == "terminal":
             name, status = block.words
             for line in commands(text):
@@ -85,15 +85,15 @@ class Reader:
         words = shlex.split(line) if PLAIN.fullmatch(line) else []
         settings = [word for word in words if re.match(r"[A-Z_]+=", word)]
         if words[len(settings) : len(settings) + 1] != [COMMAND]:
-            return self._nursery.start(*self._here, "bash", "-euc", line)
+            return self._fork_server.start(*self._here, "bash", "-euc", line)
         environment = dict(word.split("=", 1) for word in settings)
         prelude = f"import os; os.chdir({str(self._folder)!r}); os.environ.update({environment!r})"
-        return self._nursery.breakwater(*words[len(settings) + 1 :], prelude=prelude)
+        return self._fork_server.breakwater(*words[len(settings) + 1 :], prelude=prelude)
 
 
 @pytest.mark.parametrize("page", [page for page in pages() if any(block.typed for block in blocks_of(page))])
-def test_the_commands_of_a_page_work(page: str, nursery: Nursery, tmp_path: Path) -> None:
-    reader = Reader(nursery, checkout(tmp_path))
+def test_the_commands_of_a_page_work(page: str, fork_server: ForkServer, tmp_path: Path) -> None:
+    reader = Reader(fork_server, checkout(tmp_path))
     for block in blocks_of(page):
         if block.typed:
             reader.type(block)

@@ -156,7 +156,7 @@ def check_verdict(got: Packet | Rejected, form: Compressor, x: Vector, *, told: 
     assert row.shape == x.shape
     assert row.dtype == x.dtype
     assert np.isfinite(row).all()
-    assert form.flaw(form.opposite(got), len(x), x.dtype) is None
+    assert form.validate(form.opposite(got), len(x), x.dtype) is None
 
 
 def _content(s: Script, form: Compressor, ask: Ask, x: Vector) -> RecordDict:
@@ -231,7 +231,7 @@ def read_instruction(data: bytes) -> None:
 def _check_broadcast(form: Compressor, packet: Packet) -> None:
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
         dim = packet.dim if 0 < packet.dim <= 5003 else 650
-        flaw = form.flaw(packet, dim, dtype)
+        flaw = form.validate(packet, dim, dtype)
         if flaw is None:
             row = form.decompress(packet, dtype)
             assert row.shape == (dim,)

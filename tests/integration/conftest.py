@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.fork_server import Nursery
+from tests.integration.fork_server import ForkServer
 from tests.integration.machines import Machines
 from tests.integration.processes import DIGITS, Processes
 
@@ -17,16 +17,16 @@ def processes() -> Iterator[Processes]:
 
 
 @pytest.fixture(scope="session")
-def _nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
+def _fork_server() -> Iterator[ForkServer]:
+    with ForkServer() as fork_server:
+        yield fork_server
 
 
 @pytest.fixture
-def forked(_nursery: Nursery) -> Iterator[Nursery]:
+def forked(_fork_server: ForkServer) -> Iterator[ForkServer]:
     """Processes whose breakwater commands are forks; not for `breakwater run`, which forks by itself."""
-    yield _nursery
-    _nursery.swept(strict=True)
+    yield _fork_server
+    _fork_server.swept(strict=True)
 
 
 @pytest.fixture

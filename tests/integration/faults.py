@@ -33,7 +33,7 @@ from strategies.byz_vr_marina_pp import ByzVRMarinaPP
 from strategies.method import Vector
 from strategies.randomness import Role, stream
 from strategies.vectors import norm
-from tests.integration.fork_server import Nursery
+from tests.integration.fork_server import ForkServer
 from tests.integration.processes import (
     SOON_S,
     Process,
@@ -229,8 +229,8 @@ class Site:
         changes: to the config, ``section.key=value``.
     """
 
-    def __init__(self, nursery: Nursery, folder: Path, *changes: str) -> None:
-        self._nursery = nursery
+    def __init__(self, fork_server: ForkServer, folder: Path, *changes: str) -> None:
+        self._fork_server = fork_server
         self.out = folder / "run"
         self.config = folder / "config.toml"
         self.config.write_text(SMALL, encoding="utf-8")
@@ -280,7 +280,7 @@ class Site:
 
     def serve(self, *arguments: str | Path, prelude: str = "") -> Process:
         """Start a server and wait until it listens."""
-        server = self._nursery.breakwater(*arguments, prelude=prelude)
+        server = self._fork_server.breakwater(*arguments, prelude=prelude)
         address = server.line(r"^listening on (\S+)")[1]
         assert address == (self.address or address), "it comes back where its clients look for it"
         self.address = address
@@ -301,7 +301,7 @@ class Site:
         byzantine: tuple[str, ...] = ()
         if config.attack is not None and i == CLIENTS - config.federation.byzantine:
             byzantine = ("--attack", config.attack.kind, "--seats", str(config.federation.byzantine))
-        self.clients[i] = self._nursery.breakwater(
+        self.clients[i] = self._fork_server.breakwater(
             "client", "--connect", address, "--name", name(i), *seat, *byzantine, prelude=prelude
         )
         return self.clients[i]
@@ -312,7 +312,7 @@ class Site:
         disk.mkdir()
         self.out = disk / "run"
         prelude = f"FOLDER = {bytes(disk)!r}" + SMALL_DISK
-        probe = self._nursery.breakwater("--version", prelude=prelude)
+        probe = self._fork_server.breakwater("--version", prelude=prelude)
         if probe.wait():
             pytest.skip(f"this machine forbids to mount a small disk: {probe.said()}")
         self._disk = disk
@@ -320,7 +320,7 @@ class Site:
 
     def refused(self, *arguments: str | Path) -> None:
         """Run a command that must say in one line that it cannot."""
-        process = self._nursery.breakwater(*arguments)
+        process = self._fork_server.breakwater(*arguments)
         process.ends(2)
         (line,) = process.err
         assert line.startswith("breakwater: error: ")

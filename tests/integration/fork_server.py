@@ -27,7 +27,7 @@ _LONGEST = 1 << 16
 """Of a message on the socket, in bytes."""
 
 
-class Nursery(Processes):
+class ForkServer(Processes):
     """Forks commands for one test after the other; ``swept`` is to be called between them."""
 
     def __enter__(self) -> Self:

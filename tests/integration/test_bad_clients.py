@@ -30,7 +30,7 @@ from link.node import Prepared, join
 from link.wire import METHOD, PROTOCOL, Parcel, Payload, Reader, Welcome, control_frame, error_frame, reply_head
 from strategies.method import Ask, Packet
 from strategies.randomness import Role, stream
-from tests.integration.fork_server import Nursery
+from tests.integration.fork_server import ForkServer
 from tests.integration.processes import DIGITS, SOON_S, Processes, rounds_of, sets, summary_of
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ Misbehave = Callable[[int, int], list[bytes]]
 
 
 @pytest.fixture
-def processes(forked: Nursery) -> Processes:
+def processes(forked: ForkServer) -> Processes:
     return forked
 
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from examples.plain_loop import trajectory
 from experiment.config import load
 from experiment.opened import open_experiment
-from tests.integration.fork_server import Nursery
+from tests.integration.fork_server import ForkServer
 from tests.integration.processes import (
     ATTACKED,
     ROOT,
@@ -48,7 +48,7 @@ every = 10
 
 
 @pytest.fixture
-def processes(forked: Nursery) -> Processes:
+def processes(forked: ForkServer) -> Processes:
     return forked
 
 
@@ -208,7 +208,7 @@ def test_one_command_begins_a_run_and_goes_on_with_it(processes: Processes, digi
     for process in clients:
         process.ends(0)
     summary = summary_of(out)
-    assert (summary["status"], summary["rounds"], summary["lives"]) == ("finished", 300, 2)
+    assert (summary["status"], summary["rounds"], summary["starts"]) == ("finished", 300, 2)
     assert [line["round"] for line in rounds_of(out)] == list(range(1, 301))
     third = processes.breakwater(*command)  # nothing is left to do, and nobody is waited for
     third.ends(0)

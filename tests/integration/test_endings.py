@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.fork_server import Nursery
+from tests.integration.fork_server import ForkServer
 from tests.integration.processes import COMMAND, ROOT, Process, Processes, free_address, rounds_of, summary_of, until
 
 pytestmark = pytest.mark.slow
@@ -114,7 +114,7 @@ def test_a_run_goes_on_without_a_client_that_is_told_to_end(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_server_that_is_ended_while_it_waits_for_clients_leaves_a_summary(
-    forked: Nursery, endless: Path, tmp_path: Path, number: signal.Signals
+    forked: ForkServer, endless: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     server = forked.breakwater("server", endless, "--listen", "127.0.0.1:0", "--out", out := tmp_path / "run")
     server.line("^listening on ")
@@ -127,7 +127,7 @@ def test_a_server_that_is_ended_while_it_waits_for_clients_leaves_a_summary(
 
 
 def test_a_hung_up_server_goes_on_and_one_under_nohup_is_not_hung_up(
-    forked: Nursery, endless: Path, tmp_path: Path
+    forked: ForkServer, endless: Path, tmp_path: Path
 ) -> None:
     address, out = free_address(), tmp_path / "run"
     ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
@@ -148,7 +148,7 @@ def test_a_hung_up_server_goes_on_and_one_under_nohup_is_not_hung_up(
     server.ends(0)
     for client in clients:
         client.ends(0)
-    assert (summary_of(out)["status"], summary_of(out)["lives"]) == ("finished", 2)
+    assert (summary_of(out)["status"], summary_of(out)["starts"]) == ("finished", 2)
 
 
 # --- output -----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from link.grid import StreamGrid
 from link.identity.access import LISTED_FILE, REVOKED_FILE, AccessControl
 from link.identity.tls import Identity, server_credentials
 from link.wire import METHOD, PROTOCOL, control_frame
-from tests.integration.fork_server import Nursery
+from tests.integration.fork_server import ForkServer
 from tests.integration.processes import DIGITS, SOON_S, Process, Processes, rounds_of, sets, until
 from tests.integration.test_link import Federation, Node, ask, reasons
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def processes(forked: Nursery) -> Processes:
+def processes(forked: ForkServer) -> Processes:
     return forked
 
 

@@ -13,8 +13,8 @@ import pytest
 from deploy.certs import init, issue
 from deploy.doctor.network import connecting
 from link.address import Address
-from server.run_folder.manifest import RunCard
-from tests.integration.fork_server import Nursery
+from server.run_folder.manifest import RunManifest
+from tests.integration.fork_server import ForkServer
 from tests.integration.processes import COMMAND, Process, Processes, sets, summary_of
 
 pytestmark = pytest.mark.slow
@@ -93,15 +93,15 @@ def wall() -> Iterator[HttpProxy]:
     it.close()
 
 
-def behind(nursery: Nursery, proxy: str, *arguments: str | Path, variable: str = "http_proxy") -> Process:
+def behind(fork_server: ForkServer, proxy: str, *arguments: str | Path, variable: str = "http_proxy") -> Process:
     """Run a command whose environment names a proxy."""
-    return nursery.breakwater(*arguments, prelude=f"import os; os.environ[{variable!r}] = {proxy!r}")
+    return fork_server.breakwater(*arguments, prelude=f"import os; os.environ[{variable!r}] = {proxy!r}")
 
 
 def serve(
-    nursery: Nursery, digits: Path, out: Path, *options: str | Path, host: str = "127.0.0.1"
+    fork_server: ForkServer, digits: Path, out: Path, *options: str | Path, host: str = "127.0.0.1"
 ) -> tuple[Process, str]:
-    server = nursery.breakwater("server", digits, "--listen", f"{host}:0", "--out", out, *SHORT, *options)
+    server = fork_server.breakwater("server", digits, "--listen", f"{host}:0", "--out", out, *SHORT, *options)
     return server, server.line(r"^listening on (\S+)")[1]
 
 
@@ -115,7 +115,7 @@ def test_a_local_run_uses_no_proxy(processes: Processes, digits: Path, tmp_path:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_client_watcher_and_doctor_use_no_proxy_to_this_machine(
-    host: str, forked: Nursery, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: str, forked: ForkServer, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, address = serve(forked, digits, tmp_path / "run", host=host)
     assert address.startswith(f"{host}:")
@@ -131,7 +131,7 @@ def test_client_watcher_and_doctor_use_no_proxy_to_this_machine(
 
 
 def test_an_ipv6_address_works_everywhere_with_a_certificate_for_it(
-    forked: Nursery, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    forked: ForkServer, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", DEAD)
     certs = tmp_path / "certs"
@@ -151,11 +151,11 @@ def test_an_ipv6_address_works_everywhere_with_a_certificate_for_it(
     client = behind(forked, DEAD, "client", "--connect", address, "--tls", certs / "alice")
     for each in (client, watch, server):
         each.ends(0)
-    assert RunCard.read(tmp_path / "run").listen == address
+    assert RunManifest.read(tmp_path / "run").listen == address
 
 
 def test_another_host_is_reached_through_a_proxy(
-    forked: Nursery, digits: Path, tmp_path: Path, proxy: HttpProxy, monkeypatch: pytest.MonkeyPatch
+    forked: ForkServer, digits: Path, tmp_path: Path, proxy: HttpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     init(tmp_path / "certs", ["server.invalid"])
     issue(tmp_path / "certs", ["alice"])
@@ -180,7 +180,7 @@ def test_another_host_is_reached_through_a_proxy(
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_proxy_that_refuses_or_is_not_there_is_named_with_its_variable(
-    there: bool, forked: Nursery, wall: HttpProxy, monkeypatch: pytest.MonkeyPatch
+    there: bool, forked: ForkServer, wall: HttpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy, server = wall.address if there else "127.0.0.1:9", "server.invalid:9090"
     given = f"http://me:hush@{proxy}"
@@ -207,7 +207,7 @@ def test_a_proxy_that_refuses_or_is_not_there_is_named_with_its_variable(
     ],
 )
 def test_a_proxy_that_grpc_does_not_use_is_said_to_be_of_no_use(
-    variable: str, value: str, told: str, forked: Nursery
+    variable: str, value: str, told: str, forked: ForkServer
 ) -> None:
     if any(name in os.environ for name in ("grpc_proxy", "https_proxy", "http_proxy") if name != variable):
         pytest.skip("this machine has a proxy of its own")

@@ -16,7 +16,7 @@ from experiment.config import load
 from experiment.opened import open_experiment
 from strategies.method import Vector
 from strategies.randomness import Role, stream
-from tests.integration.fork_server import Nursery
+from tests.integration.fork_server import ForkServer
 from tests.integration.processes import DIGITS, SOON_S, Processes, rounds_of, sets, summary_of, until
 from tests.integration.test_bad_clients import DIM, BadClient, answer, content, ones, packet
 
@@ -30,7 +30,7 @@ NAN = np.full(DIM, np.nan, np.float32).tobytes()
 
 
 @pytest.fixture
-def processes(forked: Nursery) -> Processes:
+def processes(forked: ForkServer) -> Processes:
     return forked
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.fork_server import Nursery
+from tests.integration.fork_server import ForkServer
 from tests.integration.processes import DIGITS, Process, Processes, rounds_of, sets, summary_of, until
 
 pytestmark = pytest.mark.slow
@@ -20,7 +20,7 @@ KEPT = {
 
 
 @pytest.fixture
-def processes(forked: Nursery) -> Processes:
+def processes(forked: ForkServer) -> Processes:
     return forked
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.integration.fork_server import Nursery
+from tests.integration.fork_server import ForkServer
 from tests.integration.processes import Process, Processes, rounds_of, sets, summary_of, until
 from tests.unit.tasks.test_identity import POINTS
 
@@ -55,7 +55,7 @@ gamma = 0.1
 
 
 @pytest.fixture
-def processes(forked: Nursery) -> Processes:
+def processes(forked: ForkServer) -> Processes:
     return forked
 
 

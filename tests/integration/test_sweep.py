@@ -20,7 +20,7 @@ from experiment.config import Config, load
 from foundation.errors import ConfigError
 from server.monitor.exporters import Monitoring
 from tests.docs.blocks import blocks_of, commands
-from tests.integration.fork_server import Nursery
+from tests.integration.fork_server import ForkServer
 from tests.integration.processes import DIGITS, ROOT, rounds_of, summary_of, until
 
 pytestmark = pytest.mark.slow
@@ -136,13 +136,13 @@ def table_of(out: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def forks() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
+def forks() -> Iterator[ForkServer]:
+    with ForkServer() as fork_server:
+        yield fork_server
 
 
 @pytest.fixture
-def nursery(forks: Nursery) -> Iterator[Nursery]:
+def fork_server(forks: ForkServer) -> Iterator[ForkServer]:
     yield forks
     forks.swept(strict=True)
 
@@ -163,9 +163,9 @@ def test_the_reduced_form_of_every_experiment_runs(path: Path, tmp_path: Path) -
     assert plan.file.title in (out / "table.md").read_text(encoding="utf-8")
 
 
-def test_a_sweep_of_real_processes_ends_at_the_numbers_of_one_process(nursery: Nursery, tmp_path: Path) -> None:
+def test_a_sweep_of_real_processes_ends_at_the_numbers_of_one_process(fork_server: ForkServer, tmp_path: Path) -> None:
     path = written(tmp_path, SWEEP.replace("seeds = [1, 2]", "seeds = [1]"))
-    many = nursery.breakwater("sweep", path, "--out", tmp_path / "many", "--jobs", "2")
+    many = fork_server.breakwater("sweep", path, "--out", tmp_path / "many", "--jobs", "2")
     many.ends(0)
     assert many.said().count("finished") == 2
     plan = load_plan(path)
@@ -190,29 +190,29 @@ many = "strategy.rounds=700"
 
 
 def test_a_sweep_that_is_killed_or_interrupted_leaves_no_process_and_goes_on_where_it_was(
-    nursery: Nursery, tmp_path: Path
+    fork_server: ForkServer, tmp_path: Path
 ) -> None:
     path, out = written(tmp_path, SHORT_AND_LONG), tmp_path / "out"
     done, under_way = (out / "runs" / f"rounds-{name}" / "seed-1" for name in ("few", "many"))
     command = ("sweep", path, "--in-process", "--jobs", "1", "--out", out)
 
-    killed = nursery.breakwater(*command)
+    killed = fork_server.breakwater(*command)
     killed.line(r"\[1/2\] rounds few, seed 1: finished")
     until(lambda: rounds_of(under_way), "a round of the second run")
     killed.send(signal.SIGKILL)
     killed.wait()
-    until(lambda: not nursery.living(), "the end of what it had started")
+    until(lambda: not fork_server.living(), "the end of what it had started")
     written_at, half = (done / "metrics.jsonl").stat().st_mtime_ns, len(rounds_of(under_way))
 
-    interrupted = nursery.breakwater(*command)
+    interrupted = fork_server.breakwater(*command)
     interrupted.line("runs: 2 runs, 1 done before; in process")
     until(lambda: 0 < len(rounds_of(under_way)) != half, "the second run anew")
     interrupted.ctrl_c()
     interrupted.ends(130)
     interrupted.line("interrupted; the same command goes on")
-    assert not nursery.living()
+    assert not fork_server.living()
 
-    nursery.breakwater(*command).ends(0)
+    fork_server.breakwater(*command).ends(0)
     assert (done / "metrics.jsonl").stat().st_mtime_ns == written_at
     assert [(line["status"], line["rounds"]) for line in table_of(out)] == [("finished", "4"), ("finished", "700")]
 

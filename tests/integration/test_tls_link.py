@@ -25,7 +25,7 @@ from link.identity.authority import Authority
 from link.identity.tls import Identity, server_credentials
 from link.node import join_as_many
 from link.wire import METHOD, PROTOCOL, control_frame
-from tests.integration.fork_server import Nursery
+from tests.integration.fork_server import ForkServer
 from tests.integration.processes import ATTACKED, Processes, rounds_of, sets, summary_of
 from tests.integration.test_link import SOON_S, Federation, ask, echoes, reasons, until
 
@@ -37,7 +37,7 @@ ALICE, BOB = AUTHORITY.issue_client("alice"), AUTHORITY.issue_client("bob")
 
 
 @pytest.fixture
-def processes(forked: Nursery) -> Processes:
+def processes(forked: ForkServer) -> Processes:
     return forked
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.torture import DAMAGES, EXPERIMENT, WHEN, Moment, plan, torture
-from tests.integration.fork_server import Nursery
+from tests.integration.fork_server import ForkServer
 
 pytestmark = pytest.mark.slow
 
@@ -24,9 +24,9 @@ MOMENTS = (
 def test_a_server_that_is_killed_again_and_again_loses_no_more_than_rounds_since_a_checkpoint(tmp_path: Path) -> None:
     config = tmp_path / "torture.toml"
     config.write_text(EXPERIMENT, encoding="utf-8")
-    with Nursery() as nursery:
-        kills = torture(nursery, config, (f"checkpoint.every={EVERY}",), tmp_path, MOMENTS, random.Random(2))
-        nursery.none_left()
+    with ForkServer() as fork_server:
+        kills = torture(fork_server, config, (f"checkpoint.every={EVERY}",), tmp_path, MOMENTS, random.Random(2))
+        fork_server.none_left()
     assert [(kill.when, kill.damage) for kill in kills] == [(moment.when, moment.damage) for moment in MOMENTS]
     assert all(kill.after is not None for kill in kills)
     assert kills[0].after == 0 or kills[0].at >= EVERY  # a machine may stand still between a look and a kill

@@ -30,7 +30,7 @@ from link.seats import NoSeat
 from link.watch import follow
 from link.watchers import MAX_WATCHERS, WATCH
 from link.wire import PROTOCOL
-from tests.integration.fork_server import Nursery
+from tests.integration.fork_server import ForkServer
 from tests.integration.processes import (
     COMMAND,
     SOON_S,
@@ -311,8 +311,8 @@ def _speak_http(web: socket.socket) -> None:
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as one:
+def fork_server() -> Iterator[ForkServer]:
+    with ForkServer() as one:
         yield one
 
 
@@ -320,25 +320,25 @@ def states(process: Process) -> list[dict[str, Any]]:
     return [json.loads(line) for line in process.out]
 
 
-def test_a_server_with_tls_is_watched_through_a_restart(nursery: Nursery, digits: Path, tmp_path: Path) -> None:
+def test_a_server_with_tls_is_watched_through_a_restart(fork_server: ForkServer, digits: Path, tmp_path: Path) -> None:
     certs, out, address = tmp_path / "certs", tmp_path / "run", free_address()
     init(certs, ["127.0.0.1"])
     issue(certs, ["alice", "bob"])
     issue(certs, ["ops"], watcher=True)
     watched = ("-q", "--log-format", "json", "--tensorboard", "--metrics-port", "0")
     changes = ("federation.clients=2", "strategy.cohort=2", "checkpoint.every=20", "evaluation.every=10")
-    server = nursery.breakwater(
+    server = fork_server.breakwater(
         "server", digits, "--listen", address, "--out", out, "--tls", certs / "server", *watched, *sets(*changes)
     )
     clients = [
-        nursery.breakwater(
+        fork_server.breakwater(
             "client", "--connect", address, "--tls", certs / name, "--log-format", "json", "--log-file", tmp_path / name
         )
         for name in ("alice", "bob")
     ]
-    watching = nursery.breakwater("watch", address, "--tls", certs / "ops", "--json", "--patience", str(SOON_S))
+    watching = fork_server.breakwater("watch", address, "--tls", certs / "ops", "--json", "--patience", str(SOON_S))
     watching.line('"status": "running", .*"round": [1-9]')
-    spy = nursery.breakwater("watch", address, "--tls", certs / "alice")
+    spy = fork_server.breakwater("watch", address, "--tls", certs / "alice")
     spy.ends(2)
     assert "is the certificate of a client, which may not watch" in spy.said()
 
@@ -357,7 +357,7 @@ def test_a_server_with_tls_is_watched_through_a_restart(nursery: Nursery, digits
     assert not server.out, "it was to be quiet"
     watching.line('"away": ')
     before = len(rounds_of(out))
-    server = nursery.breakwater("server", "--resume", out, "--tensorboard", *watched[:3])
+    server = fork_server.breakwater("server", "--resume", out, "--tensorboard", *watched[:3])
     until(lambda: (last := states(watching)[-1])["round"] > before and "away" not in last, "the next server's rounds")
     server.ctrl_c()  # ends the run
     server.ends(130)
@@ -380,7 +380,7 @@ def test_a_server_with_tls_is_watched_through_a_restart(nursery: Nursery, digits
 
 
 def test_a_local_run_is_watched_by_its_address_and_by_its_folder(
-    processes: Processes, nursery: Nursery, digits: Path, tmp_path: Path
+    processes: Processes, fork_server: ForkServer, digits: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     run = processes.breakwater(
@@ -388,10 +388,10 @@ def test_a_local_run_is_watched_by_its_address_and_by_its_folder(
     )
     until((out / "run.json").exists, "the address")
     address = json.loads((out / "run.json").read_text(encoding="utf-8"))["listen"]
-    watching = [nursery.breakwater("watch", what) for what in (address, out)]
+    watching = [fork_server.breakwater("watch", what) for what in (address, out)]
     for one in watching:
         one.line(r"^byz-vr-marina-pp/cm  round \d+/1000000  loss .*  accuracy .* up  .* down$")
-    leaving = nursery.breakwater("watch", address)
+    leaving = fork_server.breakwater("watch", address)
     leaving.line("round")
     leaving.ctrl_c()
     leaving.ends(130)
@@ -403,7 +403,7 @@ def test_a_local_run_is_watched_by_its_address_and_by_its_folder(
         assert one.out[-1].startswith("interrupted after ")
         assert one.out[-1].endswith(f"run folder {out}")
     assert run.out == [], "it was to be quiet"
-    again = nursery.breakwater("watch", out)
+    again = fork_server.breakwater("watch", out)
     again.ends(0)
     assert again.out[-1] == watching[0].out[-1]
 
@@ -432,10 +432,12 @@ def test_a_terminal_shows_the_view_and_the_news_and_is_left_as_it_was(
     assert "client-1 was killed" in (out / "logs" / "server.log").read_text(encoding="utf-8")
 
 
-def test_what_cannot_be_watched_so_is_told_before_the_run(nursery: Nursery, digits: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_watched_so_is_told_before_the_run(
+    fork_server: ForkServer, digits: Path, tmp_path: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        server = nursery.breakwater(
+        server = fork_server.breakwater(
             "server", digits, "--listen", "127.0.0.1:0", "--out", tmp_path / "run", "--metrics-port", str(port)
         )
         server.ends(2)
@@ -443,6 +445,6 @@ def test_what_cannot_be_watched_so_is_told_before_the_run(nursery: Nursery, digi
         f"breakwater: error: --metrics-port: 127.0.0.1:{port} cannot be bound: Address already in use; choose another "
         "port"
     ]
-    empty = nursery.breakwater("watch", tmp_path)
+    empty = fork_server.breakwater("watch", tmp_path)
     empty.ends(2)
     assert "holds no run (config.toml and metrics.jsonl); give HOST:PORT, or a run folder" in empty.said()

@@ -59,12 +59,12 @@ def test_a_packet_has_its_layout_passes_the_screening_and_reads_as_a_vector(
         assert ((packet.seed is not None), (packet.scale is not None)) == (layout.seed, layout.scale)
         carried = len(packet.values.tobytes()) + len(marks) + 8 * (packet.seed is not None)
         assert layout.nbytes == carried + 8 * (packet.scale is not None)
-        assert q.flaw(packet, d, v.dtype) is None
+        assert q.validate(packet, d, v.dtype) is None
         out = q.decompress(packet, v.dtype)
         assert (out.shape, out.dtype) == (v.shape, v.dtype)
         assert np.isfinite(out).all()
         opposite = q.opposite(packet)
-        assert q.flaw(opposite, d, v.dtype) is None
+        assert q.validate(opposite, d, v.dtype) is None
         np.testing.assert_array_equal(q.decompress(opposite, v.dtype), -out)
     np.testing.assert_array_equal(v, before)
 
@@ -340,7 +340,7 @@ def test_any_packet_is_refused_with_a_reason_or_can_be_used(
         seed = 3 if layout.seed else None
         marks = np.frombuffer(raw[-1:] if layout.marks else b"", np.uint8) if layout.marks else None
     packet = Packet(q.kind if kind is None else kind, dim, values, seed, scale, marks)
-    reason = q.flaw(packet, 5, F32)
+    reason = q.validate(packet, 5, F32)
     if reason is None:
         out = q.decompress(packet, F32)
         assert out.shape == (5,)

@@ -87,7 +87,7 @@ def test_nothing_that_a_client_sends_makes_the_model_other_than_finite(
     name: str, values: list[float], rounds: int
 ) -> None:
     def cheat(i: int, ask: Ask, packet: Packet) -> Packet:
-        form = run.method.form(ask, i)
+        form = run.method.compressor_for(ask, i)
         with np.errstate(over="ignore"):  # where the form multiplies by d/k
             forged = form.forge(np.array(values, np.float32), np.random.default_rng(ask.round))
         return Packet(**{**vars(forged), "version": packet.version})
@@ -111,4 +111,4 @@ def test_an_attacker_that_aims_hits(target: list[float], held: float) -> None:
     for ask in (Ask(1, START, {}), Ask(2, "change", {HELD: old})):
         got = method.absorb(old, ask, method.aim(old, ask, wanted))
         assert got == pytest.approx(wanted, abs=1e-9)
-        assert method.form(Ask(1, START, {}), 0) == Identity()
+        assert method.compressor_for(Ask(1, START, {}), 0) == Identity()

@@ -47,7 +47,7 @@ class World:
         told = tuple(cohort) if self.config.reveals_cohort else None
         packet = self.members[i].answer(Ask(k, kind, vectors, cohort=told))
         form = Identity() if dense else self.config.compressor
-        if not isinstance(packet, Packet) or form.flaw(packet, self.problem.dim, self.problem.dtype) is not None:
+        if not isinstance(packet, Packet) or form.validate(packet, self.problem.dim, self.problem.dtype) is not None:
             return None
         return form.decompress(packet, self.problem.dtype)
 

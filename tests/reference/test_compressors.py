@@ -181,7 +181,7 @@ def test_compiled_rounding_is_the_same_to_the_last_bit(
         v = np.clip(x, -3.4e38, 3.4e38).astype(np.float32)
         (a, scale), (b, other) = both(monkeypatch, lambda v: carrier.write(v, np.random.default_rng(5)), v)
         assert (a.dtype, a.tobytes(), scale) == (b.dtype, b.tobytes(), other)
-        if carrier.flaw(a, scale, n, v.dtype, 1.0) is not None:
+        if carrier.validate(a, scale, n, v.dtype, 1.0) is not None:
             continue  # an l2 norm beyond the largest float
         read = both(monkeypatch, lambda a, s: carrier.read(a, s, n, np.dtype(np.float32), 1.0), a, scale)
         assert read[0].tobytes() == read[1].tobytes()
@@ -290,7 +290,7 @@ def test_long_vectors_are_cut_into_the_same_parts_by_any_number_of_threads(
         a, b = both(monkeypatch, lambda q: q.compress(v, np.random.default_rng(1)), one)
         assert (a.scale, a.values.tobytes()) == (b.scale, b.values.tobytes())
         assert (None if a.marks is None else a.marks.tobytes()) == (None if b.marks is None else b.marks.tobytes())
-        a, b = both(monkeypatch, lambda q, p: (q.flaw(p, d, v.dtype), q.decompress(p, v.dtype).tobytes()), one, a)
+        a, b = both(monkeypatch, lambda q, p: (q.validate(p, d, v.dtype), q.decompress(p, v.dtype).tobytes()), one, a)
         assert a == b
         assert a[0] is None
 
@@ -351,5 +351,5 @@ def test_without_numba_long_vectors_are_handled_too(monkeypatch: pytest.MonkeyPa
     v = np.random.default_rng(0).normal(size=packing.LONG).astype(np.float32)
     form = RandK(ratio=0.01, levels=7)
     packet = form.compress(v, np.random.default_rng(1))
-    assert form.flaw(packet, len(v), v.dtype) is None
+    assert form.validate(packet, len(v), v.dtype) is None
     assert np.count_nonzero(form.decompress(packet, v.dtype)) > 100

@@ -179,8 +179,8 @@ def curves(lines: Sequence[Line], x: Scale, y: Scale, name: str, about: str) -> 
             if line.low is not None and line.high is not None:
                 low, high = (np.clip(v / y.unit, bottom, top) for v in (line.low, line.high))
                 axes.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
-            mark = "o" if np.isfinite(ys).sum() <= MARKED else ""
-            axes.plot(xs, ys, color=colour, linestyle=style, linewidth=1.8, marker=mark, markersize=3.4)
+            epoch = "o" if np.isfinite(ys).sum() <= MARKED else ""
+            axes.plot(xs, ys, color=colour, linestyle=style, linewidth=1.8, marker=epoch, markersize=3.4)
             if np.isinf(line.y).any():  # the run had diverged: where its curve ends
                 known = np.flatnonzero(np.isfinite(ys))
                 if known.size:
@@ -208,9 +208,9 @@ def per_round(kinds: Sequence[Dots], x: Scale, y: Scale, name: str, about: str) 
     def paint(axes: Axes) -> None:
         for order, dots in enumerate(kinds):
             colour, ys = _SERIES.format(0x10 + dots.slot % COLOURS), dots.y / y.unit
-            mark = "os^Dvx"[order % 6]
+            epoch = "os^Dvx"[order % 6]
             if dots.x.size <= DOTS:
-                axes.plot(dots.x, ys, color=colour, marker=mark, markersize=3.4, linestyle="", label=dots.label)
+                axes.plot(dots.x, ys, color=colour, marker=epoch, markersize=3.4, linestyle="", label=dots.label)
             else:
                 middle, median, low, high = _stretches(dots.x, ys, 120)
                 axes.fill_between(middle, low, high, color=colour, alpha=0.3, linewidth=0)

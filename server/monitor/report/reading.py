@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment.config import Config, parse
-from experiment.explain import TaskFacts
+from experiment.explain import ProblemConstants
 from foundation.errors import ConfigError
 from foundation.files import is_locked
 from foundation.text import TextError, read_text
@@ -73,10 +73,10 @@ class Run:
         return None if self.config is None else self.config.strategy.rounds
 
     @property
-    def task(self) -> TaskFacts | None:
+    def task(self) -> ProblemConstants | None:
         """The problem constants of the task; None where the summary has none."""
         try:
-            return TaskFacts.read((self.summary or {})["task"])
+            return ProblemConstants.read((self.summary or {})["task"])
         except (KeyError, ValueError, TypeError):
             return None
 

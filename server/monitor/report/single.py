@@ -39,7 +39,8 @@ _COLUMNS = (
 def document(run: Run) -> str:
     """Return the page of a run."""
     summary = run.summary or {}
-    failure, versions, starts = (summary.get(key) for key in ("attack_failure", "versions", "lives"))
+    failure, versions = summary.get("attack_failure"), summary.get("versions")
+    starts = summary.get("starts", summary.get("lives"))
     clients = run.suspects[:MOST_CLIENTS]
     heads = [
         head

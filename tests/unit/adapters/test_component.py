@@ -16,7 +16,7 @@ from adapters.app_strategy import AppStrategy
 from adapters.federated_averaging import RobustFedAvg
 from adapters.mods import robust_deltas_mod
 from foundation.errors import ConfigError
-from link import worker_state as pages
+from link import worker_state
 from strategies.aggregators import CoordinateMedian, Krum, Mean, TrimmedMean
 from strategies.byz_ef21 import ByzEF21
 from strategies.byz_vr_marina_pp import ByzVRMarinaPP
@@ -113,8 +113,8 @@ def plain_loop(
                 workers[i], packet = method.reply(i, workers[i], told, oracles[i], draw)
             except StateLostError:
                 continue
-            if method.knows(state, i, packet.version):
-                replies[i] = method.form(ask, i).decompress(packet, state.x.dtype)
+            if method.accepts_version(state, i, packet.version):
+                replies[i] = method.compressor_for(ask, i).decompress(packet, state.x.dtype)
         state = method.update(state, ask, replies, stream(seed, Role.AGGREGATE, round_=k))
     x: Vector = state.x
     return x
@@ -467,11 +467,11 @@ def test_a_loss_of_another_size() -> None:
 
 def test_a_worker_state_survives_flowers_records() -> None:
     state, records = WorkerState(7, {"g": X0, "h": X0.astype(np.float32)}), RecordDict()
-    pages.write(records, pages.state_pages(state))
-    read = pages.page_state(pages.read(records))
+    worker_state.write(records, worker_state.state_to_dict(state))
+    read = worker_state.state_from_dict(worker_state.read(records))
     assert read.version == 7
     assert {name: v.tobytes() for name, v in read.vectors.items()} == {n: v.tobytes() for n, v in state.vectors.items()}
-    assert pages.page_state(pages.read(RecordDict())) == STATELESS
+    assert worker_state.state_from_dict(worker_state.read(RecordDict())) == STATELESS
 
 
 class Formed(Pull):

@@ -7,7 +7,7 @@ import pytest
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
-from adapters.named_arrays import Layout
+from adapters.named_arrays import ArrayLayout
 from foundation.errors import ConfigError
 
 MIXED: dict[str, NDArray[Any]] = {
@@ -25,21 +25,21 @@ def record(arrays: dict[str, NDArray[Any]]) -> ArrayRecord:
 
 
 def test_the_vector_is_the_floating_arrays_in_the_order_of_their_names() -> None:
-    layout = Layout.of(record(MIXED))
+    layout = ArrayLayout.of(record(MIXED))
     x = layout.flat(record(MIXED))
     assert (x.dtype.name, layout.dim) == ("float32", 9)
     assert x.tolist() == [0.5, -0.5, 2.5, 0, 1, 2, 3, 4, 5]
     backwards = record({name: MIXED[name] for name in reversed(MIXED)})
-    assert layout.flat(backwards).tobytes() == Layout.of(backwards).flat(backwards).tobytes() == x.tobytes()
+    assert layout.flat(backwards).tobytes() == ArrayLayout.of(backwards).flat(backwards).tobytes() == x.tobytes()
 
 
 def test_a_float64_array_makes_the_vector_float64() -> None:
     arrays = record({"a": np.array([1e-12]), "b": np.ones(1, np.float32)})
-    assert Layout.of(arrays).flat(arrays).tolist() == [1e-12, 1.0]
+    assert ArrayLayout.of(arrays).flat(arrays).tolist() == [1e-12, 1.0]
 
 
 def test_the_record_has_the_users_names_order_shapes_and_types() -> None:
-    layout = Layout.of(record(MIXED))
+    layout = ArrayLayout.of(record(MIXED))
     back = layout.record(layout.flat(record(MIXED)) * np.float32(2))
     assert list(back) == list(MIXED)
     for (name, array), got in zip(MIXED.items(), back.to_numpy_ndarrays(), strict=True):
@@ -52,7 +52,7 @@ def test_a_state_dict_with_batch_normalisation_comes_back() -> None:
 
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     arrays = ArrayRecord(model.state_dict())
-    layout = Layout.of(arrays)
+    layout = ArrayLayout.of(arrays)
     model.load_state_dict(layout.record(layout.flat(arrays) + np.float32(1)).to_torch_state_dict())
     state = model.state_dict()
     assert state["1.running_var"].tolist() == [2.0, 2.0]
@@ -71,12 +71,12 @@ def test_a_state_dict_with_batch_normalisation_comes_back() -> None:
 )
 def test_what_is_no_model(arrays: dict[str, NDArray[Any]], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
-        Layout.of(record(arrays))
+        ArrayLayout.of(record(arrays))
 
 
 def test_a_type_that_numpy_does_not_know() -> None:
     with pytest.raises(ConfigError, match="array 'z' holds bfloat16"):
-        Layout.of(ArrayRecord({"z": Array("bfloat16", (1,), "numpy.ndarray", b"")}))
+        ArrayLayout.of(ArrayRecord({"z": Array("bfloat16", (1,), "numpy.ndarray", b"")}))
 
 
 GOOD: dict[str, NDArray[Any]] = {"b": np.zeros(2, np.float32), "w": np.ones((2, 2), np.float32)}
@@ -100,7 +100,7 @@ GOOD: dict[str, NDArray[Any]] = {"b": np.zeros(2, np.float32), "w": np.ones((2, 
 def test_another_model(change: dict[str, NDArray[Any] | None], reason: str) -> None:
     arrays = {name: array for name, array in {**GOOD, **change}.items() if array is not None}
     with pytest.raises(ConfigError, match=reason):
-        Layout.of(record(GOOD)).flat(record(arrays))
+        ArrayLayout.of(record(GOOD)).flat(record(arrays))
 
 
 @pytest.mark.parametrize(
@@ -114,17 +114,17 @@ def test_another_model(change: dict[str, NDArray[Any] | None], reason: str) -> N
 )
 def test_bytes_that_are_no_array(array: Array) -> None:
     with pytest.raises(ConfigError, match="array 'b' cannot be read"):
-        Layout.of(record(GOOD)).flat(ArrayRecord({"b": array, "w": Array(GOOD["w"])}))
+        ArrayLayout.of(record(GOOD)).flat(ArrayRecord({"b": array, "w": Array(GOOD["w"])}))
 
 
 def test_a_wider_answer_is_taken() -> None:
-    layout = Layout.of(record(GOOD))
+    layout = ArrayLayout.of(record(GOOD))
     assert layout.flat(record({name: array.astype(np.float64) for name, array in GOOD.items()})).dtype == np.float32
 
 
 def test_an_empty_float64_array_does_not_make_everything_wide() -> None:
     arrays = record({"w": np.ones(2, np.float32), "e": np.zeros((3, 0))})
-    layout = Layout.of(arrays)
+    layout = ArrayLayout.of(arrays)
     assert layout.dtype == np.float32
     back = layout.record(layout.flat(arrays))
     assert [(array.dtype, tuple(array.shape)) for array in back.values()] == [("float32", (2,)), ("float64", (3, 0))]
@@ -132,17 +132,17 @@ def test_an_empty_float64_array_does_not_make_everything_wide() -> None:
 
 def test_what_outgrows_its_type_is_cut_off_and_reported() -> None:
     arrays = record({"w": np.ones(4, np.float16), "v": np.ones(1, np.float32)})
-    layout = Layout.of(arrays)
+    layout = ArrayLayout.of(arrays)
     x = np.array([1e30, 65519, -70000, 65520, np.inf], np.float32)  # v, w
     assert layout.record(x)["w"].numpy().tolist() == [65504, -65504, 65504, np.inf]
-    assert layout.flaw(np.array([1, 1, -70000, 1, 1], np.float32)) == (
+    assert layout.validate(np.array([1, 1, -70000, 1, 1], np.float32)) == (
         "array 'w' holds numbers up to 7e+04, and float16 ends at 6.55e+04"
     )
-    assert layout.flaw(np.array([1e30, 65519, 1, 1, 1], np.float32)) == ""
+    assert layout.validate(np.array([1e30, 65519, 1, 1, 1], np.float32)) == ""
 
 
 def test_arrays_that_are_not_trained_are_listed_without_counters() -> None:
-    assert Layout.of(record(MIXED)).unchanged() == ["'mask' (bool, 2)"]
+    assert ArrayLayout.of(record(MIXED)).unchanged() == ["'mask' (bool, 2)"]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_arrays_that_are_not_trained_are_listed_without_counters() -> None:
 def test_any_floating_array_comes_back_as_it_was(array: NDArray[Any]) -> None:
     for name in ("w", "", "model/layer 1.größe"):
         arrays = record({name: array})
-        layout = Layout.of(arrays)
+        layout = ArrayLayout.of(arrays)
         (back,) = layout.record(layout.flat(arrays)).to_numpy_ndarrays()
         assert np.array_equal(back, array)
         assert (back.shape, back.dtype.newbyteorder("=")) == (array.shape, array.dtype.newbyteorder("="))

@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 from adapters import orders
 from adapters.federated_averaging import DeltaCodec
 from adapters.mods import robust_deltas_mod
-from adapters.named_arrays import Layout
+from adapters.named_arrays import ArrayLayout
 from experiment.config import CompressorUnion
 from foundation.errors import ConfigError, WireError
 from link import codec
@@ -36,7 +36,7 @@ def vector(arrays: ArrayRecord) -> Vector:
 
 
 DENSE = Identity()
-LAYOUT = Layout.of(model(X))
+LAYOUT = ArrayLayout.of(model(X))
 
 
 def half(message: Message, context: Context) -> Message:

@@ -532,11 +532,11 @@ def test_remarks(attack: Attack, n: int, f: int, words: str | None) -> None:
 
 
 def test_flaws() -> None:
-    assert ALIE().flaw(20, 5) is None
-    assert ALIE(z=1.0).flaw(20, 11) is None
-    assert "alie has no default z for f = 11 of n = 20" in str(ALIE().flaw(20, 11))
-    assert Mimic(target=19).flaw(20, 5) is None
-    assert "target = 20: must be below clients = 20" in str(Mimic(target=20).flaw(20, 5))
+    assert ALIE().validate(20, 5) is None
+    assert ALIE(z=1.0).validate(20, 11) is None
+    assert "alie has no default z for f = 11 of n = 20" in str(ALIE().validate(20, 11))
+    assert Mimic(target=19).validate(20, 5) is None
+    assert "target = 20: must be below clients = 20" in str(Mimic(target=20).validate(20, 5))
 
 
 # --- the arithmetic behind ---

@@ -73,8 +73,8 @@ def coalition(opened: Experiment) -> dict[int, CoalitionMember]:
 
 def read(opened: Experiment, question: Ask, packet: Packet | Faulty | None, worker: int = 0) -> Vector:
     assert isinstance(packet, Packet)
-    form = opened.method.form(question, worker)
-    assert form.flaw(packet, opened.problem.dim, opened.problem.dtype) is None
+    form = opened.method.compressor_for(question, worker)
+    assert form.validate(packet, opened.problem.dim, opened.problem.dtype) is None
     return form.decompress(packet, opened.problem.dtype)
 
 

@@ -95,10 +95,10 @@ class Server:
             except StateLostError:
                 self.stale.append(i)
                 continue
-            form = self.method.form(ask, i)
+            form = self.method.compressor_for(ask, i)
             assert isinstance(packet, Packet)
-            assert form.flaw(packet, len(self.state.x), self.state.x.dtype) is None
-            if not self.method.knows(self.state, i, packet.version):
+            assert form.validate(packet, len(self.state.x), self.state.x.dtype) is None
+            if not self.method.accepts_version(self.state, i, packet.version):
                 self.stale.append(i)
             elif i not in lost:
                 replies[i] = form.decompress(packet, self.state.x.dtype)

@@ -21,8 +21,7 @@ from experiment.config import AttackUnion, CompressorUnion, StrategyUnion, kinds
 from experiment.opened import Experiment, open_experiment
 from experiment.run_config import RunConfig
 from foundation.errors import Silent
-from link import codec, flwr_compat
-from link import worker_state as pages
+from link import codec, flwr_compat, worker_state
 from strategies.strategy import RobustStrategy
 from tests.integration.processes import ROOT
 from tests.local_grid import FIRST_NODE, LocalGrid, federation
@@ -243,25 +242,25 @@ def test_pages_survive_the_way_through_records() -> None:
         "c": np.array([1, 2], dtype=np.uint8),
         "d": np.zeros(0),
     }
-    values: pages.Pages = {"round": 3, "kind": "x", "scale": 0.5}
-    pages.write(state, {**values, **arrays})
-    pages.write(state, {**values, **arrays})
-    read = pages.read(state)
+    values: worker_state.StateDict = {"round": 3, "kind": "x", "scale": 0.5}
+    worker_state.write(state, {**values, **arrays})
+    worker_state.write(state, {**values, **arrays})
+    read = worker_state.read(state)
     assert {name: page for name, page in read.items() if name not in arrays} == values
     for name, array in arrays.items():
         page = read[name]
         assert isinstance(page, np.ndarray)
         assert page.dtype == array.dtype
         assert np.array_equal(page, array)
-    assert pages.read(RecordDict()) == {}
+    assert worker_state.read(RecordDict()) == {}
 
 
 def test_a_reply_is_kept_for_its_round_alone() -> None:
     state, experiment = RecordDict(), opened()
     first = codec.write_ask(experiment.method.ask(experiment.method.start(np.zeros(2)), np.random.default_rng(0)))
-    pages.write_reply(state, 1, first)
-    assert pages.read_reply(state, 1) == first
-    assert pages.read_reply(state, 2) is None
-    pages.write_reply(state, 2, RecordDict())
-    assert pages.read_reply(state, 1) is None
-    assert pages.read_reply(state, 2) == RecordDict()
+    worker_state.write_reply(state, 1, first)
+    assert worker_state.read_reply(state, 1) == first
+    assert worker_state.read_reply(state, 2) is None
+    worker_state.write_reply(state, 2, RecordDict())
+    assert worker_state.read_reply(state, 1) is None
+    assert worker_state.read_reply(state, 2) == RecordDict()

@@ -113,7 +113,7 @@ def test_where_the_link_is_it_is_told_how_to_break_a_good_reply(fault: Fault) ->
         assert broken.delay_s == (10.0 if fault is Fault.LATE else 0.0)
         assert broken.last == (round_ == 3)
         ask = Ask(round_, "gradient", {"x": x})
-        good = codec.read_reply(_reply(broken.content), ask, opened.method.form(ask, 3), x)
+        good = codec.read_reply(_reply(broken.content), ask, opened.method.compressor_for(ask, 3), x)
         assert not hasattr(good, "reason"), good
 
 

@@ -72,7 +72,7 @@ def only(findings: Iterator[Finding]) -> Finding:
 def bad(findings: Iterator[Finding]) -> Finding:
     """The one thing that was found and is not well."""
     (finding,) = [each for each in findings if each.level != "ok"]
-    assert finding.mend
+    assert finding.fix
     assert str(finding).count("\n") == 0
     return finding
 
@@ -154,7 +154,7 @@ def test_a_package_that_is_out_of_its_bounds_or_not_there(there: str | None, mon
     says = "flwr is not installed" if there is None else f"flwr {there} is outside the tested range <2,>=1.39"
     finding = bad(machine.packages())
     assert told(finding) == ("problem", says)
-    assert "constraints.txt" in finding.mend
+    assert "constraints.txt" in finding.fix
 
 
 def test_without_a_checkout_the_bounds_are_those_of_the_install(
@@ -203,7 +203,7 @@ def test_a_torch_that_cannot_multiply() -> None:
 def test_compiled_loops_that_cannot_be_kept_or_loaded() -> None:
     nowhere = bad(machine.loops(Said({"cache": None})))
     assert nowhere.level == "warning"
-    assert "NUMBA_CACHE_DIR" in nowhere.mend
+    assert "NUMBA_CACHE_DIR" in nowhere.fix
     broken = bad(machine.loops(Said("ImportError: Numba needs NumPy 2.4 or less")))
     assert told(broken) == (
         "problem",
@@ -225,7 +225,7 @@ def test_a_limit_to_open_files(hard: int, level: str, monkeypatch: pytest.Monkey
     finding = only(machine.open_files(20))
     assert finding.level == level
     assert hard == -1 or finding.says.startswith(f"limit {hard}; a server of 20 clients needs 180")
-    assert (level == "ok") == (not finding.mend)
+    assert (level == "ok") == (not finding.fix)
 
 
 def test_a_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +304,7 @@ def test_a_folder_that_is_not_there(certs: Path) -> None:
 def test_the_folder_of_the_authority(certs: Path) -> None:
     finding = bad(party.look(certs))
     assert told(finding) == ("problem", "certs is the authority's folder")
-    assert "certs/server" in finding.mend
+    assert "certs/server" in finding.fix
 
 
 @pytest.mark.parametrize("name", ["ca.crt", "tls.crt", "tls.key"])
@@ -325,7 +325,7 @@ def test_an_authority_that_is_another(certs: Path) -> None:
     (certs / "alice" / "ca.crt").write_bytes(Authority.create().certificate)
     finding = bad(party.look(certs / "alice"))
     assert "but ca.crt is of " in finding.says
-    assert finding.mend == "copy the whole folder from the one authority of this federation"
+    assert finding.fix == "copy the whole folder from the one authority of this federation"
 
 
 @pytest.mark.parametrize(
@@ -337,13 +337,13 @@ def test_an_authority_that_is_another(certs: Path) -> None:
     ],
 )
 def test_a_certificate_whose_time_is_not_now(
-    certs: Path, travel: Callable[[float], None], days: float, level: str, says: str, mend: str
+    certs: Path, travel: Callable[[float], None], days: float, level: str, says: str, fix: str
 ) -> None:
     travel(days)
     finding = bad(party.look(certs / "alice"))
     assert finding.level == level
     assert says in finding.says
-    assert mend in finding.mend
+    assert fix in finding.fix
 
 
 def test_a_key_that_others_can_read(certs: Path) -> None:
@@ -351,7 +351,7 @@ def test_a_key_that_others_can_read(certs: Path) -> None:
     finding = bad(party.look(certs / "alice"))
     assert finding.level == "warning"
     assert "mode 0640" in finding.says
-    assert finding.mend == "chmod 600 certs/alice/tls.key"
+    assert finding.fix == "chmod 600 certs/alice/tls.key"
 
 
 def test_the_authoritys_key_in_a_partys_folder(certs: Path) -> None:
@@ -384,7 +384,7 @@ def test_an_address_that_is_taken() -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         finding = bad(network.listening(Address.parse(address)))
     assert told(finding) == ("problem", f"{address}: Address already in use")
-    assert f"ss -ltnp 'sport = :{address.rpartition(':')[2]}'" in finding.mend
+    assert f"ss -ltnp 'sport = :{address.rpartition(':')[2]}'" in finding.fix
     assert only(network.listening(Address.parse(address))).says == f"{address} is free"
 
 
@@ -492,7 +492,7 @@ def test_a_server_that_has_taken_the_certificate_back(server: tuple[StreamGrid, 
 def test_a_server_of_another_version(server: tuple[StreamGrid, str], certs: Path) -> None:
     finding = bad(network.connecting(Address.parse(server[1]), certs / "alice"))
     assert f"but it runs code 0123456789ab, this machine {code_fingerprint()}" in finding.says
-    assert finding.mend == "install the same version at both ends"
+    assert finding.fix == "install the same version at both ends"
 
 
 def test_nobody_there() -> None:
@@ -500,8 +500,8 @@ def test_nobody_there() -> None:
         address = f"127.0.0.1:{gone.getsockname()[1]}"
     finding = bad(network.connecting(Address.parse(address), None))
     assert told(finding) == ("problem", f"{address}: Connection refused")
-    assert "nothing listens" in finding.mend
-    assert "cannot resolve the name" in bad(network.connecting(Address.parse("no-such-host.invalid:1"), None)).mend
+    assert "nothing listens" in finding.fix
+    assert "cannot resolve the name" in bad(network.connecting(Address.parse("no-such-host.invalid:1"), None)).fix
 
 
 def test_somebody_else_there(monkeypatch: pytest.MonkeyPatch) -> None:

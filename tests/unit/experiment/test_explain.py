@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiment.config import load, parse
-from experiment.explain import TaskFacts, explain, sentences, warnings
+from experiment.explain import ProblemConstants, explain, sentences, warnings
 from foundation.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[3] / "deploy" / "configs"
@@ -196,6 +196,6 @@ def test_buckets_of_which_half_may_be_spoilt() -> None:
 
 def test_a_task_that_the_config_does_not_fit_is_a_warning() -> None:
     config = parse(MARINA, ["compressor.kind=rand-k", "compressor.k=65"])
-    told = list(sentences(config, TaskFacts(30, np.dtype("f4"), 72, None, None)))
+    told = list(sentences(config, ProblemConstants(30, np.dtype("f4"), 72, None, None)))
     flaw = "the config does not fit the recorded task: [compressor] k = 65: must be at most d = 30, the length of the"
     assert ("warning", f"{flaw} vectors") in told

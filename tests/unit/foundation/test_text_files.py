@@ -12,7 +12,7 @@ from experiment.config import load
 from foundation.errors import ConfigError
 from foundation.text import MOST_BYTES, TextError, decoded, read_text
 from link.identity.access import read_listed
-from server.run_folder.manifest import RunCard
+from server.run_folder.manifest import RunManifest
 from tasks.contract import TaskError
 from tasks.libsvm import read_libsvm
 
@@ -96,10 +96,10 @@ def test_libsvm_data_are_read_with_a_mark(tmp_path: Path) -> None:
 
 
 def test_a_run_card_that_an_editor_has_marked_is_read(tmp_path: Path) -> None:
-    card = RunCard(run_id=1, listen="h:1", data=None, config_dir=None, tls=None)
-    card.write(tmp_path, "")
+    manifest = RunManifest(run_id=1, listen="h:1", data=None, config_dir=None, tls=None)
+    manifest.write(tmp_path, "")
     (tmp_path / "run.json").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "run.json").read_bytes())
-    assert RunCard.read(tmp_path) == card
+    assert RunManifest.read(tmp_path) == manifest
 
 
 def test_what_is_no_text_file_is_one_line(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class Server:
         self.access.look()
         self.access.look()
 
-    def flaw(self, identity: Identity) -> str:
+    def validate(self, identity: Identity) -> str:
         return self.access.flaw_of(identity.certificate) or "none"
 
 
@@ -72,38 +72,38 @@ def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> C
 
 
 def test_without_lists_everybody_is_welcome(server: Server) -> None:
-    assert server.flaw(ALICE) == "none"
+    assert server.validate(ALICE) == "none"
     server.settle()
-    assert server.flaw(ALICE) == "none"
+    assert server.validate(ALICE) == "none"
 
 
 def test_a_revoked_certificate_is_refused_and_another_of_the_same_name_is_not(server: Server) -> None:
     server.put(REVOKED_FILE, taken_back(ALICE))
     server.settle()
-    assert server.flaw(ALICE) == "revoked: this certificate of 'alice' was revoked on 2026-03-04 05:06 UTC"
-    assert server.flaw(AUTHORITY.issue_client("alice")) == "none"
-    assert server.flaw(BOB) == "none"
+    assert server.validate(ALICE) == "revoked: this certificate of 'alice' was revoked on 2026-03-04 05:06 UTC"
+    assert server.validate(AUTHORITY.issue_client("alice")) == "none"
+    assert server.validate(BOB) == "none"
 
 
 def test_a_serial_number_counts_for_its_own_issuer_alone(tmp_path: Path) -> None:
     both = AUTHORITY.certificate + OTHER.certificate  # while one authority follows another
     (tmp_path / REVOKED_FILE).write_bytes(taken_back(BOB) + taken_back(ALICE, authority=OTHER))
     server = Server(tmp_path, both)
-    assert server.flaw(ALICE) == "none"
-    assert server.flaw(BOB).startswith("revoked: ")
+    assert server.validate(ALICE) == "none"
+    assert server.validate(BOB).startswith("revoked: ")
 
 
 def test_who_is_not_on_the_list_of_clients_is_refused(server: Server) -> None:
     server.put(LISTED_FILE, b"\xef\xbb\xbf# who may\r\n\r\n  alice # since spring\r\n")
     server.settle()
-    assert server.flaw(ALICE) == "none"
-    assert server.flaw(BOB) == "not listed: 'bob' is not in the server's clients.txt"
+    assert server.validate(ALICE) == "none"
+    assert server.validate(BOB) == "not listed: 'bob' is not in the server's clients.txt"
 
 
 def test_to_be_listed_does_not_help_a_revoked_certificate(tmp_path: Path) -> None:
     (tmp_path / LISTED_FILE).write_text("alice", encoding="utf-8")
     (tmp_path / REVOKED_FILE).write_bytes(taken_back(ALICE))
-    assert Server(tmp_path).flaw(ALICE).startswith("revoked: ")
+    assert Server(tmp_path).validate(ALICE).startswith("revoked: ")
 
 
 @pytest.mark.parametrize("shown", [b"", b"garbage", ALICE.certificate + BOB.certificate, ALICE.key], ids=range(4))
@@ -115,8 +115,8 @@ def test_an_old_list_locks_nobody_out_and_still_counts(tmp_path: Path, monkeypat
     (tmp_path / REVOKED_FILE).write_bytes(taken_back(BOB))
     monkeypatch.setattr(certificates, "now", lambda: datetime.now(UTC) + timedelta(days=4000))
     server = Server(tmp_path)
-    assert server.flaw(ALICE) == "none"
-    assert server.flaw(BOB).startswith("revoked: ")
+    assert server.validate(ALICE) == "none"
+    assert server.validate(BOB).startswith("revoked: ")
 
 
 def test_the_lists_may_lie_apart_from_the_certificate(tmp_path: Path) -> None:
@@ -209,9 +209,9 @@ def test_a_list_that_goes_wrong_leaves_in_force_what_was_and_is_told_once(
         assert line.startswith(f"{server.folder / name}: ")
         assert line.endswith("; the last valid version stays in force")
         assert words in line
-        assert server.flaw(ALICE) == "none"
-        assert server.flaw(BOB).startswith("revoked: ")
-        assert server.flaw(AUTHORITY.issue_client("carol")).startswith("not listed: ")
+        assert server.validate(ALICE) == "none"
+        assert server.validate(BOB).startswith("revoked: ")
+        assert server.validate(AUTHORITY.issue_client("carol")).startswith("not listed: ")
     assert len(told(logging.ERROR)) == 3, "once for each time that the file was written"
     server.put(name, good)
     server.settle()
@@ -225,14 +225,14 @@ def test_a_list_that_vanishes_stays_in_force(server: Server, told: Callable[[int
     (server.folder / name).unlink()
     for _ in range(5):
         server.access.look()
-    assert server.flaw(BOB) != "none"
+    assert server.validate(BOB) != "none"
     assert told(logging.ERROR) == [
         f"{server.folder / name}: cannot be read: No such file or directory; the last valid version stays in force"
     ]
     server.put(name, taken_back(BOB, number=2) if name == REVOKED_FILE else b"alice\nbob")
     server.settle()
-    assert server.flaw(ALICE) == "none"
-    assert (server.flaw(BOB) == "none") is (name == LISTED_FILE)
+    assert server.validate(ALICE) == "none"
+    assert (server.validate(BOB) == "none") is (name == LISTED_FILE)
 
 
 def test_what_is_no_file_is_told_too(server: Server, told: Callable[[int], list[str]]) -> None:
@@ -244,7 +244,7 @@ def test_what_is_no_file_is_told_too(server: Server, told: Callable[[int], list[
         "cannot be read: Is a directory; the last valid version stays in force",
         "cannot be read: Too many levels of symbolic links; the last valid version stays in force",
     ]
-    assert server.flaw(ALICE) == "none"
+    assert server.validate(ALICE) == "none"
 
 
 def test_an_older_list_does_not_undo_a_newer_one(server: Server, told: Callable[[int], list[str]]) -> None:
@@ -253,7 +253,7 @@ def test_an_older_list_does_not_undo_a_newer_one(server: Server, told: Callable[
     server.put(REVOKED_FILE, taken_back(ALICE, number=7))
     server.settle()
     assert "is older than the list in force, number 8; revocations cannot be undone" in told(logging.ERROR)[0]
-    assert server.flaw(BOB).startswith("revoked: ")
+    assert server.validate(BOB).startswith("revoked: ")
 
 
 def test_a_list_of_one_of_two_authorities_does_not_replace_both(tmp_path: Path) -> None:
@@ -279,9 +279,9 @@ def test_a_file_that_is_being_written_is_let_alone(server: Server, told: Callabl
             file.write(name)
             file.flush()
             server.access.look()
-            assert server.flaw(BOB) == "none"
+            assert server.validate(BOB) == "none"
     server.settle()
-    assert server.flaw(AUTHORITY.issue_client("carol")) == "none"
+    assert server.validate(AUTHORITY.issue_client("carol")) == "none"
     assert told(logging.ERROR) == []
 
 
@@ -293,7 +293,7 @@ def test_a_change_is_seen_that_alters_neither_length_nor_time(server: Server) ->
     server.put(LISTED_FILE, b"bobby")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     server.settle()
-    assert server.flaw(ALICE).startswith("not listed: ")
+    assert server.validate(ALICE).startswith("not listed: ")
 
 
 def test_what_has_not_changed_is_not_read_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +306,7 @@ def test_what_has_not_changed_is_not_read_again(server: Server, monkeypatch: pyt
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
     for _ in range(5):
         server.access.look()
-    assert server.flaw(ALICE) == "none"
+    assert server.validate(ALICE) == "none"
 
 
 def test_names_are_read_as_they_stand(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_broadcast_packet_travels(form: Compressor, dtype: Any) -> None:
     packet = form.compress(v, np.random.default_rng(0))
     got = codec.read_ask(codec.write_ask(Ask(3, "difference", {}, packet=packet))).packet
     assert got is not None
-    assert form.flaw(got, 50, v.dtype) is None
+    assert form.validate(got, 50, v.dtype) is None
     assert form.decompress(got, v.dtype).tobytes() == form.decompress(packet, v.dtype).tobytes()
     assert (got.seed, got.scale, got.version) == (packet.seed, packet.scale, 0)
 
@@ -189,12 +189,12 @@ def test_a_small_reply_is_one_byte_string() -> None:
     assert got.values.tolist() == PACKET.values.tolist()
 
 
-@pytest.mark.parametrize("dim", [(codec.INLINE_BYTES - 11) // 8, codec.INLINE_BYTES // 8])
+@pytest.mark.parametrize("dim", [(codec.INLINE_ARRAY_BYTES - 11) // 8, codec.INLINE_ARRAY_BYTES // 8])
 def test_a_large_reply_is_one_array(dim: int) -> None:
     v = np.random.default_rng(0).normal(size=dim)
     content = codec.write_packet(Packet("identity", dim, v), ASK)
-    assert ("p" in content.config_records) is (dim < codec.INLINE_BYTES // 8)
-    assert ("p" in content.array_records) is (dim == codec.INLINE_BYTES // 8)
+    assert ("p" in content.config_records) is (dim < codec.INLINE_ARRAY_BYTES // 8)
+    assert ("p" in content.array_records) is (dim == codec.INLINE_ARRAY_BYTES // 8)
     got = read(content, like=v)
     assert isinstance(got, Packet)
     assert got.values.tobytes() == v.tobytes()
@@ -407,7 +407,7 @@ def test_every_worker_of_a_round_is_within_the_rounds_bound(form: Compressor) ->
         ask = Ask(7, "gradient", {"x": v}, seed=5)
         bound = codec.reply_bound(codec.write_ask(ask), method, v.size, v.dtype)
         for worker in range(4):
-            mine = method.form(ask, worker)
+            mine = method.compressor_for(ask, worker)
             sent = Payload(codec.write_packet(mine.compress(v, np.random.default_rng(0)), ask))
             size = len(sent.envelope(reply_head(10**9))) + sum(len(frame) for frame in sent.chunks())
             assert size <= bound <= mine.layout(v.size, v.dtype).nbytes + CONTROL_BYTES + 8

@@ -15,7 +15,7 @@ from foundation.errors import ConfigError
 from link.identity.access import LISTED_FILE, REVOKED_FILE, AccessControl
 from link.identity.tls import Identity
 from server.process import ServerOptions
-from server.run_folder.manifest import RunCard
+from server.run_folder.manifest import RunManifest
 from tests.unit.link.test_tls import files, run
 
 
@@ -299,11 +299,11 @@ def test_lists_in_a_folder_of_their_own(
 
 def test_a_run_that_goes_on_has_the_lists_that_it_had(tmp_path: Path) -> None:
     config = load(Path(__file__).parents[3] / "deploy" / "configs" / "by-hand.toml")
-    card = RunCard(run_id=7, listen="h:1", data=None, config_dir=None, tls="/tls", lists="/lists")
-    card.write(tmp_path, config.to_toml())
-    options = ServerOptions.of_run(tmp_path, RunCard.read(tmp_path), config, listen=None, data=None, tls=None)
+    manifest = RunManifest(run_id=7, listen="h:1", data=None, config_dir=None, tls="/tls", lists="/lists")
+    manifest.write(tmp_path, config.to_toml())
+    options = ServerOptions.of_run(tmp_path, RunManifest.read(tmp_path), config, listen=None, data=None, tls=None)
     assert (options.tls, options.lists) == (Path("/tls"), Path("/lists"))
     options = ServerOptions.of_run(
-        tmp_path, RunCard.read(tmp_path), config, listen=None, data=None, tls=None, lists=Path("other")
+        tmp_path, RunManifest.read(tmp_path), config, listen=None, data=None, tls=None, lists=Path("other")
     )
     assert options.lists == Path("other")

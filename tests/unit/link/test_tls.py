@@ -19,7 +19,7 @@ from foundation.errors import ConfigError
 from link.address import Address
 from link.identity import certificates
 from link.identity.authority import AUTHORITY_DAYS, Authority
-from link.identity.certificates import Role, is_for
+from link.identity.certificates import CertificateRole, is_for
 from link.identity.tls import Identity, channel_credentials, server_credentials, what_is_wrong
 from link.proxy import Route
 
@@ -49,7 +49,7 @@ def policy(authority: Authority) -> PolicyBuilder:
     return PolicyBuilder().store(Store([opened(authority.certificate)]))
 
 
-def flaw(identity: Identity, role: Role) -> str:
+def flaw(identity: Identity, role: CertificateRole) -> str:
     with pytest.raises(ConfigError) as refusal:
         identity.check(role)
     assert "\n" not in str(refusal.value)
@@ -91,7 +91,7 @@ def test_a_strict_verifier_takes_a_client_and_reads_its_name() -> None:
 @pytest.mark.parametrize("name", ["a", "A-b_c.9", "x" * 64, "..."])
 def test_every_name_of_a_client_can_be_certified(name: str) -> None:
     identity = AUTHORITY.issue_client(name)
-    identity.check(Role.CLIENT)
+    identity.check(CertificateRole.CLIENT)
     assert identity.name == name
 
 
@@ -107,7 +107,7 @@ def test_how_long_certificates_are_valid(travel: Callable[[float], None]) -> Non
     late = AUTHORITY.issue_client("late")
     assert late.valid_until == opened(AUTHORITY.certificate).not_valid_after_utc, "never longer than the authority"
     travel(-0.02)  # a machine whose clock is half an hour behind
-    ALICE.check(Role.CLIENT)
+    ALICE.check(CertificateRole.CLIENT)
 
 
 def test_a_key_is_shown_to_nobody() -> None:
@@ -149,40 +149,48 @@ def test_an_expired_authority_issues_nothing(travel: Callable[[float], None]) ->
 
 
 def test_what_can_be_used() -> None:
-    SERVER.check(Role.SERVER)
-    ALICE.check(Role.CLIENT)
+    SERVER.check(CertificateRole.SERVER)
+    ALICE.check(CertificateRole.CLIENT)
     assert server_credentials(SERVER)
     assert channel_credentials(ALICE)
     both = replace(ALICE, authority=OTHER.certificate + AUTHORITY.certificate)  # while one authority follows another
-    both.check(Role.CLIENT)
+    both.check(CertificateRole.CLIENT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(certificates, "now", lambda: datetime.now(UTC) - timedelta(days=3700))
         old = Authority.create()
-    replace(ALICE, authority=old.certificate + AUTHORITY.certificate).check(Role.CLIENT)
+    replace(ALICE, authority=old.certificate + AUTHORITY.certificate).check(CertificateRole.CLIENT)
 
 
 @pytest.mark.parametrize(
     ("identity", "role", "words"),
     [
-        (ALICE, Role.SERVER, "tls.crt: is not a server's certificate"),
-        (SERVER, Role.CLIENT, "tls.crt: is not a client's certificate"),
-        (replace(ALICE, key=SERVER.key), Role.CLIENT, "tls.key: is not the key of tls.crt; copy both from one folder"),
-        (replace(ALICE, key=b""), Role.CLIENT, "tls.key: holds no private key"),
-        (replace(ALICE, certificate=ALICE.key), Role.CLIENT, "tls.crt: holds no certificate"),
-        (replace(ALICE, authority=b"\xff"), Role.CLIENT, "ca.crt: holds no certificate"),
-        (replace(ALICE, origin="certs/alice", key=b""), Role.CLIENT, "certs/alice/tls.key: holds no private key"),
+        (ALICE, CertificateRole.SERVER, "tls.crt: is not a server's certificate"),
+        (SERVER, CertificateRole.CLIENT, "tls.crt: is not a client's certificate"),
+        (
+            replace(ALICE, key=SERVER.key),
+            CertificateRole.CLIENT,
+            "tls.key: is not the key of tls.crt; copy both from one folder",
+        ),
+        (replace(ALICE, key=b""), CertificateRole.CLIENT, "tls.key: holds no private key"),
+        (replace(ALICE, certificate=ALICE.key), CertificateRole.CLIENT, "tls.crt: holds no certificate"),
+        (replace(ALICE, authority=b"\xff"), CertificateRole.CLIENT, "ca.crt: holds no certificate"),
+        (
+            replace(ALICE, origin="certs/alice", key=b""),
+            CertificateRole.CLIENT,
+            "certs/alice/tls.key: holds no private key",
+        ),
         (
             replace(ALICE, authority=OTHER.certificate),
-            Role.CLIENT,
+            CertificateRole.CLIENT,
             f"tls.crt: was issued by {opened(AUTHORITY.certificate).subject.rfc4514_string()[3:]!r}, but ca.crt is of "
             f"{opened(OTHER.certificate).subject.rfc4514_string()[3:]!r}",
         ),
     ],
 )
-def test_what_cannot_be_used_is_told_in_one_line(identity: Identity, role: Role, words: str) -> None:
+def test_what_cannot_be_used_is_told_in_one_line(identity: Identity, role: CertificateRole, words: str) -> None:
     assert words in flaw(identity, role)
     with pytest.raises(ConfigError):
-        (server_credentials if role is Role.SERVER else channel_credentials)(identity)
+        (server_credentials if role is CertificateRole.SERVER else channel_credentials)(identity)
 
 
 def test_an_encrypted_key_is_told_as_such() -> None:
@@ -190,17 +198,17 @@ def test_an_encrypted_key_is_told_as_such() -> None:
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     secret = key.private_bytes(*form, serialization.BestAvailableEncryption(b"secret"))
-    assert "tls.key: the key is encrypted" in flaw(replace(ALICE, key=secret), Role.CLIENT)
+    assert "tls.key: the key is encrypted" in flaw(replace(ALICE, key=secret), CertificateRole.CLIENT)
 
 
 def test_certificates_out_of_their_time(travel: Callable[[float], None]) -> None:
     travel(366)
-    assert flaw(ALICE, Role.CLIENT) == f"tls.crt: expired on {ALICE.valid_until:%Y-%m-%d %H:%M} UTC"
+    assert flaw(ALICE, CertificateRole.CLIENT) == f"tls.crt: expired on {ALICE.valid_until:%Y-%m-%d %H:%M} UTC"
     travel(3651)
-    assert flaw(ALICE, Role.CLIENT).startswith("ca.crt: expired on ")
+    assert flaw(ALICE, CertificateRole.CLIENT).startswith("ca.crt: expired on ")
     travel(-1)
-    assert "is not valid before " in flaw(ALICE, Role.CLIENT)
-    assert ", and here it is " in flaw(ALICE, Role.CLIENT)
+    assert "is not valid before " in flaw(ALICE, CertificateRole.CLIENT)
+    assert ", and here it is " in flaw(ALICE, CertificateRole.CLIENT)
 
 
 @pytest.mark.parametrize(
@@ -289,9 +297,9 @@ def test_the_folders_hold_what_each_machine_needs_and_no_more(certs: Path) -> No
     for path in certs.rglob("*"):
         mode = stat.S_IMODE(path.stat().st_mode)
         assert mode == (0o700 if path.is_dir() else 0o600 if path.suffix == ".key" else 0o644), path
-    Identity.load(certs / "server").check(Role.SERVER)
+    Identity.load(certs / "server").check(CertificateRole.SERVER)
     alice = Identity.load(certs / "alice")
-    alice.check(Role.CLIENT)
+    alice.check(CertificateRole.CLIENT)
     assert alice.name == "alice"
 
 
@@ -337,7 +345,7 @@ def test_renewal_replaces_the_certificate_and_not_the_authority(
     changed = {name for name in after if after[name] != before[name]}
     assert changed == {"alice/tls.crt", "alice/tls.key", "server/tls.crt", "server/tls.key", "issued.txt"}
     assert list(after) == list(before), "no draft is left"
-    Identity.load(certs / "alice").check(Role.CLIENT)
+    Identity.load(certs / "alice").check(CertificateRole.CLIENT)
     renewed = Identity.load(certs / "server")
     assert certificates.hosts_of(opened(renewed.certificate)) == ["new.example"]
 

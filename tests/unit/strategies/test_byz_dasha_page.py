@@ -34,7 +34,7 @@ STARTED = EstimatesState(
 def test_the_first_round_asks_everybody_for_full_gradients_whatever_the_coin_says() -> None:
     ask = DASHA.ask(DASHA.start(vector(1, 2)), TAILS)
     assert (ask.round, ask.kind, ask.sample, list(ask.vectors)) == (1, START, 4, ["x"])
-    assert DASHA.form(ask, 0) == Identity()
+    assert DASHA.compressor_for(ask, 0) == Identity()
 
 
 def test_later_the_coin_decides_what_is_computed_and_every_round_is_compressed() -> None:
@@ -43,7 +43,7 @@ def test_later_the_coin_decides_what_is_computed_and_every_round_is_compressed()
     assert (full.kind, full.sample, list(full.vectors)) == (FULL, 4, ["x"])
     assert (difference.kind, difference.sample, list(difference.vectors)) == (DIFFERENCE, 4, ["x", "x_prev"])
     assert difference.vectors["x_prev"].tolist() == [3, 4]
-    assert method.form(full, 0) == method.form(difference, 0) == RandK(k=1)
+    assert method.compressor_for(full, 0) == method.compressor_for(difference, 0) == RandK(k=1)
 
 
 def test_nobody_in_step_is_sent_anything_of_its_own() -> None:
@@ -60,8 +60,8 @@ def test_who_is_behind_is_sent_its_estimate_and_who_has_none_the_aggregate() -> 
 
 
 def test_a_reply_must_build_on_the_round_before() -> None:
-    assert [v for v in range(-1, 4) if DASHA.knows(STARTED, 0, v)] == [1]
-    assert [v for v in range(-1, 4) if DASHA.knows(DASHA.start(vector(1, 2)), 0, v)] == [0]
+    assert [v for v in range(-1, 4) if DASHA.accepts_version(STARTED, 0, v)] == [1]
+    assert [v for v in range(-1, 4) if DASHA.accepts_version(DASHA.start(vector(1, 2)), 0, v)] == [0]
 
 
 # --- what a worker sends ---
@@ -101,7 +101,7 @@ def test_a_worker_adds_to_its_estimate_what_the_server_reads() -> None:
     ask = Ask(5, FULL, {"x": vector(1, 2)})
     mine, packet = method.reply(0, MINE, ask, Quadratic(gaussian), rng())
     assert len(packet.values) == 1
-    read = method.form(ask, 0).decompress(packet, np.dtype(np.float64))
+    read = method.compressor_for(ask, 0).decompress(packet, np.dtype(np.float64))
     assert mine.vectors["g"].tolist() == (vector(2, 2) + read).tolist()
     assert sorted(np.abs(read).tolist()) in ([0, 6], [0, 2])  # one of (-3, 1), times d/k
 
@@ -157,7 +157,7 @@ def test_the_first_round_is_repeated_without_a_quorum(came: int) -> None:
     mine, packet = DASHA.reply(
         0, WorkerState(1, {"h": vector(1, 2), "g": vector(1, 2)}), again, Quadratic(gaussian), rng()
     )
-    assert DASHA.knows(after, 0, packet.version)
+    assert DASHA.accepts_version(after, 0, packet.version)
     assert mine.version == 2
 
 

@@ -32,8 +32,8 @@ STARTED: dict[str, Any] = {
 
 def test_every_round_asks_everybody_and_only_the_first_is_uncompressed() -> None:
     first, later = EF21.ask(EF21.start(vector(1, 2)), rng()), EF21.ask(EstimatesState(**STARTED), rng())
-    assert (first.kind, first.sample, EF21.form(first, 0)) == (START, 3, Identity())
-    assert (later.kind, later.sample, EF21.form(later, 0)) == (CHANGE, 3, TopK(k=1))
+    assert (first.kind, first.sample, EF21.compressor_for(first, 0)) == (START, 3, Identity())
+    assert (later.kind, later.sample, EF21.compressor_for(later, 0)) == (CHANGE, 3, TopK(k=1))
     assert later.vectors["x"].tolist() == [1, 2]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from strategies.compressors import Identity, Masked, PermK, RandK, TopK, choices, coordinates
 from strategies.compressors.coordinates import _below, indices, part, part_bounds, words
-from strategies.method import Compressor, Layout, Packet
+from strategies.method import Compressor, Packet, PacketLayout
 from tests.forms import FORMS, in_round
 
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -22,12 +22,12 @@ def test_identity_sends_everything() -> None:
     packet = Identity().compress(V, rng())
     assert (packet.kind, packet.dim, packet.seed, packet.scale, packet.marks) == ("identity", 5, None, None, None)
     np.testing.assert_array_equal(Identity().decompress(packet, F64), V)
-    assert Identity().flaw(packet, 5, F64) is None
+    assert Identity().validate(packet, 5, F64) is None
 
 
 def test_identity_has_no_variance() -> None:
     q = Identity()
-    assert (q.layout(5, F32), q.omega(5), q.norm_bound(5), q.contraction(5)) == (Layout(5, F32), 0.0, 1.0, 1.0)
+    assert (q.layout(5, F32), q.omega(5), q.norm_bound(5), q.contraction(5)) == (PacketLayout(5, F32), 0.0, 1.0, 1.0)
 
 
 def test_identity_forges_the_target() -> None:
@@ -36,7 +36,7 @@ def test_identity_forges_the_target() -> None:
 
 def test_rand_k_constants() -> None:
     q = RandK(k=12)
-    assert (q.layout(120, F64), q.omega(120), q.norm_bound(120)) == (Layout(12, F64, seed=True), 9.0, 10.0)
+    assert (q.layout(120, F64), q.omega(120), q.norm_bound(120)) == (PacketLayout(12, F64, seed=True), 9.0, 10.0)
     assert q.contraction(120) == -8.0  # no contraction: the error may be nine times the vector
 
 
@@ -171,7 +171,12 @@ def test_top_k_keeps_the_largest_and_of_equals_the_first() -> None:
     v = np.array([1.0, -3.0, 2.0, 3.0, -2.0, 2.0])
     q = TopK(k=3)
     np.testing.assert_array_equal(q.decompress(q.compress(v, rng()), F64), [0, -3.0, 2.0, 3.0, 0, 0])
-    assert (q.layout(6, F64), q.omega(6), q.contraction(6), q.norm_bound(6)) == (Layout(3, F64, marks=1), 0.5, 0.5, 1.0)
+    assert (q.layout(6, F64), q.omega(6), q.contraction(6), q.norm_bound(6)) == (
+        PacketLayout(3, F64, marks=1),
+        0.5,
+        0.5,
+        1.0,
+    )
 
 
 def test_top_k_names_coordinates_in_the_shorter_form() -> None:
@@ -188,7 +193,7 @@ def test_top_k_names_coordinates_in_the_shorter_form() -> None:
 
 def top(marks: list[int], d: int = 64, k: int = 2) -> str | None:
     packet = Packet("top-k", d, np.zeros(k, np.float32), marks=np.array(marks, np.uint8))
-    return TopK(k=k).flaw(packet, d, F32)
+    return TopK(k=k).validate(packet, d, F32)
 
 
 @pytest.mark.parametrize(
@@ -213,12 +218,12 @@ def test_top_k_screens_its_marks(marks: list[int], d: int, k: int, reason: str |
 
 def test_marks_of_another_form() -> None:
     good = np.zeros(2, np.float32)
-    assert TopK(k=2).flaw(Packet("top-k", 64, good), 64, F32) == "wrong shape: 0 bytes of marks, expected 8"
+    assert TopK(k=2).validate(Packet("top-k", 64, good), 64, F32) == "wrong shape: 0 bytes of marks, expected 8"
     wide: Any = np.zeros(2, np.uint32)
-    flaw = TopK(k=2).flaw(Packet("top-k", 64, good, marks=wide), 64, F32)
+    flaw = TopK(k=2).validate(Packet("top-k", 64, good, marks=wide), 64, F32)
     assert flaw == "wrong dtype: marks of uint32, expected uint8"
     extra = Packet("identity", 2, good, marks=np.zeros(1, np.uint8))
-    assert Identity().flaw(extra, 2, F32) == "wrong shape: 1 bytes of marks, expected 0"
+    assert Identity().validate(extra, 2, F32) == "wrong shape: 1 bytes of marks, expected 0"
 
 
 # --- screening ---
@@ -249,8 +254,8 @@ def packet(values: Any = (1.0, 2.0), dtype: Any = np.float32, **other: Any) -> P
     ],
 )
 def test_rand_k_screens(bad: Packet, reason: str) -> None:
-    assert RandK(k=2).flaw(packet(), 5, F32) is None
-    assert RandK(k=2).flaw(bad, 5, F32) == reason
+    assert RandK(k=2).validate(packet(), 5, F32) is None
+    assert RandK(k=2).validate(bad, 5, F32) == reason
 
 
 @pytest.mark.parametrize(
@@ -264,8 +269,8 @@ def test_rand_k_screens(bad: Packet, reason: str) -> None:
 )
 def test_identity_screens(change: dict[str, Any], reason: str) -> None:
     good: dict[str, Any] = {"kind": "identity", "dim": 5, "values": np.zeros(5, np.float32)}
-    assert Identity().flaw(Packet(**good), 5, F32) is None
-    assert Identity().flaw(Packet(**(good | change)), 5, F32) == reason
+    assert Identity().validate(Packet(**good), 5, F32) is None
+    assert Identity().validate(Packet(**(good | change)), 5, F32) == reason
 
 
 @pytest.mark.parametrize("kind", [RandK, Masked, TopK])
@@ -296,7 +301,7 @@ def test_other_settings_out_of_bounds_are_refused() -> None:
 
 def test_k_above_d_is_refused_with_both_numbers() -> None:
     q = RandK(k=6)
-    for use in (lambda: q.compress(V, rng()), lambda: q.omega(5), lambda: q.flaw(packet(), 5, F32)):
+    for use in (lambda: q.compress(V, rng()), lambda: q.omega(5), lambda: q.validate(packet(), 5, F32)):
         with pytest.raises(ValueError, match="k = 6: must be at most d = 5"):
             use()
 
@@ -316,7 +321,7 @@ def test_a_forged_packet_passes_the_screening_and_finds_a_good_mask() -> None:
     q, target = RandK(k=10), np.zeros(100, np.float32)
     target[40] = 5.0  # a mask holds it with probability 0.1; one of 16 does with 0.81
     forged = [q.forge(target, rng(seed)) for seed in range(40)]
-    assert all(q.flaw(one, 100, F32) is None for one in forged)
+    assert all(q.validate(one, 100, F32) is None for one in forged)
     hits = [q.decompress(one, F32)[40] for one in forged]
     assert set(hits) <= {0.0, 50.0}  # d/k times the target: scaled once
     assert sum(hit > 0 for hit in hits) > 20
@@ -339,7 +344,7 @@ def test_what_is_forged_of_no_number_is_refused(form: Compressor, fill: float) -
     q = in_round(form)
     target = np.full(8, fill, np.float32)
     for made in (q.forge(target, rng()), q.compress(target, rng())):
-        flaw = q.flaw(made, 8, F32)
+        flaw = q.validate(made, 8, F32)
         assert flaw is not None
         assert flaw.startswith("not finite")
 
@@ -348,7 +353,7 @@ def test_what_is_forged_of_no_number_is_refused(form: Compressor, fill: float) -
 def test_a_forger_comes_as_close_as_rounding_allows(form: Compressor) -> None:
     target, d = rng(5).normal(size=200), 200
     made = form.forge(target, rng(6))
-    assert form.flaw(made, d, F64) is None
+    assert form.validate(made, d, F64) is None
     honest = [np.linalg.norm(form.decompress(form.compress(target, rng(s)), F64) - target) for s in range(20)]
     assert np.linalg.norm(form.decompress(made, F64) - target) <= min(honest) * (1 + 1e-12)
 
@@ -360,6 +365,6 @@ def test_the_opposite_packet_reads_as_minus_it(form: Compressor) -> None:
         v = rng(d).normal(size=d).astype(np.float32)
         one = q.compress(v, rng())
         other = q.opposite(one)
-        assert q.flaw(other, d, F32) is None
+        assert q.validate(other, d, F32) is None
         np.testing.assert_array_equal(q.decompress(other, F32), -q.decompress(one, F32))
         assert q.opposite(other).values.tobytes() == one.values.tobytes()

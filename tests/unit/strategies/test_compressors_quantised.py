@@ -9,7 +9,7 @@ import pytest
 from strategies.compressors import QSGD, Identity, Natural, RandK, ScaledSign, TopK, carriers, dither, half, packing
 from strategies.compressors.dither import Dither, Powers
 from strategies.compressors.half import Half
-from strategies.method import Compressor, Layout, Packet
+from strategies.method import Compressor, Packet, PacketLayout
 
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -21,7 +21,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 def read(q: Compressor, v: Any, dtype: Any = F32, seed: int = 0) -> list[float]:
     x = np.array(v, dtype)
     packet = q.compress(x, rng(seed))
-    assert q.flaw(packet, len(x), x.dtype) is None
+    assert q.validate(packet, len(x), x.dtype) is None
     values: list[float] = q.decompress(packet, x.dtype).tolist()
     return values
 
@@ -75,7 +75,7 @@ def test_qsgd_reads_multiples_of_the_norm() -> None:
     [(1, 3, "u1"), (2, 5, "u1"), (7, 5, "u1"), (8, 10, "i1"), (127, 10, "i1"), (128, 10, "i2"), (32767, 10, "i2")],
 )
 def test_qsgd_codes_are_as_wide_as_they_need(levels: int, count: int, dtype: str) -> None:
-    assert QSGD(levels=levels).layout(10, F32) == Layout(count, np.dtype(dtype), scale=True)
+    assert QSGD(levels=levels).layout(10, F32) == PacketLayout(count, np.dtype(dtype), scale=True)
 
 
 def test_qsgd_states_its_variance() -> None:
@@ -96,7 +96,7 @@ def test_the_largest_value_is_exact_where_it_is_the_norm() -> None:
 def test_vectors_of_the_smallest_numbers(q: Compressor, dtype: Any, tiny: float) -> None:
     v = np.array([tiny, 0.0, -2 * tiny, 4 * tiny], dtype)
     packet = q.compress(v, rng())
-    assert q.flaw(packet, 4, dtype) is None
+    assert q.validate(packet, 4, dtype) is None
     assert np.abs(q.decompress(packet, dtype)).max() <= 10 * float(np.abs(v).max())
 
 
@@ -152,7 +152,7 @@ def coded(codes: Any, dtype: Any, scale: float | None, kind: str = "qsgd", dim: 
     ],
 )
 def test_codes_and_scales_are_screened(q: Compressor, packet: Packet, reason: str | None) -> None:
-    assert q.flaw(packet, 3, F32) == reason
+    assert q.validate(packet, 3, F32) == reason
     if reason is None:
         assert np.isfinite(q.decompress(packet, F32)).all()
 
@@ -258,7 +258,7 @@ def test_16_bits_are_screened(name: half.HalfName) -> None:
     q, infinite = Identity(values=name), 0x7C00 if name == "float16" else 0x7F80
 
     def flaw(codes: list[int], scale: float | None) -> str | None:
-        return q.flaw(Packet("identity", 2, np.array(codes, np.uint16), scale=scale), 2, F32)
+        return q.validate(Packet("identity", 2, np.array(codes, np.uint16), scale=scale), 2, F32)
 
     assert flaw([1, 0x8001], 1.0) is None
     assert flaw([infinite, 0], 1.0) == "not finite: NaN or infinite values"
@@ -271,8 +271,8 @@ def test_16_bits_are_screened(name: half.HalfName) -> None:
 def test_the_factor_may_overflow_too() -> None:
     q = RandK(k=1, values="float16")
     packet = Packet("rand-k", 8, np.array([0x3C00], np.uint16), 5, 2.0**125)  # 1.0
-    assert q.flaw(packet, 8, F32) == "not finite: scale 4.25353e+37 overflows float32 when multiplied by 8"
-    assert q.flaw(packet, 8, F64) is None
+    assert q.validate(packet, 8, F32) == "not finite: scale 4.25353e+37 overflows float32 when multiplied by 8"
+    assert q.validate(packet, 8, F64) is None
 
 
 # --- settings, and what randomness is taken ---
@@ -321,7 +321,7 @@ def test_carriers_of_nothing() -> None:
     nothing = np.zeros(0, np.float32)
     for carrier in (Half("float16"), Dither(1, "l2"), Dither(200, "linf"), Powers(), dither.Signs()):
         codes, scale = carrier.write(nothing, rng())
-        assert carrier.flaw(codes, scale, 0, F32, 4.0) is None
+        assert carrier.validate(codes, scale, 0, F32, 4.0) is None
         assert len(carrier.read(codes, scale, 0, F32, 4.0)) == 0
 
 

@@ -133,14 +133,14 @@ def test_a_worker_that_lost_its_momentum_goes_on_from_the_aggregate() -> None:
 def test_who_is_resynced_and_whose_reply_is_known() -> None:
     state = MOMENTUM_SGD.start(vector(1, 2))
     assert MOMENTUM_SGD.resync(state, 0) == {}
-    assert MOMENTUM_SGD.knows(state, 0, 0)
+    assert MOMENTUM_SGD.accepts_version(state, 0, 0)
     state = run_round(MOMENTUM_SGD, state, {0: vector(1, 1), 2: vector(3, 3)}, (0, 1, 2))
     assert MOMENTUM_SGD.resync(state, 0) == MOMENTUM_SGD.resync(state, 3) == {}
     assert MOMENTUM_SGD.resync(state, 1)[MOMENTUM].tolist() == [2, 2]
-    assert [MOMENTUM_SGD.knows(state, 0, version) for version in (0, 1, 2)] == [False, True, True]
-    assert MOMENTUM_SGD.knows(state, 1, 0)
+    assert [MOMENTUM_SGD.accepts_version(state, 0, version) for version in (0, 1, 2)] == [False, True, True]
+    assert MOMENTUM_SGD.accepts_version(state, 1, 0)
     assert replace(MOMENTUM_SGD, alpha=1.0).resync(state, 1)[MOMENTUM].tolist() == [2, 2]
-    assert not replace(MOMENTUM_SGD, alpha=1.0).knows(state, 0, 0)
+    assert not replace(MOMENTUM_SGD, alpha=1.0).accepts_version(state, 0, 0)
 
 
 def test_which_methods_are_stateful() -> None:

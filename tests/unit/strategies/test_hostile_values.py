@@ -35,7 +35,7 @@ from strategies.aggregators import (
 )
 from strategies.aggregators.preaggregators import AdaptiveRobustClipping, Bucketing, NearestNeighbourMixing
 from strategies.compressors import QSGD, RandK, TopK
-from strategies.method import Ask, Compressor, Layout, Packet, Rows, Vector
+from strategies.method import Ask, Compressor, Packet, PacketLayout, Rows, Vector
 from strategies.robust_sgd import RobustSGD
 from strategies.strategy import RobustStrategy, RoundRecord
 from tests.forms import FORMS
@@ -51,7 +51,7 @@ X0 = np.linspace(-2.0, 3.0, DIM)
 class Parts:
     """The bytes of a packet, cut up."""
 
-    layout: Layout
+    layout: PacketLayout
     values: bytes
     marks: bytes
     seed: bytes
@@ -59,7 +59,7 @@ class Parts:
     label: bytes
 
     @classmethod
-    def of(cls, data: bytes, layout: Layout) -> "Parts":
+    def of(cls, data: bytes, layout: PacketLayout) -> "Parts":
         ends = np.cumsum([layout.count * layout.dtype.itemsize, layout.marks, 8 * layout.seed, 8 * layout.scale])
         values, marks, seed, scale, label = (bytes(part) for part in np.split(np.frombuffer(data, np.uint8), ends))
         return cls(layout, values, marks, seed, scale, label)
@@ -206,7 +206,7 @@ class Scene:
 
     def answer(self, worker: int, message: Message) -> Iterator[Message]:
         ask = codec.read_ask(message.content)
-        form, v = self.method.form(ask, worker), gradient(worker, ask.vectors["x"])
+        form, v = self.method.compressor_for(ask, worker), gradient(worker, ask.vectors["x"])
         packet = form.compress(v, np.random.default_rng([worker, ask.round]))
         content = codec.write_packet(packet, ask)
         if worker == HOSTILE:
@@ -416,7 +416,7 @@ def test_two_hostile_clients_of_seven_leave_every_method_whole(name: str) -> Non
                 yield reply
                 continue
             ask = codec.read_ask(message.content)
-            form = experiment.method.form(ask, worker)
+            form = experiment.method.compressor_for(ask, worker)
             data = data_of(reply.content)
             kept.append(data)
             if ask.round % 5 == 0:

@@ -56,8 +56,8 @@ def test_how_often_the_coin_shows_heads(p: float) -> None:
 
 def test_full_gradients_travel_uncompressed() -> None:
     method = replace(MARINA, compressor=RandK(k=1))
-    assert method.form(Ask(1, FULL, {}), 0) == Identity()
-    assert method.form(Ask(1, DIFFERENCE, {}), 0) == RandK(k=1)
+    assert method.compressor_for(Ask(1, FULL, {}), 0) == Identity()
+    assert method.compressor_for(Ask(1, DIFFERENCE, {}), 0) == RandK(k=1)
 
 
 # --- what a worker sends ---
@@ -221,7 +221,7 @@ def test_robust_sgd_workers_send_full_or_minibatch_gradients() -> None:
     assert noisy == pytest.approx(vector(1, 2) + rng().normal(size=2))
     assert oracle.batches == [5]
     compressed = replace(SGD, compressor=RandK(k=1))
-    assert compressed.form(ask, 0) == RandK(k=1)
+    assert compressed.compressor_for(ask, 0) == RandK(k=1)
     assert len(compressed.reply(0, STATELESS, ask, oracle, rng())[1].values) == 1
 
 
@@ -239,6 +239,9 @@ def test_the_dtype_stays(method: ByzVRMarinaPP | RobustSGD, dtype: type, compres
         packets = [run.reply(i, STATELESS, ask, oracle, np.random.default_rng(i))[1] for i in range(4)]
         assert all(packet.values.dtype == dtype for packet in packets)
         state = run.update(
-            state, ask, {i: run.form(ask, i).decompress(p, state.x.dtype) for i, p in enumerate(packets)}, rng()
+            state,
+            ask,
+            {i: run.compressor_for(ask, i).decompress(p, state.x.dtype) for i, p in enumerate(packets)},
+            rng(),
         )
         assert state.x.dtype == dtype

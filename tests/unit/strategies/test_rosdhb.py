@@ -33,7 +33,7 @@ def test_all_workers_of_a_round_have_the_servers_mask() -> None:
     assert (ask.sample, list(ask.vectors)) == (3, ["x"])
     packets = [ROSDHB.reply(i, STATELESS, ask, Quadratic(), np.random.default_rng(i))[1] for i in range(3)]
     assert [len(packet.values) for packet in packets] == [1, 1, 1]
-    read = [ROSDHB.form(ask, i).decompress(packets[i], np.dtype(np.float64)).tolist() for i in range(3)]
+    read = [ROSDHB.compressor_for(ask, i).decompress(packets[i], np.dtype(np.float64)).tolist() for i in range(3)]
     assert read[0] == read[1] == read[2]
     assert read[0] in ([2, 0], [0, 4])  # d/k = 2 times one of (1, 2)
 

@@ -430,7 +430,7 @@ class Remembering(RobustSGD):
     def resync(self, state: Any, i: int) -> dict[str, Vector]:
         return {HELD: np.array([7.0, 7.0])} if (i, state.round) == (2, 2) else {}
 
-    def knows(self, state: Any, i: int, version: int) -> bool:
+    def accepts_version(self, state: Any, i: int, version: int) -> bool:
         return bool(version == state.round - 1)
 
 

@@ -8,15 +8,15 @@ import pytest
 
 from strategies.aggregators import subsets
 from strategies.aggregators.subsets import least_diameter, least_variance
-from strategies.aggregators.weighted_rows import Matrix
+from strategies.aggregators.weighted_rows import Array
 from strategies.vectors import squared_distances
 
 
-def diameter(squares: Matrix, rows: list[int]) -> float:
+def diameter(squares: Array, rows: list[int]) -> float:
     return float(squares[np.ix_(rows, rows)].max())
 
 
-def first_of_least_diameter(squares: Matrix, k: int) -> list[int]:
+def first_of_least_diameter(squares: Array, k: int) -> list[int]:
     return list(min(itertools.combinations(range(len(squares)), k), key=lambda rows: diameter(squares, list(rows))))
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from deploy.cli import main
 from experiment.config import parse
-from experiment.explain import TaskFacts, sentences, title
+from experiment.explain import ProblemConstants, sentences, title
 from foundation.errors import ConfigError
 from server import run
 from server.monitor.report import REPORT, charts, several, write_comparison, write_report
@@ -45,7 +45,7 @@ kind = "{rule}"
 [attack]
 kind = "{attack}"
 """
-FACTS = TaskFacts(650, np.dtype("float32"), 72, 2.5, None)
+FACTS = ProblemConstants(650, np.dtype("float32"), 72, 2.5, None)
 HOSTILE = "<script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>\u202e\x1b[2J\n</table></main>"
 
 
@@ -106,7 +106,7 @@ def folder(
             "wall_s": 75.25,
             "versions": {"python": "3.11.7", "flwr": "1.39.0"},
             "lives": 2,
-            "task": FACTS.told(),
+            "task": FACTS.to_dict(),
         }
         (path / "summary.json").write_text(json.dumps(summary))
     return path
@@ -599,11 +599,16 @@ def test_a_report_that_fails_is_a_line_in_the_log_and_nothing_more(
 
 
 def test_facts_of_a_task_survive_the_summary() -> None:
-    for facts in (FACTS, TaskFacts(3, np.dtype("float64"), 9, None, 0.25)):
-        assert TaskFacts.read(json.loads(json.dumps(facts.told()))) == facts
-    for damaged in ({}, {**FACTS.told(), "dim": 0}, {**FACTS.told(), "dtype": "int8"}, {**FACTS.told(), "dtype": "?!"}):
+    for facts in (FACTS, ProblemConstants(3, np.dtype("float64"), 9, None, 0.25)):
+        assert ProblemConstants.read(json.loads(json.dumps(facts.to_dict()))) == facts
+    for damaged in (
+        {},
+        {**FACTS.to_dict(), "dim": 0},
+        {**FACTS.to_dict(), "dtype": "int8"},
+        {**FACTS.to_dict(), "dtype": "?!"},
+    ):
         with pytest.raises((ValueError, KeyError, TypeError)):
-            TaskFacts.read(damaged)
+            ProblemConstants.read(damaged)
 
 
 def test_titles() -> None:

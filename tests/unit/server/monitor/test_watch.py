@@ -14,7 +14,7 @@ from deploy.cli import main
 from foundation.errors import ConfigError, Refused, ServerGone
 from link import watch
 from link.identity.authority import Authority
-from link.identity.certificates import Role
+from link.identity.certificates import CertificateRole
 from link.identity.tls import Identity, may_watch
 from server.monitor import follow as following
 from server.monitor.follow import follow_folder
@@ -46,7 +46,7 @@ def test_a_watchers_certificate_is_told_from_a_clients(certs: Path) -> None:
     assert main(["certs", "issue", str(certs), "--watcher", "ops", "boss"]) == 0
     issue(certs, ["alice"])
     ops, alice = (Identity.load(certs / name) for name in ("ops", "alice"))
-    ops.check(Role.CLIENT)
+    ops.check(CertificateRole.CLIENT)
     assert (ops.name, ops.watches, alice.watches) == ("ops", True, False)
     assert [may_watch(one.certificate) for one in (ops, alice, Identity.load(certs / "server"))] == [True, False, False]
     assert not may_watch(b"")

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import tomli_w
 
-from client.rollback import Trail
+from client.rollback import Rollback
 from experiment.config import StrategyUnion, kinds_of, parse
 from experiment.opened import Experiment, open_experiment
 from foundation.errors import ConfigError
 from link import codec
-from link.worker_state import Page, Pages
+from link.worker_state import Page, StateDict
 from server.run_folder.checkpoints import Checkpoint, Checkpoints, digest_of, of_state
 from server.run_folder.state_dict import StateError, put_together, take_apart
-from strategies.method import Mark
+from strategies.method import CheckpointEpoch
 from strategies.strategy import RobustStrategy
 from tests.local_grid import LocalGrid, federation
 from tests.unit.client.test_visiting_workers import ATTACKS, METHODS, TEXT, opened, small_config
@@ -32,13 +32,18 @@ def checkpoint_of(experiment: Experiment, strategy: RobustStrategy) -> Checkpoin
 
 
 def run(
-    grid: LocalGrid, strategy: RobustStrategy, experiment: Experiment, checkpoints: Checkpoints, life: int, rounds: int
+    grid: LocalGrid,
+    strategy: RobustStrategy,
+    experiment: Experiment,
+    checkpoints: Checkpoints,
+    incarnation: int,
+    rounds: int,
 ) -> None:
     """Run to the end of a round, with a checkpoint every two rounds, as the server does."""
 
     def keep() -> None:
         checkpoints.save(checkpoint_of(experiment, strategy))
-        strategy.mark = Mark(life, strategy.state.round - 1)
+        strategy.epoch = CheckpointEpoch(incarnation, strategy.state.round - 1)
 
     if strategy.state is None:
         strategy.state = experiment.method.start(experiment.problem.initial())
@@ -60,7 +65,7 @@ def resumed_is_the_same(experiment: Experiment, folder: Path, damage: Callable[[
     point, state = Checkpoints(folder, keep=3).newest(experiment)
     assert point.round == (6 if damage is None else 4)
     _, second = federation(experiment)
-    second.state, second.mark = state, Mark(2, point.round)
+    second.state, second.epoch = state, CheckpointEpoch(2, point.round)
     run(grid, second, experiment, checkpoints, 2, ROUNDS)
     assert second.state.x.tobytes() == undisturbed.state.x.tobytes()
     assert second.last is not None
@@ -252,19 +257,19 @@ class Diary:
     def __init__(self) -> None:
         self.at: Page = 0
 
-    def remember(self) -> Pages:
+    def remember(self) -> StateDict:
         return {"at": self.at}
 
-    def recall(self, pages: Pages) -> None:
+    def recall(self, pages: StateDict) -> None:
         self.at = pages["at"]
 
 
 def follow(*asks: Any, kept: int = 3) -> Page:
     """Answer the rounds of (life, checkpoint, round); return what was known before the last of them."""
-    trail, diary = Trail(kept), Diary()
+    rollback, diary = Rollback(kept), Diary()
     before: Page = 0
-    for life, checkpoint, round_ in asks:
-        trail.follow(Mark(life, checkpoint), diary, round_)
+    for incarnation, checkpoint, round_ in asks:
+        rollback.follow(CheckpointEpoch(incarnation, checkpoint), diary, round_)
         before, diary.at = diary.at, round_
     return before
 
@@ -288,22 +293,22 @@ def test_a_worker_goes_back_to_what_it_knew(asks: list[tuple[int, int, int]], kn
 
 
 def test_a_worker_keeps_as_many_marks_as_the_server_keeps_checkpoints() -> None:
-    trail, diary = Trail(3), Diary()
+    rollback, diary = Rollback(3), Diary()
     for round_ in range(1, 100):
         diary.at = round_
-        trail.follow(Mark(1, round_), diary, round_)
-    assert sorted(trail._known) == [97, 98, 99]
+        rollback.follow(CheckpointEpoch(1, round_), diary, round_)
+    assert sorted(rollback._known) == [97, 98, 99]
 
 
 def test_a_server_without_checkpoints_leaves_no_trail() -> None:
-    trail = Trail(3)
-    trail.follow(None, Diary(), 1)
-    assert trail._known == {}
+    rollback = Rollback(3)
+    rollback.follow(None, Diary(), 1)
+    assert rollback._known == {}
 
 
 def test_the_mark_travels_with_the_ask() -> None:
     experiment = opened()
     ask = experiment.method.ask(experiment.method.start(experiment.problem.initial()), np.random.default_rng(0))
-    assert codec.read_ask(codec.write_ask(ask)).mark is None
-    assert codec.read_ask(codec.write_ask(replace(ask, mark=Mark(3, 50)))).mark == Mark(3, 50)
+    assert codec.read_ask(codec.write_ask(ask)).epoch is None
+    assert codec.read_ask(codec.write_ask(replace(ask, epoch=CheckpointEpoch(3, 50)))).epoch == CheckpointEpoch(3, 50)
     assert parse(TEXT).checkpoint.keep == 3

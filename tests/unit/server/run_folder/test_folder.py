@@ -21,7 +21,7 @@ from server.process import ServerOptions, serve
 from server.run_folder import CONFIG, CURVE, MANIFEST, METRICS, MODEL, SUMMARY
 from server.run_folder import writer as writer_module
 from server.run_folder.checkpoints import Checkpoint
-from server.run_folder.manifest import RunCard, versions
+from server.run_folder.manifest import RunManifest, versions
 from server.run_folder.reader import read_rounds
 from server.run_folder.record import to_line
 from server.run_folder.writer import Claim, RunFolder
@@ -70,7 +70,7 @@ def test_a_run_leaves_these_files(tmp_path: Path) -> None:
         "status": "finished", "rounds": 2, "loss": 0.5, "accuracy": 0.75, "gap": 0.25,
         "start": {"loss": 2.0, "accuracy": 0.25, "gap": 1.5}, "bytes_up": 200, "bytes_down": 2000,
         "joined_s": 0.5, "rejected": {"wrong shape": 1}, "rejected_by_client": {"client-1": {"wrong shape": 1}},
-        "seed": 7, "lives": 1,
+        "seed": 7, "starts": 1, "lives": 1,
     }  # fmt: skip
     assert load_file(folder.path / MODEL)["x"].tolist() == [1.0, -2.0]
 
@@ -241,13 +241,13 @@ def test_two_servers_do_not_write_one_run(tmp_path: Path) -> None:
 
 def test_a_second_server_changes_nothing_of_a_run_that_is_going_on(tmp_path: Path) -> None:
     config = parse(TEXT)
-    card = RunCard(run_id=7, listen="h:1", data=None, config_dir=None, tls=None)
+    manifest = RunManifest(run_id=7, listen="h:1", data=None, config_dir=None, tls=None)
     begun = RunFolder(tmp_path)
     begun.add(RECORD)
-    card.write(tmp_path, config.to_toml())
+    manifest.write(tmp_path, config.to_toml())
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     heard: list[str] = []
-    second = ServerOptions.of_run(tmp_path, card, config, listen="127.0.0.1:0", data=None, tls=None)
+    second = ServerOptions.of_run(tmp_path, manifest, config, listen="127.0.0.1:0", data=None, tls=None)
     with pytest.raises(ConfigError, match="another server is running this run"):
         serve(second, heard.append)
     assert heard == [], "it did not even listen"
@@ -281,11 +281,11 @@ def test_who_goes_on_is_not_told_to_take_another_folder(tmp_path: Path) -> None:
     words = f"cannot be written: .*; fix that, then `breakwater server --resume {path}`"
     with pytest.raises(ConfigError, match=words):
         RunFolder(path, Checkpoint(0, "", {}, 0, 0.0, {}, {}))
-    card = RunCard(run_id=7, listen="h:1", data=None, config_dir=None, tls=None)
+    manifest = RunManifest(run_id=7, listen="h:1", data=None, config_dir=None, tls=None)
     with pytest.raises(ConfigError, match="; give --out another folder"):
-        card.write(path, "")
+        manifest.write(path, "")
     with pytest.raises(ConfigError, match=words):
-        card.next_life().write(path, "")
+        manifest.restarted().write(path, "")
 
 
 def test_a_run_goes_on_after_its_checkpoint(tmp_path: Path) -> None:
@@ -324,16 +324,22 @@ def test_a_run_whose_rounds_are_lost_cannot_go_on(tmp_path: Path, lines: list[st
 
 
 def test_the_manifest_of_a_run(tmp_path: Path) -> None:
-    card = RunCard(run_id=7, listen="h:1", data=None, config_dir="c", tls=None)
-    card.write(tmp_path / "new", parse(TEXT).to_toml())
-    assert RunCard.read(tmp_path / "new") == card
-    assert card.next_life() == replace(card, lives=2)
+    manifest = RunManifest(run_id=7, listen="h:1", data=None, config_dir="c", tls=None)
+    manifest.write(tmp_path / "new", parse(TEXT).to_toml())
+    assert RunManifest.read(tmp_path / "new") == manifest
+    assert manifest.restarted() == replace(manifest, starts=2)
+
+
+def test_a_manifest_of_the_version_before_is_read(tmp_path: Path) -> None:
+    before = {"run_id": 7, "listen": "h:1", "data": None, "config_dir": None, "tls": None, "lives": 3}
+    (tmp_path / "run.json").write_text(json.dumps(before), encoding="utf-8")
+    assert RunManifest.read(tmp_path).starts == 3
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [CONFIG, MANIFEST]
     with pytest.raises(ConfigError, match=r"no run of `breakwater server` is there \(run.json is missing\)"):
-        RunCard.read(tmp_path)
+        RunManifest.read(tmp_path)
     (tmp_path / MANIFEST).write_text('{"run_id": 1')
     with pytest.raises(ConfigError, match=r"run\.json: is damaged: "):
-        RunCard.read(tmp_path)
+        RunManifest.read(tmp_path)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
