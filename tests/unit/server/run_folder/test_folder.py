@@ -329,11 +329,6 @@ def test_the_manifest_of_a_run(tmp_path: Path) -> None:
     assert RunManifest.read(tmp_path / "new") == manifest
     assert manifest.restarted() == replace(manifest, starts=2)
 
-
-def test_a_manifest_of_the_version_before_is_read(tmp_path: Path) -> None:
-    before = {"run_id": 7, "listen": "h:1", "data": None, "config_dir": None, "tls": None, "lives": 3}
-    (tmp_path / "run.json").write_text(json.dumps(before), encoding="utf-8")
-    assert RunManifest.read(tmp_path).starts == 3
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [CONFIG, MANIFEST]
     with pytest.raises(ConfigError, match=r"no run of `breakwater server` is there \(run.json is missing\)"):
         RunManifest.read(tmp_path)
@@ -387,3 +382,9 @@ def test_the_models_file_has_what_is_frozen_beside_x(tmp_path: Path) -> None:
     assert found.keys() == {"x", "frozen.body.weight", "frozen.steps"}
     assert np.array_equal(found["frozen.body.weight"], frozen["body.weight"])
     assert np.array_equal(found["x"], np.ones(3))
+
+
+def test_a_manifest_of_the_version_before_is_read(tmp_path: Path) -> None:
+    before = {"run_id": 7, "listen": "h:1", "data": None, "config_dir": None, "tls": None, "lives": 3}
+    (tmp_path / "run.json").write_text(json.dumps(before), encoding="utf-8")
+    assert RunManifest.read(tmp_path).starts == 3
