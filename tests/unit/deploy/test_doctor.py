@@ -329,7 +329,7 @@ def test_an_authority_that_is_another(certs: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("days", "level", "says", "mend"),
+    ("days", "level", "says", "fix"),
     [
         (340, "warning", ", 24 days from now", "`breakwater certs issue DIR alice --renew`"),
         (366, "problem", "expired on ", "with --renew"),
