@@ -48,21 +48,17 @@ def init(folder: Path, hosts: Sequence[str], *, days: int = LEAF_DAYS, renew: bo
 
 def _init(folder: Path, hosts: Sequence[str], days: int, renew: bool) -> list[str]:
     lines = []
-    if renew:
-        authority = _authority(folder)
-        server = authority.issue_server(hosts, days=days)
-    else:
-        for path in (
-            folder / name for name in (AUTHORITY_FILE, AUTHORITY_KEY_FILE, SERVER, REGISTER_FILE, REVOKED_FILE)
-        ):
+    if not renew:
+        for name in (AUTHORITY_FILE, AUTHORITY_KEY_FILE, SERVER, REGISTER_FILE, REVOKED_FILE):
+            path = folder / name
             if path.exists():
                 raise ConfigError(f"{path}: exists; --renew keeps the authority and replaces the server's certificate")
-        authority = Authority.create()
-        server = authority.issue_server(hosts, days=days)
+    authority = _authority(folder) if renew else Authority.create()
+    server = authority.issue_server(hosts, days=days)
+    if not renew:
         _write(folder, {AUTHORITY_KEY_FILE: authority.key, AUTHORITY_FILE: authority.certificate})
-        lines += [
-            f"{folder}: a new authority; {folder / AUTHORITY_KEY_FILE} can impersonate any participant: keep it here"
-        ]
+        key = folder / AUTHORITY_KEY_FILE
+        lines = [f"{folder}: a new authority; {key} can impersonate any participant: keep it here"]
     _write(folder, {REGISTER_FILE: bytes(Register.load(folder, authority.opened).plus(Entry.about(server)))})
     _write_identity(folder / SERVER, server)
     if (folder / REVOKED_FILE).exists():
@@ -152,10 +148,8 @@ def _revoke(folder: Path, names: Sequence[str]) -> list[str]:
         entries += new
         lines += [f"{name!r}: {_counted(len(new))} revoked" if new else f"{name!r}: was revoked already"]
         if any(entry.what == "found" for entry in issued.values()):
-            lines += [
-                f"{name!r}: had a certificate before {folder / REGISTER_FILE} was begun; one that had been replaced by "
-                "then is not known, and still good: if there was one, make a new authority"
-            ]
+            fix = "they are still valid: if there were any, make a new authority"
+            lines += [f"{name!r}: certificates replaced before {folder / REGISTER_FILE} existed are unknown; {fix}"]
     revoked |= {entry.serial: entry.time for entry in entries}
     number = max(int(when.timestamp()), *(before_number + 1 for before_number in before.numbers.values()), 1)
     signed = authority.revocation_list(revoked, number)
@@ -163,14 +157,9 @@ def _revoke(folder: Path, names: Sequence[str]) -> list[str]:
     lines += [f"{path}: the list of all that are revoked, {_counted(len(revoked))}"]
     if (folder / SERVER).is_dir():
         _write(folder / SERVER, {REVOKED_FILE: signed})
-        lines += [
-            f"{folder / SERVER / REVOKED_FILE}: the same; a server that runs with this folder takes it within seconds"
-        ]
-    return [
-        *lines,
-        f"where the server has its folder elsewhere, copy {path} into it, beside tls.crt; nothing need be restarted",
-        "`certs issue --renew` makes a new certificate, which is taken",
-    ]
+        lines += [f"{folder / SERVER / REVOKED_FILE}: the same; a server that uses this folder reads it within seconds"]
+    lines += [f"if the server's folder is elsewhere, copy {path} into it, beside tls.crt; no restart is needed"]
+    return [*lines, "`certs issue --renew` makes a new certificate, which is valid"]
 
 
 def _kind(watcher: bool) -> str:

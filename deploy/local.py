@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partialmethod
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -120,14 +121,15 @@ class LocalFederation:
             self.server = context.Process(target=_serve, args=(self.options, there), name="server")
             self.server.start()
             there.close()
-            self.address = self._await_address(here)
+            self.address = self._await_address(self.server, here)
             self._pipe = here
             width = len(str(n - 1))
-            for worker in range(n - f):
-                self._spawn(context, f"client-{worker:0{width}}", worker, seats=1)
-            if f:
-                self._spawn(context, "byzantine", n - f, seats=f)
-        except (EOFError, ConnectionError):  # its word for how many processes there are does not come
+            parts = [(f"client-{worker:0{width}}", worker, 1) for worker in range(n - f)]
+            for part in parts + [("byzantine", n - f, f)] * bool(f):
+                process = context.Process(target=_take_part, args=(self.options, self.address, *part), name=part[0])
+                process.start()
+                self.clients[part[0]] = process
+        except (EOFError, ConnectionError):
             raise ProcessEnded("the helper process that starts all others was killed") from None
 
     def wait(self) -> int:
@@ -138,9 +140,8 @@ class LocalFederation:
 
     def sentinels(self) -> list[int]:
         """Return what becomes ready when a process ends that ``look`` does not know of yet."""
-        if self.server is None:
-            raise RuntimeError("wait before start")
-        return [self.server.sentinel, *(p.sentinel for name, p in self.clients.items() if name not in self._ended)]
+        clients = [process for name, process in self.clients.items() if name not in self._ended]
+        return [process.sentinel for process in (self.server, *clients) if process is not None]
 
     def look(self) -> int | None:
         """Tell of clients that have died; return the exit status of the run, None while it goes on."""
@@ -150,6 +151,7 @@ class LocalFederation:
             self.server.join(1.0)  # it counts as lost too, a moment later
             self.say("the helper process that started all others was killed; the run ends here")
             return 1
+        folder = self.options.out / "logs"
         for name, process in self.clients.items():
             if name in self._ended or process.is_alive():
                 continue
@@ -157,22 +159,22 @@ class LocalFederation:
             if process.exitcode == UNUSABLE:
                 return UNUSABLE  # what it cannot use is the experiment, and the others have the same
             if process.exitcode != 0 and self.server.is_alive():
-                self._tell(f"{name} {how_it_ended(process)}; the run goes on without it (log: {self._log_of(name)})")
+                self._tell(f"{name} {how_it_ended(process)}; the run goes on without it (log: {folder / name}.log)")
         if self.server.is_alive():
             return None
         if (self.server.exitcode or 0) < 0:
-            self.say(f"the server {how_it_ended(self.server)}; the run ends here (log: {self._log_of('server')})")
+            self.say(f"the server {how_it_ended(self.server)}; the run ends here (log: {folder / 'server.log'})")
             self._killed()
             return 1
         if self.server.exitcode == INTERRUPTED:
-            self.say("the server was told to end by a signal; the run ends here")
+            self.say("the server was stopped by a signal; the run ends here")
         return self.server.exitcode or 0
 
     def stop(self) -> None:
         """Leave no process behind: ask, wait, kill. Safe to call at any time, and again."""
         # One whose start was interrupted has no pid that we know; it ends by itself when it finds the launcher gone.
         known = [p for p in (self.server, *self.clients.values()) if p is not None and p.pid is not None]
-        processes = [Orphan(p.pid or 0) if p.exitcode == LOST else p for p in known]
+        processes = [reachable(p) for p in known]
         server = processes[0] if known and known[0] is self.server else None
         if server is not None and server.is_alive():
             server.terminate()  # it writes its summary and tells the clients goodbye
@@ -181,14 +183,11 @@ class LocalFederation:
                 self.say(f"waiting for the server, which writes its results, for up to {GRACE_S:g} s")
                 server.join(GRACE_S)
         in_order = server is not None and server.exitcode in (0, INTERRUPTED)
-        end = time.monotonic() + (CLIENTS_S if in_order else 1.0)
-        for process in processes:
-            process.join(max(0.0, end - time.monotonic()))
-        for ask in ("terminate", "kill"):
+        for ask, patience_s in ((None, CLIENTS_S if in_order else 1.0), ("terminate", 2.0), ("kill", 2.0)):
             for process in processes:
-                if process.is_alive():
+                if ask is not None and process.is_alive():
                     getattr(process, ask)()
-            end = time.monotonic() + 2.0
+            end = time.monotonic() + patience_s
             for process in processes:
                 process.join(max(0.0, end - time.monotonic()))
         if self._pipe is not None:
@@ -196,7 +195,7 @@ class LocalFederation:
             self._pipe = None
         out, logs_ = self.options.out, self.options.out / "logs"
         with suppress(OSError):  # the same folder can be given again where the run has left nothing there
-            if not any(logs_.iterdir()) and list(out.iterdir()) == [logs_]:
+            if list(out.rglob("*")) == [logs_]:
                 logs_.rmdir()
                 out.rmdir()
 
@@ -208,22 +207,15 @@ class LocalFederation:
                 return
         self.say(line)
 
-    def _spawn(self, context: ForkServerContext, name: str, worker: int, seats: int) -> None:
-        process = context.Process(target=_take_part, args=(self.options, self.address, name, worker, seats), name=name)
-        process.start()
-        self.clients[name] = process
-
-    def _await_address(self, pipe: Connection) -> str:
+    def _await_address(self, server: ForkServerProcess, pipe: Connection) -> str:
         """Read what the server reports: its address, or why there is none."""
         try:
             answer: str | BreakwaterError = pipe.recv()
         except EOFError:
-            if self.server is not None:
-                self.server.join(SLOW_S)
+            server.join(SLOW_S)
             self.stop()
-            status = INTERRUPTED if self.server is not None and self.server.exitcode == INTERRUPTED else 1
-            ended = how_it_ended(self.server)
-            raise ProcessEnded(f"the server process {ended} before it listened", status) from None
+            status = INTERRUPTED if server.exitcode == INTERRUPTED else 1
+            raise ProcessEnded(f"the server process {how_it_ended(server)} before it listened", status) from None
         if isinstance(answer, str):
             return answer
         self.stop()
@@ -239,9 +231,6 @@ class LocalFederation:
             except Exception as error:  # a page that cannot be made changes nothing of how the run has ended
                 self.say(f"{self.options.out / REPORT}: cannot be made: {error}")
 
-    def _log_of(self, name: str) -> Path:
-        return self.options.out / "logs" / f"{name}.log"
-
 
 def check_attack(config: Config) -> None:
     """Refuse a config whose Byzantine clients a local run would not know what to do with.
@@ -251,10 +240,8 @@ def check_attack(config: Config) -> None:
     """
     f = config.federation.byzantine
     if f and config.attack is None:
-        raise ConfigError(
-            f"federation.byzantine = {f} without an [attack] section: a local run would not know what they do; add "
-            "one, or set federation.byzantine = 0"
-        )
+        fix = "add one, or set federation.byzantine = 0"
+        raise ConfigError(f"federation.byzantine = {f} without an [attack] section for a local run: {fix}")
 
 
 def run_local(options: LocalOptions, say: Callable[[str], None] = print, *, last: bool = True) -> int:
@@ -291,9 +278,7 @@ class Orphan:
     exitcode = None
 
     def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._fd = -1
-        self._gone = False
+        self._pid, self._fd, self._gone = pid, -1, False
         try:
             self._fd = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -302,7 +287,6 @@ class Orphan:
             pass
 
     def __del__(self) -> None:
-        """Close the descriptor."""
         if self._fd >= 0:
             os.close(self._fd)
 
@@ -324,20 +308,20 @@ class Orphan:
             if time.monotonic() >= end:
                 return
 
-    def terminate(self) -> None:
-        """Ask it to end."""
-        self.send(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End it."""
-        self.send(signal.SIGKILL)
-
     def send(self, number: int) -> None:
         """Send it a signal."""
         try:
             os.kill(self._pid, number)
         except ProcessLookupError:
             self._gone = True
+
+    terminate = partialmethod(send, signal.SIGTERM)
+    kill = partialmethod(send, signal.SIGKILL)
+
+
+def reachable(process: ForkServerProcess) -> ForkServerProcess | Orphan:
+    """Return a process that can be waited for and killed, whether its fork server is there or gone."""
+    return Orphan(process.pid or 0) if process.exitcode == LOST else process
 
 
 def fork_server(modules: Sequence[str]) -> ForkServerContext:
@@ -390,11 +374,9 @@ def _short_sockets() -> None:
     before = tempfile.tempdir
     try:
         given = tempfile.gettempdir()
-        if len(os.fsencode(given)) + len("/pymp-12345678/listener-12345678") <= _LONGEST_SOCKET:
-            util.get_temp_dir()
-            return
-        for folder in ("/tmp", "/var/tmp", "/dev/shm", os.path.relpath(given)):  # noqa: S108  # it makes a private one there
-            if os.access(folder, os.W_OK | os.X_OK) and len(os.fsencode(folder)) < _LONGEST_SOCKET - 32:
+        room = _LONGEST_SOCKET - len("/pymp-12345678/listener-12345678")
+        for folder in (given, "/tmp", "/var/tmp", "/dev/shm", os.path.relpath(given)):  # noqa: S108  # it makes a private one there
+            if os.access(folder, os.W_OK | os.X_OK) and len(os.fsencode(folder)) <= room:
                 tempfile.tempdir = folder
                 util.get_temp_dir()
                 return
@@ -405,9 +387,9 @@ def _short_sockets() -> None:
     raise ConfigError(f"TMPDIR {given}: is too long for the paths of sockets; set TMPDIR to a shorter one")
 
 
-def how_it_ended(process: ForkServerProcess | None) -> str:
+def how_it_ended(process: ForkServerProcess) -> str:
     """Say how a process ended, after its name: "ended with status 1"."""
-    code = None if process is None else process.exitcode
+    code = process.exitcode
     if code is None:
         return "has not ended"
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
@@ -476,19 +458,10 @@ def _be_server(options: LocalOptions, pipe: Connection) -> None:
             while True:
                 log.warning("%s", pipe.recv())
 
+    shared = ("config", "out", "data", "config_dir", "monitoring")
+    given = {name: getattr(options, name) for name in shared}
     try:
-        serve(
-            ServerOptions(
-                config=options.config,
-                listen="127.0.0.1:0",
-                own=True,
-                out=options.out,
-                data=options.data,
-                config_dir=options.config_dir,
-                monitoring=options.monitoring,
-            ),
-            on_listening,
-        )
+        serve(ServerOptions(**given, listen="127.0.0.1:0", own=True), on_listening)
     except BreakwaterError as error:
         ignore()
         if listening:
@@ -504,22 +477,14 @@ def _take_part(options: LocalOptions, address: str, name: str, worker: int, seat
 
     begin(server=False)
     logs.to_file(options.out / "logs" / f"{name}.log", options.log_options)
-    attack = options.config.attack if seats > 1 or name == "byzantine" else None
+    config = options.config
+    given: dict[str, Any] = {"config_dir": options.config_dir, "data": options.data, "tried": True}
+    if config.attack is not None and name == "byzantine":
+        given["attack"] = config.attack.kind
+    # All processes read the same files of this machine: only a custom task may make its own data.
+    given["reading"] = "bits" if config.task.kind == "custom" else "none"
     try:
-        run_client(
-            ClientOptions(
-                connect=address,
-                name=name,
-                worker=worker,
-                seats=seats,
-                attack=None if attack is None else attack.kind,
-                config_dir=options.config_dir,
-                data=options.data,
-                # All processes read the same files of this machine: only a custom task may make its own data.
-                reading="bits" if options.config.task.kind == "custom" else "none",
-                tried=True,
-            )
-        )
+        run_client(ClientOptions(connect=address, name=name, worker=worker, seats=seats, **given))
     except BreakwaterError as error:
         log.error("%s", error)
         print(f"{name}: {error}", file=sys.stderr)

@@ -64,8 +64,8 @@ def make_folder(folder: Path, what: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = f"{folder} cannot be made: {error.strerror or error}"
-        raise ConfigError(f"{what}: {reason}; choose another folder") from None
+        reason = error.strerror or error
+        raise ConfigError(f"{what}: {folder} cannot be made: {reason}; choose another folder") from None
 
 
 def to_file(
@@ -88,8 +88,8 @@ def to_file(
     try:
         handler = _File(path, encoding="utf-8", errors="backslashreplace", delay=not at_once)
     except OSError as error:
-        reason = f"{what or path}: cannot be written: {error.strerror or error}"
-        raise ConfigError(f"{reason}; name another file") from None
+        reason = error.strerror or error
+        raise ConfigError(f"{what or path}: cannot be written: {reason}; name another file") from None
     handler.setFormatter(_Json(process or path.stem) if options.form == "json" else _Text(_FORMAT, _TIME))
     _add(handler, logging.INFO if options.level is None else options.level)
 
@@ -118,14 +118,9 @@ class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         run = _Run.of(record)
         moment = time.strftime(_TIME, time.gmtime(record.created))
-        line: dict[str, str | int] = {
-            "time": f"{moment}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            "process": self._process,
-            "pid": record.process or 0,
-        }
+        line: dict[str, str | int] = {"time": f"{moment}.{int(record.msecs):03d}Z", "level": record.levelname.lower()}
+        line |= {"logger": record.name, "message": record.getMessage()}
+        line |= {"process": self._process, "pid": record.process or 0}
         if run:
             line["run_id"] = run
         if record.exc_info:

@@ -120,7 +120,5 @@ def _entry(path: Path, number: int, line: str) -> Entry:
             raise ValueError
         return Entry(_WHATS[what], int(serial, 16), name, datetime.strptime(time, _TIME).replace(tzinfo=UTC))
     except ValueError:
-        raise ConfigError(
-            f"{path}: line {number}: {line[:80]!r}: must be issued, found or revoked, serial, name and time; "
-            "restore it from a copy"
-        ) from None
+        form = "issued, found or revoked, serial, name and time"
+        raise ConfigError(f"{path}: line {number}: {line[:80]!r}: must be {form}; restore it from a copy") from None

@@ -81,11 +81,8 @@ class Sink(io.RawIOBase):
         if self.strict:
             raise OutputLost(error)
         if first and self._report is not None and error.errno not in (errno.EPIPE, errno.EIO):  # the reader's own wish
-            print(
-                f"breakwater: standard output: {error.strerror or error}; going on without it",
-                file=self._report,
-                flush=True,
-            )
+            line = f"breakwater: standard output: {error.strerror or error}; continuing without it"
+            print(line, file=self._report, flush=True)
 
 
 def prepare() -> Sink:

@@ -107,14 +107,7 @@ class Broken(BreakwaterError):  # noqa: N818  # the name says what happened
         last: no other round follows, so there is nothing to come back for.
     """
 
-    def __init__(
-        self,
-        how: Fault,
-        content: "RecordDict",
-        delay_s: float = 0.0,
-        *,
-        last: bool = False,
-    ) -> None:
+    def __init__(self, how: Fault, content: "RecordDict", delay_s: float = 0.0, *, last: bool = False) -> None:
         super().__init__(f"a broken reply: {how}")
         self.how = how
         self.content = content

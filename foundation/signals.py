@@ -35,10 +35,7 @@ def hangups_count() -> bool:
 
 @contextmanager
 def raising(
-    kind: type[BaseException] = KeyboardInterrupt,
-    *,
-    ctrl_c: type[BaseException] | None = None,
-    for_good: bool = False,
+    kind: type[BaseException] = KeyboardInterrupt, *, ctrl_c: type[BaseException] | None = None, for_good: bool = False
 ) -> Iterator[None]:
     """Within: the first SIGTERM or SIGHUP raises this in the main thread, so that `kill` and Ctrl-C clean up alike.
 

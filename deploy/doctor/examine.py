@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.doctor import machine
-from deploy.doctor.findings import Finding, guarded
+from deploy.doctor.findings import Demand, Finding, guarded
 from link.address import Address
 
 
@@ -45,22 +45,13 @@ def examine(questions: Questions) -> Iterator[Finding]:
     yield from guarded("code", machine.code)
     yield from guarded("torch", lambda: machine.torch(torch))
     yield from guarded("numba", lambda: machine.loops(loops))
-    clients, needed = None, 0
-    if questions.config is not None:
-        path, demands = questions.config, []
-
-        def config(data: Any) -> Iterator[Finding]:
-            finding, demand = data.config(path, questions.data)
-            demands.append(demand)
-            yield finding
-
-        yield from _late("config", "data", config)
-        if demands and demands[0] is not None:
-            clients, needed = demands[0].clients, demands[0].disk
+    demand, path = Demand(), questions.config
+    if path is not None:
+        yield from _late("config", "data", lambda data: data.config(path, questions.data, demand))
     yield from _late("data", "data", lambda data: data.look(questions.data))
-    yield from guarded("cores", lambda: machine.cores(clients))
-    yield from guarded("files", lambda: machine.open_files(clients))
-    yield from guarded("disk", lambda: machine.disk(questions.out, needed))
+    yield from guarded("cores", lambda: machine.cores(demand.clients))
+    yield from guarded("files", lambda: machine.open_files(demand.clients))
+    yield from guarded("disk", lambda: machine.disk(questions.out, demand.disk))
     tls, listen, connect = questions.tls, questions.listen, questions.connect
     if tls is not None:
         yield from _late("tls", "party", lambda party: party.look(tls, questions.lists))

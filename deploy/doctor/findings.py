@@ -35,6 +35,19 @@ class Finding:
         return asdict(self)
 
 
+@dataclass
+class Demand:
+    """What a config needs of the machine, once it has been opened.
+
+    Args:
+        clients: n; None if unknown.
+        disk: about the most bytes that its run writes.
+    """
+
+    clients: int | None = None
+    disk: int = 0
+
+
 def ok(about: str, says: str) -> Finding:
     """Return a finding that needs no fix."""
     return Finding("ok", about, says)

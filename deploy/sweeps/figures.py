@@ -5,6 +5,7 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; a second
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -72,18 +73,16 @@ class _Picture:
         width, height = PANEL_IN
         below = 0.35 if lines != [None] or styles != [None] else 0.0
         above = 0.4 if figure.title else 0.1
-        canvas = Canvas(
-            figsize=(max(width * len(columns), 4.6), height * len(rows) + below + above), layout="constrained"
-        )
+        size = max(width * len(columns), 4.6), height * len(rows) + below + above
+        canvas = Canvas(figsize=size, layout="constrained")
         grid = canvas.subplots(len(rows), len(columns), squeeze=False, sharey=True)
         for i, down in enumerate(rows):
             for j, across in enumerate(columns):
                 panel = cast(Axes, grid[i, j])
                 here = _with(_with(self._outcomes, figure.rows, down), figure.panels, across)
-                for k, line in enumerate(lines):
-                    for m, style in enumerate(styles):
-                        group = _with(_with(here, figure.lines, line), figure.styles, style)
-                        self._plot(panel, group, k, m, len(lines))
+                for (k, line), (m, style) in product(enumerate(lines), enumerate(styles)):
+                    group = _with(_with(here, figure.lines, line), figure.styles, style)
+                    self._plot(panel, group, k, m, len(lines))
                 named = ((figure.panels, across), (figure.rows, down))
                 panel.set_title(",  ".join(f"{name}: {value}" for name, value in named if value), fontsize=9)
                 panel.set_xlabel(X_LABELS.get(figure.x, figure.x) if i == len(rows) - 1 else "", fontsize=9)
@@ -179,20 +178,15 @@ class _Picture:
 
     def _legend(self, canvas: Canvas, lines: Sequence[str | None], styles: Sequence[str | None]) -> None:
         """Explain colours and styles below the panels."""
-        handles = [
-            Line2D([], [], color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)], markersize=4, label=name)
-            if self._ends
-            else Line2D([], [], color=COLOURS[k % len(COLOURS)], label=name)
-            for k, name in enumerate(self._named(self._figure.lines, lines))
-        ]
-        handles += [
-            Line2D([], [], color="0.3", linestyle=STYLES[m % len(STYLES)], label=name)
-            for m, name in enumerate(self._named(self._figure.styles, styles))
-        ]
+        handles = []
+        for k, name in enumerate(self._named(self._figure.lines, lines)):
+            mark: dict[str, Any] = {"marker": MARKERS[k % len(MARKERS)], "markersize": 4} if self._ends else {}
+            handles.append(Line2D([], [], color=COLOURS[k % len(COLOURS)], label=name, **mark))
+        for m, name in enumerate(self._named(self._figure.styles, styles)):
+            handles.append(Line2D([], [], color="0.3", linestyle=STYLES[m % len(STYLES)], label=name))
         if handles:
-            canvas.legend(
-                handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False, fontsize=9
-            )
+            columns = min(len(handles), 5)
+            canvas.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
     @staticmethod
     def _named(axis: str | None, values: Sequence[str | None]) -> list[str]:

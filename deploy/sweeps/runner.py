@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Protocol
 
 from deploy import logs
 from deploy.local import (
@@ -25,10 +24,10 @@ from deploy.local import (
     UNUSABLE,
     LocalFederation,
     LocalOptions,
-    Orphan,
     begin,
     fork_server,
     how_it_ended,
+    reachable,
 )
 from deploy.sweeps.experiment import Plan, PlannedRun
 from deploy.sweeps.results import NOTE, Outcome, note, outcome_of
@@ -46,26 +45,6 @@ def default_jobs(in_process: bool) -> int:
     """Return the default number of runs at a time, by the number of cores."""
     cores = len(os.sched_getaffinity(0))
     return cores if in_process else max(1, cores // 4)
-
-
-class Running(Protocol):
-    """A run under way."""
-
-    def start(self) -> None:
-        """Begin.
-
-        Raises:
-            BreakwaterError: it cannot; one line.
-        """
-
-    def sentinels(self) -> list[int]:
-        """Return what becomes ready when there is something to look at."""
-
-    def look(self) -> int | None:
-        """Return the exit status; None while it goes on."""
-
-    def stop(self) -> None:
-        """Leave no process behind."""
 
 
 @dataclass
@@ -102,25 +81,21 @@ class Alone:
             if self._pipe is not None and self._pipe.poll():
                 self.say(str(self._pipe.recv()))
         code = self._process.exitcode or 0
-        if code == LOST:
-            self.say("the helper process that started it was killed")
-            return 1
-        if code < 0:
-            self.say(f"the process {how_it_ended(self._process)}")
-        return code if code >= 0 else 1
+        if 0 <= code != LOST:
+            return code
+        lost = "the helper process that started it was killed"
+        self.say(lost if code == LOST else f"the process {how_it_ended(self._process)}")
+        return 1
 
     def stop(self) -> None:
         """Leave no process behind: ask, wait, kill."""
         if self._process is None or self._process.pid is None:
             return
-        lost = self._process.exitcode == LOST
-        process: ForkServerProcess | Orphan = Orphan(self._process.pid) if lost else self._process
-        if process.is_alive():
-            process.terminate()
-            process.join(GRACE_S)
-        if process.is_alive():
-            process.kill()
-            process.join(GRACE_S)
+        process = reachable(self._process)
+        for ask in (process.terminate, process.kill):
+            if process.is_alive():
+                ask()
+                process.join(GRACE_S)
 
 
 def _alone(options: LocalOptions, pipe: Connection) -> None:
@@ -166,7 +141,7 @@ class Slot:
 
     run: PlannedRun
     folder: Path
-    running: Running
+    running: Alone | LocalFederation
     began: float
     said: list[str] = field(default_factory=list)
 
@@ -233,16 +208,12 @@ def _slot(run: PlannedRun, options: SweepOptions) -> Slot:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NOTE).write_text(note(run, options.how), encoding="utf-8")
+    quiet, place = Monitoring(quiet=True, pictures=False), options.plan.base.parent
     local = LocalOptions(
-        config=run.config,
-        out=folder,
-        data=options.data,
-        config_dir=options.plan.base.parent,
-        monitoring=Monitoring(quiet=True, pictures=False),
-        silent=True,
+        config=run.config, out=folder, data=options.data, config_dir=place, monitoring=quiet, silent=True
     )
     said: list[str] = []
-    running: Running = Alone(local, said.append) if options.in_process else LocalFederation(local, said.append)
+    running = Alone(local, said.append) if options.in_process else LocalFederation(local, said.append)
     return Slot(run, folder, running, time.monotonic(), said)
 
 

@@ -241,7 +241,7 @@ def test_what_fails_or_diverges_is_a_row_and_the_others_are_run(
     plan = load_plan(path)
     assert sweep(SweepOptions(path=path, plan=plan, out=out, jobs=1, in_process=True, data=None)) == 0
     said = capsys.readouterr().out
-    assert said.splitlines()[0].startswith(f"{path} has changed since {out} was begun: ")
+    assert said.splitlines()[0].startswith(f"{path} has changed since the sweep in {out} began: ")
     assert "runs: 3 runs, 2 done before" in said
 
 
