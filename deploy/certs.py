@@ -31,7 +31,7 @@ def init(folder: Path, hosts: Sequence[str], *, days: int = LEAF_DAYS, renew: bo
     """Make an authority and the server's certificate.
 
     Args:
-        folder: where; made if it is not there.
+        folder: of the authority; created if missing.
         hosts: what clients reach the server by, see ``Authority.issue_server``.
         days: how long the server's certificate is valid.
         renew: keep the authority that is there, and replace the server's certificate.
@@ -43,27 +43,21 @@ def init(folder: Path, hosts: Sequence[str], *, days: int = LEAF_DAYS, renew: bo
         ConfigError: there is an authority already, or with ``renew`` none; a host is none; nothing can be written.
     """
     with _locked(folder):
-        return _init(folder, hosts, days, renew)
-
-
-def _init(folder: Path, hosts: Sequence[str], days: int, renew: bool) -> list[str]:
-    lines = []
-    if not renew:
-        for name in (AUTHORITY_FILE, AUTHORITY_KEY_FILE, SERVER, REGISTER_FILE, REVOKED_FILE):
-            path = folder / name
-            if path.exists():
-                raise ConfigError(f"{path}: exists; --renew keeps the authority and replaces the server's certificate")
-    authority = _authority(folder) if renew else Authority.create()
-    server = authority.issue_server(hosts, days=days)
-    if not renew:
-        _write(folder, {AUTHORITY_KEY_FILE: authority.key, AUTHORITY_FILE: authority.certificate})
-        key = folder / AUTHORITY_KEY_FILE
-        lines = [f"{folder}: a new authority; {key} can impersonate any participant: keep it here"]
-    _write(folder, {REGISTER_FILE: bytes(Register.load(folder, authority.opened).plus(Entry.about(server)))})
-    _write_identity(folder / SERVER, server)
-    if (folder / REVOKED_FILE).exists():
-        _write(folder / SERVER, {REVOKED_FILE: _read(folder, REVOKED_FILE)})
-    return [*lines, f"{folder / SERVER}: the server's certificate for {', '.join(hosts)}, {_until(server)}"]
+        lines, names = [], (AUTHORITY_FILE, AUTHORITY_KEY_FILE, SERVER, REGISTER_FILE, REVOKED_FILE)
+        there = next(filter(Path.exists, (folder / name for name in names)), None)
+        if there is not None and not renew:
+            raise ConfigError(f"{there}: exists; --renew keeps the authority and replaces the server's certificate")
+        authority = _authority(folder) if renew else Authority.create()
+        server = authority.issue_server(hosts, days=days)
+        if not renew:
+            _write(folder, {AUTHORITY_KEY_FILE: authority.key, AUTHORITY_FILE: authority.certificate})
+            key = folder / AUTHORITY_KEY_FILE
+            lines = [f"{folder}: a new authority; {key} can impersonate any participant: keep it here"]
+        _write(folder, {REGISTER_FILE: bytes(Register.load(folder, authority.opened).plus(Entry.about(server)))})
+        _write_identity(folder / SERVER, server)
+        if (folder / REVOKED_FILE).exists():
+            _write(folder / SERVER, {REVOKED_FILE: _read(folder, REVOKED_FILE)})
+        return [*lines, f"{folder / SERVER}: the server's certificate for {', '.join(hosts)}, {_until(server)}"]
 
 
 def issue(
@@ -86,29 +80,25 @@ def issue(
             authority.
     """
     with _locked(folder):
-        return _issue(folder, names, days, renew, watcher)
-
-
-def _issue(folder: Path, names: Sequence[str], days: int, renew: bool, watcher: bool) -> list[str]:
-    authority = _authority(folder)
-    for name in names:
-        _check_name(name)
-        exists = (folder / name).exists()
-        if exists and not renew:
-            raise ConfigError(f"{folder / name}: exists; --renew replaces the certificate of {name!r}")
-        if renew and not exists:
-            raise ConfigError(f"{folder / name}: there is nothing to renew; leave --renew out to issue a first one")
-        if renew and Identity.load(folder / name).watches != watcher:
-            fix = "leave --watcher out" if watcher else "add --watcher"
-            raise ConfigError(f"{folder / name}: is the certificate of a {_kind(not watcher)}; {fix} to renew it")
-    made = authority.issue_watcher if watcher else authority.issue_client
-    issued = {name: made(name, days=days) for name in names}
-    lines = [Entry.about(identity) for identity in issued.values()]
-    _write(folder, {REGISTER_FILE: bytes(Register.load(folder, authority.opened).plus(*lines))})
-    for name, identity in issued.items():
-        _write_identity(folder / name, identity)
-    kind = _kind(watcher)
-    return [f"{folder / name}: the certificate of {kind} {name!r}, {_until(one)}" for name, one in issued.items()]
+        authority = _authority(folder)
+        for name in names:
+            _check_name(name)
+            exists = (folder / name).exists()
+            if exists and not renew:
+                raise ConfigError(f"{folder / name}: exists; --renew replaces the certificate of {name!r}")
+            if renew and not exists:
+                raise ConfigError(f"{folder / name}: there is nothing to renew; leave --renew out to issue a first one")
+            if renew and Identity.load(folder / name).watches != watcher:
+                fix = "leave --watcher out" if watcher else "add --watcher"
+                raise ConfigError(f"{folder / name}: is the certificate of a {_kind(not watcher)}; {fix} to renew it")
+        made = authority.issue_watcher if watcher else authority.issue_client
+        issued = {name: made(name, days=days) for name in names}
+        lines = [Entry.about(identity) for identity in issued.values()]
+        _write(folder, {REGISTER_FILE: bytes(Register.load(folder, authority.opened).plus(*lines))})
+        for name, identity in issued.items():
+            _write_identity(folder / name, identity)
+        kind = _kind(watcher)
+        return [f"{folder / name}: the certificate of {kind} {name!r}, {_until(one)}" for name, one in issued.items()]
 
 
 def revoke(folder: Path, names: Sequence[str]) -> list[str]:
@@ -126,40 +116,38 @@ def revoke(folder: Path, names: Sequence[str]) -> list[str]:
             folder cannot be read; nothing can be written.
     """
     with _locked(folder):
-        return _revoke(folder, names)
-
-
-def _revoke(folder: Path, names: Sequence[str]) -> list[str]:
-    authority = _authority(folder)
-    register = Register.load(folder, authority.opened)
-    path = folder / REVOKED_FILE
-    before = read_revoked(path, [authority.opened], Revoked()) if path.exists() else Revoked()
-    revoked = {serial: when for (_, serial), when in before.when.items()} | register.revoked()
-    when = certificates.now().replace(microsecond=0)
-    lines, entries = [], []
-    for name in dict.fromkeys(names):
-        if name == SERVER:
-            raise ConfigError("the server's certificate cannot be revoked: clients read no list; make a new authority")
-        _check_name(name)
-        issued = register.of(name)
-        if not issued:
-            raise ConfigError(f"{name!r}: {folder / REGISTER_FILE} knows of no certificate of this name")
-        new = [Entry("revoked", serial, name, when) for serial in issued if serial not in revoked]
-        entries += new
-        lines += [f"{name!r}: {_counted(len(new))} revoked" if new else f"{name!r}: was revoked already"]
-        if any(entry.what == "found" for entry in issued.values()):
-            fix = "they are still valid: if there were any, make a new authority"
-            lines += [f"{name!r}: certificates replaced before {folder / REGISTER_FILE} existed are unknown; {fix}"]
-    revoked |= {entry.serial: entry.time for entry in entries}
-    number = max(int(when.timestamp()), *(before_number + 1 for before_number in before.numbers.values()), 1)
-    signed = authority.revocation_list(revoked, number)
-    _write(folder, {REGISTER_FILE: bytes(register.plus(*entries)), REVOKED_FILE: signed})
-    lines += [f"{path}: the list of all that are revoked, {_counted(len(revoked))}"]
-    if (folder / SERVER).is_dir():
-        _write(folder / SERVER, {REVOKED_FILE: signed})
-        lines += [f"{folder / SERVER / REVOKED_FILE}: the same; a server that uses this folder reads it within seconds"]
-    lines += [f"if the server's folder is elsewhere, copy {path} into it, beside tls.crt; no restart is needed"]
-    return [*lines, "`certs issue --renew` makes a new certificate, which is valid"]
+        authority = _authority(folder)
+        register = Register.load(folder, authority.opened)
+        path = folder / REVOKED_FILE
+        before = read_revoked(path, [authority.opened], Revoked()) if path.exists() else Revoked()
+        revoked = {serial: when for (_, serial), when in before.when.items()} | register.revoked()
+        when = certificates.now().replace(microsecond=0)
+        lines, entries = [], []
+        for name in dict.fromkeys(names):
+            if name == SERVER:
+                why = "clients read no list; make a new authority"
+                raise ConfigError(f"the server's certificate cannot be revoked: {why}")
+            _check_name(name)
+            issued = register.of(name)
+            if not issued:
+                raise ConfigError(f"{name!r}: {folder / REGISTER_FILE} knows of no certificate of this name")
+            new = [Entry("revoked", serial, name, when) for serial in issued if serial not in revoked]
+            entries += new
+            lines += [f"{name!r}: {_counted(len(new))} revoked" if new else f"{name!r}: was revoked already"]
+            if any(entry.what == "found" for entry in issued.values()):
+                fix = "they are still valid: if there were any, make a new authority"
+                lines += [f"{name!r}: certificates replaced before {folder / REGISTER_FILE} existed are unknown; {fix}"]
+        revoked |= {entry.serial: entry.time for entry in entries}
+        number = max(int(when.timestamp()), *(before_number + 1 for before_number in before.numbers.values()), 1)
+        signed = authority.revocation_list(revoked, number)
+        _write(folder, {REGISTER_FILE: bytes(register.plus(*entries)), REVOKED_FILE: signed})
+        lines += [f"{path}: the list of all that are revoked, {_counted(len(revoked))}"]
+        if (folder / SERVER).is_dir():
+            _write(folder / SERVER, {REVOKED_FILE: signed})
+            copy = folder / SERVER / REVOKED_FILE
+            lines += [f"{copy}: the same; a server that uses this folder reads it within seconds"]
+        lines += [f"if the server's folder is elsewhere, copy {path} into it, beside tls.crt; no restart is needed"]
+        return [*lines, "`certs issue --renew` makes a new certificate, which is valid"]
 
 
 def _kind(watcher: bool) -> str:

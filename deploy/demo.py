@@ -80,7 +80,7 @@ def _table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _who_attacked(rounds: list[RoundRecord], f: int, folder: Path) -> str:
-    """Return who stands out, in a sentence."""
+    """Return a sentence that names the most suspicious clients."""
     *first, after = tally(rounds, f)[: f + 1]
     names = ", ".join(f"{suspect.name} ({suspect.score or 0:.0f})" for suspect in first)
     text = f"\nwho attacked? these stand out most: {names}; the next one has {after.score or 0:.0f}\n"

@@ -40,10 +40,10 @@ GRACE_S = 60.0
 """How long a server may take to write its results before it is killed."""
 
 SLOW_S = 5.0
-"""Seconds after which the user is told what is waited for."""
+"""Seconds after which a message says what the launcher waits for."""
 
 CLIENTS_S = 5.0
-"""How long clients may take to end by themselves once their server has said goodbye, or is gone."""
+"""How long clients may take to end by themselves once their server has ended."""
 
 LAST_S = 0.5
 """Seconds that a client continues after SIGTERM, so that the last round of a server that got it too is complete."""
@@ -133,18 +133,18 @@ class LocalFederation:
             raise ProcessEnded("the helper process that starts all others was killed") from None
 
     def wait(self) -> int:
-        """Wait for the server to end, telling of clients that die before it; return the exit status of the run."""
+        """Wait for the server to end, and report clients that die earlier; return the exit status of the run."""
         while (status := self.look()) is None:
             wait(self.sentinels())
         return status
 
     def sentinels(self) -> list[int]:
-        """Return what becomes ready when a process ends that ``look`` does not know of yet."""
+        """Return what becomes ready when a process ends that ``look`` has not reported yet."""
         clients = [process for name, process in self.clients.items() if name not in self._ended]
         return [process.sentinel for process in (self.server, *clients) if process is not None]
 
     def look(self) -> int | None:
-        """Tell of clients that have died; return the exit status of the run, None while it goes on."""
+        """Report clients that have died; return the exit status of the run, or None while it continues."""
         if self.server is None:
             raise RuntimeError("wait before start")
         if any(process.exitcode == LOST for process in (self.server, *self.clients.values())):
@@ -177,7 +177,7 @@ class LocalFederation:
         processes = [reachable(p) for p in known]
         server = processes[0] if known and known[0] is self.server else None
         if server is not None and server.is_alive():
-            server.terminate()  # it writes its summary and tells the clients goodbye
+            server.terminate()  # it writes its summary and dismisses the clients
             server.join(SLOW_S)
             if server.is_alive():
                 self.say(f"waiting for the server, which writes its results, for up to {GRACE_S:g} s")
@@ -233,10 +233,10 @@ class LocalFederation:
 
 
 def check_attack(config: Config) -> None:
-    """Refuse a config whose Byzantine clients a local run would not know what to do with.
+    """Refuse a config with Byzantine clients, but without an attack.
 
     Raises:
-        ConfigError: the config says that some clients are Byzantine, but not what they do.
+        ConfigError: there are Byzantine clients, but no ``[attack]`` section.
     """
     f = config.federation.byzantine
     if f and config.attack is None:
@@ -366,7 +366,7 @@ def _end_helpers() -> None:
 
 
 def _short_sockets() -> None:
-    """Have multiprocessing make its sockets where their paths are short enough, whatever TMPDIR says.
+    """Let multiprocessing create its sockets in a folder whose path is short enough, even if TMPDIR is too long.
 
     Raises:
         ConfigError: no folder for temporary files can be written.
@@ -426,12 +426,12 @@ def _end_soon(number: int, frame: FrameType | None) -> None:
 
 
 def _serve(options: LocalOptions, pipe: Connection) -> None:
-    """Be the server, until the run ends or the launcher says so."""
+    """Run the server until the run ends or the launcher stops it."""
     try:
         with raising(for_good=True):
             begin(server=True)
             _be_server(options, pipe)
-            ignore()  # we are ending; the launcher's word to end is no news
+            ignore()  # this process is ending anyway
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 

@@ -111,35 +111,25 @@ class _Text(logging.Formatter):
 class _Json(logging.Formatter):
     """One JSON object a record, on one line of ASCII."""
 
+    run_id = ""
+    """Of the run that this process takes part in: from the last record that had one. As text, because JSON readers lose
+    digits of a number this long."""
+
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        run = _Run.of(record)
+        _Json.run_id = str(getattr(record, "run_id", _Json.run_id))
         moment = time.strftime(_TIME, time.gmtime(record.created))
         line: dict[str, str | int] = {"time": f"{moment}.{int(record.msecs):03d}Z", "level": record.levelname.lower()}
         line |= {"logger": record.name, "message": record.getMessage()}
         line |= {"process": self._process, "pid": record.process or 0}
-        if run:
-            line["run_id"] = run
+        if _Json.run_id:
+            line["run_id"] = _Json.run_id
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line)
-
-
-class _Run:
-    """The run that this process takes part in: the ``run_id`` of a record holds for all that follow."""
-
-    known = ""
-
-    @classmethod
-    def of(cls, record: logging.LogRecord) -> str:
-        """Return the id of the run, as text: it is longer than what JSON's readers keep of a number."""
-        named = getattr(record, "run_id", None)
-        if named is not None:
-            cls.known = str(named)
-        return cls.known
 
 
 class _File(logging.FileHandler):

@@ -46,12 +46,12 @@ class ProcessEnded(BreakwaterError):  # noqa: N818  # the name says what happene
     """A process that a run cannot do without has ended before its time.
 
     Args:
-        said: which one, and how it ended.
+        message: which one, and how it ended.
         status: the exit status of the command.
     """
 
-    def __init__(self, said: str, status: int = 1) -> None:
-        super().__init__(said)
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
         self.status = status
 
 
@@ -98,7 +98,7 @@ class Silent(BreakwaterError):  # noqa: N818  # the name says what happened
 
 
 class Broken(BreakwaterError):  # noqa: N818  # the name says what happened
-    """Raised by a ClientApp whose reply is to break below its records; ``link.node`` does what it says.
+    """Raised by a ClientApp whose reply is to break below its records; ``link.node`` carries it out.
 
     Args:
         how: a fault ``below_records``. A late reply is sent after a delay, while the process goes on.

@@ -68,5 +68,5 @@ def guarded(about: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Findi
     try:
         yield from look()
     except Exception as error:  # anything can fail on a broken machine
-        told = " ".join(str(error).split()) or "no reason given"
-        yield problem(about, f"check failed: {type(error).__name__}: {told[:300]}", "report this line")
+        reason = " ".join(str(error).split()) or "no reason given"
+        yield problem(about, f"check failed: {type(error).__name__}: {reason[:300]}", "report this line")

@@ -36,9 +36,9 @@ _TORCH = """
 import json, torch
 value = float((torch.ones(64, 64) @ torch.ones(64, 64)).sum())
 cuda = torch.cuda.is_available()
-told = {"version": torch.__version__, "threads": torch.get_num_threads(), "value": value,
+found = {"version": torch.__version__, "threads": torch.get_num_threads(), "value": value,
         "cuda": torch.cuda.get_device_name(0) if cuda else None}
-print(json.dumps(told))
+print(json.dumps(found))
 """
 
 _LOOPS = """
@@ -156,26 +156,26 @@ def torch(probe: Answer | None) -> Iterator[Finding]:
     if probe is None:
         yield warning("torch", "is not installed, so the tasks mnist and custom cannot run", "make setup")
         return
-    told = probe.result()
-    if isinstance(told, str):
-        yield problem("torch", f"cannot be imported: {told}", "reinstall it: make setup")
-    elif told["value"] != 64.0**3:
-        yield problem("torch", f"a product of matrices of ones gives {told['value']}", "reinstall it: make setup")
+    answer = probe.result()
+    if isinstance(answer, str):
+        yield problem("torch", f"cannot be imported: {answer}", "reinstall it: make setup")
+    elif answer["value"] != 64.0**3:
+        yield problem("torch", f"a product of matrices of ones gives {answer['value']}", "reinstall it: make setup")
     else:
-        cuda = f"CUDA: {told['cuda']}, which built-in tasks do not use" if told["cuda"] else "no CUDA"
-        yield ok("torch", f"{told['version']}, {told['threads']} threads, {cuda}")
+        cuda = f"CUDA: {answer['cuda']}, which built-in tasks do not use" if answer["cuda"] else "no CUDA"
+        yield ok("torch", f"{answer['version']}, {answer['threads']} threads, {cuda}")
 
 
 def loops(probe: Answer) -> Iterator[Finding]:
     """Check where compiled loops are cached between runs."""
-    told = probe.result()
-    if isinstance(told, str):
-        yield problem("numba", f"the compiled loops cannot be loaded: {told}", _INSTALL)
-    elif told["cache"] is None or not _writable(Path(told["cache"])):
+    answer = probe.result()
+    if isinstance(answer, str):
+        yield problem("numba", f"the compiled loops cannot be loaded: {answer}", _INSTALL)
+    elif answer["cache"] is None or not _writable(Path(answer["cache"])):
         says = "compiled loops cannot be cached, so with a large model every process compiles them for half a minute"
         yield warning("numba", says, "set NUMBA_CACHE_DIR to a writable folder")
     else:
-        yield ok("numba", f"compiled loops are cached in {told['cache']}")
+        yield ok("numba", f"compiled loops are cached in {answer['cache']}")
 
 
 def code() -> Iterator[Finding]:

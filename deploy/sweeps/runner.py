@@ -49,7 +49,7 @@ def default_jobs(in_process: bool) -> int:
 
 @dataclass
 class Alone:
-    """A whole federation in one process of its own.
+    """A whole federation in one separate process.
 
     Args:
         options: of the run.
@@ -77,7 +77,7 @@ class Alone:
         if self._process is None or self._process.is_alive():
             return None
         self._process.join()
-        with suppress(EOFError, OSError):  # it had nothing to say
+        with suppress(EOFError, OSError):  # it sent no message
             if self._pipe is not None and self._pipe.poll():
                 self.say(str(self._pipe.recv()))
         code = self._process.exitcode or 0
@@ -99,7 +99,7 @@ class Alone:
 
 
 def _alone(options: LocalOptions, pipe: Connection) -> None:
-    """Be the process of one run."""
+    """Run one federation; the target of a process."""
     from deploy.inprocess import run_in_process
     from strategies.strategy import StalledError
 
@@ -113,7 +113,7 @@ def _alone(options: LocalOptions, pipe: Connection) -> None:
                     ignore()
                 except StalledError:
                     ignore()
-                    sys.exit(1)  # the run folder says it
+                    sys.exit(1)  # the summary has the reason
                 except BreakwaterError as error:
                     ignore()
                     pipe.send(str(error))
@@ -136,7 +136,7 @@ class Slot:
         folder: its run folder.
         running: its processes.
         began: monotonic seconds.
-        said: lines about trouble.
+        said: lines about problems.
     """
 
     run: PlannedRun
