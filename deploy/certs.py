@@ -40,7 +40,8 @@ def init(folder: Path, hosts: Sequence[str], *, days: int = LEAF_DAYS, renew: bo
         A line for the user about each thing that was made.
 
     Raises:
-        ConfigError: there is an authority already, or with ``renew`` none; a host is none; nothing can be written.
+        ConfigError: an authority exists already, or with ``renew`` does not; a host is invalid; a file cannot be
+            written.
     """
     with _locked(folder):
         lines, names = [], (AUTHORITY_FILE, AUTHORITY_KEY_FILE, SERVER, REGISTER_FILE, REVOKED_FILE)
@@ -63,20 +64,20 @@ def init(folder: Path, hosts: Sequence[str], *, days: int = LEAF_DAYS, renew: bo
 def issue(
     folder: Path, names: Sequence[str], *, days: int = LEAF_DAYS, renew: bool = False, watcher: bool = False
 ) -> list[str]:
-    """Issue certificates to clients, or to those who may watch runs, to all or to none.
+    """Issue certificates to clients or watchers, to all of them or none.
 
     Args:
         folder: of the authority.
         names: of their holders; a client and a watcher cannot have the same.
         days: how long the certificates are valid.
         renew: replace those that are there; the replaced ones stay valid until they expire, unless they are revoked.
-        watcher: they may watch, see ``link.watchers``, and take no part.
+        watcher: the certificates allow watching runs, see ``link.watchers``, but not taking part.
 
     Returns:
         A line for the user about each thing that was made.
 
     Raises:
-        ConfigError: a name is none, has a certificate already, or with ``renew`` none of its kind; there is no
+        ConfigError: a name is invalid, has a certificate already, or with ``renew`` none of this kind; there is no
             authority.
     """
     with _locked(folder):
@@ -106,14 +107,14 @@ def revoke(folder: Path, names: Sequence[str]) -> list[str]:
 
     Args:
         folder: of the authority.
-        names: of the clients. To revoke one again changes nothing, unless it has got a new certificate since.
+        names: of the clients. Revoking one again changes nothing, unless it has a new certificate.
 
     Returns:
-        A line for the user about each name, and about what the server has to be given.
+        A line for the user about each name, and about the file that the server needs.
 
     Raises:
-        ConfigError: a name is none or was never issued to; there is no authority; the list or the register of this
-            folder cannot be read; nothing can be written.
+        ConfigError: a name is invalid or has no certificate; there is no authority; the CRL or the register of this
+            folder cannot be read; a file cannot be written.
     """
     with _locked(folder):
         authority = _authority(folder)
@@ -166,11 +167,11 @@ def _check_name(name: str) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Within: no other command changes this folder, so that the register loses no line."""
+    """Lock the folder: two commands that change it together could lose lines of the register."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
-        yield  # there is none yet; or it cannot be used, which the command will find and say
+        yield  # it does not exist yet, or cannot be used, which the command will report
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -195,7 +196,7 @@ def _write_identity(folder: Path, identity: Identity) -> None:
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
-    """Write files that are whole whenever they are there; only their owner can read the keys."""
+    """Write each file in one step; only the owner can read the keys."""
     keys = {KEY_FILE, AUTHORITY_KEY_FILE}
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

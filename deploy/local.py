@@ -104,10 +104,10 @@ class LocalFederation:
         """Start the server, wait until it listens, start the clients.
 
         Raises:
-            ConfigError: the config says that some clients are Byzantine, but not what they do; the run folder cannot be
-                made, or more files must be open than this machine allows.
-            ProcessEnded: the server, or what starts the processes, was killed.
-            BreakwaterError: the server could not start; its own message.
+            ConfigError: there are Byzantine clients, but no ``[attack]`` section; the run folder cannot be created; or
+                more files must be open than this machine allows.
+            ProcessEnded: the server, or the helper that starts the processes, was killed.
+            BreakwaterError: the server could not start; this is its error.
         """
         config = self.options.config
         n, f = config.federation.clients, config.federation.byzantine
@@ -157,9 +157,9 @@ class LocalFederation:
                 continue
             self._ended.add(name)
             if process.exitcode == UNUSABLE:
-                return UNUSABLE  # what it cannot use is the experiment, and the others have the same
+                return UNUSABLE  # it cannot use the experiment, which is the same for all others
             if process.exitcode != 0 and self.server.is_alive():
-                self._tell(f"{name} {how_it_ended(process)}; the run goes on without it (log: {folder / name}.log)")
+                self._tell(f"{name} {how_it_ended(process)}; the run continues without it (log: {folder / name}.log)")
         if self.server.is_alive():
             return None
         if (self.server.exitcode or 0) < 0:
@@ -171,8 +171,8 @@ class LocalFederation:
         return self.server.exitcode or 0
 
     def stop(self) -> None:
-        """Leave no process behind: ask, wait, kill. Safe to call at any time, and again."""
-        # One whose start was interrupted has no pid that we know; it ends by itself when it finds the launcher gone.
+        """End all processes: terminate, wait, kill. Safe to call at any time, and repeatedly."""
+        # A process whose start was interrupted has no known pid; it ends by itself once the launcher is gone.
         known = [p for p in (self.server, *self.clients.values()) if p is not None and p.pid is not None]
         processes = [reachable(p) for p in known]
         server = processes[0] if known and known[0] is self.server else None
@@ -194,13 +194,13 @@ class LocalFederation:
             self._pipe.close()
             self._pipe = None
         out, logs_ = self.options.out, self.options.out / "logs"
-        with suppress(OSError):  # the same folder can be given again where the run has left nothing there
+        with suppress(OSError):  # an empty run folder is removed, so that its name can be used again
             if list(out.rglob("*")) == [logs_]:
                 logs_.rmdir()
                 out.rmdir()
 
     def _tell(self, line: str) -> None:
-        """Tell the user while the server runs: a terminal is the server's, which draws the live view there."""
+        """Report a line while the server runs: on a terminal through the server, which draws the live view there."""
         if self._pipe is not None and sys.stdout.isatty():
             with suppress(OSError):  # it has just ended
                 self._pipe.send(line)
@@ -208,7 +208,7 @@ class LocalFederation:
         self.say(line)
 
     def _await_address(self, server: ForkServerProcess, pipe: Connection) -> str:
-        """Read what the server reports: its address, or why there is none."""
+        """Return the address that the server reports, or raise the error that it reports."""
         try:
             answer: str | BreakwaterError = pipe.recv()
         except EOFError:
@@ -222,13 +222,13 @@ class LocalFederation:
         raise answer
 
     def _killed(self) -> None:
-        """Leave the report of a run whose server had no time for it."""
+        """Write the report of a run whose server was killed."""
         from server.monitor.report import REPORT, write_report
 
         if self.options.monitoring.pictures:
             try:
                 write_report(self.options.out)
-            except Exception as error:  # a page that cannot be made changes nothing of how the run has ended
+            except Exception as error:  # a failed report does not change the exit status
                 self.say(f"{self.options.out / REPORT}: cannot be made: {error}")
 
 
@@ -245,12 +245,12 @@ def check_attack(config: Config) -> None:
 
 
 def run_local(options: LocalOptions, say: Callable[[str], None] = print, *, last: bool = True) -> int:
-    """Run a federation to its end and return the exit status; nothing is left behind, whatever happens.
+    """Run a federation to its end and return the exit status; in any case, no process is left behind.
 
     Args:
         options: of the run.
         say: see ``LocalFederation``.
-        last: nothing follows, so that a signal that finds the run over is no interruption.
+        last: no other run follows, so a signal after the end of the run is no interruption.
     """
     federation = LocalFederation(options, say)
     with raising(ctrl_c=KeyboardInterrupt):

@@ -52,14 +52,14 @@ def to_terminal(level: int = logging.WARNING, options: LogOptions | None = None,
 
 
 def make_folder(folder: Path, what: str) -> None:
-    """Make a folder, and those above it.
+    """Create a folder and its parents, if they do not exist.
 
     Args:
-        folder: it may be there.
-        what: is to lie in it, as a user knows it.
+        folder: to create.
+        what: the name of its use, for the message.
 
     Raises:
-        ConfigError: it cannot be made.
+        ConfigError: it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,14 +74,14 @@ def to_file(
     """Append our log to a file; times are UTC.
 
     Args:
-        path: its folder is made if it is not there.
+        path: its folder is created if missing.
         options: see there.
         process: who writes, for JSON; "" for the name of the file.
-        what: is written there, as a user knows it; "" for the name of the file.
-        at_once: open it now; else with the first line, so that an empty log leaves no file.
+        what: the name of its use, for the message; "" for the name of the file.
+        at_once: open it now, not with the first line; otherwise an empty log leaves no file.
 
     Raises:
-        ConfigError: its folder cannot be made, it is a folder itself, or it cannot be opened.
+        ConfigError: its folder cannot be created, it is a folder itself, or it cannot be opened.
     """
     options = options or LogOptions()
     make_folder(path.parent, what or f"log file {path}")
@@ -143,7 +143,7 @@ class _File(logging.FileHandler):
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name is logging's
-        """Drop a line that the system refuses to write; the user hears of it from the writer of the run folder."""
+        """Drop a line that cannot be written; the writer of the run folder reports the problem."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 

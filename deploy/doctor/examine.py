@@ -16,7 +16,7 @@ class Questions:
     """The options of ``breakwater doctor``.
 
     Args:
-        config: an experiment that is to run here.
+        config: experiment to run here.
         tls: folder of a party's certificate.
         lists: folder of a server's lists; None for ``tls``.
         connect: address of a server.
@@ -39,10 +39,9 @@ def examine(questions: Questions) -> Iterator[Finding]:
     clock = machine.Clock()
     torch = machine.torch_probe() if machine.has_torch() else None
     loops = machine.loops_probe()
-    yield from guarded("python", machine.python)
-    yield from guarded("packages", machine.packages)
-    yield from guarded("flwr", machine.flower)
-    yield from guarded("code", machine.code)
+    first = {"python": machine.python, "packages": machine.packages, "flwr": machine.flower, "code": machine.code}
+    for about, look in first.items():
+        yield from guarded(about, look)
     yield from guarded("torch", lambda: machine.torch(torch))
     yield from guarded("numba", lambda: machine.loops(loops))
     demand, path = Demand(), questions.config
@@ -63,5 +62,5 @@ def examine(questions: Questions) -> Iterator[Finding]:
 
 
 def _late(about: str, name: str, look: Callable[[Any], Iterator[Finding]]) -> Iterator[Finding]:
-    """Yield the findings of a check of a module that is imported now: a broken install may break the import too."""
+    """Yield the findings of a check whose module is imported now, because a broken install may break the import too."""
     yield from guarded(about, lambda: look(import_module(f"deploy.doctor.{name}")))

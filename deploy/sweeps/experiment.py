@@ -1,4 +1,4 @@
-"""The experiment file of a sweep: a config, what is varied, and what is to be seen.
+"""The experiment file of a sweep: a config, what varies, and which figures to draw.
 
 ::
 

@@ -107,7 +107,7 @@ class _Picture:
     def _plot(self, panel: Axes, group: Sequence[Outcome], k: int, m: int, count: int) -> None:
         """Draw the runs that differ in nothing but the seed, and perhaps in x: colour k of ``count``, style m."""
         look: dict[str, Any] = {"color": COLOURS[k % len(COLOURS)], "linestyle": STYLES[m % len(STYLES)]}
-        look["linewidth"] = 1.2 + (count - 1 - k) * (1.8 if count == 2 else 0.9)  # so that one below another is seen
+        look["linewidth"] = 1.2 + (count - 1 - k) * (1.8 if count == 2 else 0.9)  # so that hidden lines remain visible
         x = self._figure.x
         if not self._ends:
             shown = band([outcome.curve(cast(X, x), self._y) for outcome in group], log=self._log)
@@ -127,7 +127,7 @@ class _Picture:
             self._band(panel, at, median, low, high, look)
 
     def _end(self, outcome: Outcome) -> float | None:
-        """Return what a run has come to."""
+        """Return the value of a run at its end, or what it took to reach the target."""
         if self._target is None:
             return outcome.measures.get(self._y)
         at = outcome.reached(self._target)
@@ -155,7 +155,7 @@ class _Picture:
                 panel.set_xticks(range(len(values)), values)
             elif min(numbers) > 0 and max(numbers) / min(numbers) >= 10:
                 panel.set_xscale("log")
-                if max(numbers) / min(numbers) < 1000:  # one or two decades have too few marks of their own
+                if max(numbers) / min(numbers) < 1000:  # one or two decades have too few default ticks
                     panel.set_xticks(numbers, values)
                     panel.xaxis.set_minor_formatter(NullFormatter())
         panel.tick_params(which="both", labelsize=8)
@@ -163,7 +163,7 @@ class _Picture:
         panel.spines[["top", "right"]].set_visible(False)
 
     def _limit(self, panels: Sequence[Axes]) -> None:
-        """Set the range of y, which all panels share: as asked for; else so that divergence flattens nothing."""
+        """Set the range of y for all panels: the given one, or one in which diverging runs do not flatten the rest."""
         if self._figure.limits is not None and self._y == self._figure.y:
             panels[0].set_ylim(*self._figure.limits)
         elif not self._log:
@@ -194,15 +194,15 @@ class _Picture:
 
 
 class _Plain(LogFormatter):
-    """Marks of a log axis as plain numbers: 0.6 and not 6e-01."""
+    """Ticks of a log axis as plain numbers: 0.6 and not 6e-01."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        """Return the mark at x; nothing where there is no room for one."""
+        """Return the label of the tick at x; empty if there is no room for it."""
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def _with(outcomes: Sequence[Outcome], axis: str | None, value: str | None) -> list[Outcome]:
-    """Return the runs with this value; all where there is none to have."""
+    """Return the runs with this value; all without an axis or a value."""
     if axis is None or value is None:
         return list(outcomes)
     return [outcome for outcome in outcomes if outcome.run.cell.has({axis: value})]

@@ -55,7 +55,7 @@ class Outcome:
 
     @property
     def warning(self) -> str:
-        """What a reader must know of a run that has ended: "" for nothing."""
+        """A warning about a run that has ended; "" if there is none."""
         failure = self.summary.get("attack_failure")
         return f"the attack failed in {failure['replies']} replies: {failure['reason']}" if failure else ""
 
@@ -93,7 +93,7 @@ class Outcome:
 
 
 def digest(run: PlannedRun) -> str:
-    """Return what the config of a run is known by."""
+    """Return a hash that identifies the config of a run."""
     return hashlib.sha256(run.config.to_toml().encode()).hexdigest()[:16]
 
 
@@ -104,7 +104,7 @@ def note(run: PlannedRun, how: str) -> str:
 
 
 def read_outcome(run: PlannedRun, folder: Path) -> Outcome | None:
-    """Return how a run ended that was done with this config; None if it is to be run."""
+    """Return how a finished run with this config ended; None if it must still run."""
     try:
         noted = json.loads((folder / NOTE).read_text(encoding="utf-8"))
         if noted["config"] != digest(run):
@@ -140,7 +140,7 @@ def choose(outcomes: Iterable[Outcome], tune: Tune) -> dict[Cell, str]:
 
 
 def _rank(outcome: Outcome, tune: Tune) -> tuple[float, float]:
-    """Return what is the lower the better the run is."""
+    """Return the rank of a run; lower is better."""
     end = outcome.measures.get(tune.measure) if outcome.status == "finished" else None
     last = math.inf if end is None else end if tune.measure in LOWER_IS_BETTER else -end
     if tune.reach is None:
@@ -164,7 +164,7 @@ def row(outcome: Outcome, targets: Sequence[Target]) -> dict[str, Any]:
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as CSV; a measure that no run has, and a reason that none needs, is no column."""
+    """Return rows as CSV; columns of measures, reasons and warnings that are empty for all runs are omitted."""
     columns = dict.fromkeys(key for each in rows for key in each)
     for name in (*MEASURES, "reason", "warning"):
         if not any(each.get(name) not in (None, "") for each in rows):

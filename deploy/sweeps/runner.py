@@ -73,7 +73,7 @@ class Alone:
         return [] if self._process is None else [self._process.sentinel]
 
     def look(self) -> int | None:
-        """Return the exit status; None while it goes on."""
+        """Return the exit status; None while it runs."""
         if self._process is None or self._process.is_alive():
             return None
         self._process.join()
@@ -118,7 +118,7 @@ def _alone(options: LocalOptions, pipe: Connection) -> None:
                     ignore()
                     pipe.send(str(error))
                     sys.exit(UNUSABLE)
-                except Exception as error:  # a fault of one run, whatever it is, is a row of the table
+                except Exception as error:  # any failure of one run becomes a row of the table
                     ignore()
                     log.exception("the run failed")
                     pipe.send(f"{type(error).__name__}: {error}"[:500])

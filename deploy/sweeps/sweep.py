@@ -13,7 +13,7 @@ from foundation.errors import ConfigError
 from foundation.files import lock, replace_text
 
 COPY, LOCK = "experiment.toml", ".lock"
-"""In the sweep's folder: the file that it was made of, and what keeps a second sweep out."""
+"""In the sweep's folder: a copy of the experiment file, and the lock that keeps a second sweep out."""
 
 
 def sweep(options: SweepOptions) -> int:
@@ -39,7 +39,7 @@ def _sweep(options: SweepOptions) -> int:
                 print(f"{rest.label or 'all'}: {plan.file.tune.axis} {value}")
         outcomes = _run("runs", plan.runs(chosen), options)
     except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on in {out}")
+        print(f"interrupted; the same command continues in {out}")
         raise
     _write(options, tuned, outcomes)
     from deploy.sweeps.figures import draw_all  # matplotlib takes a second to import, which --help need not wait for

@@ -105,7 +105,7 @@ def test_a_run_goes_on_without_a_client_that_is_told_to_end(
     run = processes.breakwater("run", endless, "--out", out := tmp_path / "run")
     until(lambda: len(rounds_of(out)) >= 4 or not run.running(), "four rounds")
     os.kill(processes.holding(out / "logs" / "client-1.log"), signal.SIGTERM)
-    run.line(r"^client-1 was killed by SIGTERM; the run goes on without it")
+    run.line(r"^client-1 was killed by SIGTERM; the run continues without it")
     run.send(signal.SIGHUP)
     run.ends(130)
     processes.none_left()

@@ -209,7 +209,7 @@ def test_a_sweep_that_is_killed_or_interrupted_leaves_no_process_and_goes_on_whe
     until(lambda: 0 < len(rounds_of(under_way)) != half, "the second run anew")
     interrupted.ctrl_c()
     interrupted.ends(130)
-    interrupted.line("interrupted; the same command goes on")
+    interrupted.line("interrupted; the same command continues")
     assert not fork_server.living()
 
     fork_server.breakwater(*command).ends(0)
