@@ -129,7 +129,7 @@ def split(partition: str, labels: NDArray[np.generic], workers: int, seed: int) 
     samples = len(labels)
     if samples < (1 if partition == "replicated" else workers):
         fix = 'use fewer clients, more data or partition = "replicated"'
-        raise TaskError(f'{samples} samples for {workers} workers: "{partition}" needs one sample a worker; {fix}')
+        raise TaskError(f'{samples} samples for {workers} workers: "{partition}" needs at least one each; {fix}')
     if partition == "replicated":
         return [np.arange(samples)] * workers
 

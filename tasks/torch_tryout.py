@@ -165,7 +165,8 @@ def _try_forward(trial: Trial, problem: TorchProblem, inputs: Tensor) -> None:
             again = _forward(trial, problem, inputs)
         if not _same(_flat(output), _flat(again)):
             what = f"the model's {_culprit(module, first, second)} gives another output for the same inputs"
-            raise TaskError(f"{what} at its second call; remove what draws at random or keeps something")
+            fix = "so no gradient can be repeated; remove what draws at random or keeps something"
+            raise TaskError(f"{what} at its second call, {fix}")
 
 
 def _try_loss(trial: Trial, task: TorchTask, module: nn.Module, inputs: Tensor, targets: Tensor) -> None:
@@ -184,9 +185,7 @@ def _try_loss(trial: Trial, task: TorchTask, module: nn.Module, inputs: Tensor, 
     _check_finite(first, targets)
     with torch.no_grad():
         if first.item() != _loss(trial, task, module(inputs), targets).item():
-            raise TaskError(
-                "loss() gives another number at its second call on the same samples; it may draw and keep nothing"
-            )
+            raise TaskError("loss() gives another number at its second call on one batch; it may draw and keep nothing")
         twice = _loss(trial, task, module(torch.cat([inputs, inputs])), torch.cat([targets, targets])).item()
     one = first.item()
     if abs(one) > 1e-8 and not 2 / 3 < twice / one < 1.5:
@@ -224,7 +223,8 @@ def _try_modes(trial: Trial, module: nn.Module, inputs: Tensor) -> None:
                 layer.training = mode
     if not _same(_flat(expected), _flat(found), close=True):
         culprit = _culprit(module, training, evaluation, close=True)
-        raise TaskError(f"the model's {culprit} computes something else in evaluation mode; make both modes the same")
+        fix = "it is measured as it is trained, so make both modes the same"
+        raise TaskError(f"the model's {culprit} computes something else in evaluation mode; {fix}")
 
 
 # --- what happens inside a module -------------------------------------------------------------------------------------
