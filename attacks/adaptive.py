@@ -88,7 +88,7 @@ class _Bounded(Colluding, ABC):
         length = norm(p)
         if len(rows) > 1 and 0 < length < np.inf:
             p /= length
-            a, b = np.zeros(len(rows)), np.zeros(len(rows))
+            a, b = np.zeros((2, len(rows)))
             for columns in column_blocks(rows):
                 off = mu[columns] - rows[:, columns]
                 a += np.einsum("ij,ij->i", off, off)
@@ -173,11 +173,12 @@ class Mimic(Copy):
 
     def validate(self, n: int, f: int) -> str | None:
         """Refuse a client that does not exist."""
-        if self.target is not None and self.target >= n:
-            return f"target = {self.target}: must be below clients = {n}"
-        return None
+        exists = self.target is None or self.target < n
+        return None if exists else f"target = {self.target}: must be below clients = {n}"
 
-    def _whom(self, view: View) -> int:
+    @np.errstate(all="ignore")
+    def whom(self, view: View) -> int:
+        """Return the target, or else the client that varies most."""
         if self.target is not None and view.message(self.target) is not None:
             return self.target
         ids = view.honest_ids()
@@ -214,7 +215,7 @@ class ROP(Colluding):
         location g + (1 - location) mu + z (sin(angle) p + cos(angle) u / ||u||)
 
     where p is the part of the vector of ones that is orthogonal to u, scaled to length 1. Where g is not known (in the
-    first round, after a missed one) or no message is to be compared with it, mu is taken for it.
+    first round, after a missed one) or messages cannot be compared with it, mu replaces it.
 
     Args:
         lam: the weight of g in the reference, in [0, 1].
@@ -238,8 +239,7 @@ class ROP(Colluding):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, most in (("lam", 1.0), ("angle", 180.0), ("location", 1.0)):
-            value = getattr(self, name)
-            if not 0 <= value <= most:
+            if not 0 <= (value := getattr(self, name)) <= most:
                 raise ValueError(f"{name} = {value}: must be from 0 to {most:g}")
 
     def _target(self, view: View, rng: np.random.Generator) -> Vector:

@@ -70,10 +70,8 @@ class Attack(ABC):
     def remark(self, n: int, f: int) -> str | None:
         """Return a warning about this attack with f Byzantine ones of n clients; None for none."""
         if self.needs_spread and self.view == "coalition" and f == 1:
-            return (
-                f'{self.kind} with view "coalition" and one Byzantine client knows a single message, which has no '
-                'spread: it sends that one and harms nobody; use view = "omniscient"'
-            )
+            problem = "knows a single message, which has no spread: it sends that one and harms nobody"
+            return f'{self.kind} with view "coalition" and one Byzantine client {problem}; use view = "omniscient"'
         return None
 
     def __call__(self, view: View, rng: np.random.Generator) -> Vector | None:
@@ -89,7 +87,7 @@ class Attack(ABC):
         Returns:
             Shape (d,), dtype of ``view.own``; None to send nothing.
         """
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
+        with np.errstate(all="ignore"):
             return self._target(view, rng)
 
     @abstractmethod
@@ -127,14 +125,9 @@ class Copy(Attack):
 
     looks_at_peers: ClassVar[bool] = True
 
-    def whom(self, view: View) -> int:
-        """Return the worker to copy, one that ``view.message`` knows."""
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
-            return self._whom(view)
-
     @abstractmethod
-    def _whom(self, view: View) -> int:
-        """Choose; see ``whom``."""
+    def whom(self, view: View) -> int:
+        """Return the worker to copy, one that ``view.message`` knows; warn as little as ``__call__``."""
 
     def _target(self, view: View, rng: np.random.Generator) -> Vector | None:
         return view.message(self.whom(view))

@@ -216,9 +216,7 @@ class FOE(Colluding):
 
     def _target(self, view: View, rng: np.random.Generator) -> Vector:
         rows = view.honest()
-        eps = self.eps
-        if eps is None:
-            eps = most_harmful(view, rows, lambda eps: against_mean(rows, eps), self.GRID)
+        eps = self.eps or most_harmful(view, rows, lambda eps: against_mean(rows, eps), self.GRID)
         return against_mean(rows, eps)
 
 

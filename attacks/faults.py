@@ -43,13 +43,13 @@ class WireFault(Attack):
 
 @dataclass(frozen=True, eq=False)
 class Faulty:
-    """A reply that is to go wrong.
+    """A reply that must go wrong.
 
     Args:
         fault: how.
         packet: what it carries.
         round: the round that the reply claims to answer.
-        delay_s: seconds until it is sent, where it is to be late.
+        delay_s: seconds until it is sent, where it must be late.
         last: whether no other round follows.
     """
 

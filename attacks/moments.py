@@ -1,7 +1,7 @@
 """What attacks compute of the honest messages: float64, block by block, and safe for numbers of any size.
 
 A diverging model, or another attacker, may fill the rows with the largest floats there are. Squares of those overflow,
-so such rows are first measured in a unit of their own. Sums are NumPy's and never BLAS's, see ``strategies.vectors``.
+so such rows are first scaled by their largest entry. Sums are NumPy's and never BLAS's, see ``strategies.vectors``.
 """
 
 from collections.abc import Callable

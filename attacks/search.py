@@ -45,18 +45,17 @@ def most_harmful(
         moved = norm(view.aggregate(crowd).astype(np.float64) - undisturbed)
         return np.inf if np.isnan(moved) else moved
 
-    tried = [(harm(factor), factor) for factor in grid]
-    at = max(range(len(grid)), key=lambda i: tried[i][0])
-    best, factor = tried[at]
-    below = grid[at - 1] if at else 0.0
-    above = grid[at + 1] if at + 1 < len(grid) else 2 * grid[at]
+    harms = [harm(factor) for factor in grid]
+    best = max(harms)
+    at = harms.index(best)
+    below, factor, above = (0.0, *grid, 2 * grid[-1])[at : at + 3]
     for _ in range(refinements):
         lower, upper = (below + factor) / 2, (factor + above) / 2
-        harms = harm(lower), harm(upper)
-        if max(harms) <= best:
+        left, right = harm(lower), harm(upper)
+        if max(left, right) <= best:
             below, above = lower, upper
-        elif harms[0] >= harms[1]:
-            best, above, factor = harms[0], factor, lower
+        elif left >= right:
+            best, above, factor = left, factor, lower
         else:
-            best, below, factor = harms[1], factor, upper
+            best, below, factor = right, factor, upper
     return factor

@@ -9,15 +9,13 @@ A ``View`` carries what is cheap, and what is not as a function, so that an atta
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from strategies.method import Rows, Vector
 
 Sight = Literal["own", "coalition", "omniscient"]
 """How much an attacker knows, from least to most."""
-
-SIGHTS: tuple[Sight, ...] = ("own", "coalition", "omniscient")
-"""All sights in ascending order."""
+SIGHTS: tuple[Sight, ...] = get_args(Sight)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,6 @@ The spec is a small frozen dataclass and costs nothing to import; loading brings
 
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,15 +96,3 @@ class TaskError(Exception):
 def mean_samples(parts: Sequence[Sized], honest: int) -> int:
     """Return m for the parts of all workers, of which the first ``honest`` count."""
     return max(1, round(sum(len(part) for part in parts[:honest]) / honest))
-
-
-def check_l2_and_dtype(l2: float, dtype: str) -> None:
-    """Check what the built-in specs have in common.
-
-    Raises:
-        ValueError: with the value and the bound that it breaks.
-    """
-    if not (l2 >= 0 and isfinite(l2)):
-        raise ValueError(f"l2 = {l2}: must be a finite number from 0 up")
-    if dtype not in ("float32", "float64"):
-        raise ValueError(f'dtype = "{dtype}": must be "float32" or "float64"')

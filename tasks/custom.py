@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -52,17 +53,15 @@ class CustomTask:
         check_partition(self.partition)
         for place, value in _leaves("options", self.options):
             if not isinstance(value, str | bool | int | float):
-                raise ValueError(
-                    f"{place} = {value}: must be a number, a string, true or false, or a list or table of them; write "
-                    "dates as strings"
-                )
+                allowed = "a number, a string, true or false, or a list or table of them; write dates as strings"
+                raise ValueError(f"{place} = {value}: must be {allowed}")
 
     def modules(self) -> Sequence[str]:
         """Return the heavy modules that ``load`` most likely imports; a task without torch can do without."""
         return ("torch", "threadpoolctl")
 
     def load(self, setting: Setting) -> Problem:
-        """Run the file and make the class; ``tasks.tryout`` tries what comes of it, on an instance of its own.
+        """Run the file and make the class; ``tasks.tryout`` tests a second instance.
 
         Raises:
             TaskError: the file or the class is missing, the class has not the form of ``docs/tasks.md``, or its code
@@ -76,10 +75,9 @@ class CustomTask:
             raise TaskError(f'path = "{self.path}": there is no file {file}; the path is relative to the config file')
         files: dict[str, str] = {}
         try:
-            module = siblings.run(file, files)
-            made = getattr(module, class_name, None)
+            made = getattr(siblings.run(file, files), class_name, None)
             if not isinstance(made, type):
-                raise TaskError(f'path = "{self.path}": there is no class "{class_name}" in {file}')
+                raise TaskError(f'there is no class "{class_name}" in {file}')
             user = made(**_as_wanted(made, self.options))
             own = hasattr(user, "load")
             problem: Problem = OwnProblem(user.load(setting)) if own else self._torch_task(user).load(setting)
@@ -96,65 +94,52 @@ class CustomTask:
             setting: of the load.
             what: was being done, such as "loss() of the samples of worker 3".
         """
+        place = f'path = "{self.path}": '
         if isinstance(error, TaskError):
-            message = str(error)
-            return error if message.startswith("path = ") else TaskError(f'path = "{self.path}": {message}')
+            return error if str(error).startswith("path = ") else TaskError(f"{place}{error}")
         file = (setting.config_dir or Path()) / self.path.rpartition(":")[0]
-        return TaskError(f'path = "{self.path}": {_where(error, file)}{f" ({what})" if what else ""}')
+        return TaskError(f"{place}{_where(error, file)}{f' ({what})' if what else ''}")
 
     def _torch_task(self, user: Any) -> "TorchTask":
         """Read a class that gives a module and data."""
         absent = [name for name in ("model", "train_data") if not callable(getattr(user, name, None))]
         if absent:
-            raise TaskError(
-                f'path = "{self.path}": {type(user).__name__} has no method {" and no ".join(absent)}; it must have '
-                "model() and train_data(), or load(setting)"
-            )
+            form = "it must have model() and train_data(), or load(setting)"
+            raise TaskError(f"{type(user).__name__} has no method {' and no '.join(absent)}; {form}")
         try:
             from tasks.given import read_pair
             from tasks.torch_model import TorchTask
         except ImportError as error:
-            raise TaskError(
-                f'path = "{self.path}": model() needs torch ({error}); install it by `make setup` or the extra `torch`'
-            ) from None
+            fix = "install it by `make setup` or the extra `torch`"
+            raise TaskError(f"model() needs torch ({error}); {fix}") from None
         from torch.nn.functional import cross_entropy
 
         from tasks.measures import DefaultMeasure
 
         dtype = str(getattr(user, "dtype", "float32"))
         if dtype not in ("float32", "float64"):
-            raise TaskError(f'path = "{self.path}": dtype = "{dtype}": must be "float32" or "float64"')
+            raise TaskError(f'dtype = "{dtype}": must be "float32" or "float64"')
         l2, own_loss = check_l2(getattr(user, "l2", 0.0)), hasattr(user, "loss")
-        train = read_pair(user.train_data(), "train_data", dtype, own_loss=own_loss)
-        test = train
-        if hasattr(user, "test_data"):
-            test = read_pair(user.test_data(), "test_data", dtype, own_loss=own_loss)
-        loss = user.loss if own_loss else cross_entropy
+        read = partial(read_pair, dtype=dtype, own_loss=own_loss)
+        train = read(user.train_data(), "train_data")
+        test = read(user.test_data(), "test_data") if hasattr(user, "test_data") else train
+        loss, flip = getattr(user, "loss", cross_entropy), getattr(user, "flip", _flip)
         measure = DefaultMeasure(loss, own_loss=own_loss, targets=(train[1], test[1]))
-        return TorchTask(
-            model=user.model,
-            train=train,
-            test=test,
-            loss=loss,
-            correct=getattr(user, "correct", measure),
-            flip=getattr(user, "flip", _flip),
-            l2=l2,
-            dtype=dtype,
-            partition=self.partition,
-        )
+        task = partial(TorchTask, model=user.model, l2=l2, dtype=dtype, partition=self.partition)
+        return task(train=train, test=test, loss=loss, correct=getattr(user, "correct", measure), flip=flip)
 
 
 def _flip(targets: "Tensor") -> "Tensor":
     """Flip class labels 0 .. K-1 as y -> K-1 - y, one-hot rows too; zeros and ones as y -> 1 - y."""
-    from tasks.measures import is_one_hot
+    from tasks.measures import is_one_hot, zeros_and_ones
 
     if is_one_hot(targets):
         return targets.flip(1)
-    if targets.is_floating_point():
-        if bool(((targets == 0) | (targets == 1)).all()):
-            return 1 - targets
-        raise TaskError("label flipping of targets that are no class labels needs the task's own method flip(targets)")
-    return (targets.max() - targets).where(targets >= 0, targets)
+    if not targets.is_floating_point():
+        return (targets.max() - targets).where(targets >= 0, targets)
+    if zeros_and_ones(targets):
+        return 1 - targets
+    raise TaskError("label flipping of targets that are no class labels needs the task's own method flip(targets)")
 
 
 def _leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -179,29 +164,20 @@ def _as_wanted(made: type, options: Mapping[str, Any]) -> dict[str, Any]:
     wanted: Mapping[str, inspect.Parameter] = {}
     with suppress(TypeError, ValueError):  # a class without a signature
         wanted = inspect.signature(made).parameters
-    return {
-        name: str(value)
-        if isinstance(value, float) and not math.isfinite(value) and name in wanted and _is_text(wanted[name])
-        else value
-        for name, value in tomllib.loads(tomli_w.dumps(options)).items()
-    }
-
-
-def _is_text(parameter: inspect.Parameter) -> bool:
-    return parameter.annotation in (str, "str") or isinstance(parameter.default, str)
+    texts = {name for name, it in wanted.items() if it.annotation in (str, "str") or isinstance(it.default, str)}
+    kept = tomllib.loads(tomli_w.dumps(options))
+    words = {name for name in texts & kept.keys() if isinstance(kept[name], float) and not math.isfinite(kept[name])}
+    return kept | {name: str(kept[name]) for name in words}
 
 
 def _where(error: BaseException, file: Path) -> str:
     """Say in one line what went wrong, and in which line of the user's files."""
     folder = file.resolve().parent
-    places = [
-        (Path(frame.filename), frame.lineno)
-        for frame in traceback.extract_tb(error.__traceback__)
-        if folder in Path(frame.filename).resolve().parents and "site-packages" not in frame.filename
-    ]
-    path, line = places[-1] if places else (file, None)
+    path, line = file, None
+    for frame in traceback.extract_tb(error.__traceback__):
+        if folder in Path(frame.filename).resolve().parents and "site-packages" not in frame.filename:
+            path, line = Path(frame.filename), frame.lineno
     if isinstance(error, SyntaxError) and error.filename:
         path, line = Path(error.filename), error.lineno
     message = first_line(error.msg if isinstance(error, SyntaxError) else error)
-    place = f"{path.name}, line {line}" if line else path.name
-    return f"{place}: {type(error).__name__}" + (f": {message}" if message else "")
+    return f"{path.name}{f', line {line}' if line else ''}: {type(error).__name__}{message and f': {message}'}"

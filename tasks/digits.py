@@ -4,19 +4,20 @@ Softmax regression or a small perceptron, in NumPy (``network.py`` says why). Th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from strategies.method import Evaluation, Vector
 from strategies.randomness import Role, stream
-from tasks.contract import Setting, check_l2_and_dtype
+from tasks.built_in import BuiltIn
+from tasks.contract import Setting
 from tasks.network import Inputs, Labels, Network, NetworkOracle
-from tasks.partition import Indices, Partitioned, check_partition, split
+from tasks.partition import Indices, Partitioned, split
 from tasks.threads import one_thread
 
 CLASSES = 10
@@ -24,7 +25,7 @@ PIXELS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class DigitsTask:
+class DigitsTask(BuiltIn):
     """Classification of the handwritten digits; pixels scaled to [0, 1].
 
     Args:
@@ -43,18 +44,11 @@ class DigitsTask:
     partition: str = "iid"
     dtype: Literal["float32", "float64"] = "float32"
     test_share: float = 0.2
-    tested: ClassVar[bool] = True
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
-        if self.model not in ("softmax", "mlp"):
-            raise ValueError(f'model = "{self.model}": must be "softmax" or "mlp"')
-        if self.hidden < 1:
-            raise ValueError(f"hidden = {self.hidden}: must be at least 1")
-        check_l2_and_dtype(self.l2, self.dtype)
+        super().__post_init__()
         if not 0.01 <= self.test_share <= 0.9:
             raise ValueError(f"test_share = {self.test_share}: must be from 0.01 to 0.9")
-        check_partition(self.partition)
 
     def modules(self) -> Sequence[str]:
         """Return the heavy modules that ``load`` imports."""
@@ -72,14 +66,10 @@ class DigitsTask:
         # The partition has this role's stream of worker 0.
         test = _stratified(labels, self.test_share, stream(setting.seed, Role.PARTITION, worker=1))
         network = Network((PIXELS, self.hidden, CLASSES) if self.model == "mlp" else (PIXELS, CLASSES))
-        return DigitsProblem(
-            x0=network.initial(stream(setting.seed, Role.INITIAL)).astype(self.dtype),
-            network=network,
-            train=(inputs[~test], labels[~test]),
-            test=NetworkOracle(network, inputs[test], labels[test], self.l2),
-            parts=split(self.partition, labels[~test], setting.clients, setting.seed),
-            honest=setting.honest,
-        )
+        x0 = network.initial(stream(setting.seed, Role.INITIAL)).astype(self.dtype)
+        parts = split(self.partition, labels[~test], setting.clients, setting.seed)
+        tested = NetworkOracle(network, inputs[test], labels[test], self.l2)
+        return DigitsProblem(x0, (inputs[~test], labels[~test]), tested, parts, setting.honest)
 
 
 def read_digits() -> tuple[Inputs, Labels]:
@@ -90,14 +80,12 @@ def read_digits() -> tuple[Inputs, Labels]:
     """
     package = find_spec("sklearn")
     path = Path(str(package.origin)).parent / "datasets" / "data" / "digits.csv.gz" if package else Path()
-    if not path.is_file():
-        from sklearn.datasets import load_digits
+    if path.is_file():
+        table: Any = np.loadtxt(path, delimiter=",")  # it unpacks by the file's name
+        return table[:, :-1], table[:, -1]
+    from sklearn.datasets import load_digits
 
-        pixels, labels = load_digits(return_X_y=True)
-    else:
-        table = np.loadtxt(path, delimiter=",")  # it unpacks by the file's name
-        pixels, labels = table[:, :-1], table[:, -1]
-    return pixels, labels
+    return load_digits(return_X_y=True)  # type: ignore[no-any-return]  # ships no types
 
 
 def _stratified(labels: Labels, share: float, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -114,35 +102,22 @@ class DigitsProblem(Partitioned[NetworkOracle]):
 
     Args:
         x0: x^0, shape (d,).
-        network: the model.
         train: inputs of shape (m, 64) and labels of shape (m,) that the parts index.
-        test: the test samples.
+        test: the model on the test samples.
         parts: the rows of each worker.
         honest: |G|; workers from that number on are no part of the objective.
     """
 
-    smoothness: float | None = None
-    """L is not known."""
-    optimum: float | None = None
-    """f* is not known."""
-
     def __init__(
-        self,
-        *,
-        x0: Vector,
-        network: Network,
-        train: tuple[Inputs, Labels],
-        test: NetworkOracle,
-        parts: Sequence[Indices],
-        honest: int,
+        self, x0: Vector, train: tuple[Inputs, Labels], test: NetworkOracle, parts: Sequence[Indices], honest: int
     ) -> None:
         super().__init__(parts, honest)
-        self._x0, self._network, self._train, self._test = x0, network, train, test
+        self._x0, self._train, self._test = x0, train, test
 
     @property
     def dim(self) -> int:
         """The number of parameters, d."""
-        return self._network.dim
+        return self._test.dim
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -158,15 +133,10 @@ class DigitsProblem(Partitioned[NetworkOracle]):
         return self._x0.copy()
 
     def _oracle_of(self, worker: int, flipped: bool) -> NetworkOracle:
-        inputs, labels = self._train
-        rows = self.parts[worker]
-        own = labels[rows]
-        return NetworkOracle(self._network, inputs[rows], CLASSES - 1 - own if flipped else own, self._test.l2)
+        inputs, labels = self._train[0][self.parts[worker]], self._train[1][self.parts[worker]]
+        return replace(self._test, inputs=inputs, labels=CLASSES - 1 - labels if flipped else labels)
 
     def evaluate(self, x: Vector) -> Evaluation:
         """Measure the model: mean of the honest workers' losses, accuracy on the test samples."""
-        if self.replicated:
-            loss = self.oracle(0).value(x)
-        else:
-            loss = float(np.mean([self.oracle(worker).value(x) for worker in range(self.honest)]))
-        return Evaluation(loss=loss, accuracy=self._test.accuracy(x))
+        losses = [self.oracle(worker).value(x) for worker in range(1 if self.replicated else self.honest)]
+        return Evaluation(loss=float(np.mean(losses)), accuracy=self._test.accuracy(x))

@@ -7,11 +7,12 @@ import bz2
 import gzip
 import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path, PurePath
 
 from tasks.contract import Setting, TaskError
 
-MEND = "name the folder that holds it with --data FOLDER or the environment variable BREAKWATER_DATA"
+FIX = "name the folder that holds it with --data FOLDER or the environment variable BREAKWATER_DATA"
 
 
 def locate(setting: Setting, name: str) -> Path:
@@ -24,7 +25,7 @@ def locate(setting: Setting, name: str) -> Path:
     if PurePath(name).is_absolute() or PurePath(inside).parts[:1] == ("..",):
         raise TaskError(f'data = "{name}": must be a path inside the data folder, without a leading / or ".."')
     if setting.data_dir is None:
-        raise TaskError(f'data file "{name}": no data folder is known; {MEND}')
+        raise TaskError(f'data file "{name}": no data folder is known; {FIX}')
     return setting.data_dir / inside
 
 
@@ -32,16 +33,12 @@ def read(path: Path) -> bytes:
     """Return a file's content, unpacked where its name ends in ``.gz`` or ``.bz2``.
 
     Raises:
-        TaskError: it is missing or unreadable, or not what its ending says.
+        TaskError: it is missing or unreadable, or does not match its ending.
     """
     if not path.is_file():
-        raise TaskError(f'data file "{path.name}" is not in the folder {path.parent}; {MEND}')
+        raise TaskError(f'data file "{path.name}" is not in the folder {path.parent}; {FIX}')
+    unpack: Callable[[bytes], bytes] = {".gz": gzip.decompress, ".bz2": bz2.decompress}.get(path.suffix, bytes)
     try:
-        raw = path.read_bytes()
-        if path.suffix == ".gz":
-            return gzip.decompress(raw)
-        if path.suffix == ".bz2":
-            return bz2.decompress(raw)
+        return unpack(path.read_bytes())
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise TaskError(f"data file {path}: cannot be read ({error}); copy it again") from None
-    return raw

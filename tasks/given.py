@@ -3,7 +3,7 @@
 Every refusal is one line that names the method, the place in the data and what to change.
 """
 
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -32,19 +32,12 @@ def read_pair(pair: object, method: str, dtype: str, *, own_loss: bool) -> tuple
     """
     if not (isinstance(pair, tuple) and len(pair) == 2):
         raise TaskError(f"{method}() gave {type(pair).__name__}; must be (inputs, targets)")
-    inputs, targets = (_tensor(part, f"{method}() gave {name}") for part, name in zip(pair, _NAMES, strict=True))
+    inputs, targets = _tensor(pair[0], f"{method}() gave inputs"), _tensor(pair[1], f"{method}() gave targets")
     if inputs.ndim == 0 or targets.ndim == 0 or len(inputs) != len(targets) or len(inputs) == 0:
-        raise TaskError(
-            f"{method}() gave inputs of shape {tuple(inputs.shape)} and targets of shape "
-            f"{tuple(targets.shape)}; must have one row a sample, equally many"
-        )
-    inputs, targets = (
-        _converted(part, f"{method}() gave {name}", dtype) for part, name in zip((inputs, targets), _NAMES, strict=True)
-    )
-    return inputs, _labels(targets, method, own_loss=own_loss)
-
-
-_NAMES = ("inputs", "targets")
+        shapes = f"inputs of shape {tuple(inputs.shape)} and targets of shape {tuple(targets.shape)}"
+        raise TaskError(f"{method}() gave {shapes}; must have one row a sample, equally many")
+    inputs = _converted(inputs, f"{method}() gave inputs", dtype)
+    return inputs, _labels(_converted(targets, f"{method}() gave targets", dtype), method, own_loss=own_loss)
 
 
 def _tensor(part: object, what: str) -> Tensor:
@@ -60,28 +53,21 @@ def _tensor(part: object, what: str) -> Tensor:
         raise TaskError(f"{what} with masked entries; fill them in, or leave their rows out")
     if isinstance(part, np.ndarray) or hasattr(part, "__array__"):
         return _from_numpy(np.asarray(part), what)
-    try:
+    with suppress(TypeError, ValueError, RuntimeError):
         return torch.as_tensor(part)
-    except (TypeError, ValueError, RuntimeError):
-        pass
     try:
-        array = np.asarray(part)
+        return _from_numpy(np.asarray(part), what)
     except ValueError:
         raise TaskError(f"{what} in rows of different lengths; must be one array of numbers") from None
-    return _from_numpy(array, what)
 
 
 def _from_numpy(array: "np.ndarray[Any, np.dtype[Any]]", what: str) -> Tensor:
     if array.dtype.kind not in "biufc":
         words = {"U": "strings", "S": "strings", "O": "Python objects", "M": "dates", "m": "times"}
-        raise TaskError(
-            f"{what} of {words.get(array.dtype.kind, str(array.dtype))} ({array.dtype}); must be numbers"
-            + (", classes from 0 up: np.unique(names, return_inverse=True)[1]" if "targets" in what else "")
-        )
-    wanted = array.dtype.newbyteorder("=")
-    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        wanted = np.dtype(np.float64)
-    array = array.astype(wanted, copy=False)
+        fix = ", classes from 0 up: np.unique(names, return_inverse=True)[1]" if "targets" in what else ""
+        raise TaskError(f"{what} of {words.get(array.dtype.kind, 'records')} ({array.dtype}); must be numbers{fix}")
+    long = array.dtype.kind == "f" and array.dtype.itemsize > 8
+    array = array.astype(np.float64 if long else array.dtype.newbyteorder("="), copy=False)
     if not array.flags.writeable or any(stride < 0 for stride in array.strides):
         array = array.copy()
     return torch.as_tensor(array)
@@ -93,69 +79,52 @@ def _converted(part: Tensor, what: str, dtype: str) -> Tensor:
         if part.is_complex() and not torch.isfinite(part).all():
             raise TaskError(f"{what} that are not all finite; leave those rows out, or fill them in")
         return part
-    _check_finite(part, lambda value, place: f"{what} with {value} {place}; must be finite numbers: leave such rows "
-                  "out, or fill them in")  # fmt: skip
+    if wrong := _not_finite(part):
+        raise TaskError(f"{what} with {wrong[0]} {wrong[1]}; must be finite numbers: drop such rows, or fill them in")
     converted = part.to(getattr(torch, dtype))
-    _check_finite(
-        converted,
-        lambda value, place: (
-            f"{what} beyond the range of {dtype} {place}; scale the data"
-            + (', or set dtype = "float64" in the class' if dtype == "float32" else "")
-        ),
-    )
+    if wrong := _not_finite(converted):
+        fix = ', or set dtype = "float64" in the class' if dtype == "float32" else ""
+        raise TaskError(f"{what} beyond the range of {dtype} {wrong[1]}; scale the data{fix}")
     return converted
 
 
-def _check_finite(part: Tensor, message: Callable[[float, str], str]) -> None:
-    """Raise where a number is not finite.
-
-    Args:
-        part: floating numbers, one row a sample.
-        message: makes the message from the first such number and its place.
-    """
+def _not_finite(part: Tensor) -> tuple[float, str] | None:
+    """Return the first number that is not finite, and its place, of one row a sample; None where all are finite."""
     if torch.isfinite(part.sum(dtype=torch.float64)):  # one pass; NaN and infinity survive sums
-        return
+        return None
     wrong = ~torch.isfinite(part.reshape(len(part), -1))
-    rows = wrong.any(dim=1)
-    if not rows.any():
-        return
-    row = int(rows.nonzero()[0])
-    column = int(wrong[row].nonzero()[0])
-    value = part.reshape(len(part), -1)[row, column].item()
+    if not wrong.any():
+        return None
+    row, column = (int(at) for at in wrong.nonzero()[0])
     place = f"in row {row}"
     if part.ndim == 2:
         place += f", column {column}"
     elif part.ndim > 2:
         place += f", at {[int(i) for i in np.unravel_index(column, part.shape[1:])]}"
-    count = int(rows.sum())
-    if count > 1:
-        place += f" (and in {count - 1} more rows)"
-    raise TaskError(message(value, place))
+    count = int(wrong.any(dim=1).sum())
+    others = f" (and in {count - 1} more rows)" if count > 1 else ""
+    return part.reshape(len(part), -1)[row, column].item(), f"{place}{others}"
 
 
 def _labels(targets: Tensor, method: str, *, own_loss: bool) -> Tensor:
     """Return targets as the loss takes them: class labels as int64."""
-    if targets.dtype in WIDER:
+    if targets.dtype in WIDER or (targets.dtype == torch.bool and not own_loss):
         targets = targets.to(torch.int64)
     if own_loss:
         return targets
-    if targets.dtype == torch.bool:
-        targets = targets.to(torch.int64)
     if targets.is_floating_point() and targets.ndim == 1:
-        if not torch.equal(targets, targets.round()):
-            raise TaskError(
-                f"{method}() gave targets that are no class labels (such as {targets[targets != targets.round()][0]:g})"
-                ", and without a method loss(output, target) the loss is cross-entropy; write one, for example "
-                "torch.nn.functional.mse_loss"
-            )
+        broken = targets != targets.round()
+        if broken.any():
+            problem = f"targets that are no class labels (such as {targets[broken][0]:g}), as cross-entropy needs"
+            fix = "without a method loss(output, target); write one, for example torch.nn.functional.mse_loss"
+            raise TaskError(f"{method}() gave {problem} {fix}")
         targets = targets.to(torch.int64)
     if not targets.is_floating_point() and not targets.is_complex():
-        ignored = (targets.reshape(len(targets), -1) < 0).all(dim=1)
+        flat = targets.reshape(len(targets), -1)
+        ignored = (flat < 0).all(dim=1)
         if ignored.any():
             row = int(ignored.nonzero()[0])
-            value = int(targets.reshape(len(targets), -1)[row, 0])
-            raise TaskError(
-                f"{method}() gave a row without a class: targets are {value} in row {row} ({int(ignored.sum())} such "
-                "rows); a minibatch of such rows has no loss, so leave them out; classes count from 0"
-            )
+            where = f"targets are {int(flat[row, 0])} in row {row} ({int(ignored.sum())} such rows)"
+            fix = "a minibatch of such rows has no loss, so leave them out; classes count from 0"
+            raise TaskError(f"{method}() gave a row without a class: {where}; {fix}")
     return targets

@@ -12,6 +12,7 @@ whatever is more than rounding changes these.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Any, Literal, Self
@@ -31,11 +32,10 @@ _MOST, _MOST_TEXT = 480, 4096
 """Characters of a field that are read, and of all of them together."""
 _FILES = 12
 """Files of a task that are named one by one."""
-_PERIOD = 4093
-_ROWS = 2048
-"""The signs repeat after ``_PERIOD`` numbers, with another sign for each such row; so many rows are summed at once."""
+_PERIOD, _ROWS = 4093, 2048
+"""The signs repeat after ``_PERIOD`` numbers, with another sign for each such row; ``_ROWS`` are summed at once."""
 _ROUNDING = 1e-5
-"""Relative to the length of the array: what sums of its numbers differ by at most where only rounding differs."""
+"""Relative to the length of the array: sums of its numbers differ by at most this where only rounding differs."""
 
 _files: WeakKeyDictionary[Any, Mapping[str, str]] = WeakKeyDictionary()
 """The files that the custom task of a problem was made by, see ``remember_files``."""
@@ -48,7 +48,7 @@ class TaskIdentity:
     Args:
         dim: d.
         dtype: of the model.
-        samples: how many training samples there are; of a task that does not say, m.
+        samples: how many training samples there are; of a task that does not report it, m.
         layout: digest of the names and shapes of the trained parameters, in their order.
         files: the custom task's file and those that it imported, each with a digest.
         data: digest of the training data, see ``digest``.
@@ -78,8 +78,8 @@ class TaskIdentity:
             claimed = {}
         if not isinstance(claimed, dict):
             return cls()
-        known = {field.name: claimed.get(field.name) for field in fields(cls)}
-        return cls(**{name: one_line(value, _MOST) for name, value in known.items() if isinstance(value, str)})
+        known = {field.name for field in fields(cls) if isinstance(claimed.get(field.name), str)}
+        return cls(**{name: one_line(claimed[name], _MOST) for name in known})
 
     def differences(self, other: Self, here: str = "at the client", there: str = "at the server") -> list[str]:
         """Return what two processes must not differ in, in words; nothing where they agree.
@@ -90,10 +90,10 @@ class TaskIdentity:
             there: where the other one is.
         """
         found = []
-        for name, said in (("dim", "d ="), ("dtype", "dtype")):
+        for name, shown in (("dim", "d ="), ("dtype", "dtype")):
             mine, theirs = getattr(self, name), getattr(other, name)
             if _differ(mine, theirs):
-                found.append(f"{said} {mine[:40]} {here}, {theirs[:40]} {there}")
+                found.append(f"{shown} {mine[:40]} {here}, {theirs[:40]} {there}")
         if not found and _differ(self.layout, other.layout):
             found.append("the model's parameters have other names or shapes")
         found += _files_that_differ(self.files, other.files, here, there)
@@ -107,9 +107,12 @@ class TaskIdentity:
 
     def roundings(self, other: Self) -> list[str]:
         """Return what differs a little, as it may between processors; the run goes on."""
-        said = {"data": "the training data", "frozen": "the frozen parameters", "start": "the initial model"}
-        pairs = {name: _compare(getattr(self, name), getattr(other, name)) for name in said}
-        return [said[name] for name, how in pairs.items() if how == "near" or (name, how) == ("start", "other")]
+        compared = {
+            "the training data": _compare(self.data, other.data) == "near",
+            "the frozen parameters": _compare(self.frozen, other.frozen) == "near",
+            "the initial model": _compare(self.start, other.start) != "same",
+        }
+        return [name for name, differs in compared.items() if differs]
 
 
 def identify(problem: Problem, data: Reading = "whole") -> TaskIdentity:
@@ -122,19 +125,21 @@ def identify(problem: Problem, data: Reading = "whole") -> TaskIdentity:
         problem: as it was loaded.
         data: how the data are read.
     """
-    arrays = list(problem.training_data()) if hasattr(problem, "training_data") else []
-    read = data != "none"
-    said = str(problem.fingerprint()) if read and hasattr(problem, "fingerprint") else ""
-    layout = str(problem.layout()) if hasattr(problem, "layout") else ""
-    frozen = list(problem.frozen().values()) if hasattr(problem, "frozen") else []
+
+    def optional(method: str, default: Any) -> Any:
+        return getattr(problem, method)() if hasattr(problem, method) else default
+
+    arrays, frozen, layout = list(optional("training_data", ())), optional("frozen", {}), str(optional("layout", ""))
+    fingerprint = str(optional("fingerprint", "")) if data != "none" else ""
+    read = arrays if data != "none" else []
     return TaskIdentity(
         dim=str(int(problem.dim)),
         dtype=str(np.dtype(problem.dtype)),
         samples=str(len(arrays[-1]) if arrays else int(problem.samples)),
         layout=_hash(layout.encode()) if layout else "",
         files=_files_of(problem),
-        data=_hash(said.encode()) if said else digest(arrays, sums=data == "whole") if read and arrays else "",
-        frozen=digest(frozen, together=True) if frozen else "",
+        data=_hash(fingerprint.encode()) if fingerprint else digest(read, sums=data == "whole") if read else "",
+        frozen=digest(list(frozen.values()), together=True) if frozen else "",
         start=digest([np.asarray(problem.initial())], sums=False),
     )
 
@@ -146,10 +151,8 @@ def remember_files(problem: Any, files: Mapping[str, str]) -> None:
         problem: the loaded task.
         files: a digest by the path in the task's folder.
     """
-    try:
+    with suppress(TypeError):  # a class with slots, or that cannot be hashed: its files stay unknown
         _files[problem] = files
-    except TypeError:  # a class with slots, or that cannot be hashed: its files stay unknown
-        return
 
 
 def digest(arrays: Sequence[NDArray[Any]], *, together: bool = False, sums: bool = True) -> str:
@@ -167,14 +170,13 @@ def digest(arrays: Sequence[NDArray[Any]], *, together: bool = False, sums: bool
     floats = []
     for array in arrays:
         exact.update(f"{array.dtype.str}{array.shape}".encode())
-        raw = np.ascontiguousarray(array)
-        if raw.dtype.kind == "f":
-            bits.update(raw.reshape(-1).view(np.uint8).data)
-            floats.append(raw.reshape(-1))
+        flat = np.ascontiguousarray(array).reshape(-1)
+        if flat.dtype.kind in "fbiu":
+            (bits if flat.dtype.kind == "f" else exact).update(flat.view(np.uint8).data)
         else:
-            exact.update(
-                raw.reshape(-1).view(np.uint8).data if raw.dtype.kind in "biu" else repr(raw.tolist()).encode()
-            )
+            exact.update(repr(np.ascontiguousarray(array).tolist()).encode())
+        if flat.dtype.kind == "f":
+            floats.append(flat)
     if together and floats:
         floats = [np.concatenate([part.astype(np.float64) for part in floats])]
     summed = [",".join(f"{value:.12g}" for value in _sums(array)) for array in floats if sums]
@@ -189,8 +191,7 @@ def _sums(array: NDArray[Any]) -> tuple[float, float, float]:
             block = array[at : at + _PERIOD * _ROWS].astype(np.float64)
             squares += float(block @ block)
             rows = -(-len(block) // _PERIOD)
-            if missing := rows * _PERIOD - len(block):
-                block = np.pad(block, (0, missing))
+            block = np.pad(block, (0, rows * _PERIOD - len(block)))
             across = np.random.default_rng([number, 2]).choice([-1.0, 1.0], (2, rows))
             sums += ((across @ block.reshape(rows, _PERIOD)) * signs).sum(axis=1)
         return float(np.sqrt(squares)), float(sums[0]), float(sums[1])
@@ -208,23 +209,21 @@ def _compare(mine: str, theirs: str) -> str:
     ours, others = mine.split(" "), theirs.split(" ")
     if len(ours) > 1 and ours[:2] == others[:2]:
         return "same"
-    if len(ours) != 3 or len(others) != 3 or ours[0] != others[0]:
-        return "other"
-    left, right = _numbers(ours[2]), _numbers(others[2])
-    if left is None or right is None or left.shape != right.shape:
+    left, right = _numbers(ours), _numbers(others)
+    if ours[0] != others[0] or left is None or right is None or left.shape != right.shape:
         return "other"
     scale = np.maximum(left[:, :1], right[:, :1])
     with np.errstate(all="ignore"):
         return "near" if bool(np.all(np.abs(left - right) <= _ROUNDING * scale)) else "other"
 
 
-def _numbers(text: str) -> NDArray[np.float64] | None:
-    """Return the sums of a digest, one row an array; None where they are none."""
-    try:
+def _numbers(parts: list[str]) -> NDArray[np.float64] | None:
+    """Return the sums of a digest, one row an array; None where it has none."""
+    with suppress(ValueError):
+        _, _, text = parts
         table = np.array([[float(number) for number in row.split(",")] for row in text.split(";")])
-    except ValueError:
-        return None
-    return table if table.ndim == 2 and table.shape[1] == 3 else None
+        return table if table.ndim == 2 and table.shape[1] == 3 else None
+    return None
 
 
 def _differ(mine: str, theirs: str) -> bool:
@@ -237,10 +236,9 @@ def _hash(content: bytes) -> str:
 
 def _files_of(problem: Any) -> str:
     """Return the files of a custom task, as ``NAME:DIGEST`` with spaces between; many in one at the end."""
-    try:
+    files: Mapping[str, str] = {}
+    with suppress(TypeError):  # it cannot be hashed
         files = _files.get(problem, {})
-    except TypeError:  # it cannot be hashed
-        return ""
     names = sorted(files)
     parts = [f"{_short(name)}:{files[name][:10]}" for name in names[:_FILES]]
     if rest := names[_FILES:]:
@@ -259,7 +257,6 @@ def _files_that_differ(mine: str, theirs: str, here: str, there: str) -> Iterabl
     ours, others = (dict(part.rpartition(":")[::2] for part in text.split()) for text in (mine, theirs))
     changed = [name for name in ours if name in others and others[name] != ours[name]]
     found = [f"task file {name[:40]} differs" for name in changed[:3]]
-    if not found:
-        found += [f"task file {name[:40]} is used {here} alone" for name in ours if name not in others][:2]
-        found += [f"task file {name[:40]} is used {there} alone" for name in others if name not in ours][:2]
+    for where, some, rest in ((here, ours, others), (there, others, ours)) if not found else ():
+        found += [f"task file {name[:40]} is used only {where}" for name in some if name not in rest][:2]
     return found or ["the task's files differ"]

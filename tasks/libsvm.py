@@ -64,16 +64,10 @@ def read_libsvm(path: Path) -> Samples:
     wrong[1:] |= (row[1:] == row[:-1]) & (indices[1:] <= indices[:-1])
     if wrong.any():
         at = int(np.argmax(wrong))
-        raise TaskError(
-            f'data file {path}: sample {row[at] + 1} has the entry "{indices[at]:.15g}:{values[at]:.15g}": indices '
-            "must be whole numbers from 1 up to 2^31, ascending in a line"
-        )
-    return Samples(
-        labels=numbers[label_at],
-        starts=starts,
-        columns=indices.astype(np.int64) - 1,
-        values=np.ascontiguousarray(values),
-    )
+        entry = f'sample {row[at] + 1} has the entry "{indices[at]:.15g}:{values[at]:.15g}"'
+        bound = "indices must be whole numbers from 1 up to 2^31, ascending in a line"
+        raise TaskError(f"data file {path}: {entry}: {bound}")
+    return Samples(numbers[label_at], starts, indices.astype(np.int64) - 1, np.ascontiguousarray(values))
 
 
 def _numbers(content: bytes) -> NDArray[np.float64] | None:

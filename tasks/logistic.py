@@ -9,17 +9,18 @@ The only task here that knows its smoothness L and, for small d, its optimum f*,
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from strategies.method import Evaluation, Vector
-from tasks.contract import Setting, TaskError, check_l2_and_dtype
+from tasks.built_in import BuiltIn
+from tasks.contract import Setting, TaskError
 from tasks.files import locate
 from tasks.libsvm import read_libsvm
 from tasks.matrix import Linear, Matrix, build
-from tasks.partition import Indices, Partitioned, check_partition, draw, split
+from tasks.partition import Indices, Partitioned, draw, split
 from tasks.threads import one_thread
 
 SMALL = 2000
@@ -27,7 +28,7 @@ SMALL = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogisticTask:
+class LogisticTask(BuiltIn):
     """Logistic regression on a LIBSVM file.
 
     Args:
@@ -47,14 +48,6 @@ class LogisticTask:
     dtype: Literal["float32", "float64"] = "float64"
     partition: str = "replicated"
     features: int | None = None
-    tested: ClassVar[bool] = True
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    def __post_init__(self) -> None:
-        check_l2_and_dtype(self.l2, self.dtype)
-        if self.features is not None and self.features < 1:
-            raise ValueError(f"features = {self.features}: must be at least 1")
-        check_partition(self.partition)
 
     def modules(self) -> Sequence[str]:
         """Return the heavy modules that ``load`` imports."""
@@ -69,7 +62,7 @@ class LogisticTask:
         path = locate(setting, self.data)
         samples = read_libsvm(path)
         columns = int(samples.columns.max(initial=-1)) + 1
-        features = columns if self.features is None else self.features
+        features = self.features or columns
         if columns > features:
             raise TaskError(f"features = {features}: the data file {path} has an entry in column {columns}")
         if features == 0:
@@ -78,11 +71,10 @@ class LogisticTask:
         if len(kinds) != 2:
             shown = ", ".join(f"{label:g}" for label in kinds[:5])
             raise TaskError(f"data file {path}: {len(kinds)} different labels ({shown}); must be exactly two")
-        dtype = np.dtype(self.dtype)
-        signs = np.where(samples.labels == kinds[1], 1, -1).astype(dtype)
+        signs = np.where(samples.labels == kinds[1], 1, -1).astype(self.dtype)
         parts = split(self.partition, signs, setting.clients, setting.seed)
         one_thread()
-        matrix = build(samples, features, dtype, normalise=self.normalise)
+        matrix = build(samples, features, signs.dtype, normalise=self.normalise)
         return LogisticProblem(matrix, signs, parts, setting.honest, self.l2)
 
 
@@ -99,10 +91,7 @@ class LogisticLoss:
     """
 
     def __init__(self, matrix: Matrix, signs: Vector, l2: float, weights: Vector | None = None) -> None:
-        self.matrix = matrix
-        self.signs = signs
-        self.l2 = l2
-        self._weights = weights
+        self.matrix, self.signs, self.l2, self._weights = matrix, signs, l2, weights
         self._last: tuple[Vector, Vector] | None = None
 
     @property
@@ -113,9 +102,7 @@ class LogisticLoss:
     @cached_property
     def weights(self) -> Vector:
         """The weights w, shape (m,), float64."""
-        if self._weights is not None:
-            return self._weights
-        return np.full(len(self.signs), 1 / len(self.signs))
+        return np.full(len(self.signs), 1 / len(self.signs)) if self._weights is None else self._weights
 
     @np.errstate(over="ignore", invalid="ignore")
     def value(self, x: Vector) -> float:
@@ -135,15 +122,14 @@ class LogisticLoss:
         The last one is kept: an omniscient attacker asks for many workers' gradients at one point, and they are equal
         where the data are replicated.
         """
-        last = self._last
-        if last is None or not np.array_equal(last[0], x):
+        if self._last is None or not np.array_equal(self._last[0], x):
             residuals = -self.signs * _expit(-self.signs * self.matrix.times(x))
             if self._weights is None:
                 residuals /= len(self.signs)
             else:
                 residuals *= self._weights.astype(residuals.dtype, copy=False)
-            last = self._last = (x.copy(), self.matrix.transposed_times(residuals) + self.l2 * x)
-        return last[1].copy()
+            self._last = x.copy(), self.matrix.transposed_times(residuals) + self.l2 * x
+        return self._last[1].copy()
 
     def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: np.random.Generator) -> list[Vector]:
         """Draw one minibatch of min(b, m) samples without replacement; return its mean gradient at each point."""
@@ -217,9 +203,9 @@ class LogisticProblem(Partitioned[LogisticLoss]):
     @cached_property
     def objective(self) -> LogisticLoss:
         """f, the mean of the honest workers' losses, as one weighted loss over their samples."""
-        if all(part is self.parts[0] for part in self.parts[: self.honest]):
-            return self.oracle(0)
         honest = self.parts[: self.honest]
+        if all(part is honest[0] for part in honest):
+            return self.oracle(0)
         rows = np.concatenate(honest)
         weights = np.concatenate([np.full(len(part), 1 / (len(part) * len(honest))) for part in honest])
         return LogisticLoss(self._matrix.part(rows), self._signs[rows], self._l2, weights)
@@ -239,9 +225,7 @@ class LogisticProblem(Partitioned[LogisticLoss]):
     @cached_property
     def optimum(self) -> float | None:
         """f*, by Newton's method to machine precision; None for d > 2000, or l2 = 0, where no minimiser need exist."""
-        if self.dim > SMALL or self._l2 == 0:
-            return None
-        return _newton(self.objective)
+        return None if self.dim > SMALL or self._l2 == 0 else _newton(self.objective)
 
     def evaluate(self, x: Vector) -> Evaluation:
         """Measure the model; accuracy on the training data of the objective."""
@@ -259,7 +243,7 @@ def _largest_eigenvalue(matrix: Matrix, weights: Vector) -> float:
         return matrix.transposed_times(weights * matrix.times(np.ravel(v)))
 
     d = matrix.shape[1]
-    operator = LinearOperator((d, d), matvec=product, dtype=np.float64)
+    operator = LinearOperator((d, d), product, dtype=np.float64)
     return float(eigsh(operator, k=1, which="LA", v0=np.ones(d), return_eigenvectors=False)[0])
 
 

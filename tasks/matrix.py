@@ -30,17 +30,25 @@ class Linear(Protocol):
 
 
 class Matrix(Linear, Protocol):
-    """A data matrix A of shape (m, d)."""
+    """A data matrix A of shape (m, d); ``rows`` is a plain array or a ``scipy.sparse.csr_array``."""
+
+    rows: Any
 
     @property
     def shape(self) -> tuple[int, int]:
         """(m, d)."""
+        return self.rows.shape[0], self.rows.shape[1]
+
+    def times(self, x: Vector) -> Vector:
+        """Return A x, shape (m,)."""
+        product: Vector = self.rows @ x
+        return product
 
     def minibatch(self, rows: NDArray[np.int64]) -> Linear:
         """Return few rows, for two products or so."""
 
     def part(self, rows: NDArray[np.int64]) -> "Matrix":
-        """Return many rows as a matrix of their own."""
+        """Return many rows as another matrix."""
 
     def gram(self, weights: Vector) -> Vector:
         """Return A^T diag(weights) A as a plain array, shape (d, d), float64."""
@@ -50,35 +58,20 @@ class Matrix(Linear, Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class DenseMatrix:
-    """A data matrix as a plain array.
-
-    Args:
-        rows: shape (m, d).
-    """
+class DenseMatrix(Matrix):
+    """A data matrix as a plain array."""
 
     rows: NDArray[np.floating]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(m, d)."""
-        return self.rows.shape[0], self.rows.shape[1]
-
-    def times(self, x: Vector) -> Vector:
-        """Return A x, shape (m,)."""
-        return self.rows @ x
 
     def transposed_times(self, r: Vector) -> Vector:
         """Return A^T r, shape (d,)."""
         return r @ self.rows
 
-    def minibatch(self, rows: NDArray[np.int64]) -> "DenseMatrix":
-        """Return few rows."""
+    def part(self, rows: NDArray[np.int64]) -> "DenseMatrix":
+        """Return these rows."""
         return DenseMatrix(self.rows.take(rows, axis=0))
 
-    def part(self, rows: NDArray[np.int64]) -> "DenseMatrix":
-        """Return many rows as a matrix of their own."""
-        return self.minibatch(rows)
+    minibatch = part
 
     def gram(self, weights: Vector) -> Vector:
         """Return A^T diag(weights) A, shape (d, d), float64."""
@@ -91,29 +84,15 @@ class DenseMatrix:
 
 
 @dataclass(frozen=True, eq=False)
-class SparseMatrix:
-    """A data matrix as SciPy CSR.
-
-    Args:
-        rows: shape (m, d), a ``scipy.sparse.csr_array``.
-    """
+class SparseMatrix(Matrix):
+    """A data matrix as SciPy CSR."""
 
     rows: Any
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(m, d)."""
-        return self.rows.shape[0], self.rows.shape[1]
 
     @cached_property
     def _columns(self) -> Any:
         """The transpose as CSR: A^T r then sums along memory, which takes two thirds of the time."""
         return self.rows.T.tocsr()
-
-    def times(self, x: Vector) -> Vector:
-        """Return A x, shape (m,)."""
-        product: Vector = self.rows @ x
-        return product
 
     def transposed_times(self, r: Vector) -> Vector:
         """Return A^T r, shape (d,)."""
@@ -126,15 +105,11 @@ class SparseMatrix:
         counts = self.rows.indptr[rows + 1] - first
         ends = np.cumsum(counts)
         at = np.repeat(first - (ends - counts), counts) + np.arange(ends[-1])
-        return Entries(
-            shape=(len(rows), self.rows.shape[1]),
-            row=np.repeat(np.arange(len(rows)), counts),
-            column=self.rows.indices[at],
-            value=self.rows.data[at],
-        )
+        row = np.repeat(np.arange(len(rows)), counts)
+        return Entries((len(rows), self.shape[1]), row, self.rows.indices[at], self.rows.data[at])
 
     def part(self, rows: NDArray[np.int64]) -> "SparseMatrix":
-        """Return many rows as a matrix of their own."""
+        """Return many rows as another matrix."""
         return SparseMatrix(self.rows[rows])
 
     def gram(self, weights: Vector) -> Vector:
@@ -205,14 +180,9 @@ def build(samples: Samples, features: int, dtype: np.dtype[Any], *, normalise: b
     if not fits.all():
         at = int(np.argmin(fits))
         sample = int(np.searchsorted(samples.starts, at, side="right"))
-        raise TaskError(
-            f"sample {sample} has the entry {samples.columns[at] + 1}:{values[at]:g}, beyond the range of {dtype}; set "
-            'dtype = "float64", or normalise = true'
-        )
-    rows = csr_array(
-        (values.astype(dtype), samples.columns.astype(np.int32), samples.starts.astype(np.int32)),
-        shape=(count, features),
-    )
-    if rows.nnz >= DENSE_ABOVE * count * features:
-        return DenseMatrix(rows.toarray())
-    return SparseMatrix(rows)
+        entry = f"{samples.columns[at] + 1}:{values[at]:g}, beyond the range of {dtype}"
+        raise TaskError(f'sample {sample} has the entry {entry}; set dtype = "float64", or normalise = true')
+    entries = values.astype(dtype), samples.columns.astype(np.int32), samples.starts.astype(np.int32)
+    rows = csr_array(entries, shape=(count, features))
+    dense = rows.nnz >= DENSE_ABOVE * count * features
+    return DenseMatrix(rows.toarray()) if dense else SparseMatrix(rows)

@@ -1,4 +1,4 @@
-"""What share of samples a model predicts rightly, where a task does not say it itself. Imports torch.
+"""What share of samples a model predicts rightly, for tasks that do not measure it themselves. Imports torch.
 
 ======================================================  ===============================================================
 targets, and output of the model                        accuracy
@@ -13,7 +13,6 @@ other numbers, output of as many                        none
 """
 
 from collections.abc import Callable
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from tasks.contract import TaskError
 Loss = Callable[[Tensor, Tensor], Tensor]
 Rule = Callable[[Tensor, Tensor], Tensor | None]
 
-WRITE = "write correct(output, target), which says of each sample whether it is predicted rightly"
+WRITE = "write correct(output, target), which returns whether each sample is predicted rightly"
 
 
 class DefaultMeasure:
@@ -32,7 +31,7 @@ class DefaultMeasure:
     Args:
         loss: of the task.
         own_loss: it is the task's own; else cross-entropy.
-        targets: all targets there are, of training and test: they tell labels from other numbers.
+        targets: all targets there are, of training and test: they show whether they are labels or other numbers.
     """
 
     def __init__(self, loss: Loss, *, own_loss: bool, targets: tuple[Tensor, ...]) -> None:
@@ -43,15 +42,13 @@ class DefaultMeasure:
         """Return numbers from 0 to 1, shape (N,).
 
         Raises:
-            TaskError: output and targets do not tell what is right.
+            TaskError: output and targets do not show what is right.
         """
-        if self._rule is None:
-            self._rule = self._choose(output, target)
+        self._rule = self._rule or self._choose(output, target)
         return self._rule(output, target)
 
-    @cached_property
-    def _zeros_and_ones(self) -> bool:
-        return all(bool(((y == 0) | (y == 1)).all()) for y in self._targets)
+    def _all(self, fits: Callable[[Tensor], bool]) -> bool:
+        return all(map(fits, self._targets))
 
     def _choose(self, output: object, target: Tensor) -> Rule:
         if not isinstance(output, Tensor):
@@ -64,22 +61,14 @@ class DefaultMeasure:
         labels = not target.is_floating_point()
         classes = output.ndim >= 2 and output.shape[1] > 1
         if labels and classes and output.shape[:1] + output.shape[2:] == target.shape:
-            return _class_of_rows if target.ndim == 1 else _class_of_positions
-        if not labels and classes and target.ndim == 1 and output.ndim == 2 and self._whole:
-            return _class_of_rows
-        if classes and output.shape == target.shape and (self._one_hot if self._own_loss else not labels):
+            return highest_score if target.ndim == 1 else _class_of_positions
+        if not labels and classes and target.ndim == 1 and output.ndim == 2 and self._all(_whole):
+            return highest_score
+        if classes and output.shape == target.shape and (self._all(is_one_hot) if self._own_loss else not labels):
             return _class_of_scores
         if output.numel() == target.numel() and self._own_loss:
-            return self._threshold(output, target) if self._zeros_and_ones else _no_accuracy
-        raise TaskError(f"the model gives {shapes}, which tells no accuracy; {WRITE}")
-
-    @cached_property
-    def _whole(self) -> bool:
-        return all(torch.equal(y, y.round()) for y in self._targets)
-
-    @cached_property
-    def _one_hot(self) -> bool:
-        return all(is_one_hot(y) for y in self._targets)
+            return self._threshold(output, target) if self._all(zeros_and_ones) else _no_accuracy
+        raise TaskError(f"the model gives {shapes}, from which no accuracy follows; {WRITE}")
 
     @torch.no_grad()
     def _threshold(self, output: Tensor, target: Tensor) -> Rule:
@@ -93,12 +82,10 @@ class DefaultMeasure:
         except (RuntimeError, ValueError, AssertionError):  # probabilities lie in [0, 1]
             boundary = 0.5
         else:
-            if far_above <= one and far_below <= zero:
-                boundary = 0.0
-            elif one <= far_above and zero <= far_below:
-                boundary = 0.5
-            else:
-                raise TaskError(f"loss() does not tell from which output on a label counts as 1; {WRITE}")
+            logits, probabilities = far_above <= one and far_below <= zero, one <= far_above and zero <= far_below
+            if not logits and not probabilities:
+                raise TaskError(f"loss() does not show from which output on a label counts as 1; {WRITE}")
+            boundary = 0.0 if logits else 0.5
 
         def right(output: Tensor, target: Tensor) -> Tensor:
             hits = (output.reshape(len(target), -1) > boundary) == (target.reshape(len(target), -1) > 0.5)
@@ -107,32 +94,41 @@ class DefaultMeasure:
         return right
 
 
+def zeros_and_ones(targets: Tensor) -> bool:
+    """Return whether there are no other numbers."""
+    return bool(((targets == 0) | (targets == 1)).all())
+
+
+def _whole(targets: Tensor) -> bool:
+    return torch.equal(targets, targets.round())
+
+
 def is_one_hot(targets: Tensor) -> bool:
     """Return whether every row is a class as a 1 among zeros, shape (N, K)."""
     if targets.ndim != 2 or targets.shape[1] < 2 or targets.is_complex():
         return False
-    return bool((((targets == 0) | (targets == 1)).all()) and (targets.sum(dim=1) == 1).all())
+    return zeros_and_ones(targets) and bool((targets.sum(dim=1) == 1).all())
 
 
-def share_right(right: object, target: Tensor) -> tuple[float, int]:
-    """Return the sum of what ``correct`` said of some samples, and how many these are.
+def share_right(right: object, target: Tensor) -> float:
+    """Return how many of some samples ``correct`` counts as predicted rightly; not a whole number where it says shares.
 
     Raises:
-        TaskError: it said something else than one number from 0 to 1, or a boolean, for each sample or target.
+        TaskError: it gave something else than one number from 0 to 1, or a boolean, for each sample or target.
     """
     right = right if isinstance(right, Tensor) else torch.as_tensor(right)
     samples = len(target)
     if right.shape not in ((samples,), (samples, 1), target.shape) or right.is_complex():
-        raise TaskError(
-            f"correct() gave shape {tuple(right.shape)} for {samples} samples; must be ({samples},), a boolean for each"
-        )
+        form = f"({samples},), a boolean for each"
+        raise TaskError(f"correct() gave shape {tuple(right.shape)} for {samples} samples; must be {form}")
     if right.dtype != torch.bool and not bool(((right >= 0) & (right <= 1)).all()):
         raise TaskError(f"correct() gave numbers up to {float(right.max()):g}; must be booleans, or from 0 to 1")
     total = float(right.sum(dtype=torch.float64))
-    return (total if right.numel() == samples else total * samples / right.numel()), samples
+    return total if right.numel() == samples else total * samples / right.numel()
 
 
-def _class_of_rows(output: Tensor, target: Tensor) -> Tensor:
+def highest_score(output: Tensor, target: Tensor) -> Tensor:
+    """Return of each sample whether its target class has the highest score."""
     return output.argmax(dim=1) == target
 
 

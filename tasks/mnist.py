@@ -10,27 +10,29 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foundation.text import first_line
-from tasks.contract import Problem, Setting, TaskError, check_l2_and_dtype
-from tasks.files import MEND, read
-from tasks.partition import check_partition
+from tasks.built_in import BuiltIn
+from tasks.contract import Problem, Setting, TaskError
+from tasks.files import FIX, read
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+Bytes = NDArray[np.uint8]
 MEAN, DEVIATION = 0.1307, 0.3081
 """Of the training pixels, scaled to [0, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MnistTask:
+class MnistTask(BuiltIn):
     """Classification of MNIST; pixels scaled to [0, 1], then normalised by their mean 0.1307 and deviation 0.3081.
 
     Args:
@@ -52,18 +54,6 @@ class MnistTask:
     partition: str = "iid"
     dtype: Literal["float32", "float64"] = "float32"
     train_limit: int | None = None
-    tested: ClassVar[bool] = True
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    def __post_init__(self) -> None:
-        if self.model not in ("mlp", "cnn"):
-            raise ValueError(f'model = "{self.model}": must be "mlp" or "cnn"')
-        if self.hidden < 1:
-            raise ValueError(f"hidden = {self.hidden}: must be at least 1")
-        check_l2_and_dtype(self.l2, self.dtype)
-        if self.train_limit is not None and self.train_limit < 1:
-            raise ValueError(f"train_limit = {self.train_limit}: must be at least 1")
-        check_partition(self.partition)
 
     def modules(self) -> Sequence[str]:
         """Return the heavy modules that ``load`` imports."""
@@ -76,8 +66,8 @@ class MnistTask:
             TaskError: there are no files and no way to get them; a file is broken; more workers than images; no torch.
         """
         if setting.data_dir is None:
-            raise TaskError(f"MNIST: no data folder is known; {MEND}")
-        images, labels, test_images, test_labels = read_mnist(setting.data_dir)
+            raise TaskError(f"MNIST: no data folder is known; {FIX}")
+        arrays = read_mnist(setting.data_dir)
         try:
             import torch
 
@@ -90,30 +80,24 @@ class MnistTask:
         def prepare(pixels: "Tensor") -> "Tensor":
             return (pixels.to(dtype) / 255 - MEAN) / DEVIATION
 
-        limit = self.train_limit
-        return TorchTask(
-            model=self._module,
-            # Kept as bytes: as float32 every process would hold 220 MB.
-            train=(torch.tensor(images[:limit]).unsqueeze(1), torch.tensor(labels[:limit], dtype=torch.int64)),
-            test=(torch.tensor(test_images).unsqueeze(1), torch.tensor(test_labels, dtype=torch.int64)),
-            flip=lambda labels: 9 - labels,
-            prepare=prepare,
-            l2=self.l2,
-            dtype=self.dtype,
-            partition=self.partition,
-        ).load(setting)
+        def pair(images: Bytes, labels: Bytes) -> "tuple[Tensor, Tensor]":
+            # Pixels are kept as bytes: as float32 every process would hold 220 MB.
+            return torch.tensor(images).unsqueeze(1), torch.tensor(labels, dtype=torch.int64)
+
+        shared = partial(TorchTask, model=self._module, l2=self.l2, dtype=self.dtype, partition=self.partition)
+        train, test = pair(*(part[: self.train_limit] for part in arrays[:2])), pair(*arrays[2:])
+        return shared(train=train, test=test, prepare=prepare, flip=lambda labels: 9 - labels).load(setting)
 
     def _module(self) -> "nn.Module":
         from torch import nn
 
         if self.model == "cnn":
-            return nn.Sequential(
-                nn.Conv2d(1, 6, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1176, 10)
-            )
+            convolution = nn.Conv2d(1, 6, kernel_size=3, padding=1)
+            return nn.Sequential(convolution, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1176, 10))
         return nn.Sequential(nn.Flatten(), nn.Linear(784, self.hidden), nn.ReLU(), nn.Linear(self.hidden, 10))
 
 
-def read_mnist(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+def read_mnist(folder: Path) -> tuple[Bytes, Bytes, Bytes, Bytes]:
     """Return training images (m, 28, 28) and labels (m,), then those of the test, as bytes.
 
     Raises:
@@ -125,10 +109,8 @@ def read_mnist(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDAr
     train_images, train_labels, test_images, test_labels = (_read_idx(raw, name) for name in FILES)
     for images, labels in ((train_images, train_labels), (test_images, test_labels)):
         if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max(initial=0) > 9:
-            raise TaskError(
-                f"MNIST in {raw}: images of shape {images.shape}, labels of shape {labels.shape} up to "
-                f"{labels.max(initial=0)}; must be (m, 28, 28), (m,) and up to 9: copy the files again"
-            )
+            found = f"images of shape {images.shape}, labels of shape {labels.shape} up to {labels.max(initial=0)}"
+            raise TaskError(f"MNIST in {raw}: {found}; must be (m, 28, 28), (m,) and up to 9: copy the files again")
     return train_images, train_labels, test_images, test_labels
 
 
@@ -137,7 +119,7 @@ def _present(raw: Path, name: str) -> Path | None:
     return next((path for path in (raw / name, raw / f"{name}.gz") if path.is_file()), None)
 
 
-def _read_idx(raw: Path, name: str) -> NDArray[np.uint8]:
+def _read_idx(raw: Path, name: str) -> Bytes:
     """Return the array of an idx file.
 
     Its bytes: 0, 0, 8 for uint8, the number of axes, their lengths as big-endian uint32 each, then the data.
@@ -155,24 +137,22 @@ def _read_idx(raw: Path, name: str) -> NDArray[np.uint8]:
 def _download(folder: Path) -> None:
     """Have torchvision download MNIST into the data folder.
 
-    Into a folder of its own first: several processes may be at it, and none may see another's half-written files.
+    First into a temporary folder: several processes may download at once, and none may see half-written files.
     """
     missing = f"MNIST is not in {folder / 'MNIST' / 'raw'}"
     if not os.access(folder, os.W_OK):
-        raise TaskError(f"{missing}, and the folder cannot be written to; {MEND}")
+        raise TaskError(f"{missing}, and the folder cannot be written to; {FIX}")
     try:
         from torchvision.datasets import MNIST
     except ImportError as error:
-        raise TaskError(
-            f"{missing}, and torchvision is not there to download it ({error}); install it with `make setup` or the "
-            "extra `torch`, or put the files there"
-        ) from None
+        fix = "install it with `make setup` or the extra `torch`, or put the files there"
+        raise TaskError(f"{missing}, and torchvision is missing to download it ({error}); {fix}") from None
     with tempfile.TemporaryDirectory(dir=folder, prefix="mnist-") as scratch:
         try:
             MNIST(scratch, download=True)
         except (OSError, RuntimeError) as error:
             reason = first_line(error) or type(error).__name__
-            raise TaskError(f"{missing}, and its download failed ({reason}); {MEND}") from None
+            raise TaskError(f"{missing}, and its download failed ({reason}); {FIX}") from None
         target = folder / "MNIST" / "raw"
         target.mkdir(parents=True, exist_ok=True)
         for name in FILES:

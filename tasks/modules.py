@@ -1,8 +1,9 @@
 """What a torch module is made of: the parameters that are trained, and what belongs to the model beside them."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn, no_grad
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tasks.contract import TaskError
@@ -16,11 +17,9 @@ def completed(module: nn.Module, inputs: Tensor, dtype: str) -> nn.Module:
         inputs: of one sample, prepared.
         dtype: of the model.
     """
-    import torch
-
     if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
         module = module.to(getattr(torch, dtype))
-        with no_grad():
+        with torch.no_grad():
             module(inputs)
     return module
 
@@ -33,14 +32,10 @@ def trained(module: nn.Module) -> dict[str, nn.Parameter]:
     """
     for name, parameter in module.named_parameters():
         if parameter.is_complex():
-            raise TaskError(
-                f'the model\'s parameter "{name}" is of {parameter.dtype}; must be real: keep real and imaginary part '
-                "as two parameters (torch.view_as_real)"
-            )
-        if parameter.device.type != "cpu":
-            raise TaskError(
-                f'the model\'s parameter "{name}" is on the device "{parameter.device}"; must be on the CPU'
-            )
+            fix = "must be real: keep real and imaginary part as two parameters (torch.view_as_real)"
+            raise TaskError(f'the model\'s parameter "{name}" is of {parameter.dtype}; {fix}')
+        if (device := parameter.device).type != "cpu":
+            raise TaskError(f'the model\'s parameter "{name}" is on the device "{device}"; must be on the CPU')
     found = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     if not found:
         raise TaskError("the model has no parameters to train")

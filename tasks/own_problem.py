@@ -71,11 +71,8 @@ class OwnProblem:
         """Measure the model. An accuracy that is none, NaN or beyond [0, 1], is None."""
         measured = self.inner.evaluate(x)
         accuracy = _maybe(measured.accuracy)
-        return Evaluation(
-            loss=float(measured.loss),
-            accuracy=accuracy if accuracy is not None and 0 <= accuracy <= 1 else None,
-            gap=_maybe(measured.gap),
-        )
+        accuracy = accuracy if accuracy is not None and 0 <= accuracy <= 1 else None
+        return Evaluation(loss=float(measured.loss), accuracy=accuracy, gap=_maybe(measured.gap))
 
 
 def _count(name: str, value: Any) -> int:

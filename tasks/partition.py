@@ -19,6 +19,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, Generic, TypeVar
 
@@ -51,6 +52,16 @@ class Partitioned(ABC, Generic[_Local]):
     def samples(self) -> int:
         """m, the (mean) number of samples of an honest worker."""
         return mean_samples(self.parts, self.honest)
+
+    @property
+    def smoothness(self) -> float | None:
+        """L, where the task knows it."""
+        return None
+
+    @property
+    def optimum(self) -> float | None:
+        """f*, where the task knows it."""
+        return None
 
     @property
     def replicated(self) -> bool:
@@ -87,12 +98,11 @@ def concentration(text: str) -> float:
     Raises:
         ValueError: the string is of another form, or a is not a finite number above 0.
     """
-    match = re.fullmatch(r"dirichlet\(\s*([^()\s]+)\s*\)", text)
-    try:
-        a = float(match[1]) if match else math.nan
-    except ValueError:
-        a = math.nan
-    if not (a > 0 and math.isfinite(a)):
+    a = math.nan
+    if match := re.fullmatch(r"dirichlet\(\s*([^()\s]+)\s*\)", text):
+        with suppress(ValueError):
+            a = float(match[1])
+    if not 0 < a < math.inf:
         raise ValueError(f'partition = "{text}": must be {ALLOWED}')
     return a
 
@@ -118,10 +128,8 @@ def split(partition: str, labels: NDArray[np.generic], workers: int, seed: int) 
     check_partition(partition)
     samples = len(labels)
     if samples < (1 if partition == "replicated" else workers):
-        raise TaskError(
-            f'{samples} samples for {workers} workers: partition = "{partition}" needs at least one sample a worker; '
-            'use fewer clients, more data or partition = "replicated"'
-        )
+        fix = 'use fewer clients, more data or partition = "replicated"'
+        raise TaskError(f'{samples} samples for {workers} workers: "{partition}" needs at least one each; {fix}')
     if partition == "replicated":
         return [np.arange(samples)] * workers
 
@@ -129,12 +137,10 @@ def split(partition: str, labels: NDArray[np.generic], workers: int, seed: int) 
     quotas = np.full(workers, samples // workers)
     quotas[: samples % workers] += 1
     shuffled = rng.permutation(samples)
-    if partition == "iid":
-        order = shuffled
-    elif partition == "label":
-        order = shuffled[np.argsort(labels[shuffled], kind="stable")]  # which rows of a label: at random
-    else:
+    if partition not in ("iid", "label"):
         return _dirichlet(partition, labels, shuffled, quotas, rng)
+    # Which rows of a label: at random.
+    order = shuffled if partition == "iid" else shuffled[np.argsort(labels[shuffled], kind="stable")]
     return [np.sort(part) for part in np.split(order, np.cumsum(quotas)[:-1])]
 
 
@@ -147,16 +153,14 @@ def _dirichlet(
     """
     numbers: NDArray[Any] = labels
     if numbers.dtype.kind == "f" and (broken := numbers != np.round(numbers)).any():
-        raise TaskError(
-            f'partition = "{partition}" needs classes, and the targets are not whole numbers, such as '
-            f'{numbers[broken][0]:g}; use "iid", or "label", which sorts by them'
-        )
-    classes = np.unique(labels)
-    pools = [shuffled[labels[shuffled] == label] for label in classes]
-    left = np.array([len(pool) for pool in pools])
+        problem = f"needs classes, and the targets are not whole numbers, such as {numbers[broken][0]:g}"
+        raise TaskError(f'partition = "{partition}" {problem}; use "iid", or "label", which sorts by them')
+    pools = [shuffled[labels[shuffled] == label] for label in np.unique(labels)]
+    sizes = np.array([len(pool) for pool in pools])
+    left = sizes.copy()
     parts: list[Indices] = [np.empty(0, dtype=np.int64)] * len(quotas)
     for worker in rng.permutation(len(quotas)):
-        proportions = rng.dirichlet(np.full(len(classes), concentration(partition)))
+        proportions = rng.dirichlet(np.full(len(pools), concentration(partition)))
         taken = np.zeros_like(left)
         while (need := quotas[worker] - taken.sum()) > 0:
             weights = np.where(left > taken, proportions, 0.0)
@@ -164,10 +168,8 @@ def _dirichlet(
                 weights = (left - taken).astype(np.float64)
             # Each pass fills the quota or empties at least one label, so this ends.
             taken += np.minimum(rng.multinomial(need, weights / weights.sum()), left - taken)
-        start = np.array([len(pool) for pool in pools]) - left
-        parts[worker] = np.sort(
-            np.concatenate([pool[s : s + t] for pool, s, t in zip(pools, start, taken, strict=True)])
-        )
+        chosen = [pool[start : start + count] for pool, start, count in zip(pools, sizes - left, taken, strict=True)]
+        parts[worker] = np.sort(np.concatenate(chosen))
         left -= taken
     return parts
 
@@ -183,6 +185,4 @@ def draw(samples: int, batch: int, rng: np.random.Generator) -> Indices:
     Returns:
         Shape (min(b, m_i),), in no particular order. All samples: ascending, and nothing is drawn.
     """
-    if batch >= samples:
-        return np.arange(samples)
-    return rng.choice(samples, batch, replace=False, shuffle=False)
+    return np.arange(samples) if batch >= samples else rng.choice(samples, batch, replace=False, shuffle=False)

@@ -2,10 +2,10 @@
 
 ``import net`` in ``task.py`` finds ``net.py`` or ``net/`` in the same folder; so do ``from .net import make`` and an
 import inside a method that is called later. The folder is never on ``sys.path`` and the modules have names of their
-own, so nobody else sees them: two tasks may have siblings of the same name, and a sibling called ``queue.py`` does not
-stand in for the standard library's anywhere but in the task's own files. The product's packages always win.
+own, so nobody else sees them: two tasks may have siblings of the same name, and a sibling called ``queue.py`` replaces
+the standard library's only in the task's files. The product's packages always win.
 
-How: every module of the task has builtins of its own with another ``__import__``, which Python asks for each import
+How: every module of the task has separate builtins with another ``__import__``, which Python asks for each import
 statement of that module's code, whenever it runs.
 """
 
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.util import module_from_spec
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -49,8 +50,7 @@ def run(file: Path, digests: dict[str, str]) -> ModuleType:
     loader = _Loader(name, str(file), siblings)
     spec = ModuleSpec(name, loader, origin=str(file))
     spec.has_location = True
-    module = ModuleType(name)
-    module.__file__, module.__loader__, module.__package__, module.__spec__ = str(file), loader, package, spec
+    module = module_from_spec(spec)
     sys.modules[name] = module  # where dataclasses in it look themselves up
     setattr(parent, file.stem, module)
     loader.exec_module(module)

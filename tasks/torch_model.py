@@ -1,4 +1,4 @@
-"""Runs a torch module as a problem on flat NumPy vectors: what MNIST and a user's own tasks stand on.
+"""Runs a torch module as a problem on flat NumPy vectors: the base of MNIST and of custom tasks.
 
 The parameters are views of one flat vector, and so are their gradients: a model comes in by one copy and its gradient
 goes out by one. On the CPU, with one thread, so that every process computes the same bits. Importing it imports torch.
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from strategies.method import Evaluation, Vector
 from strategies.randomness import Role, stream
 from tasks.contract import Setting, TaskError
-from tasks.measures import is_one_hot, share_right
+from tasks.measures import highest_score, is_one_hot, share_right
 from tasks.modules import completed, trained, untrained
 from tasks.partition import Indices, Partitioned, draw, split
 from tasks.threads import one_thread
@@ -29,11 +29,6 @@ a small CNN on MNIST no longer fit into the cache, and a full gradient takes twi
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(output of the model, targets) -> the MEAN loss of these samples, a scalar."""
-
-
-def correct_class(output: Tensor, target: Tensor) -> Tensor:
-    """Say of each sample whether its target class has the highest score."""
-    return output.argmax(dim=1) == target
 
 
 def unchanged(inputs: Tensor) -> Tensor:
@@ -63,7 +58,7 @@ class TorchTask:
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     loss: Loss = nn.functional.cross_entropy
-    correct: Callable[[Tensor, Tensor], Tensor | None] | None = correct_class
+    correct: Callable[[Tensor, Tensor], Tensor | None] | None = highest_score
     flip: Callable[[Tensor], Tensor]
     prepare: Callable[[Tensor], Tensor] = unchanged
     l2: float = 0.0
@@ -106,28 +101,21 @@ class FlatModule:
 
     def __init__(self, module: nn.Module, dtype: str) -> None:
         for name, layer in module.named_modules():
+            which = f'the model\'s layer "{name}" ({type(layer).__name__})'
             if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats:
-                raise TaskError(
-                    f'the model\'s layer "{name}" ({type(layer).__name__}) keeps running statistics, which no gradient '
-                    "carries to the server; use GroupNorm, LayerNorm or track_running_stats=False"
-                )
+                fix = "use GroupNorm, LayerNorm or track_running_stats=False"
+                raise TaskError(f"{which} keeps running statistics, which no gradient carries to the server; {fix}")
             if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
-                raise TaskError(
-                    f'the model\'s layer "{name}" ({type(layer).__name__}) draws at random, so no run could be '
-                    "repeated; leave it out"
-                )
+                raise TaskError(f"{which} draws at random, so no run could be repeated; leave it out")
         trained(module)  # before they are converted, which would drop the imaginary part of a number
         self.module = module.to(getattr(torch, dtype))
         self.trained = trained(module)
         parameters = list(self.trained.values())
         flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
         gradient = torch.zeros_like(flat)
-        at = 0
-        for parameter in parameters:
-            end = at + parameter.numel()
-            parameter.data = flat[at:end].view_as(parameter)
-            parameter.grad = gradient[at:end].view_as(parameter)
-            at = end
+        sizes = [parameter.numel() for parameter in parameters]
+        for parameter, x, slope in zip(parameters, torch.split(flat, sizes), torch.split(gradient, sizes), strict=True):
+            parameter.data, parameter.grad = x.view_as(parameter), slope.view_as(parameter)
         # These share memory with the parameters. Writing through NumPy is safe: no graph outlives a call of a method.
         self._x: Vector = flat.numpy()
         self._gradient: Vector = gradient.numpy()
@@ -171,11 +159,6 @@ class TorchProblem(Partitioned["TorchOracle"]):
         parts: the rows of each worker.
         honest: |G|; workers from that number on are no part of the objective.
     """
-
-    smoothness: float | None = None
-    """L is not known."""
-    optimum: float | None = None
-    """f* is not known."""
 
     def __init__(self, task: TorchTask, model: FlatModule, parts: Sequence[Indices], honest: int) -> None:
         super().__init__(parts, honest)
@@ -223,23 +206,17 @@ class TorchProblem(Partitioned["TorchOracle"]):
         for part in parts:
             outputs = self.model.outputs(x, self.blocks(self.task.train, part))
             total += sum(float(self.task.loss(out, y)) * len(y) for out, y in outputs) / (len(part) * len(parts))
-        accuracy = self._accuracy(x)
         with np.errstate(over="ignore", invalid="ignore"):  # an attack may have destroyed the model
             total += self.task.l2 / 2 * float(np.sum(np.square(x), dtype=np.float64))
-        return Evaluation(loss=total, accuracy=accuracy)
+        return Evaluation(loss=total, accuracy=self._accuracy(x))
 
     def _accuracy(self, x: Vector) -> float | None:
         """Return the share of the test samples that are predicted rightly; None where the task has no such measure."""
-        if self.task.correct is None:
-            return None
-        hits, samples = 0.0, 0
-        everything = np.arange(len(self.task.test[1]))
-        for out, y in self.model.outputs(x, self.blocks(self.task.test, everything)):
-            right = self.task.correct(out, y)
-            if right is None:
+        correct, hits, samples = self.task.correct, 0.0, len(self.task.test[1])
+        for out, y in self.model.outputs(x, self.blocks(self.task.test, np.arange(samples))):
+            if correct is None or (right := correct(out, y)) is None:
                 return None
-            share, count = share_right(right, y)
-            hits, samples = hits + share, samples + count
+            hits += share_right(right, y)
         return hits / samples
 
     def blocks(self, data: tuple[Tensor, Tensor], rows: Indices) -> Iterator[tuple[Tensor, Tensor]]:

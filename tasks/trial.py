@@ -1,16 +1,19 @@
-"""Calls the user's code of a task on trial, and turns whatever it raises into one line."""
+"""Calls the user's code of a task on trial, and turns everything that it raises into one line."""
 
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foundation.text import kind_and_line
 from tasks.contract import Problem, Setting, TaskError, TaskSpec
+
+SEEDED = "every process must get the same: draw and shuffle with fixed seeds, such as np.random.default_rng(0)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,7 @@ class Demands:
 
 
 class Trial:
-    """Calls the user's code, and turns whatever it raises into one line.
+    """Calls the user's code, and turns everything that it raises into one line.
 
     Args:
         spec: of the task.
@@ -55,7 +58,7 @@ class Trial:
 
     @contextmanager
     def reporting(self, what: str) -> Iterator[None]:
-        """Within: whatever is raised becomes a TaskError of one line.
+        """Within: everything that is raised becomes a TaskError of one line.
 
         Args:
             what: what is being done.
@@ -63,8 +66,7 @@ class Trial:
         try:
             yield
         except (Exception, SystemExit) as error:
-            fault = getattr(self._spec, "fault", None)
-            if fault is not None:
+            if (fault := getattr(self._spec, "fault", None)) is not None:
                 raise fault(error, self._setting, what) from error
             if isinstance(error, TaskError):
                 raise
@@ -80,19 +82,22 @@ class Trial:
             raise TaskError(message)
 
 
+def spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return at most that many, the first and the last among them, the others evenly between."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), count)).astype(np.int64)]
+
+
 @contextmanager
 def generators_restored() -> Iterator[None]:
     """Within: the global generators of Python, NumPy and torch may change; their states are restored."""
     python, numpy = random.getstate(), np.random.get_state()  # users' code may draw from it
     torch: Any = sys.modules.get("torch")
-    state = None if torch is None else torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # as above
-        if torch is not None:
-            torch.set_rng_state(state)
+    with nullcontext() if torch is None else torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # as above
 
 
 def _disturb_generators() -> None:
@@ -100,6 +105,5 @@ def _disturb_generators() -> None:
     seed = int(np.random.default_rng().integers(2**32))
     random.seed(seed)
     np.random.seed(seed)  # what users' code may draw from
-    torch: Any = sys.modules.get("torch")
-    if torch is not None:
-        torch.manual_seed(seed)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)

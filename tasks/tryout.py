@@ -10,14 +10,15 @@ Built-in tasks have unit tests for all of this and are not tested again.
 import math
 import sys
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
 
-from strategies.method import Evaluation, Oracle, Vector
+from strategies.method import Oracle, Vector
 from tasks.contract import Problem, Setting, TaskSpec
 from tasks.own_problem import OwnProblem
-from tasks.trial import Demands, Trial, generators_restored
+from tasks.trial import SEEDED, Demands, Trial, generators_restored, spread
 
 MOST_WORKERS = 64
 """Test at most this many workers: the first, the last, and others evenly between."""
@@ -41,7 +42,7 @@ def try_out(spec: TaskSpec, setting: Setting, demands: Demands, problem: Problem
         spec: of the task.
         setting: of the load.
         demands: what will be needed of it.
-        problem: the loaded task that is to be used; only its data are looked at.
+        problem: the loaded task that the run uses; only its data are looked at.
 
     Raises:
         TaskError: the task cannot be used; one line that says why, and what to change.
@@ -49,26 +50,20 @@ def try_out(spec: TaskSpec, setting: Setting, demands: Demands, problem: Problem
     trial = Trial(spec, setting)
     with generators_restored():
         again = trial.load()
-        one, other, on_torch = _inner(problem), _inner(again), False
+        on_torch = False
         if "torch" in sys.modules:
             from tasks import torch_tryout
 
-            on_torch = torch_tryout.is_torch(one) and torch_tryout.is_torch(other)
-            if on_torch:
-                with trial.reporting("train_data()"):
-                    torch_tryout.compare_data(one.task, other.task)
-                torch_tryout.try_module(trial, other, demands)
+            on_torch = torch_tryout.try_torch(trial, _inner(problem), _inner(again), demands)
         _try_form(trial, again)
         if not on_torch:
             _compare_loads(trial, again, demands)
-        x0 = again.initial()
-        for worker in _some(demands.workers):
-            for batch in dict.fromkeys(demands.batches):
-                _try_gradient(trial, again, worker, batch, fresh=not on_torch)
+        for worker, batch in product(_some(demands.workers), dict.fromkeys(demands.batches)):
+            _try_gradient(trial, again, worker, batch, fresh=not on_torch)
         for worker in _some(demands.flipped):
             _try_flipped(trial, again, worker, demands.batches[0])
         if demands.evaluates:
-            _try_evaluate(trial, again, x0)
+            _try_evaluate(trial, again)
             if not on_torch:
                 _hold_against_objective(trial, again, setting)
 
@@ -79,10 +74,9 @@ def _inner(problem: Any) -> Any:
 
 
 def _some(workers: Sequence[int]) -> list[int]:
-    """Return at most MOST_WORKERS of them, the first and the last among them."""
-    if len(workers) <= MOST_WORKERS:
-        return list(workers)
-    return [workers[i] for i in np.linspace(0, len(workers) - 1, MOST_WORKERS).astype(int)]
+    """Return at most MOST_WORKERS of them."""
+    chosen: list[int] = spread(np.asarray(workers, dtype=int), MOST_WORKERS).tolist()
+    return chosen
 
 
 def _try_form(trial: Trial, problem: Problem) -> None:
@@ -91,17 +85,27 @@ def _try_form(trial: Trial, problem: Problem) -> None:
     with trial.reporting("initial()"):
         x = problem.initial()
     _check_vector(trial, "initial()", x, problem)
-    if not np.isfinite(x).all():
-        trial.refuse(f"initial() has {x[~np.isfinite(x)][0]} in it; must be finite numbers")
+    _check_finite(trial, "initial()", x)
 
 
 def _check_vector(trial: Trial, name: str, vector: Any, problem: Problem) -> None:
     if not isinstance(vector, np.ndarray):
         trial.refuse(f"{name} is {type(vector).__name__}; must be a NumPy array")
     if vector.shape != (problem.dim,) or vector.dtype != problem.dtype:
-        trial.refuse(
-            f"{name} has shape {vector.shape} and dtype {vector.dtype}; must have ({problem.dim},) and {problem.dtype}"
-        )
+        form = f"shape {vector.shape} and dtype {vector.dtype}"
+        trial.refuse(f"{name} has {form}; must have ({problem.dim},) and {problem.dtype}")
+
+
+def _check_finite(trial: Trial, what: str, vector: Vector) -> None:
+    if not np.isfinite(vector).all():
+        trial.refuse(f"{what}: {vector[~np.isfinite(vector)][0]} at x0; x0, loss and gradient must be finite")
+
+
+def _received(x: Vector) -> Vector:
+    """Return a copy that is read-only, as one that came over the wire."""
+    x = x.copy()
+    x.setflags(write=False)
+    return x
 
 
 def _oracle(trial: Trial, problem: Problem, worker: int, flipped: bool = False) -> Oracle:
@@ -110,12 +114,10 @@ def _oracle(trial: Trial, problem: Problem, worker: int, flipped: bool = False) 
 
 
 def _gradients(
-    trial: Trial, problem: Problem, oracle: Oracle, points: Sequence[Vector], batch: int, what: str
+    trial: Trial, problem: Problem, oracle: Oracle, points: list[Vector], batch: int, what: str
 ) -> list[Vector]:
     """Return gradients, of the right form, at points that the task must leave alone."""
-    given = [x.copy() for x in points]
-    for x in given:
-        x.setflags(write=False)  # as they come off the wire
+    given = [_received(x) for x in points]
     with trial.reporting(what), np.errstate(all="ignore"):
         if batch:
             found = list(oracle.minibatch_gradients(given, batch, np.random.default_rng(0)))
@@ -141,58 +143,46 @@ def _try_gradient(trial: Trial, problem: Problem, worker: int, batch: int, *, fr
     what = f"a gradient of worker {worker} on " + (f"a minibatch of {batch}" if batch else "all its samples")
     oracle = _oracle(trial, problem, worker)
     first, second = _gradients(trial, problem, oracle, [x, x], batch, what)
-    if not np.isfinite(first).all():
-        trial.refuse(f"{what}: {first[~np.isfinite(first)][0]} at x0; loss and gradient must be finite at the start")
+    _check_finite(trial, what, first)
     if not np.array_equal(first, second):
-        trial.refuse(
-            f"{what}: two gradients at one point on one minibatch differ; nothing may be drawn at random, or kept, "
-            "between them (the methods send differences of gradients)"
-        )
+        reason = "the methods send differences of gradients, so nothing may be drawn at random, or kept, between them"
+        trial.refuse(f"{what}: two gradients at one point on one minibatch differ; {reason}")
     if not fresh:
         return
     kept = first.copy()
     (elsewhere,) = _gradients(trial, problem, oracle, [x + 1], batch, what)
     if not np.array_equal(first, kept) or np.shares_memory(first, elsewhere):
         trial.refuse(f"{what}: a later gradient changes an earlier one; return a fresh array each time")
-    elsewhere = first if first.flags.writeable else first.copy()
-    elsewhere[...] = 0
+    if first.flags.writeable:
+        first[...] = 0
     (again,) = _gradients(trial, problem, oracle, [x], batch, what)
     if not np.array_equal(again, kept):
-        trial.refuse(
-            f"{what}: another one at the same point when asked again with the same generator; draw from the given rng "
-            "alone, and return fresh arrays"
-        )
+        fix = "draw from the given rng alone, and return fresh arrays"
+        trial.refuse(f"{what}: another one at the same point when asked again with the same generator; {fix}")
 
 
 def _try_flipped(trial: Trial, problem: Problem, worker: int, batch: int) -> None:
     what = f"a gradient of worker {worker} on flipped labels, which the attack needs"
-    x = problem.initial()
-    gradient, *_ = _gradients(trial, problem, _oracle(trial, problem, worker, True), [x], batch, what)
-    if not np.isfinite(gradient).all():
-        trial.refuse(f"{what}: {gradient[~np.isfinite(gradient)][0]} at x0; must be finite")
+    oracle = _oracle(trial, problem, worker, True)
+    _check_finite(trial, what, _gradients(trial, problem, oracle, [problem.initial()], batch, what)[0])
 
 
-def _try_evaluate(trial: Trial, problem: Problem, x0: Vector) -> None:
+def _try_evaluate(trial: Trial, problem: Problem) -> None:
     """Measure x0, the objective and the accuracy: as much of them as is cheap."""
-    inner = _inner(problem)
+    inner, x0 = _inner(problem), problem.initial()
     if "torch" in sys.modules:
         from tasks import torch_tryout
 
         inner = torch_tryout.shortened(inner)
-    x = x0.copy()
-    x.setflags(write=False)
+    x = _received(x0)
     with trial.reporting("evaluate(x0)"):
         measured = inner.evaluate(x)
     if not np.array_equal(x, x0):
         trial.refuse("evaluate(x) changed the model x that it was given; compute with x.copy()")
-    if not all(hasattr(measured, name) for name in ("loss", "accuracy", "gap")):
-        trial.refuse(f"evaluate() gave {type(measured).__name__}; must be strategies.method.Evaluation")
-    _check_evaluation(trial, measured)
-
-
-def _check_evaluation(trial: Trial, measured: Evaluation) -> None:
     values: dict[str, float | None] = {}
     for name in ("loss", "accuracy", "gap"):
+        if not hasattr(measured, name):
+            trial.refuse(f"evaluate() gave {type(measured).__name__}; must be strategies.method.Evaluation")
         value = getattr(measured, name)
         try:
             values[name] = None if value is None and name != "loss" else float(value)
@@ -203,39 +193,32 @@ def _check_evaluation(trial: Trial, measured: Evaluation) -> None:
     if loss is None or not math.isfinite(loss):
         trial.refuse(f"evaluate(x0) gave loss = {loss}; must be finite at the start: the mean loss over the samples")
     if accuracy is not None and not math.isnan(accuracy) and not 0 <= accuracy <= 1:
-        trial.refuse(
-            f"evaluate(x0) gave accuracy = {accuracy:g}; must be a share from 0 to 1, or None where there is none"
-        )
+        trial.refuse(f"evaluate(x0) gave accuracy = {accuracy:g}; must be a share from 0 to 1, or None")
 
 
 def _compare_loads(trial: Trial, first: Problem, demands: Demands) -> None:
     """Load a problem of the user's own a second time: both must compute the same."""
     second = trial.load()
     if first.dim != second.dim or first.samples != second.samples:
-        trial.refuse(
-            f"load() gave d = {first.dim} and {first.samples} samples, and at its second call {second.dim} and "
-            f"{second.samples}; every process must get the same"
-        )
+        sizes = f"d = {first.dim} and {first.samples} samples, and at its second call {second.dim} and {second.samples}"
+        trial.refuse(f"load() gave {sizes}; every process must get the same")
     with trial.reporting("initial()"):
         x = first.initial()
-    batch = demands.batches[0]
     for worker in _some(demands.workers):
         what = f"a gradient of worker {worker}"
         (one,), (other,) = (
-            _gradients(trial, each, _oracle(trial, each, worker), [x], batch, what) for each in (first, second)
+            _gradients(trial, each, _oracle(trial, each, worker), [x], demands.batches[0], what)
+            for each in (first, second)
         )
         if not np.array_equal(one, other, equal_nan=True):
-            trial.refuse(
-                f"load() gave other data at its second call: gradients of worker {worker} differ; every process must "
-                "get the same, so draw with generators of a fixed seed, such as np.random.default_rng(0)"
-            )
+            trial.refuse(f"load() gave other data at its second call: gradients of worker {worker} differ; {SEEDED}")
 
 
 def _hold_against_objective(trial: Trial, problem: Problem, setting: Setting) -> None:
     """Hold the slope of evaluate's loss against the mean of the honest workers' gradients.
 
     Only what is clearly wrong is refused: against the gradient the loss does not fall, or ``_FAR`` times as fast or
-    slowly. Kinks and rounding are told from that by two step widths, which must agree.
+    slowly. Two step widths must agree, which excludes kinks and rounding.
     """
     if setting.honest * problem.samples > MOST_MEASURED or setting.honest > MOST_WORKERS:
         return
@@ -244,19 +227,15 @@ def _hold_against_objective(trial: Trial, problem: Problem, setting: Setting) ->
     away = rng.standard_normal(len(x0)) / math.sqrt(len(x0))
     for reach in (0.1, 100.0):
         x = x0 + reach * away
-        at = [x.astype(problem.dtype)]
-        gradients = [
-            _gradients(
-                trial, problem, _oracle(trial, problem, i), at, 0, f"a gradient of worker {i} on all its samples"
-            )
-            for i in range(setting.honest)
-        ]
+        at, gradients = [x.astype(problem.dtype)], []
+        for worker in range(setting.honest):
+            what = f"a gradient of worker {worker} on all its samples"
+            gradients += _gradients(trial, problem, _oracle(trial, problem, worker), at, 0, what)
         with np.errstate(all="ignore"):
-            gradient: Vector = np.mean([each[0] for each in gradients], axis=0, dtype=np.float64)
+            gradient: Vector = np.mean(gradients, axis=0, dtype=np.float64)
             length = float(np.linalg.norm(gradient))
-            if not (math.isfinite(length) and length > 0):
-                continue
-            _hold_slope(trial, problem, x, gradient / length, length)
+            if math.isfinite(length) and length > 0:
+                _hold_slope(trial, problem, x, gradient / length, length)
 
 
 def _hold_slope(trial: Trial, problem: Problem, x: Vector, way: Vector, expected: float) -> None:
@@ -270,12 +249,8 @@ def _hold_slope(trial: Trial, problem: Problem, x: Vector, way: Vector, expected
     wide = (loss(width) - loss(-width)) / (2 * width)
     narrow = (loss(width / 2) - loss(-width / 2)) / width
     scale = max(abs(narrow), abs(expected))
-    noise = abs(wide - narrow)
-    tiny = 1e-6 * max(1.0, expected)
-    if not (math.isfinite(narrow) and noise < 0.05 * scale and scale > tiny):
-        return
-    if not expected / _FAR < narrow < expected * _FAR:
-        trial.refuse(
-            f"the loss of evaluate(x) rises by {narrow:.3g} where the honest workers' gradients say {expected:.3g}: "
-            "they must be of one objective, regulariser included (a mean over samples, and over honest workers)"
-        )
+    clear = math.isfinite(narrow) and abs(wide - narrow) < 0.05 * scale and scale > 1e-6 * max(1.0, expected)
+    if clear and not expected / _FAR < narrow < expected * _FAR:
+        slopes = f"rises by {narrow:.3g} where the honest workers' gradients say {expected:.3g}"
+        fix = "they must be of one objective, regulariser included (a mean over samples, and over honest workers)"
+        trial.refuse(f"the loss of evaluate(x) {slopes}: {fix}")

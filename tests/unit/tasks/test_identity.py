@@ -97,7 +97,7 @@ def test_each_field_has_its_words_and_an_unknown_one_is_not_compared() -> None:
         theirs = replace(mine, frozen="p q r")
         assert replace(theirs, **{change: value}).differences(theirs) == [said]
         assert replace(theirs, **{change: ""}).differences(theirs) == []
-    assert replace(mine, files="task.py:1").differences(mine) == ["task file net.py is used at the server alone"]
+    assert replace(mine, files="task.py:1").differences(mine) == ["task file net.py is used only at the server"]
     assert replace(mine, start="a b c").differences(replace(mine, start="d e f")) == []
     assert replace(mine, start="a b c").roundings(replace(mine, start="d e f")) == ["the initial model"]
 

@@ -419,7 +419,7 @@ def test_a_failed_download_is_one_clear_line(tmp_path: Path, monkeypatch: pytest
         MnistTask().load(Setting(clients=2, data_dir=tmp_path))
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
-    with pytest.raises(TaskError, match=r"torchvision is not there.*make setup"):
+    with pytest.raises(TaskError, match=r"torchvision is missing.*make setup"):
         MnistTask().load(Setting(clients=2, data_dir=tmp_path))
     with pytest.raises(TaskError, match="cannot be written to"):
         MnistTask().load(Setting(clients=2, data_dir=tmp_path / "absent"))

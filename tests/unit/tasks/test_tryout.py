@@ -399,7 +399,11 @@ def test_numbers_of_other_types_are_converted_when_a_task_is_loaded(tmp_path: Pa
         ("loss=self.loss(x)", "loss=50 * self.loss(x)", "they must be of one objective"),
         ("L2 = 0.0", "L2 = 9.0", "they must be of one objective, regulariser included"),
         ("def initial(self): return np.zeros(6)", "def initial(self): return [0.0] * 6", "initial() is list"),
-        ("def initial(self): return np.zeros(6)", "def initial(self): return np.full(6, np.nan)", "initial() has nan"),
+        (
+            "def initial(self): return np.zeros(6)",
+            "def initial(self): return np.full(6, np.nan)",
+            "initial(): nan at x0",
+        ),
         ("np.prod((3, 2))", "0", "dim = 0: must be a whole number from 1 up"),
         ("np.prod((3, 2))", "'six'", "dim = 'six'"),
         ('dtype = "float64"', 'dtype = "float16"', "dtype = float16: must be float32 or float64"),
