@@ -142,11 +142,8 @@ class RobustFedAvg(AppStrategy):
         super().summary()
         share = sum(byzantine_majority(self.clients, self.byzantine, self.method.cohort))
         if share > 0:
-            log.info(
-                "%.0f %% of the cohorts have no honest majority: what they do is clipped, and the fewer there are the "
-                "better the model (fraction_train)",
-                100 * share,
-            )
+            risk = "%.0f %% of the cohorts have no honest majority, so their updates are clipped"
+            log.info(f"{risk}; a larger fraction_train makes them fewer and the model better", 100 * share)
 
     def make_codec(self, layout: ArrayLayout) -> AppCodec:
         """Return how this model travels.
@@ -169,15 +166,12 @@ def _check_rule(rule: Rule, cohort: int, n: int, f: int, *, clips: bool) -> None
     for size in (n,) if clips else (n, cohort):
         share, tolerated = expected_byzantine(size, n, f), rule.tolerates(size)
         if rule.defends and tolerated < share:
-            raise ConfigError(
-                f"aggregator = {rule.kind}: of {size} replies {share} may be Byzantine, and it tolerates "
-                f"{max(0, tolerated)}; choose another rule{'' if size == n else ', a larger fraction_train, or clip'}"
-            )
+            others = "" if size == n else ", a larger fraction_train, or clip"
+            limit = f"{share} may be Byzantine, and it tolerates {max(0, tolerated)}"
+            raise ConfigError(f"aggregator = {rule.kind}: of {size} replies {limit}; choose another rule{others}")
     share = expected_byzantine(cohort, n, f)
     for size in (cohort, cohort - share):
         if size > 0 and rule.tolerates(size) < 0:
             silent = f", {share} of them silent" if size < cohort else ""
-            raise ConfigError(
-                f"aggregator = {rule.kind}: {cohort} clients in a round{silent} are too few for it; choose another "
-                "rule or a larger fraction_train"
-            )
+            few, fix = "are too few for it", "choose another rule or a larger fraction_train"
+            raise ConfigError(f"aggregator = {rule.kind}: {cohort} clients in a round{silent} {few}; {fix}")

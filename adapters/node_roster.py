@@ -70,8 +70,5 @@ class NodeRoster(Roster):
             log.info("node %d is worker %d", node, seat)
         elif node not in self._left_out:
             self._left_out.add(node)
-            log.warning(
-                "node %d is left out: all %d seats are held by nodes that are online; `clients` is too small",
-                node,
-                self._clients,
-            )
+            why = "all %d seats are held by nodes that are online; `clients` is too small"
+            log.warning(f"node %d is left out: {why}", node, self._clients)

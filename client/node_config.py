@@ -59,13 +59,11 @@ class NodeConfig:
         seats = f"0 .. {clients - 1}"
         index, partitions = self.partition, clients if self.partitions is None else self.partitions
         if index is None:
-            raise ConfigError(
-                f'node config: {_PARTITION} is missing; give --node-config "{_PARTITION}=I", I from {seats}'
-            )
+            option = f'--node-config "{_PARTITION}=I"'
+            raise ConfigError(f"node config: {_PARTITION} is missing; give {option}, I from {seats}")
         if not isinstance(index, int) or not 0 <= index < clients:
-            raise ConfigError(
-                f"node config: {_PARTITION} = {index!r}: must be {seats}, as federation.clients = {clients}"
-            )
+            must = f"must be {seats}, as federation.clients = {clients}"
+            raise ConfigError(f"node config: {_PARTITION} = {index!r}: {must}")
         if partitions != clients:
             raise ConfigError(f"node config: {_PARTITIONS} = {partitions!r}: must be federation.clients = {clients}")
         return index

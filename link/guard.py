@@ -32,7 +32,7 @@ from link.seats import NoSeat
 HELLO_S = 10.0
 """Seconds that an unauthenticated peer has for its handshakes (TLS, HTTP/2), for its hello, and without any stream."""
 UNAUTHENTICATED_S = 15.0
-"""Disconnect a peer that is still unauthenticated after so many seconds."""
+"""Disconnect a peer that is still unauthenticated after this many seconds."""
 HELLO_BYTES = 4096
 """The longest hello. gRPC takes a first message of up to ``wire.MAX_FRAME_BYTES`` into memory; a longer one is not
 parsed."""
@@ -61,7 +61,7 @@ _FORGET_S = 3600.0
 _MAX_BACKOFFS = 1024
 """The most clients in backoff that are remembered; the number of seats limits them where names are certified."""
 LINES, _LINES_S = 20, 60.0
-"""At most LINES warnings about unauthenticated peers in a window of so many seconds; the others are counted."""
+"""At most LINES warnings about unauthenticated peers in a window of _LINES_S seconds; the others are counted."""
 
 _MANY = 500
 """Give memory back after this many unauthenticated peers have left: interrupted handshakes leave it fragmented."""
@@ -220,8 +220,7 @@ class ConnectionGuard:
 
     def reject(self, peer: str) -> None:
         """Disconnect a peer at the next scan, unless it is a client's by then."""
-        address = _address(peer)
-        if address is not None:
+        if (address := _address(peer)) is not None:
             self._rejected.add(address)
 
     def scan(self) -> None:
@@ -348,5 +347,4 @@ def _address(peer: str) -> Address | None:
 def _plain(host: str) -> str:
     """Return an IP address as this module compares it: without scope, and not as IPv4 within IPv6."""
     ip = ipaddress.ip_address(host.partition("%")[0])
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return str(mapped or ip)
+    return str(getattr(ip, "ipv4_mapped", None) or ip)

@@ -5,7 +5,7 @@ The data of arrays, and long byte strings, never pass through protobuf: ``pack``
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
@@ -17,6 +17,9 @@ INLINE_BYTES = 64 << 10
 
 _LISTS = frozenset({"integers", "reals", "flags", "texts", "blobs"})
 """The kinds of ``Item.value`` that are lists."""
+_BLOBS: tuple[str, Any] = "blobs", pb.Blobs
+_FORMS: dict[type, tuple[str, Any]] = {bool: ("flags", pb.Flags), float: ("reals", pb.Reals), str: ("texts", pb.Texts)}
+"""The kind and the message of a list by the type of its elements; integers have their own rules, bytes are blobs."""
 
 Value = int | float | str | bytes | bool | list[int] | list[float] | list[str] | list[bytes] | list[bool]
 
@@ -71,10 +74,7 @@ def _list_item(key: str, values: Sequence[int | float | str | bytes | bool]) -> 
     """Return the item of a list, whose elements Flower has checked to be of the type of the first."""
     if not values:
         return pb.Item(key=key, empty=pb.Empty())
-    first = values[0]
-    if isinstance(first, bool):
-        return pb.Item(key=key, flags=pb.Flags(values=cast(list[bool], values)))
-    if isinstance(first, int):
+    if isinstance(values[0], int) and not isinstance(values[0], bool):
         ints = cast(list[int], values)
         wrapped = [i for i, v in enumerate(ints) if v >= 1 << 63]
         if wrapped:
@@ -82,11 +82,10 @@ def _list_item(key: str, values: Sequence[int | float | str | bytes | bool]) -> 
                 raise ValueError(f"Value out of range: {max(ints)}")
             ints = [v - (1 << 64) if v >= 1 << 63 else v for v in ints]
         return pb.Item(key=key, integers=pb.Integers(values=ints, wrapped=wrapped))
-    if isinstance(first, float):
-        return pb.Item(key=key, reals=pb.Reals(values=cast(list[float], values)))
-    if isinstance(first, str):
-        return pb.Item(key=key, texts=pb.Texts(values=cast(list[str], values)))
-    return pb.Item(key=key, blobs=pb.Blobs(values=cast(list[bytes], values)))
+    forms = (form for type_, form in _FORMS.items() if isinstance(values[0], type_))
+    kind, message = next(forms, _BLOBS)
+    value: dict[str, Any] = {kind: message(values=values)}
+    return pb.Item(key=key, **value)
 
 
 def elements_of(content: RecordDict) -> int:
@@ -131,14 +130,8 @@ class Body:
 
 def described_bytes(content: pb.Content) -> int:
     """Return the length of the body that the records ask for."""
-    total = 0
-    for record in content.records:
-        kind = record.WhichOneof("kind")
-        if kind == "arrays":
-            total += sum(array.data_bytes for array in record.arrays.items)
-        elif kind == "config":
-            total += sum(item.body_bytes for item in record.config.items)
-    return total
+    arrays = sum(array.data_bytes for record in content.records for array in record.arrays.items)
+    return arrays + sum(item.body_bytes for record in content.records for item in record.config.items)
 
 
 def described_elements(content: pb.Content) -> int:
@@ -146,11 +139,10 @@ def described_elements(content: pb.Content) -> int:
     total = 0
     for record in content.records:
         total += sum(len(array.shape) for array in record.arrays.items)
-        for items in (record.config.items, record.metrics.items):
-            for item in items:
-                kind = item.WhichOneof("value")
-                if kind in _LISTS:
-                    total += len(getattr(item, kind).values)
+        for item in (*record.config.items, *record.metrics.items):
+            kind = item.WhichOneof("value")
+            if kind in _LISTS:
+                total += len(getattr(item, kind).values)
     return total
 
 

@@ -8,6 +8,9 @@ from flwr.serverapp import Grid
 from link.seats import Seat
 from strategies.roster import Roster
 
+Judge = Callable[[str, str], str | None] | None
+"""Called with a client's name and what it has loaded; returns why it cannot take part, or None."""
+
 
 class Transport(Grid, Roster):
     """A Flower Grid that knows who its clients are. What a transport does not offer keeps its default here."""

@@ -109,8 +109,7 @@ class Identity:
         flaws = [flaw_of_authority(authority) for authority in authorities]
         if all(flaws):  # while one authority follows another the older one may have expired
             raise ConfigError(f"{self._path(AUTHORITY_FILE)}: {flaws[0]}")
-        flaw = flaw_of(leaf, authorities, role)
-        if flaw is not None:
+        if (flaw := flaw_of(leaf, authorities, role)) is not None:
             raise ConfigError(f"{where}: {flaw}")
         if role is CertificateRole.CLIENT:
             _ = self.name

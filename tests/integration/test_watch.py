@@ -286,7 +286,7 @@ def test_an_address_that_is_no_server_is_told_in_one_line(federation: Federation
     assert "the server's certificate was issued by" in told(Refused, secured, OTHER.issue_watcher("ops"))
     with socket.create_server(("127.0.0.1", 0)) as web:
         threading.Thread(target=_speak_http, args=(web,), daemon=True).start()
-        assert "whoever listens there is no Breakwater server" in told(Refused, f"127.0.0.1:{web.getsockname()[1]}")
+        assert "the process that listens there is no Breakwater server" in told(Refused, f"127.0.0.1:{web.getsockname()[1]}")
     other = grpc.server(ThreadPoolExecutor(1))
     port = other.add_insecure_port("127.0.0.1:0")
     other.start()

@@ -25,7 +25,6 @@ from link.wire import (
     Reader,
     control_frame,
     error_frame,
-    instruction_head,
     reply_head,
 )
 from strategies.compressors import RandK
@@ -145,7 +144,7 @@ def test_a_long_body_comes_in_chunks(sizes: list[int], chunks: int) -> None:
 
 
 def test_an_instruction_carries_what_flower_says_of_it() -> None:
-    head = instruction_head(id_=7, message_type="train.x", group_id="12", ttl_s=2.5)
+    head = pb.Envelope(id=7, message_type="train.x", group_id="12", ttl_s=2.5).SerializeToString()
     parcel = read([Payload(RecordDict()).envelope(head)])
     assert parcel == Parcel(7, "train.x", "12", 2.5, RecordDict())
 
