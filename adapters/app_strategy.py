@@ -1,7 +1,7 @@
-"""RobustStrategy inside a Flower app of somebody else's: their arrays, their nodes, their log.
+"""RobustStrategy inside any Flower app: its arrays, its nodes, its log.
 
 ``RobustStrategy`` knows vectors, workers and a roster. A Flower app has an ``ArrayRecord`` of named arrays, nodes that
-come and go, and a Grid that must be polled. ``AppStrategy`` stands between them, for any method; the ClientApp answers
+come and go, and a Grid that must be polled. ``AppStrategy`` connects them, for any method; the ClientApp answers
 with ``adapters.answers.answer``. ``adapters.federated_averaging`` builds on it for ClientApps written for FedAvg.
 
 What an instruction holds beside that of ``link.codec``::
@@ -15,6 +15,7 @@ import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -64,6 +65,18 @@ class AppCodec:
     def from_arrays(self, arrays: ArrayRecord) -> Vector:
         """Return the app's model as a vector."""
         return self.layout.flat(arrays)
+
+
+class AppOptions(TypedDict, total=False):
+    """Arguments of ``AppStrategy`` that a subclass passes on."""
+
+    seed: int | None
+    deadline_s: float
+    join_timeout_s: float
+    min_available_nodes: int | None
+    stall_rounds: int
+    every: int
+    on_round: Callable[[RoundRecord], None] | None
 
 
 class AppStrategy(RobustStrategy):
@@ -117,9 +130,7 @@ class AppStrategy(RobustStrategy):
             raise ConfigError(f"stall_rounds = {stall_rounds}: must be at least 1")
         if not byzantine < least <= clients:
             bounds = f"must be byzantine + 1 = {byzantine + 1} .. clients = {clients}"
-            raise ConfigError(
-                f"min_available_nodes = {least}: {bounds}; fewer may all be attackers: no round would count"
-            )
+            raise ConfigError(f"min_available_nodes = {least}: {bounds}; fewer may all be Byzantine")
         self.seats = NodeRoster(clients)
         super().__init__(
             method,
@@ -170,8 +181,7 @@ class AppStrategy(RobustStrategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Close the round, where Flower's own loop drives it."""
         closed = super().aggregate_train(server_round, replies)
-        flaw = self.flaw_of_model(self.state.x)
-        if flaw:
+        if flaw := self.flaw_of_model(self.state.x):
             log.error("round %d: %s", server_round, flaw)
         return closed
 
@@ -202,7 +212,7 @@ class AppStrategy(RobustStrategy):
             timeout: seconds that a round waits for replies, where that is less than ``deadline_s``.
             train_config: reaches the ClientApp as ``configrecord_key``, with "server-round".
             evaluate_config: not used: what clients claim about a model is no evidence, so they are not asked.
-            evaluate_fn: measures the model, before round 1 (as round 0) and then as ``every`` says.
+            evaluate_fn: measures the model, before round 1 (as round 0) and then every ``every`` rounds.
 
         Raises:
             ConfigError: the model cannot be trained, or ``num_rounds`` is below 1.

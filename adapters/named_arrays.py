@@ -56,7 +56,7 @@ class ArrayLayout:
             else:
                 kept[name] = array
         places, at = {}, 0
-        for name in sorted(shapes):  # the order in a record is not part of what it says
+        for name in sorted(shapes):  # the order in a record has no meaning
             places[name] = slice(at, at := at + int(np.prod(shapes[name], dtype=np.int64)))
         if at == 0:
             raise ConfigError(f"the model has no floating point numbers, in {len(arrays)} arrays: nothing to train")

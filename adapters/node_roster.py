@@ -26,7 +26,7 @@ class NodeRoster(Roster):
     """
 
     POLL_S = 0.25
-    """Seconds between looks at a Grid that offers nothing to wait on."""
+    """Seconds between polls of a Grid, which cannot be waited on."""
 
     def __init__(self, clients: int, grid: Grid | None = None) -> None:
         self._clients = clients

@@ -1,4 +1,4 @@
-"""What ``RobustFedAvg`` tells ``robust_deltas_mod`` beside the model, in the record "ask" of an instruction.
+"""What ``RobustFedAvg`` sends to ``robust_deltas_mod`` beside the model, in the record "ask" of an instruction.
 
 Plain numbers and texts. The compressor is written as its kind and parameters; a mod knows those of this project by
 their kind and no others, so that an instruction cannot name code to run. Cheap to import: a SuperNode starts a process

@@ -24,7 +24,7 @@ log = logging.getLogger("breakwater.client")
 
 
 class AttackFailedError(Exception):
-    """An attacker could not carry out its attack; the message says why."""
+    """An attacker could not carry out its attack; the message has the reason."""
 
 
 def client_app(worker: Worker) -> ClientApp:

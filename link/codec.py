@@ -54,7 +54,7 @@ _SEED, _SCALE = struct.Struct("<Q"), struct.Struct("<d")
 
 def to_array(v: NDArray[Any]) -> Array:
     """Return a one-dimensional array as a Flower Array of raw little-endian bytes."""
-    return Array(v.dtype.name, v.shape, RAW, _raw(v))
+    return Array(v.dtype.name, v.shape, RAW, _view(v).tobytes())
 
 
 def from_array(array: Array) -> Vector:
@@ -63,8 +63,7 @@ def from_array(array: Array) -> Vector:
     Raises:
         WireError: another serialisation, another dtype, not one-dimensional, or sizes that do not agree.
     """
-    vector: Vector = _from_array(array, _DTYPES)
-    return vector
+    return _from_array(array, _DTYPES)
 
 
 def any_array(array: Array) -> NDArray[Any]:
@@ -194,8 +193,7 @@ def read_reply(message: Message, ask: Ask, form: Compressor, like: Vector) -> Pa
 
 
 def _read_packet(content: RecordDict, ask: Ask, form: Compressor, like: Vector) -> Packet | Rejected:
-    data = _packet_bytes(content)
-    if data is None:
+    if (data := _packet_bytes(content)) is None:
         return Rejected("undecodable: no packet in the reply")
     if len(data) < 2:
         return Rejected("undecodable: a packet without its label")
@@ -276,7 +274,7 @@ def _from_array(array: Array, dtypes: Mapping[str, np.dtype[Any]]) -> NDArray[An
 def _slug_first(reason: str | None) -> str:
     """Return the reason of an error reply as "slug: detail".
 
-    Reasons are counted by slug, so what a client's own error says must not be one: it could be another every time.
+    Reasons are counted by slug, so a client's own error must not become one: it could be different every time.
     """
     text = reason or "no reason given"
     return text if text.partition(":")[0] in _ERRORS else f"error: {text}"
@@ -294,7 +292,3 @@ def _view(v: NDArray[Any]) -> memoryview:
     """Return the bytes of an array, little-endian, without a copy where it lies in one piece."""
     little = v if sys.byteorder == "little" else v.astype(v.dtype.newbyteorder("<"))
     return np.ascontiguousarray(little).view(np.uint8).data
-
-
-def _raw(v: NDArray[Any]) -> bytes:
-    return _view(v).tobytes()

@@ -175,8 +175,7 @@ class StreamGrid(FramedGrid):
     def nodes(self) -> dict[int, int]:
         """Return the node ids of the clients that are connected and ready by worker index, ascending."""
         with self.changed:
-            streams = sorted(self._ready.values(), key=lambda stream: stream.seat.worker)
-        return {stream.seat.worker: stream.seat.node_id for stream in streams}
+            return dict(sorted((stream.seat.worker, node) for node, stream in self._ready.items()))
 
     def reports(self) -> dict[str, str]:
         """Return what clients report that they have loaded, by name, of those that are or were ready."""
@@ -223,8 +222,7 @@ class StreamGrid(FramedGrid):
             running = self._loop
             for call in calls:
                 node = call.message.metadata.dst_node_id
-                stream = self._ready.get(node)
-                if stream is None:
+                if (stream := self._ready.get(node)) is None:
                     call.fail(flwr_compat.NODE_UNAVAILABLE, f"not connected: node {node}")
                 else:
                     call.unsettled = stream.calls
@@ -256,8 +254,7 @@ class StreamGrid(FramedGrid):
 
     async def _session(self, _: object, context: Any) -> None:
         """Serve one stream from hello to end."""
-        stream = await self._greet(context)
-        if stream is None:
+        if (stream := await self._greet(context)) is None:
             return
         tasks = [asyncio.ensure_future(work) for work in (self._read(stream), self._write(stream), stream.cut.wait())]
         try:
@@ -386,9 +383,7 @@ class StreamGrid(FramedGrid):
         """Let a stream end with a refusal."""
         stream.goodbye = control_frame(pb.Refusal(reason=reason))
         stream.wake.set()
-        asyncio.get_running_loop().call_later(
-            _GOODBYE_S, self._hang_up, stream
-        )  # do not wait for one that does not read
+        asyncio.get_running_loop().call_later(_GOODBYE_S, self._hang_up, stream)  # also if the client does not read
 
     def _hang_up(self, stream: Stream) -> None:
         """End a stream that has not ended by itself, and its connection."""

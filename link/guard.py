@@ -1,10 +1,10 @@
 """Limits what an unauthenticated or misbehaving peer can cost the server: connections, time, log lines, reconnects.
 
 A peer is unauthenticated until the server has taken its client. gRPC limits how many connections there are and how long
-handshakes may take (``limits``), but it can neither choose which connection to close nor tell an unauthenticated peer
-that opens stream after stream from a client that has joined. The ``ConnectionGuard`` can: twice a second it inspects
-this process's own sockets and disconnects unauthenticated peers that are connected for too long, the oldest of too
-many, and those that sent no valid hello. So such peers cannot keep honest clients out by occupying every place.
+handshakes may take (``limits``), but it can neither choose which connection to close nor distinguish an unauthenticated
+peer that opens stream after stream from a client that has joined. The ``ConnectionGuard`` can: twice a second it
+inspects this process's own sockets and disconnects unauthenticated peers that are connected for too long, the oldest of
+too many, and those that sent no valid hello. So such peers cannot keep honest clients out by occupying every place.
 docs/wire.md lists what one of them can cost.
 """
 
@@ -184,7 +184,7 @@ class ConnectionGuard:
         self._rejected: set[Address] = set()
 
     def open(self, port: int) -> None:
-        """Watch the connections of a port; nobody is disconnected before."""
+        """Watch the connections of a port; no peer is disconnected before."""
         self._sockets.port = port
         _GRPC_LOG.addFilter(_is_news)
 
@@ -229,7 +229,7 @@ class ConnectionGuard:
         connected = self._sockets.connected()
         members = set(map(_address, self._members()))
         if not members <= connected.keys():
-            return  # a client has just left, or its connection is not recognised: then nobody counts as unauthenticated
+            return  # a client has just left, or its connection is unknown: then no peer counts as unauthenticated
         self._gone += len(self._since.keys() - connected.keys())
         if self._gone >= _MANY:
             self._gone = 0
@@ -294,9 +294,8 @@ class _Sockets:
         return None
 
     def _peer_of(self, twin: socket.socket) -> Address | None:
-        if twin.type != socket.SOCK_STREAM or twin.family not in (socket.AF_INET, socket.AF_INET6):
-            return None
-        if twin.getsockname()[1] != self.port:
+        internet = twin.type == socket.SOCK_STREAM and twin.family in (socket.AF_INET, socket.AF_INET6)
+        if not internet or twin.getsockname()[1] != self.port:
             return None
         with suppress(OSError, ValueError):  # one that listens has no peer
             host, port = twin.getpeername()[:2]

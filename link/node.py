@@ -39,7 +39,7 @@ _STOP_CHECK_S = 0.2
 _HEARTBEAT_S = 5.0
 """Seconds between pings to the server by default."""
 _VERDICT_S = 5.0
-"""How long a client that has loaded another task waits for the server to say so."""
+"""How long a client that has loaded another task waits for the server's refusal."""
 
 _log = logging.getLogger("breakwater.link")
 
@@ -188,7 +188,7 @@ class _Node:
         self._failure = "", ""  # why there was no stream: gRPC's message, and the finding of the inspection
 
     async def stay(self) -> str:
-        """Serve stream after stream until the server says that it was the last."""
+        """Serve stream after stream until the server's final goodbye."""
         terms, stop = self._terms, self._terms.stop
         delay, last_contact, complaint = _FIRST_DELAY_S, time.monotonic(), ""
         while not stop.is_set():
@@ -252,14 +252,13 @@ class _Node:
         if self._identity is not None:
             self._identity.check(CertificateRole.CLIENT)
         if details != self._failure[0]:
-            finding = await what_is_wrong(self._terms.address, self._identity, self._terms.route)
-            if finding is None:
+            if (finding := await what_is_wrong(self._terms.address, self._identity, self._terms.route)) is None:
                 return details
             self._failure = details, finding
         return self._failure[1]
 
     async def _converse(self, call: Any, stop: threading.Event) -> pb.Goodbye | str:
-        """Do what the server says until it says no more."""
+        """Answer the server's frames until the stream ends."""
         reader = Reader(MAX_BODY_BYTES)
         coming = asyncio.ensure_future(call.read())
         while not stop.is_set():

@@ -49,7 +49,7 @@ class QueriedGrid(PolledGrid, Transport):
 
     polled = True
     POLL_S = 1.0
-    """Seconds between looks at a Grid that offers nothing to wait on."""
+    """Seconds between polls of a Grid, which cannot be waited on."""
     AGAIN_S = 60.0
     """Seconds until a node that did not answer is asked again: each attempt may take the whole timeout."""
 
@@ -120,8 +120,7 @@ class QueriedGrid(PolledGrid, Transport):
         node_of = {m.metadata.message_id: node for m, node in zip(messages, nodes, strict=True)}
         flaws: dict[int, _Unfit] = {}
         for reply in replies:
-            node = node_of.get(reply.metadata.reply_to_message_id)
-            if node is None:
+            if (node := node_of.get(reply.metadata.reply_to_message_id)) is None:
                 continue
             self._ask_at[node] = inf
             if (flaw := self._seat(node, reply)) is not None:

@@ -4,7 +4,7 @@ The data of arrays, and long byte strings, never pass through protobuf: ``pack``
 ``unpack`` cuts them from the body again, each copied once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, cast
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -13,7 +13,7 @@ from foundation.errors import WireError
 from link import link_pb2 as pb
 
 INLINE_BYTES = 64 << 10
-"""The longest byte string that stays in its record, and the longest body that stands in its envelope."""
+"""The longest byte string that stays in its record, and the longest body inside its envelope."""
 
 _LISTS = frozenset({"integers", "reals", "flags", "texts", "blobs"})
 """The kinds of ``Item.value`` that are lists."""
@@ -155,8 +155,7 @@ def unpack(content: pb.Content, body: Body) -> RecordDict:
     records = RecordDict()
     for record in content.records:
         name, kind = record.name, record.WhichOneof("kind")
-        if name in records:
-            raise WireError(f"undecodable: two records named {name[:64]!r}")
+        _check_new(name, records, "records")
         try:
             if kind == "arrays":
                 records[name] = _arrays(record.arrays, body)
@@ -174,8 +173,7 @@ def unpack(content: pb.Content, body: Body) -> RecordDict:
 def _arrays(message: pb.ArrayRecord, body: Body) -> ArrayRecord:
     record = ArrayRecord()
     for array in message.items:
-        if array.key in record:
-            raise WireError(f"undecodable: two arrays named {array.key[:64]!r}")
+        _check_new(array.key, record, "arrays")
         record[array.key] = Array(array.dtype, tuple(array.shape), array.stype, body.take(array.data_bytes))
     return record
 
@@ -183,15 +181,18 @@ def _arrays(message: pb.ArrayRecord, body: Body) -> ArrayRecord:
 def _values(items: Sequence[pb.Item], body: Body) -> dict[str, Value]:
     values: dict[str, Value] = {}
     for item in items:
-        if item.key in values:
-            raise WireError(f"undecodable: two values named {item.key[:64]!r}")
+        _check_new(item.key, values, "values")
         values[item.key] = _value(item, body)
     return values
 
 
+def _check_new(name: str, read: Container[str], what: str) -> None:
+    if name in read:
+        raise WireError(f"undecodable: two {what} named {name[:64]!r}")
+
+
 def _value(item: pb.Item, body: Body) -> Value:
-    kind = item.WhichOneof("value")
-    if kind is None:
+    if (kind := item.WhichOneof("value")) is None:
         raise WireError(f"undecodable: value {item.key[:64]!r} is of no kind that is known")
     if kind == "body_bytes":
         return body.take(item.body_bytes)

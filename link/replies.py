@@ -69,7 +69,7 @@ def answer(parcel: Parcel, app: ClientApp, context: Context, *, name: str) -> Re
 
 
 async def send(call: Any, reply: Reply) -> None:
-    """Send a reply; where the stream has ended there is nobody to send it to."""
+    """Send a reply; do nothing if the stream has ended."""
     if reply.delay_s:
         await asyncio.sleep(reply.delay_s)
     with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -107,10 +107,8 @@ def broken(wish: Broken, id_: int) -> Reply:
 
 def _cut(frames: Iterator[bytes]) -> Iterator[bytes]:
     """Yield the frames, the last one cut in the middle."""
-    last = next(frames)
-    for frame in frames:
-        yield last
-        last = frame
+    *complete, last = frames
+    yield from complete
     yield last[: len(last) // 2]
 
 

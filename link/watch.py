@@ -28,7 +28,7 @@ _FIRST_DELAY_S, _LAST_DELAY_S = 0.2, 3.0
 _HEARTBEAT_S = 5.0
 """Seconds between pings; a server that answers none for as long again has gone."""
 _LOOK_S = 3.0
-"""How long a look at an address may take that no stream could be opened to."""
+"""Seconds to inspect an address to which no stream could be opened."""
 
 State = dict[str, Any]
 
@@ -36,7 +36,7 @@ State = dict[str, Any]
 def follow(
     address: str, identity: Identity | None = None, *, first_s: float = FIRST_S, patience_s: float = PATIENCE_S
 ) -> Iterator[State]:
-    """Yield the states of the run that the server at an address runs, until it says that the run is over.
+    """Yield the states of the run that the server at an address runs, until the run is over.
 
     A server that goes away is looked for: one that is started again with ``--resume`` goes on with the same run.
     Meanwhile the last state is yielded once more with ``away``, the reason in words. The last state of all has

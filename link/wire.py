@@ -58,7 +58,7 @@ _BODY_BYTES, _BODY = b"\x10", b"\x1a"  # tags of Content.body_bytes and Content.
 
 @dataclass(frozen=True, kw_only=True)
 class Welcome:
-    """What the server tells a client that it takes.
+    """The server's answer to a client that it accepts.
 
     Args:
         name: the client's own name.
@@ -66,7 +66,7 @@ class Welcome:
         node_id: the client's, as Flower sees it.
         worker: the client's seat, 0 .. clients-1.
         clients: n, the number of seats.
-        settings: what the application has to say to its clients.
+        settings: what the application sends to its clients.
         heartbeat_s: seconds between the server's pings.
         max_reply_bytes: a longer reply is refused.
     """
@@ -204,8 +204,7 @@ class Reader:
         self._dropped = self._to_drop = 0  # bytes, and how many at most
         self._open: pb.Envelope | None = None  # the envelope whose body is coming
         self._chunks: list[memoryview] = []
-        self._missing = 0
-        self._dropping = False
+        self._missing, self._dropping = 0, False
 
     def feed(self, raw: bytes) -> Control | Parcel | None:
         """Read one frame.
@@ -217,17 +216,14 @@ class Reader:
             WireError: these bytes are no frame, or one that must not come now.
             Endless: the stream must end.
         """
-        chunk = _as_chunk(raw)
-        if chunk is not None:
+        if (chunk := _as_chunk(raw)) is not None:
             return self._feed_chunk(chunk)
         if len(raw) > max(self.max_bytes, CONTROL_BYTES):  # it is not even parsed
             raise self._refused(f"oversize: a frame of {len(raw)} bytes: at most {max(self.max_bytes, CONTROL_BYTES)}")
         try:
             frame = pb.Frame.FromString(raw)
         except DecodeError as error:
-            raise self._refused(
-                f"undecodable: a frame of {len(raw)} bytes that is not a Frame of link.proto"
-            ) from error
+            raise self._refused(f"undecodable: a frame of {len(raw)} bytes that is no Frame of link.proto") from error
         kind = frame.WhichOneof("kind")
         if self._open is not None:
             raise self._refused(f"out of order: {self._missing} bytes of a body are missing when {kind} comes")

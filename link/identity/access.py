@@ -103,8 +103,7 @@ class AccessControl:
         Returns:
             A line that begins with ``revoked: `` or ``not listed: ``.
         """
-        shown = _read_certificate(certificate)
-        if shown is None:
+        if (shown := _read_certificate(certificate)) is None:
             return "revoked: this client's certificate cannot be read, so it cannot be checked"
         name, issuer, serial = shown
         when = self._revoked.value.when.get((issuer, serial)) if self._revoked.value else None
@@ -217,8 +216,7 @@ def read_listed(path: Path, before: frozenset[str] | None = None) -> frozenset[s
     names = set()
     for number, line in enumerate(text.split("\n"), 1):
         name = line.partition("#")[0].strip()
-        flaw = flaw_of_name(name) if name else None
-        if flaw is not None:
+        if (flaw := flaw_of_name(name) if name else None) is not None:
             raise ConfigError(f"{path}: line {number}: {flaw}")
         if name:
             names.add(name)

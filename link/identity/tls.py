@@ -6,6 +6,7 @@ takes, once it is clear that it can work; ``what_is_wrong`` says in words why a 
 
 import asyncio
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -174,11 +175,10 @@ def peer_certificate(context: Any) -> bytes:
 
 def may_watch(certificate: bytes) -> bool:
     """Return whether a certificate that a peer has shown (PEM) is for watching; one that cannot be read is not."""
-    try:
+    with suppress(ValueError):
         (leaf,) = x509.load_pem_x509_certificates(certificate)
-    except ValueError:
-        return False
-    return is_watchers(leaf)
+        return is_watchers(leaf)
+    return False
 
 
 async def what_is_wrong(address: Address, identity: Identity | None, route: Route) -> str | None:
