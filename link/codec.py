@@ -200,7 +200,7 @@ def _read_packet(content: RecordDict, ask: Ask, form: Compressor, like: Vector) 
     n_kind, n_round, n_version = data[-2], data[-1] >> 4, data[-1] & 15
     end = len(data) - 2 - n_kind - n_round - n_version
     if end < 0 or n_round > 8 or n_version > 8:
-        return Rejected("undecodable: a packet with a label that is none")
+        return Rejected("undecodable: a packet with an invalid label")
     kind, label = data[end : end + n_kind].decode(errors="replace"), data[end + n_kind : -2]
     round_, version = int.from_bytes(label[:n_round], "little"), int.from_bytes(label[n_round:], "little")
     if round_ != ask.round:

@@ -299,7 +299,7 @@ class StreamGrid(FramedGrid):
         except BaseException as error:
             self._detach(stream)
             if isinstance(error, TimeoutError):
-                self._guard.warn("%s: %s does not take its welcome", context.peer(), seat.name)
+                self._guard.warn("%s: %s does not read its welcome", context.peer(), seat.name)
                 return None
             raise
         self._streams.add(stream)
@@ -396,7 +396,7 @@ class StreamGrid(FramedGrid):
         late = time.monotonic() - _SEND_S
         for stream in list(self._streams):
             if stream.sending_since is not None and stream.sending_since < late and not stream.cut.is_set():
-                self._back_off(stream, f"it has taken nothing for {_SEND_S:g} s")
+                self._back_off(stream, f"it has read nothing for {_SEND_S:g} s")
                 stream.cut.set()
         self._guard.scan()
 
@@ -427,7 +427,7 @@ class StreamGrid(FramedGrid):
                 if stream.goodbye is not None:
                     continue
                 if self._ready.get(stream.seat.node_id) is stream:
-                    stream.strike("out of order: it has been ready before")
+                    stream.strike("out of order: it is ready already")
                     continue
                 flaw = None if self._judge is None else self._judge(stream.seat.name, frame.task)
                 if flaw is not None:

@@ -92,8 +92,8 @@ def join(
         prepare: called once per run with the server's Welcome; loads the data and returns the ClientApp that stays
             resident, with its context. What it raises ends ``join``.
         worker: the seat that this client must have; None for any.
-        fingerprint: of the code; must be the server's.
         identity: the certificate of this name, for TLS; None for an open port.
+        fingerprint: of the code; must be the server's.
         stop: once set, ``join`` returns, after the instruction in hand.
         patience_s: how long the server may be away; None for ever.
         heartbeat_s: seconds between pings to the server; without an answer for as long again it is gone.
@@ -122,7 +122,7 @@ def join_as_many(
     """Hold several seats from this one thread, each on a connection of its own; an error of one ends all.
 
     Args:
-        address: see ``join``, as for all that is not named here.
+        address: see ``join``, also for the options.
         seats: the wished seat, or None, by name; at least one.
         prepare: called for each of them; their ClientApps run one instruction at a time.
         identities: the certificate of each name, for TLS; None for an open port.
@@ -139,8 +139,8 @@ def join_as_many(
         if (flaw := flaw_of_name(name)) is not None:
             raise Refused(flaw)
     keep_buffers()
-    shown = identities or {}
-    nodes = [_Node(name, prepare, worker, terms, shown.get(name)) for name, worker in seats.items()]
+    shown: Mapping[str, Identity | None] = dict.fromkeys(seats) if identities is None else identities
+    nodes = [_Node(name, prepare, worker, terms, shown[name]) for name, worker in seats.items()]
 
     async def together() -> str:
         tasks = [asyncio.ensure_future(node.stay()) for node in nodes]

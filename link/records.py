@@ -164,7 +164,7 @@ def unpack(content: pb.Content, body: Body) -> RecordDict:
             elif kind == "metrics":
                 records[name] = MetricRecord(_values(record.metrics.items, body))  # type: ignore[arg-type]  # it checks
             else:
-                raise WireError(f"undecodable: record {name[:64]!r} is of no kind that is known")
+                raise WireError(f"undecodable: record {name[:64]!r} is of an unknown kind")
         except TypeError as error:
             raise WireError(f"undecodable: record {name[:64]!r}: {error}") from error
     return records
@@ -193,7 +193,7 @@ def _check_new(name: str, read: Container[str], what: str) -> None:
 
 def _value(item: pb.Item, body: Body) -> Value:
     if (kind := item.WhichOneof("value")) is None:
-        raise WireError(f"undecodable: value {item.key[:64]!r} is of no kind that is known")
+        raise WireError(f"undecodable: value {item.key[:64]!r} is of an unknown kind")
     if kind == "body_bytes":
         return body.take(item.body_bytes)
     if kind == "empty":

@@ -116,7 +116,7 @@ class Watchers:
         try:
             await self._send_states(context, news)
         except TimeoutError:
-            _log.warning("%s: %s has taken nothing for %g s: disconnected", peer, who, SLOW_S)
+            _log.warning("%s: %s has read nothing for %g s: disconnected", peer, who, SLOW_S)
             self._guard.reject(peer)
         finally:
             del self._watching[context]

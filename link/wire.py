@@ -231,7 +231,7 @@ class Reader:
         if kind == "envelope":
             return self._feed_envelope(frame.envelope, len(raw))
         if kind is None or kind == "chunk":  # a chunk that is not written as _as_chunk reads it
-            raise self._refused(f"undecodable: a frame of {len(raw)} bytes without a kind that is known")
+            raise self._refused(f"undecodable: a frame of {len(raw)} bytes of an unknown kind")
         return cast(Control, getattr(frame, kind))
 
     def _feed_envelope(self, envelope: pb.Envelope, frame_bytes: int) -> Parcel | None:
@@ -253,7 +253,7 @@ class Reader:
         if self._dropping:
             self._dropped += max(len(chunk), _LEAST_DROPPED)
             if self._dropped > self._to_drop:
-                raise Endless(f"oversize: {self._dropped} bytes came behind what was refused: at most {self._to_drop}")
+                raise Endless(f"oversize: {self._dropped} bytes followed a refused message: at most {self._to_drop}")
             return None
         if self._open is None:
             raise self._refused(f"oversize: a chunk of {len(chunk)} bytes that belongs to no envelope")

@@ -248,7 +248,7 @@ def test_a_watcher_that_reads_nothing_is_dropped_and_costs_the_run_nothing(
     assert grid.wait(1, SOON_S) == 1
     streams.append(Watcher(address))
     answered = 0
-    while "has taken nothing for 0.5 s: disconnected" not in caplog.text:
+    while "has read nothing for 0.5 s: disconnected" not in caplog.text:
         assert reasons(ask(grid, list(grid.get_node_ids()), what="echo")) == ["ok"]
         answered += 1
     assert answered > 3

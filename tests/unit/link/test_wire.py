@@ -254,7 +254,7 @@ def test_what_comes_behind_a_refused_reply_is_dropped_up_to_a_bound(chunk: int, 
             with pytest.raises(WireError, match="oversize: a message of"):
                 reader.feed(frames_of(arrays(bytes(2 * CHUNK_BYTES)))[0])
             assert [reader.feed(raw) for _ in range(half)] == [None] * half
-    with pytest.raises(Endless, match=f"oversize: .* bytes came behind what was refused: at most {2 * CHUNK_BYTES}"):
+    with pytest.raises(Endless, match=f"oversize: .* bytes followed a refused message: at most {2 * CHUNK_BYTES}"):
         reader.feed(raw)
 
 
