@@ -287,14 +287,14 @@ RECORD = pb.Record(name="r", config=pb.ConfigRecord(items=[ITEM]))
 @pytest.mark.parametrize(
     ("frame", "reason"),
     [
-        (b"", "without a kind"),
-        (b"\xff\xff\xff", "not a Frame"),
-        (b"\x32\x05abc", "not a Frame"),
-        (b"\x32" + b"\xff" * 9, "not a Frame"),
-        (b"\x32\x80\x00\x32\x00", "without a kind"),  # two chunks in one frame
+        (b"", "of an unknown kind"),
+        (b"\xff\xff\xff", "no Frame"),
+        (b"\x32\x05abc", "no Frame"),
+        (b"\x32" + b"\xff" * 9, "no Frame"),
+        (b"\x32\x80\x00\x32\x00", "of an unknown kind"),  # two chunks in one frame
         (envelope(id=1), "without content and without error"),
         (envelope(content=pb.Content(records=[RECORD, RECORD])), "two records named 'r'"),
-        (envelope(content=pb.Content(records=[pb.Record(name="r")])), "record 'r' is of no kind"),
+        (envelope(content=pb.Content(records=[pb.Record(name="r")])), "record 'r' is of an unknown kind"),
         (
             envelope(content=pb.Content(records=[pb.Record(name="r", config=pb.ConfigRecord(items=[ITEM, ITEM]))])),
             "two values named 'k'",
@@ -303,7 +303,7 @@ RECORD = pb.Record(name="r", config=pb.ConfigRecord(items=[ITEM]))
             envelope(
                 content=pb.Content(records=[pb.Record(name="r", config=pb.ConfigRecord(items=[pb.Item(key="k")]))])
             ),
-            "value 'k' is of no kind",
+            "value 'k' is of an unknown kind",
         ),
         (
             envelope(
