@@ -42,8 +42,7 @@ def answer(message: Message, context: Context, method: Method, oracle: Oracle) -
         raise WireError("undecodable: the instruction names no seat; is the server's strategy an AppStrategy?")
     if "x" in ask.vectors and ask.vectors["x"].size != oracle.dim:
         raise WireError(f"wrong shape: a model of {ask.vectors['x'].size} numbers, and this loss has {oracle.dim}")
-    kept = worker_state.read_reply(context.state, ask.round)
-    if kept is not None:
+    if (kept := worker_state.read_reply(context.state, ask.round)) is not None:
         return Message(kept, reply_to=message)
     mine = worker_state.state_from_dict(worker_state.read(context.state))
     try:

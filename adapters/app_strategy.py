@@ -1,7 +1,7 @@
-"""RobustStrategy inside a Flower app of somebody else's: their arrays, their nodes, their log.
+"""RobustStrategy inside any Flower app: its arrays, its nodes, its log.
 
 ``RobustStrategy`` knows vectors, workers and a roster. A Flower app has an ``ArrayRecord`` of named arrays, nodes that
-come and go, and a Grid that must be polled. ``AppStrategy`` stands between them, for any method; the ClientApp answers
+come and go, and a Grid that must be polled. ``AppStrategy`` connects them, for any method; the ClientApp answers
 with ``adapters.answers.answer``. ``adapters.federated_averaging`` builds on it for ClientApps written for FedAvg.
 
 What an instruction holds beside that of ``link.codec``::
@@ -15,6 +15,7 @@ import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -64,6 +65,18 @@ class AppCodec:
     def from_arrays(self, arrays: ArrayRecord) -> Vector:
         """Return the app's model as a vector."""
         return self.layout.flat(arrays)
+
+
+class AppOptions(TypedDict, total=False):
+    """Arguments of ``AppStrategy`` that a subclass passes on."""
+
+    seed: int | None
+    deadline_s: float
+    join_timeout_s: float
+    min_available_nodes: int | None
+    stall_rounds: int
+    every: int
+    on_round: Callable[[RoundRecord], None] | None
 
 
 class AppStrategy(RobustStrategy):
@@ -116,10 +129,8 @@ class AppStrategy(RobustStrategy):
         if stall_rounds < 1:
             raise ConfigError(f"stall_rounds = {stall_rounds}: must be at least 1")
         if not byzantine < least <= clients:
-            raise ConfigError(
-                f"min_available_nodes = {least}: must be byzantine + 1 = {byzantine + 1} .. clients = {clients}; fewer "
-                "may all be attackers, and no round would count"
-            )
+            bounds = f"must be byzantine + 1 = {byzantine + 1} .. clients = {clients}"
+            raise ConfigError(f"min_available_nodes = {least}: {bounds}; fewer may all be Byzantine")
         self.seats = NodeRoster(clients)
         super().__init__(
             method,
@@ -138,7 +149,7 @@ class AppStrategy(RobustStrategy):
         self.min_available_nodes = least
         self.configrecord_key = configrecord_key
         self._num_rounds = 0
-        self._told = ConfigRecord()
+        self._app_config = ConfigRecord()
 
     def make_codec(self, layout: ArrayLayout) -> AppCodec:
         """Return how this model travels.
@@ -156,22 +167,21 @@ class AppStrategy(RobustStrategy):
             self.codec = self.make_codec(ArrayLayout.of(arrays))
             self.seats.watch(grid)
         config["server-round"] = server_round
-        self._told = ConfigRecord(dict(config))  # the app may go on changing its own
+        self._app_config = ConfigRecord(dict(config))  # the app may go on changing its own
         return super().configure_train(server_round, arrays, config, grid)
 
     def complete(self, message: Message, worker: int, round_: int) -> None:
         """Add the worker's seat, the seed of its random draws and the app's own configuration."""
         draw = int(stream(self.seed, Role.WORKER, worker, round_).bit_generator.random_raw())
         ask = ConfigRecord({**message.content.config_records["ask"], "worker": worker, "draw": draw})
-        message.content = RecordDict({**message.content, "ask": ask, self.configrecord_key: self._told})
+        message.content = RecordDict({**message.content, "ask": ask, self.configrecord_key: self._app_config})
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Close the round, where Flower's own loop drives it."""
         closed = super().aggregate_train(server_round, replies)
-        flaw = self.flaw_of_model(self.state.x)
-        if flaw:
+        if flaw := self.flaw_of_model(self.state.x):
             log.error("round %d: %s", server_round, flaw)
         return closed
 
@@ -202,7 +212,7 @@ class AppStrategy(RobustStrategy):
             timeout: seconds that a round waits for replies, where that is less than ``deadline_s``.
             train_config: reaches the ClientApp as ``configrecord_key``, with "server-round".
             evaluate_config: not used: what clients claim about a model is no evidence, so they are not asked.
-            evaluate_fn: measures the model, before round 1 (as round 0) and then as ``every`` says.
+            evaluate_fn: measures the model, before round 1 (as round 0) and then every ``every`` rounds.
 
         Raises:
             ConfigError: the model cannot be trained, or ``num_rounds`` is below 1.
@@ -217,11 +227,9 @@ class AppStrategy(RobustStrategy):
             log.warning("evaluate_config is not used: clients are not asked to evaluate; give evaluate_fn")
         layout = ArrayLayout.of(initial_arrays)
         self.codec = self.make_codec(layout)
-        self.codec.from_arrays(initial_arrays)  # what is wrong is wrong before waiting
+        self.codec.from_arrays(initial_arrays)  # find a flaw before waiting
         if unchanged := layout.unchanged():
-            log.warning(
-                "not floating point, so not trained: they stay as they are at the start: %s", ", ".join(unchanged[:10])
-            )
+            log.warning("not floating point, so not trained but kept as they are: %s", ", ".join(unchanged[:10]))
         self.forget()
         self._num_rounds = num_rounds
         self.deadline_s = min(self.deadline_s, timeout)
@@ -236,32 +244,23 @@ class AppStrategy(RobustStrategy):
 
     def summary(self) -> None:
         """Log the method and its hyper-parameters."""
-        log.info(
-            "%s of %d clients, %d of them Byzantine: %s", type(self).__name__, self.clients, self.byzantine, self.method
-        )
+        name, n, f = type(self).__name__, self.clients, self.byzantine
+        log.info("%s of %d clients, %d of them Byzantine: %s", name, n, f, self.method)
 
     def _gather(self) -> None:
         ready = self.seats.wait(self.clients, self.idle_timeout_s)
         if ready < self.min_available_nodes:
-            raise NoClientsError(
-                f"{ready} of {self.clients} clients came within {self.idle_timeout_s:g} s, and "
-                f"{self.min_available_nodes} are needed (min_available_nodes): start the others, or change `clients`"
-            )
+            came = f"{ready} of {self.clients} clients came within {self.idle_timeout_s:g} s"
+            needed = f"{self.min_available_nodes} are needed (min_available_nodes)"
+            raise NoClientsError(f"{came}, and {needed}: start the others, or change `clients`")
         if ready < self.clients:
             log.warning("%d of %d clients are there after %g s: starting", ready, self.clients, self.idle_timeout_s)
 
     def _log_round(self, record: RoundRecord) -> None:
-        log.info(
-            "round %d/%d: %d of %d replies counted, %d clipped, step %.3g, %.1f s%s",
-            record.round,
-            self._num_rounds,
-            len(record.accepted),
-            len(record.cohort),
-            len(record.clipped),
-            record.step_norm,
-            record.round_s,
-            f"; {record.note}" if record.note else "",
-        )
+        note = f"; {record.note}" if record.note else ""
+        counts = len(record.accepted), len(record.cohort), len(record.clipped)
+        text = "round %d/%d: %d of %d replies counted, %d clipped, step %.3g, %.1f s%s"
+        log.info(text, record.round, self._num_rounds, *counts, record.step_norm, record.round_s, note)
 
 
 def check_share(clients: int, byzantine: int) -> None:
@@ -273,6 +272,5 @@ def check_share(clients: int, byzantine: int) -> None:
     if clients < 1:
         raise ConfigError(f"clients = {clients}: must be at least 1")
     if not 0 <= 2 * byzantine < clients:
-        raise ConfigError(
-            f"byzantine = {byzantine} of clients = {clients}: no rule withstands half; at most {(clients - 1) // 2}"
-        )
+        limit = f"no rule withstands half; at most {(clients - 1) // 2}"
+        raise ConfigError(f"byzantine = {byzantine} of clients = {clients}: {limit}")

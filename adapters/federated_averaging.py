@@ -10,12 +10,13 @@ reads it.
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 from flwr.app import RecordDict
 
-from adapters.app_strategy import OWN_RECORDS, AppCodec, AppStrategy, check_share
+from adapters.app_strategy import OWN_RECORDS, AppCodec, AppOptions, AppStrategy, check_share
 from adapters.named_arrays import ArrayLayout
 from adapters.orders import ORDER, write, write_order
 from foundation.errors import ConfigError
@@ -24,10 +25,8 @@ from strategies.cohorts import byzantine_majority, expected_byzantine
 from strategies.compressors import Identity, PermK
 from strategies.hyperparameters import AUTO
 from strategies.method import Ask, Compressor, Vector
-from strategies.progress import STALL_ROUNDS
 from strategies.radius import Alpha
 from strategies.robust_averaging import RobustAveraging
-from strategies.strategy import RoundRecord
 
 log = logging.getLogger("flwr.breakwater")
 
@@ -64,7 +63,7 @@ class RobustFedAvg(AppStrategy):
         arrayrecord_key: name of the record with the model.
         configrecord_key: name of the record with the app's ``train_config``.
 
-    The others are those of ``AppStrategy``.
+        options: those of ``AppStrategy``.
 
     Raises:
         ConfigError: a value is out of bounds, or the rule cannot defend such cohorts.
@@ -84,15 +83,9 @@ class RobustFedAvg(AppStrategy):
         compressor: Compressor | None = None,
         alpha: Alpha = 2.0,
         server_learning_rate: float = 1.0,
-        seed: int | None = None,
-        deadline_s: float = 600.0,
-        join_timeout_s: float = 120.0,
-        min_available_nodes: int | None = None,
-        stall_rounds: int = STALL_ROUNDS,
-        every: int = 1,
         arrayrecord_key: str = "arrays",
         configrecord_key: str = "config",
-        on_round: Callable[[RoundRecord], None] | None = None,
+        **options: Unpack[AppOptions],
     ) -> None:
         check_share(clients, byzantine)
         rule = CoordinateMedian() if aggregator is None else aggregator
@@ -112,28 +105,11 @@ class RobustFedAvg(AppStrategy):
             raise ConfigError(f"arrayrecord_key = {arrayrecord_key!r}: another record has that name; choose another")
         cohort = max(1, round(fraction_train * clients))
         _check_rule(rule, cohort, clients, byzantine, clips=alpha != math.inf)
+        gamma, clip = float(server_learning_rate), None if alpha == math.inf else alpha
         method = RobustAveraging(
-            n=clients,
-            f=byzantine,
-            gamma=float(server_learning_rate),
-            cohort=cohort,
-            aggregator=rule,
-            compressor=form,
-            alpha=None if alpha == math.inf else alpha,
+            n=clients, f=byzantine, gamma=gamma, cohort=cohort, aggregator=rule, compressor=form, alpha=clip
         )
-        super().__init__(
-            method,
-            clients=clients,
-            byzantine=byzantine,
-            seed=seed,
-            deadline_s=deadline_s,
-            join_timeout_s=join_timeout_s,
-            min_available_nodes=min_available_nodes,
-            stall_rounds=stall_rounds,
-            every=every,
-            configrecord_key=configrecord_key,
-            on_round=on_round,
-        )
+        super().__init__(method, clients=clients, byzantine=byzantine, configrecord_key=configrecord_key, **options)
         self.compressor = form
         self.arrayrecord_key = arrayrecord_key
 
@@ -142,11 +118,8 @@ class RobustFedAvg(AppStrategy):
         super().summary()
         share = sum(byzantine_majority(self.clients, self.byzantine, self.method.cohort))
         if share > 0:
-            log.info(
-                "%.0f %% of the cohorts have no honest majority: what they do is clipped, and the fewer there are the "
-                "better the model (fraction_train)",
-                100 * share,
-            )
+            risk = "%.0f %% of the cohorts have no honest majority, so their updates are clipped"
+            log.info(f"{risk}; a larger fraction_train makes them fewer and the model better", 100 * share)
 
     def make_codec(self, layout: ArrayLayout) -> AppCodec:
         """Return how this model travels.
@@ -169,15 +142,12 @@ def _check_rule(rule: Rule, cohort: int, n: int, f: int, *, clips: bool) -> None
     for size in (n,) if clips else (n, cohort):
         share, tolerated = expected_byzantine(size, n, f), rule.tolerates(size)
         if rule.defends and tolerated < share:
-            raise ConfigError(
-                f"aggregator = {rule.kind}: of {size} replies {share} may be Byzantine, and it tolerates "
-                f"{max(0, tolerated)}; choose another rule{'' if size == n else ', a larger fraction_train, or clip'}"
-            )
+            others = "" if size == n else ", a larger fraction_train, or clip"
+            limit = f"{share} may be Byzantine, and it tolerates {max(0, tolerated)}"
+            raise ConfigError(f"aggregator = {rule.kind}: of {size} replies {limit}; choose another rule{others}")
     share = expected_byzantine(cohort, n, f)
     for size in (cohort, cohort - share):
         if size > 0 and rule.tolerates(size) < 0:
             silent = f", {share} of them silent" if size < cohort else ""
-            raise ConfigError(
-                f"aggregator = {rule.kind}: {cohort} clients in a round{silent} are too few for it; choose another "
-                "rule or a larger fraction_train"
-            )
+            few, fix = "are too few for it", "choose another rule or a larger fraction_train"
+            raise ConfigError(f"aggregator = {rule.kind}: {cohort} clients in a round{silent} {few}; {fix}")

@@ -3,7 +3,7 @@
     app = ClientApp(mods=[robust_deltas_mod])
 
 On an instruction of ``RobustFedAvg`` it lets the app train, and sends in place of the app's model the compressed
-difference Q(x - y). Other instructions pass through, so the same ClientApp serves a plain FedAvg. It stands first among
+difference Q(x - y). Other instructions pass through, so the same ClientApp serves a plain FedAvg. It comes first among
 several mods: what those after it do to a model (clipping, noise) then reaches the server. Cheap to import.
 """
 

@@ -56,7 +56,7 @@ class ArrayLayout:
             else:
                 kept[name] = array
         places, at = {}, 0
-        for name in sorted(shapes):  # the order in a record is not part of what it says
+        for name in sorted(shapes):  # the order in a record has no meaning
             places[name] = slice(at, at := at + int(np.prod(shapes[name], dtype=np.int64)))
         if at == 0:
             raise ConfigError(f"the model has no floating point numbers, in {len(arrays)} arrays: nothing to train")
@@ -69,10 +69,8 @@ class ArrayLayout:
         Raises:
             ConfigError: arrays are missing, unknown, of another shape, or not finite.
         """
-        for what, names in (
-            ("lacks", self.shapes.keys() - arrays),
-            ("has unknown", set(arrays).difference(self.names)),
-        ):
+        unknown = set(arrays).difference(self.names)
+        for what, names in (("lacks", self.shapes.keys() - arrays), ("has unknown", unknown)):
             if names:
                 raise ConfigError(f"the model {what} {_listed(names)}")
         x = np.empty(self.dim, self.dtype)
@@ -105,10 +103,8 @@ class ArrayLayout:
             part = x[self.places[name]]
             largest = float(np.abs(part).max(initial=0))
             if np.isinf(_cast(part, dtype)).any():
-                return (
-                    f"array {name[:64]!r} holds numbers up to {largest:.4g}, and {dtype} ends at "
-                    f"{np.finfo(dtype).max:.4g}"
-                )
+                limit = f"{dtype} ends at {np.finfo(dtype).max:.4g}"
+                return f"array {name[:64]!r} holds numbers up to {largest:.4g}, and {limit}"
         return ""
 
     def unchanged(self) -> list[str]:
@@ -138,10 +134,8 @@ def _dtype(name: str, array: Array) -> np.dtype[Any]:
         dtype = np.dtype(object)
     if dtype.kind in "iub" or (dtype.kind == "f" and dtype.itemsize <= 8):
         return dtype
-    raise ConfigError(
-        f"array {name[:64]!r} holds {array.dtype[:20]}: must be float16, float32 or float64, or integers, which stay "
-        "as they are"
-    )
+    must = "must be float16, float32 or float64, or integers, which stay as they are"
+    raise ConfigError(f"array {name[:64]!r} holds {array.dtype[:20]}: {must}")
 
 
 def _values(name: str, array: Array) -> NDArray[Any]:

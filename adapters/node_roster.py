@@ -26,7 +26,7 @@ class NodeRoster(Roster):
     """
 
     POLL_S = 0.25
-    """Seconds between looks at a Grid that offers nothing to wait on."""
+    """Seconds between polls of a Grid, which cannot be waited on."""
 
     def __init__(self, clients: int, grid: Grid | None = None) -> None:
         self._clients = clients
@@ -70,8 +70,5 @@ class NodeRoster(Roster):
             log.info("node %d is worker %d", node, seat)
         elif node not in self._left_out:
             self._left_out.add(node)
-            log.warning(
-                "node %d is left out: all %d seats are held by nodes that are online; `clients` is too small",
-                node,
-                self._clients,
-            )
+            why = "all %d seats are held by nodes that are online; `clients` is too small"
+            log.warning(f"node %d is left out: {why}", node, self._clients)

@@ -1,4 +1,4 @@
-"""What ``RobustFedAvg`` tells ``robust_deltas_mod`` beside the model, in the record "ask" of an instruction.
+"""What ``RobustFedAvg`` sends to ``robust_deltas_mod`` beside the model, in the record "ask" of an instruction.
 
 Plain numbers and texts. The compressor is written as its kind and parameters; a mod knows those of this project by
 their kind and no others, so that an instruction cannot name code to run. Cheap to import: a SuperNode starts a process
@@ -20,9 +20,8 @@ ORDER = "ask"
 _KIND = "deltas"
 """The kind of these instructions; others under the same name are not for the mod."""
 
-COMPRESSORS: dict[str, type[Any]] = {
-    kind.kind: kind for kind in (QSGD, Identity, Masked, Natural, PermK, RandK, ScaledSign, TopK)
-}
+_KNOWN = QSGD, Identity, Masked, Natural, PermK, RandK, ScaledSign, TopK
+COMPRESSORS: dict[str, type[Any]] = {kind.kind: kind for kind in _KNOWN}
 """By kind; those of the union in ``experiment.config``."""
 
 
@@ -83,9 +82,8 @@ def write(compressor: Compressor) -> str:
         ConfigError: it is not one that a mod knows.
     """
     if COMPRESSORS.get(compressor.kind) is not type(compressor) or not is_dataclass(compressor):
-        raise ConfigError(
-            f"compressor = {type(compressor).__name__}: must be one of strategies.compressors: {', '.join(COMPRESSORS)}"
-        )
+        must = f"must be one of strategies.compressors: {', '.join(COMPRESSORS)}"
+        raise ConfigError(f"compressor = {type(compressor).__name__}: {must}")
     return json.dumps({name: value for name, value in asdict(compressor).items() if value is not None})
 
 

@@ -24,7 +24,7 @@ log = logging.getLogger("breakwater.client")
 
 
 class AttackFailedError(Exception):
-    """An attacker could not carry out its attack; the message says why."""
+    """An attacker could not carry out its attack; the message has the reason."""
 
 
 def client_app(worker: Worker) -> ClientApp:
@@ -104,8 +104,7 @@ def _stay(worker: Worker, ask: Ask) -> RecordDict:
 
 def _visit(worker: Worker, ask: Ask, state: RecordDict) -> RecordDict:
     """Answer where neither stays."""
-    kept = worker_state.read_reply(state, ask.round)
-    if kept is not None:
+    if (kept := worker_state.read_reply(state, ask.round)) is not None:
         return kept
     worker.recall(worker_state.read(state))
     answer = _answer(worker, ask)

@@ -2,7 +2,7 @@
 
 The brain knows what its view allows, works out what every fellow would send if honest, lets the attack choose what the
 server should aggregate, and forges the packet that makes it so. Everything it knows of others it recomputes from data
-and seeds: an omniscient coalition listens to nobody, so it needs no side channel and its attack is as reproducible as
+and seeds: an omniscient coalition receives nothing, so it needs no side channel and its attack is as reproducible as
 the rest of the run. For the same reason members may also run as separate processes (as Flower nodes do) and still act
 as one.
 
@@ -34,7 +34,7 @@ from strategies.method import HELD, Ask, Compressor, Method, Packet, Past, Rows,
 from strategies.randomness import Role, stream
 
 _LATE = 1.25
-"""A late reply comes after so many deadlines."""
+"""A late reply comes after this many deadlines."""
 _OVERSHOT = 0.9
 """A packet that fits its vector best if scaled by less than this reads as too long a one."""
 
@@ -96,7 +96,6 @@ class Coalition:
         self._method = experiment.method
         self._config = experiment.config
         self._seed = experiment.config.federation.seed
-        self._gamma = experiment.method.gamma
         self._members: set[int] = set()
         self._x0 = experiment.problem.initial()
         self._shadows = SimulatedWorkers(experiment, lambda i: i in self._members or isinstance(attack, Copy))
@@ -117,9 +116,7 @@ class Coalition:
         pages |= {f"held/{worker}": v for worker, v in memory.held.items()}
         for worker, (round_, packet) in memory.first.items():
             pages[f"first/{worker}/"] = round_
-            for name, value in vars(packet).items():
-                if value is not None:
-                    pages[f"first/{worker}/{name}"] = value
+            pages |= {f"first/{worker}/{name}": value for name, value in vars(packet).items() if value is not None}
         return pages
 
     def recall(self, pages: StateDict) -> None:
@@ -167,8 +164,7 @@ class Coalition:
         if isinstance(attack, Repack):
             honest = self._shadows.packet(worker, ask, flipped=True) if attack.flips_labels else own
             return self._sent(worker, ask, attack.repack(honest, form))
-        target = self._decide(worker, ask, opened)
-        if target is None:
+        if (target := self._decide(worker, ask, opened)) is None:
             return None
         if opened.whom is not None and not self._method.stateful:
             original = self._shadows.packet(opened.whom, opened.ask)
@@ -227,7 +223,7 @@ class Coalition:
             x_prev = shared.get("x_prev", memory.x if memory.round == ask.round - 1 else None)
             past = Past()
             if x_prev is not None:  # x^k = x^{k-1} - gamma g^{k-1}
-                past = Past(shared["g"] if "g" in shared else (x_prev - x) / self._gamma, x_prev)
+                past = Past(shared["g"] if "g" in shared else (x_prev - x) / self._method.gamma, x_prev)
             memory.round, memory.x = ask.round, x
             self._round = _Round(replace(ask, vectors=shared), past, x)
             if self._method.stateful and self._attack.looks_at_peers:
@@ -294,7 +290,7 @@ class Coalition:
             x=opened.x,
             x0=self._x0,
             g=None if self._sends_differences(ask) else opened.past.g,
-            gamma=self._gamma,
+            gamma=self._method.gamma,
             aggregate=lambda rows: self._aggregate(opened, rows),
         )
 
@@ -310,7 +306,7 @@ class Coalition:
         if self._attack.view == "coalition":
             return sorted(self._members)
         if ask.cohort is None:
-            raise ConfigError("an omniscient attacker needs to know the cohort, which this server does not tell")
+            raise ConfigError("an omniscient attacker needs the cohort, which this server does not send")
         return [i for i in ask.cohort if i not in self._members]
 
     def _known(self, worker: int, opened: _Round) -> list[int]:

@@ -15,11 +15,11 @@ _PARTITION, _PARTITIONS, _ATTACK, _SET, _DATA = "partition-id", "num-partitions"
 
 @dataclass(frozen=True)
 class NodeConfig:
-    """What a node config says; the comments name its keys.
+    """The values of a node config; its keys are in parentheses.
 
     Args:
         partition: which worker the node is. (``partition-id``)
-        partitions: of how many, where it is known; Flower's simulation says it. (``num-partitions``)
+        partitions: of how many, where it is known, as in Flower's simulation. (``num-partitions``)
         attack: kind of the attack of a Byzantine node. (``attack``)
         settings: ``attack.key=value`` for its parameters. (``set``)
         data: the folder of the node's own data; None for the run's. (``data``)
@@ -33,7 +33,7 @@ class NodeConfig:
 
     @classmethod
     def read(cls, given: Mapping[str, object]) -> Self:
-        """Return what a node config says.
+        """Return the values of a node config.
 
         Raises:
             ConfigError: it has an unknown key, or ``set`` cannot be read; one line.
@@ -42,13 +42,10 @@ class NodeConfig:
         for key in given:
             if key not in known:
                 raise ConfigError(f"node config: {key}: unknown key{suggest(key, known)}")
-        return cls(
-            partition=given.get(_PARTITION),
-            partitions=given.get(_PARTITIONS),
-            attack=str(given[_ATTACK]) if _ATTACK in given else None,
-            settings=split(given.get(_SET), "node config"),
-            data=Path(str(given[_DATA])) if given.get(_DATA) else None,
-        )
+        attack, data = given.get(_ATTACK), given.get(_DATA)
+        kind = str(attack) if _ATTACK in given else None
+        folder, settings = Path(str(data)) if data else None, split(given.get(_SET), "node config")
+        return cls(given.get(_PARTITION), given.get(_PARTITIONS), kind, settings, folder)
 
     def seat(self, clients: int) -> int:
         """Return the seat that the node config names.
@@ -59,13 +56,11 @@ class NodeConfig:
         seats = f"0 .. {clients - 1}"
         index, partitions = self.partition, clients if self.partitions is None else self.partitions
         if index is None:
-            raise ConfigError(
-                f'node config: {_PARTITION} is missing; give --node-config "{_PARTITION}=I", I from {seats}'
-            )
+            option = f'--node-config "{_PARTITION}=I"'
+            raise ConfigError(f"node config: {_PARTITION} is missing; give {option}, I from {seats}")
         if not isinstance(index, int) or not 0 <= index < clients:
-            raise ConfigError(
-                f"node config: {_PARTITION} = {index!r}: must be {seats}, as federation.clients = {clients}"
-            )
+            must = f"must be {seats}, as federation.clients = {clients}"
+            raise ConfigError(f"node config: {_PARTITION} = {index!r}: {must}")
         if partitions != clients:
             raise ConfigError(f"node config: {_PARTITIONS} = {partitions!r}: must be federation.clients = {clients}")
         return index

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context, RecordDict
 
@@ -87,9 +88,8 @@ class Preparation:
         prepare(self._experiment, aggregates=options.attack is not None)
         log.info("%s: takes part in run %d", welcome.name, welcome.run_id, extra={"run_id": welcome.run_id})
         worker = self._worker(self._experiment, welcome.worker)
-        context = Context(
-            run_id=welcome.run_id, node_id=welcome.node_id, node_config={}, state=RecordDict(), run_config={}
-        )
+        node: dict[str, Any] = {"run_id": welcome.run_id, "node_id": welcome.node_id}
+        context = Context(**node, node_config={}, state=RecordDict(), run_config={})
         return Prepared(client_app(worker), context, Code.here(config).added_to(identity.written()))
 
     def _worker(self, experiment: Experiment, index: int) -> Worker:
@@ -115,9 +115,8 @@ def _agree(own: configs.Config, servers: configs.Config) -> None:
         for key in sorted({*mine[section], *theirs[section]}):
             ours, other = mine[section].get(key), theirs[section].get(key)
             if _text(ours) != _text(other):
-                raise Refused(
-                    f"[{section}] {key}: the server has {other!r}, the file given has {ours!r}; make them agree"
-                )
+                values = f"the server has {other!r}, the file given has {ours!r}"
+                raise Refused(f"[{section}] {key}: {values}; make them agree")
 
 
 def _text(value: object) -> str:

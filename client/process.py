@@ -46,14 +46,10 @@ def run_client(options: ClientOptions) -> str:
     if n < 1 or (n > 1 and options.attack is None):
         raise ConfigError(f"--seats {n}: only a coalition (--attack KIND) holds more than one seat")
     names = [options.name] if n == 1 else [f"{options.name}-{i}" for i in range(n)]
-    return join_as_many(
-        options.connect,
-        {name: None if first is None else first + i for i, name in enumerate(names)},
-        Preparation(options),
-        fingerprint=code_fingerprint(),
-        identities=None if options.tls is None else {name: _identity(options.tls, name, n) for name in names},
-        patience_s=options.patience_s,
-    )
+    seats = {name: None if first is None else first + i for i, name in enumerate(names)}
+    shown = None if options.tls is None else {name: _identity(options.tls, name, n) for name in names}
+    code, prepare = code_fingerprint(), Preparation(options)
+    return join_as_many(options.connect, seats, prepare, shown, fingerprint=code, patience_s=options.patience_s)
 
 
 def _identity(folder: Path, name: str, seats: int) -> Identity:

@@ -1,6 +1,7 @@
-"""Simulated honest workers: what they would keep and send, recomputed by somebody else from data and seeds."""
+"""Simulated honest workers: what they would keep and send, recomputed from data and seeds."""
 
 from collections.abc import Callable, Container
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ class SimulatedWorkers:
 
     Args:
         experiment: the opened experiment.
-        sends: says of a worker whether its packets may be asked for; only those are kept, for the round.
+        sends: returns whether the packets of a worker may be asked for; only those are kept, for the round.
     """
 
     def __init__(self, experiment: Experiment, sends: Callable[[int], bool]) -> None:
@@ -104,11 +105,10 @@ class SimulatedWorkers:
 
     def try_to_follow(self, worker: int, ask: Ask) -> bool:
         """Follow a worker and return whether its past is known."""
-        try:
+        with suppress(StateLostError):
             self.follow(worker, ask)
-        except StateLostError:
-            return False
-        return True
+            return True
+        return False
 
     def packet(self, worker: int, ask: Ask, flipped: bool = False) -> Packet:
         """Return what the worker sends; see ``follow``."""

@@ -28,7 +28,7 @@ class Worker(Protocol):
         """
 
     def answer(self, ask: Ask) -> Packet | Faulty | None:
-        """Return the reply to an instruction; None to say nothing at all, Faulty if it is to go wrong on the way."""
+        """Return the reply to an instruction; None for no reply, Faulty if it is to go wrong on the way."""
 
     def remember(self) -> StateDict:
         """Return what the worker must know when it is asked again; nothing where it keeps nothing."""

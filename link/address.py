@@ -16,6 +16,13 @@ EXAMPLE_PORT = 9090
 """The port in suggestions where none was given."""
 
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_FOREIGN = {
+    "://": "it is a URL",
+    "@": "leave out the user name",
+    "/": "leave out the path",
+    r"\s": "it contains a space",
+}
+"""What is around an address that does not belong to it, by its pattern."""
 _MOST_SHOWN = 100
 
 
@@ -60,12 +67,9 @@ class Address:
         if flaw is None:
             host, port = _split(text)
             return cls(_plain(host), int(port))
-        head = f"{what} {_shown(text)!r}".lstrip()
-        write = _suggestion(text, listens)
-        raise ConfigError(
-            f"{head}: must be HOST:PORT with a port from {0 if listens else 1} to 65535: {flaw}"
-            + (f"; write {write}" if write else "")
-        )
+        head, meant = f"{what} {_shown(text)!r}".lstrip(), _suggestion(text, listens)
+        ports, write = f"from {0 if listens else 1} to 65535", f"; write {meant}" if meant else ""
+        raise ConfigError(f"{head}: must be HOST:PORT with a port {ports}: {flaw}{write}")
 
     def try_to_bind(self) -> None:
         """Bind the address and release it again: gRPC does not report why it cannot.
@@ -74,11 +78,10 @@ class Address:
             OSError: it cannot be bound.
         """
         try:
-            family, kind, protocol, _, target = socket.getaddrinfo(
-                self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except UnicodeError:  # a name that no DNS name can be
             raise OSError(None, "no such host name") from None
+        family, kind, protocol, _, target = found[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(target)
@@ -108,8 +111,7 @@ def _split(text: str) -> tuple[str, str]:
 
 def _flaw(text: str, listens: bool) -> str | None:
     """Return what is wrong with an address, or None."""
-    outer = _flaw_of_form(text)
-    if outer is not None:
+    if (outer := _flaw_of_form(text)) is not None:
         return outer
     bracketed = text.startswith("[")
     host, port = _split(text) if ":" in text else (text, "")
@@ -141,22 +143,13 @@ def _flaw(text: str, listens: bool) -> str | None:
 
 
 def _flaw_of_form(text: str) -> str | None:
-    """Return what is around an address that does not belong to it, or None."""
-    if "://" in text:
-        return "it is a URL"
-    if "@" in text:
-        return "leave out the user name"
-    if "/" in text:
-        return "leave out the path"
-    if re.search(r"\s", text):
-        return "it contains a space"
-    return None
+    """Return what is wrong around an address, or None."""
+    return next((flaw for pattern, flaw in _FOREIGN.items() if re.search(pattern, text)), None)
 
 
 def _flaw_of_host(host: str) -> str | None:
     """Return what is wrong with a host, without brackets, or None."""
-    outer = _flaw_of_form(host)
-    if outer is not None:
+    if (outer := _flaw_of_form(host)) is not None:
         return outer
     if not host:
         return "the host is missing"

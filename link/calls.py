@@ -9,10 +9,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from flwr.app import Error, Message, RecordDict
 
 from link import flwr_compat
+from link import link_pb2 as pb
 from link.ledger import Ledger
 from link.seats import Seat, Seats
 from link.transport import Transport
-from link.wire import Payload, instruction_head
+from link.wire import Payload
+
+ReplyBound = Callable[[RecordDict], int]
+"""Returns a bound on the length of a reply to an instruction's content."""
+Held = Mapping[str, int]
+"""Seats that are kept for clients, by name."""
+NONE_HELD: Held = {}
+"""Never written to."""
 
 
 class Batch:
@@ -46,18 +54,14 @@ class Call:
     def head(self) -> bytes:
         """Return the envelope's fields before the content."""
         metadata = self.message.metadata
-        return instruction_head(
-            id_=self.id, message_type=metadata.message_type, group_id=metadata.group_id, ttl_s=metadata.ttl
-        )
+        kind, group_id, ttl_s = metadata.message_type, metadata.group_id, metadata.ttl
+        return pb.Envelope(id=self.id, message_type=kind, group_id=group_id, ttl_s=ttl_s).SerializeToString()
 
     def settle(self, answer: RecordDict | Error) -> None:
         """Take the answer as Flower's reply."""
-        if isinstance(answer, RecordDict):
-            if self.batch is not None:
-                self.batch.waits.append(time.monotonic() - self.batch.began)
-            self.reply = Message(answer, reply_to=self.message)
-        else:
-            self.reply = Message(answer, reply_to=self.message)
+        if isinstance(answer, RecordDict) and self.batch is not None:
+            self.batch.waits.append(time.monotonic() - self.batch.began)
+        self.reply = Message(answer, reply_to=self.message)
         flwr_compat.name_reply(self.reply, f"{self.message_id}-reply")
         self.expire()
 
@@ -98,8 +102,8 @@ class FramedGrid(Transport):
         run_id: int,
         clients: int,
         max_reply_bytes: int,
-        reply_bound: Callable[[RecordDict], int] | None = None,
-        held: Mapping[str, int] = {},  # never written to
+        reply_bound: ReplyBound | None = None,
+        held: Held = NONE_HELD,
     ) -> None:
         self.ledger = Ledger()
         self.max_reply_bytes = max_reply_bytes
@@ -193,10 +197,8 @@ class FramedGrid(Transport):
         return [call.reply for call in batch.calls if call.reply is not None]
 
     def _push(self, messages: list[Message]) -> Batch:
-        payloads: dict[int, Payload] = {}
-        for message in messages:
-            if id(message.content) not in payloads:
-                payloads[id(message.content)] = self._payload(message.content)
+        contents = {id(message.content): message.content for message in messages}
+        payloads = {key: self._payload(content) for key, content in contents.items()}
         batch = Batch(len(messages))
         for message in messages:
             call = Call(next(self._ids), message, payloads[id(message.content)], batch)

@@ -13,7 +13,7 @@ Layout (docs/wire.md has the sizes)::
            ArrayRecord  "p": {"": the same as one array}                      instead, where they are many
 
 A reply is as lean as its records allow, because a compressed packet may be a few dozen bytes. Its length follows from
-what was asked, so no length travels; what must be checked first, round and kind, stands in the label at its end.
+what was asked, so no length travels; what must be checked first, round and kind, is in the label at its end.
 """
 
 import struct
@@ -39,19 +39,8 @@ one travels as an array, which alone a SuperLink cuts into pieces."""
 
 _MOST = 200
 """Characters of a reason that are kept."""
-_ERRORS = frozenset(
-    {
-        "disconnected",
-        "not connected",
-        "revoked",
-        "not listed",
-        "undecodable",
-        "oversize",
-        "out of order",
-        STALE,
-        ATTACK_FAILED,
-    }
-)
+_LINK_ERRORS = {"disconnected", "not connected", "revoked", "not listed", "undecodable", "oversize", "out of order"}
+_ERRORS = _LINK_ERRORS | {STALE, ATTACK_FAILED}
 """What error replies of our own begin with: the link's, see ``link.grid.StreamGrid``, and a worker's that lost its
 state, or that could not carry out its attack."""
 
@@ -65,7 +54,7 @@ _SEED, _SCALE = struct.Struct("<Q"), struct.Struct("<d")
 
 def to_array(v: NDArray[Any]) -> Array:
     """Return a one-dimensional array as a Flower Array of raw little-endian bytes."""
-    return Array(v.dtype.name, v.shape, RAW, _raw(v))
+    return Array(v.dtype.name, v.shape, RAW, _view(v).tobytes())
 
 
 def from_array(array: Array) -> Vector:
@@ -74,8 +63,7 @@ def from_array(array: Array) -> Vector:
     Raises:
         WireError: another serialisation, another dtype, not one-dimensional, or sizes that do not agree.
     """
-    vector: Vector = _from_array(array, _DTYPES)
-    return vector
+    return _from_array(array, _DTYPES)
 
 
 def any_array(array: Array) -> NDArray[Any]:
@@ -100,29 +88,20 @@ def write_ask(ask: Ask, extra: Mapping[str, Vector] = {}) -> RecordDict:  # neve
         ask: what every sampled worker is asked. A cohort is sent; who does not reveal it passes an ask without.
         extra: vectors that this worker alone is sent, from ``Method.resync``; it reads them among ``ask.vectors``.
     """
-    config = ConfigRecord({"round": ask.round, "kind": ask.kind})
-    if ask.seed is not None:
-        config["seed"] = ask.seed
-    if ask.cohort is not None:
-        config["cohort"] = list(ask.cohort)
-    if ask.epoch is not None:
-        config["mark"] = [ask.epoch.incarnation, ask.epoch.round]
-    if ask.probe:
-        config["probe"] = True
+    packet, epoch = ask.packet, ask.epoch
+    fields: dict[str, Any] = {"round": ask.round, "kind": ask.kind, "seed": ask.seed}
+    fields["cohort"] = None if ask.cohort is None else list(ask.cohort)
+    fields["mark"] = None if epoch is None else [epoch.incarnation, epoch.round]
+    fields["probe"] = ask.probe or None
+    if packet is not None:
+        fields |= {"packet": packet.kind, "packet dim": packet.dim, "packet seed": packet.seed}
+        fields["packet scale"] = packet.scale
+    config = ConfigRecord({name: value for name, value in fields.items() if value is not None})
     vectors = ArrayRecord({name: to_array(v) for name, v in {**ask.vectors, **extra}.items()})
     content = RecordDict({"ask": config, "vectors": vectors})
-    if ask.packet is not None:
-        packet = ask.packet
-        config["packet"] = packet.kind
-        config["packet dim"] = packet.dim
-        arrays = {"values": to_array(packet.values)}
-        if packet.seed is not None:
-            config["packet seed"] = packet.seed
-        if packet.scale is not None:
-            config["packet scale"] = packet.scale
-        if packet.marks is not None:
-            arrays["marks"] = to_array(packet.marks)
-        content["packet"] = ArrayRecord(arrays)
+    if packet is not None:
+        arrays = {"values": packet.values, "marks": packet.marks}
+        content["packet"] = ArrayRecord({name: to_array(v) for name, v in arrays.items() if v is not None})
     return content
 
 
@@ -172,14 +151,10 @@ def _read_broadcast(config: ConfigRecord, arrays: ArrayRecord) -> Packet:
 
 def write_packet(packet: Packet, ask: Ask) -> RecordDict:
     """Return the content of a reply."""
-    parts: list[bytes | memoryview] = [_view(packet.values)]
-    if packet.marks is not None:
-        parts.append(_view(packet.marks))
-    if packet.seed is not None:
-        parts.append(_SEED.pack(packet.seed))
-    if packet.scale is not None:
-        parts.append(_SCALE.pack(packet.scale))
-    data = b"".join((*parts, _label(packet, ask.round)))
+    marks = b"" if packet.marks is None else _view(packet.marks)
+    seed = b"" if packet.seed is None else _SEED.pack(packet.seed)
+    scale = b"" if packet.scale is None else _SCALE.pack(packet.scale)
+    data = b"".join((_view(packet.values), marks, seed, scale, _label(packet, ask.round)))
     if len(data) <= INLINE_ARRAY_BYTES:
         return RecordDict({"p": ConfigRecord({"": data})})
     return RecordDict({"p": ArrayRecord({"": Array("uint8", (len(data),), RAW, data)})})
@@ -188,9 +163,8 @@ def write_packet(packet: Packet, ask: Ask) -> RecordDict:
 def _label(packet: Packet, round_: int) -> bytes:
     """Return what ends a packet: kind, round and version, and two bytes that give the lengths of these."""
     kind, a, b = packet.kind.encode(), _n_bytes(round_), _n_bytes(packet.version)
-    return b"".join(
-        (kind, round_.to_bytes(a, "little"), packet.version.to_bytes(b, "little"), bytes((len(kind), a << 4 | b)))
-    )
+    lengths = bytes((len(kind), a << 4 | b))
+    return kind + round_.to_bytes(a, "little") + packet.version.to_bytes(b, "little") + lengths
 
 
 def _n_bytes(n: int) -> int:
@@ -210,7 +184,7 @@ def read_reply(message: Message, ask: Ask, form: Compressor, like: Vector) -> Pa
     """
     try:
         if message.has_error():
-            return Rejected(one_line(_told(message.error.reason), _MOST))
+            return Rejected(one_line(_slug_first(message.error.reason), _MOST))
         return _read_packet(message.content, ask, form, like)
     except WireError as error:
         return Rejected(one_line(error, _MOST))
@@ -219,15 +193,14 @@ def read_reply(message: Message, ask: Ask, form: Compressor, like: Vector) -> Pa
 
 
 def _read_packet(content: RecordDict, ask: Ask, form: Compressor, like: Vector) -> Packet | Rejected:
-    data = _packet_bytes(content)
-    if data is None:
+    if (data := _packet_bytes(content)) is None:
         return Rejected("undecodable: no packet in the reply")
     if len(data) < 2:
         return Rejected("undecodable: a packet without its label")
     n_kind, n_round, n_version = data[-2], data[-1] >> 4, data[-1] & 15
     end = len(data) - 2 - n_kind - n_round - n_version
     if end < 0 or n_round > 8 or n_version > 8:
-        return Rejected("undecodable: a packet with a label that is none")
+        return Rejected("undecodable: a packet with an invalid label")
     kind, label = data[end : end + n_kind].decode(errors="replace"), data[end + n_kind : -2]
     round_, version = int.from_bytes(label[:n_round], "little"), int.from_bytes(label[n_round:], "little")
     if round_ != ask.round:
@@ -293,16 +266,15 @@ def _from_array(array: Array, dtypes: Mapping[str, np.dtype[Any]]) -> NDArray[An
         names = " or ".join(dtypes) if len(dtypes) < 3 else "one of a packet's types"
         raise WireError(f"wrong dtype: {array.dtype[:20]!r} as {array.stype[:20]!r}, expected {names}, {RAW}")
     if len(array.shape) != 1 or array.shape[0] * dtype.itemsize != len(array.data):
-        raise WireError(
-            f"wrong shape: {len(array.data)} bytes do not fill {str(tuple(array.shape))[:40]} {array.dtype}"
-        )
+        shape = str(tuple(array.shape))[:40]
+        raise WireError(f"wrong shape: {len(array.data)} bytes do not fill {shape} {array.dtype}")
     return np.frombuffer(array.data, dtype)
 
 
-def _told(reason: str | None) -> str:
+def _slug_first(reason: str | None) -> str:
     """Return the reason of an error reply as "slug: detail".
 
-    Reasons are counted by slug, so what a client's own error says must not be one: it could be another every time.
+    Reasons are counted by slug, so a client's own error must not become one: it could be different every time.
     """
     text = reason or "no reason given"
     return text if text.partition(":")[0] in _ERRORS else f"error: {text}"
@@ -320,7 +292,3 @@ def _view(v: NDArray[Any]) -> memoryview:
     """Return the bytes of an array, little-endian, without a copy where it lies in one piece."""
     little = v if sys.byteorder == "little" else v.astype(v.dtype.newbyteorder("<"))
     return np.ascontiguousarray(little).view(np.uint8).data
-
-
-def _raw(v: NDArray[Any]) -> bytes:
-    return _view(v).tobytes()

@@ -4,6 +4,7 @@ tests/unit/link/test_flwr_compat.py is the contract: what each of these does for
 """
 
 import time
+from typing import Any
 
 from flwr.app import DEFAULT_TTL, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
@@ -47,17 +48,7 @@ def name_reply(message: Message, message_id: str) -> None:
 
 def unreadable(message_id: str, run_id: int, reason: str) -> Message:
     """Return the error reply to an instruction whose reply cannot be read, in the server's own name."""
-    metadata = Metadata(
-        run_id=run_id,
-        message_id=f"{message_id}-reply",
-        src_node_id=SERVER_NODE_ID,
-        dst_node_id=SERVER_NODE_ID,
-        reply_to_message_id=message_id,
-        group_id="",
-        created_at=time.time(),
-        ttl=DEFAULT_TTL,
-        message_type="train",
-    )
+    metadata = _metadata(message_id=f"{message_id}-reply", run_id=run_id, reply_to_message_id=message_id)
     return make_message(metadata, error=Error(BAD_REPLY, reason))
 
 
@@ -69,18 +60,16 @@ def instruction(
     Raises:
         ValueError: Flower knows no such message type.
     """
-    metadata = Metadata(
-        run_id=run_id,
-        message_id=message_id,
-        src_node_id=SERVER_NODE_ID,
-        dst_node_id=node_id,
-        reply_to_message_id="",
-        group_id=group_id,
-        created_at=time.time(),
-        ttl=ttl_s or DEFAULT_TTL,
-        message_type=message_type,
-    )
+    given = {"message_type": message_type, "group_id": group_id, "ttl": ttl_s or DEFAULT_TTL}
+    metadata = _metadata(message_id=message_id, run_id=run_id, dst_node_id=node_id, **given)
     return make_message(metadata, content=content)
+
+
+def _metadata(**given: Any) -> Metadata:
+    """Return a message's metadata, from the server to itself where nothing else is given."""
+    given = {"src_node_id": SERVER_NODE_ID, "dst_node_id": SERVER_NODE_ID, "reply_to_message_id": "", **given}
+    given = {"group_id": "", "ttl": DEFAULT_TTL, "message_type": "train", **given}
+    return Metadata(created_at=time.time(), **given)
 
 
 def empty_run(run_id: int) -> Run:

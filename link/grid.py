@@ -17,41 +17,32 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
-from flwr.app import RecordDict
 
 from foundation.errors import LinkError, Refused, WireError
 from link import flwr_compat, loop
 from link import link_pb2 as pb
 from link.address import Address
-from link.calls import Call, FramedGrid
+from link.calls import NONE_HELD, Call, FramedGrid, Held, ReplyBound
 from link.guard import HELLO_BYTES, HELLO_S, SCAN_S, Backoff, ConnectionGuard, NoHello, limits
 from link.identity.access import AccessControl
 from link.identity.tls import may_watch, peer_certificate, peer_name
 from link.memory import keep_buffers
 from link.seats import NoSeat, Seat
 from link.streams import Stream
+from link.transport import Judge
 from link.watchers import WATCH, Watchers, only_local
-from link.wire import (
-    CHUNK_BYTES,
-    METHOD,
-    PROTOCOL,
-    TRANSPORT,
-    Endless,
-    Parcel,
-    Reader,
-    control_frame,
-    heartbeat,
-)
+from link.wire import CHUNK_BYTES, METHOD, PROTOCOL, TRANSPORT, Endless, Parcel, Reader, control_frame, heartbeat
 
 _SEND_S = 60.0
 """Disconnect a client that has not accepted a frame, of at most 1 MiB, for this many seconds."""
 _GOODBYE_S = 2.0
 """Seconds to send the goodbyes at the end."""
-_LOOK_S = 1.0
-"""Seconds between looks at the lists of who may be here."""
+_CHECK_S = 1.0
+"""Seconds between checks of the access lists."""
 _MOST_LATE = 10_000
 """At most this many late replies are kept until ``late`` is called."""
 _MOST_UNFIT = 1000
@@ -85,8 +76,8 @@ class StreamGrid(FramedGrid):
         heartbeat_s: seconds between pings to a client; without an answer for as long again it is gone.
         credentials: for TLS, see ``link.identity.tls``: a client then has the name of its certificate, and can claim no
             other. None for an open port.
-        access: who may be here now, by certificate, so with ``credentials`` only: a client that may not, or not any
-            more, is sent the reason and cut off (``revoked:``, ``not listed:``). It keeps its seat. None accepts
+        access: who may take part, by certificate, so with ``credentials`` only: a client that may not, or no longer
+            may, is sent the reason and cut off (``revoked:``, ``not listed:``). It keeps its seat. None accepts
             every client that ``credentials`` accept.
         held: seats that are kept for clients by name, from an earlier server of the same run.
         judge: called with the name of a client that is ready and what it has loaded; returns why it cannot take part,
@@ -104,9 +95,9 @@ class StreamGrid(FramedGrid):
         heartbeat_s: float = 5.0,
         credentials: grpc.ServerCredentials | None = None,
         access: AccessControl | None = None,
-        held: Mapping[str, int] = {},  # never written to
-        reply_bound: Callable[[RecordDict], int] | None = None,
-        judge: Callable[[str, str], str | None] | None = None,
+        held: Held = NONE_HELD,
+        reply_bound: ReplyBound | None = None,
+        judge: Judge = None,
         same_code: bool = True,
     ) -> None:
         super().__init__(
@@ -184,8 +175,7 @@ class StreamGrid(FramedGrid):
     def nodes(self) -> dict[int, int]:
         """Return the node ids of the clients that are connected and ready by worker index, ascending."""
         with self.changed:
-            streams = sorted(self._ready.values(), key=lambda stream: stream.seat.worker)
-        return {stream.seat.worker: stream.seat.node_id for stream in streams}
+            return dict(sorted((stream.seat.worker, node) for node, stream in self._ready.items()))
 
     def reports(self) -> dict[str, str]:
         """Return what clients report that they have loaded, by name, of those that are or were ready."""
@@ -232,8 +222,7 @@ class StreamGrid(FramedGrid):
             running = self._loop
             for call in calls:
                 node = call.message.metadata.dst_node_id
-                stream = self._ready.get(node)
-                if stream is None:
+                if (stream := self._ready.get(node)) is None:
                     call.fail(flwr_compat.NODE_UNAVAILABLE, f"not connected: node {node}")
                 else:
                     call.unsettled = stream.calls
@@ -245,15 +234,12 @@ class StreamGrid(FramedGrid):
     # --- on the loop's thread -----------------------------------------------------------------------------------------
 
     async def _serve(self, address: str) -> int:
-        self._server = grpc.aio.server(
-            options=[("grpc.so_reuseport", 0), *TRANSPORT, *heartbeat(self._heartbeat_s), *limits(self._clients)]
-        )
+        own = heartbeat(self._heartbeat_s), limits(self._clients)
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *TRANSPORT, *chain(*own)])
         service, method = METHOD.strip("/").split("/")
-        handlers = {
-            method: grpc.stream_stream_rpc_method_handler(self._session),
-            # Its request is read as a hello is, within the same time.
-            WATCH.rpartition("/")[2]: grpc.stream_stream_rpc_method_handler(self._watchers.serve),
-        }
+        handlers = {method: grpc.stream_stream_rpc_method_handler(self._session)}
+        # The request of a watcher is read as a hello is, within the same time.
+        handlers[WATCH.rpartition("/")[2]] = grpc.stream_stream_rpc_method_handler(self._watchers.serve)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
         if self._credentials is None:
             port: int = self._server.add_insecure_port(address)
@@ -263,13 +249,12 @@ class StreamGrid(FramedGrid):
         self._guard.open(port)
         self._checks = [asyncio.ensure_future(_repeat(SCAN_S, self._check_connections))]
         if self._access is not None:
-            self._checks.append(asyncio.ensure_future(_repeat(_LOOK_S, partial(self._check_access, self._access))))
+            self._checks.append(asyncio.ensure_future(_repeat(_CHECK_S, partial(self._check_access, self._access))))
         return port
 
     async def _session(self, _: object, context: Any) -> None:
         """Serve one stream from hello to end."""
-        stream = await self._greet(context)
-        if stream is None:
+        if (stream := await self._greet(context)) is None:
             return
         tasks = [asyncio.ensure_future(work) for work in (self._read(stream), self._write(stream), stream.cut.wait())]
         try:
@@ -296,32 +281,25 @@ class StreamGrid(FramedGrid):
             seat, settings = self._admit(hello, context)
         except NoSeat as refusal:
             self._guard.warn("%s: refused: %s", context.peer(), refusal)
-            with suppress(TimeoutError):  # who takes nothing is not waited for
+            with suppress(TimeoutError):  # do not wait for a peer that does not read
                 async with asyncio.timeout(HELLO_S):
                     await context.write(control_frame(pb.Refusal(reason=str(refusal), retry=refusal.retry)))
             return None
-        how = "by its word alone" if self._credentials is None else "by its certificate"
+        how = "not authenticated" if self._credentials is None else "by its certificate"
         _log.info("%s: seat %d is taken by %s, %s", context.peer(), seat.worker, seat.name, how)
         stream = Stream(seat, context, self.ledger, self.max_reply_bytes)
         stream.certificate = peer_certificate(context)
         self.ledger.up(seat.name, len(raw))
-        welcome = pb.Welcome(
-            run_id=self.run.run_id,
-            node_id=seat.node_id,
-            worker=seat.worker,
-            clients=self._clients,
-            settings=settings,
-            heartbeat_s=self._heartbeat_s,
-            max_reply_bytes=self.max_reply_bytes,
-            chunk_bytes=CHUNK_BYTES,
-        )
+        welcome = pb.Welcome(node_id=seat.node_id, worker=seat.worker, clients=self._clients, settings=settings)
+        welcome.run_id, welcome.chunk_bytes = self.run.run_id, CHUNK_BYTES
+        welcome.heartbeat_s, welcome.max_reply_bytes = self._heartbeat_s, self.max_reply_bytes
         try:
             async with asyncio.timeout(HELLO_S):
                 await stream.send(control_frame(welcome))
         except BaseException as error:
             self._detach(stream)
             if isinstance(error, TimeoutError):
-                self._guard.warn("%s: %s does not take its welcome", context.peer(), seat.name)
+                self._guard.warn("%s: %s does not read its welcome", context.peer(), seat.name)
                 return None
             raise
         self._streams.add(stream)
@@ -337,16 +315,12 @@ class StreamGrid(FramedGrid):
         if self._credentials is not None and may_watch(peer_certificate(context)):
             raise NoSeat("this certificate is for watching; `breakwater certs issue DIR NAME` makes a client's")
         if hello.fingerprint != self._fingerprint and (self._same_code or not _CODE.fullmatch(hello.fingerprint)):
-            raise NoSeat(
-                f"code fingerprint {hello.fingerprint[:64]!r}: this server runs {self._fingerprint!r}; "
-                "run the same version at both ends"
-            )
+            theirs, advice = hello.fingerprint[:64], "run the same version at both ends"
+            raise NoSeat(f"code fingerprint {theirs!r}: this server runs {self._fingerprint!r}; {advice}")
+        worker = hello.worker if hello.HasField("worker") else None
+        former = hello.former if hello.HasField("former") else None
         with self.changed:
-            seat = self.seating.take(
-                hello.name,
-                worker=hello.worker if hello.HasField("worker") else None,
-                former=hello.former if hello.HasField("former") else None,
-            )
+            seat = self.seating.take(hello.name, worker=worker, former=former)
         try:
             return seat, self._welcome(seat.name, seat.worker)
         except BaseException as error:
@@ -366,8 +340,7 @@ class StreamGrid(FramedGrid):
             return only_local(context)
         if not may_watch(peer_certificate(context)):
             raise NoSeat("this certificate is not for watching; `breakwater certs issue DIR --watcher NAME` makes one")
-        flaw = self._flaw_of_watcher(context)
-        if flaw is not None:
+        if (flaw := self._flaw_of_watcher(context)) is not None:
             raise NoSeat(flaw)
         return f"{peer_name(context)}, by its certificate,"
 
@@ -386,13 +359,17 @@ class StreamGrid(FramedGrid):
     def _cut_off(self, stream: Stream, reason: str) -> None:
         """End a client's stream for good: what it sends counts no more, and all it gets is the reason."""
         _log.warning("%s: cut off: %s", stream.seat.name, reason)
+        self._unready(stream, reason)
+        self._refuse(stream, reason)
+
+    def _unready(self, stream: Stream, reason: str) -> None:
+        """Take a client from those that are ready; what it has not answered fails."""
         with self.changed:
             if self._ready.get(stream.seat.node_id) is stream:
                 del self._ready[stream.seat.node_id]
             for call in list(stream.calls):
                 call.fail(flwr_compat.NODE_UNAVAILABLE, reason)
             self.changed.notify_all()
-        self._refuse(stream, reason)
 
     def _turn_away(self, stream: Stream, flaw: str) -> None:
         """Refuse a client that is ready for another task than this server's."""
@@ -406,7 +383,7 @@ class StreamGrid(FramedGrid):
         """Let a stream end with a refusal."""
         stream.goodbye = control_frame(pb.Refusal(reason=reason))
         stream.wake.set()
-        asyncio.get_running_loop().call_later(_GOODBYE_S, self._hang_up, stream)  # who does not read is not waited for
+        asyncio.get_running_loop().call_later(_GOODBYE_S, self._hang_up, stream)  # also if the client does not read
 
     def _hang_up(self, stream: Stream) -> None:
         """End a stream that has not ended by itself, and its connection."""
@@ -419,7 +396,7 @@ class StreamGrid(FramedGrid):
         late = time.monotonic() - _SEND_S
         for stream in list(self._streams):
             if stream.sending_since is not None and stream.sending_since < late and not stream.cut.is_set():
-                self._back_off(stream, f"it has taken nothing for {_SEND_S:g} s")
+                self._back_off(stream, f"it has read nothing for {_SEND_S:g} s")
                 stream.cut.set()
         self._guard.scan()
 
@@ -450,7 +427,7 @@ class StreamGrid(FramedGrid):
                 if stream.goodbye is not None:
                     continue
                 if self._ready.get(stream.seat.node_id) is stream:
-                    stream.strike("out of order: it has been ready before")
+                    stream.strike("out of order: it is ready already")
                     continue
                 flaw = None if self._judge is None else self._judge(stream.seat.name, frame.task)
                 if flaw is not None:
@@ -466,17 +443,17 @@ class StreamGrid(FramedGrid):
                 if stream.busy and stream.busy.id == frame.id:
                     stream.free()
                 else:
-                    stream.strike(f"a pass on what it was not asked, number {frame.id}")
+                    stream.strike(f"unsolicited pass {frame.id}")
             elif frame is not None:
                 self._answer(stream, stream.busy, f"out of order: a {type(frame).__name__} from a client")
-        self._back_off(stream, f"{stream.strikes} frames that nobody asked for")
+        self._back_off(stream, f"{stream.strikes} consecutive invalid or unsolicited frames")
 
     def _answer(self, stream: Stream, call: Call | None, answer: Parcel | str) -> None:
         """Take a client's reply, or the flaw of what it sent, as the answer to the instruction that it has."""
         if isinstance(answer, str):
             stream.strike(answer)
         elif call is None:
-            stream.strike(f"a reply that nobody waits for, number {answer.id}")
+            stream.strike(f"unsolicited reply {answer.id}")
         else:
             stream.strikes = 0
         if call is None:
@@ -514,11 +491,7 @@ class StreamGrid(FramedGrid):
         with self.changed:
             if not self.seating.leave(seat.name):
                 self.ledger.forget(seat.name)  # else names that come and go would fill it
-            if self._ready.get(seat.node_id) is stream:
-                del self._ready[seat.node_id]
-            for call in list(stream.calls):
-                call.fail(flwr_compat.NODE_UNAVAILABLE, f"disconnected: worker {seat.worker} ({seat.name})")
-            self.changed.notify_all()
+            self._unready(stream, f"disconnected: worker {seat.worker} ({seat.name})")
         stream.gone.set()
 
     async def _shut_down(self, reason: str, final: bool) -> None:
@@ -529,9 +502,8 @@ class StreamGrid(FramedGrid):
         for stream in streams:
             stream.goodbye = control_frame(pb.Goodbye(reason=reason, final=final))
             stream.wake.set()
-        gone = asyncio.gather(
-            self._watchers.close(reason, final, _GOODBYE_S), *(stream.gone.wait() for stream in streams)
-        )
+        goodbyes = [stream.gone.wait() for stream in streams]
+        gone = asyncio.gather(self._watchers.close(reason, final, _GOODBYE_S), *goodbyes)
         with suppress(TimeoutError):
             await asyncio.wait_for(gone, _GOODBYE_S)
         for stream in streams:  # one that has stopped may hold half an instruction of any length: it gets no goodbye

@@ -1,10 +1,10 @@
 """Limits what an unauthenticated or misbehaving peer can cost the server: connections, time, log lines, reconnects.
 
 A peer is unauthenticated until the server has taken its client. gRPC limits how many connections there are and how long
-handshakes may take (``limits``), but it can neither choose which connection to close nor tell an unauthenticated peer
-that opens stream after stream from a client that has joined. The ``ConnectionGuard`` can: twice a second it inspects
-this process's own sockets and disconnects unauthenticated peers that are connected for too long, the oldest of too
-many, and those that sent no valid hello. So such peers cannot keep honest clients out by occupying every place.
+handshakes may take (``limits``), but it can neither choose which connection to close nor distinguish an unauthenticated
+peer that opens stream after stream from a client that has joined. The ``ConnectionGuard`` can: twice a second it
+inspects this process's own sockets and disconnects unauthenticated peers that are connected for too long, the oldest of
+too many, and those that sent no valid hello. So such peers cannot keep honest clients out by occupying every place.
 docs/wire.md lists what one of them can cost.
 """
 
@@ -32,7 +32,7 @@ from link.seats import NoSeat
 HELLO_S = 10.0
 """Seconds that an unauthenticated peer has for its handshakes (TLS, HTTP/2), for its hello, and without any stream."""
 UNAUTHENTICATED_S = 15.0
-"""Disconnect a peer that is still unauthenticated after so many seconds."""
+"""Disconnect a peer that is still unauthenticated after this many seconds."""
 HELLO_BYTES = 4096
 """The longest hello. gRPC takes a first message of up to ``wire.MAX_FRAME_BYTES`` into memory; a longer one is not
 parsed."""
@@ -61,7 +61,7 @@ _FORGET_S = 3600.0
 _MAX_BACKOFFS = 1024
 """The most clients in backoff that are remembered; the number of seats limits them where names are certified."""
 LINES, _LINES_S = 20, 60.0
-"""At most LINES warnings about unauthenticated peers in a window of so many seconds; the others are counted."""
+"""At most LINES warnings about unauthenticated peers in a window of _LINES_S seconds; the others are counted."""
 
 _MANY = 500
 """Give memory back after this many unauthenticated peers have left: interrupted handshakes leave it fragmented."""
@@ -184,7 +184,7 @@ class ConnectionGuard:
         self._rejected: set[Address] = set()
 
     def open(self, port: int) -> None:
-        """Watch the connections of a port; nobody is disconnected before."""
+        """Watch the connections of a port; no peer is disconnected before."""
         self._sockets.port = port
         _GRPC_LOG.addFilter(_is_news)
 
@@ -220,8 +220,7 @@ class ConnectionGuard:
 
     def reject(self, peer: str) -> None:
         """Disconnect a peer at the next scan, unless it is a client's by then."""
-        address = _address(peer)
-        if address is not None:
+        if (address := _address(peer)) is not None:
             self._rejected.add(address)
 
     def scan(self) -> None:
@@ -230,7 +229,7 @@ class ConnectionGuard:
         connected = self._sockets.connected()
         members = set(map(_address, self._members()))
         if not members <= connected.keys():
-            return  # a client has just left, or its connection is not recognised: then nobody counts as unauthenticated
+            return  # a client has just left, or its connection is unknown: then no peer counts as unauthenticated
         self._gone += len(self._since.keys() - connected.keys())
         if self._gone >= _MANY:
             self._gone = 0
@@ -295,9 +294,8 @@ class _Sockets:
         return None
 
     def _peer_of(self, twin: socket.socket) -> Address | None:
-        if twin.type != socket.SOCK_STREAM or twin.family not in (socket.AF_INET, socket.AF_INET6):
-            return None
-        if twin.getsockname()[1] != self.port:
+        internet = twin.type == socket.SOCK_STREAM and twin.family in (socket.AF_INET, socket.AF_INET6)
+        if not internet or twin.getsockname()[1] != self.port:
             return None
         with suppress(OSError, ValueError):  # one that listens has no peer
             host, port = twin.getpeername()[:2]
@@ -348,5 +346,4 @@ def _address(peer: str) -> Address | None:
 def _plain(host: str) -> str:
     """Return an IP address as this module compares it: without scope, and not as IPv4 within IPv6."""
     ip = ipaddress.ip_address(host.partition("%")[0])
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return str(mapped or ip)
+    return str(getattr(ip, "ipv4_mapped", None) or ip)

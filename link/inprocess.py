@@ -4,7 +4,7 @@ Every instruction and every reply is written into the frames of ``link.wire``, a
 is counted, and what a client can get wrong, is as on the live link.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
@@ -12,7 +12,8 @@ from flwr.clientapp import ClientApp
 from foundation.errors import WireError
 from link import flwr_compat, replies
 from link import link_pb2 as pb
-from link.calls import Call, FramedGrid
+from link.calls import Call, FramedGrid, ReplyBound
+from link.seats import Seat
 from link.wire import CONTROL_BYTES, Parcel, Reader
 
 
@@ -29,21 +30,13 @@ class InProcessGrid(FramedGrid):
     clients_change = False  # they are objects of this process: whatever they cannot do now they never can
 
     def __init__(
-        self,
-        run_id: int,
-        apps: Mapping[str, ClientApp],
-        *,
-        max_reply_bytes: int,
-        reply_bound: Callable[[RecordDict], int],
+        self, run_id: int, apps: Mapping[str, ClientApp], *, max_reply_bytes: int, reply_bound: ReplyBound
     ) -> None:
         held = {name: worker for worker, name in enumerate(apps)}
         super().__init__(
             run_id=run_id, clients=len(apps), max_reply_bytes=max_reply_bytes, reply_bound=reply_bound, held=held
         )
-        self._clients = {
-            seat.node_id: _Client(seat.name, worker, apps[seat.name], run_id, seat.node_id)
-            for worker, seat in self.seats().items()
-        }
+        self._clients = {seat.node_id: _Client(seat, apps[seat.name], run_id) for seat in self.seats().values()}
 
     def nodes(self) -> dict[int, int]:
         """Return node id by worker: all are there."""
@@ -88,9 +81,8 @@ class InProcessGrid(FramedGrid):
 class _Client:
     """One client: its app, and how its frames are read."""
 
-    def __init__(self, name: str, worker: int, app: ClientApp, run_id: int, node_id: int) -> None:
-        self.name = name
-        self.worker = worker
+    def __init__(self, seat: Seat, app: ClientApp, run_id: int) -> None:
+        self.name, self.worker = seat.name, seat.worker
         self.app = app
         self.reader = Reader(CONTROL_BYTES)
-        self.context = Context(run_id=run_id, node_id=node_id, node_config={}, state=RecordDict(), run_config={})
+        self.context = Context(run_id=run_id, node_id=seat.node_id, node_config={}, state=RecordDict(), run_config={})

@@ -1,7 +1,7 @@
 """How a ServerApp on a Flower deployment talks to nodes it does not know yet: who they are, and the way to its link.
 
 Both are Flower ``query`` messages with an action of their own, which another app's ClientApp does not know. With JOIN
-the server tells a node where its link listens and gives it a certificate for it, through Flower's own channel.
+the server sends a node the address of its link and a certificate for it, through Flower's own channel.
 """
 
 from collections.abc import Mapping

@@ -5,8 +5,9 @@ count: handshake, instructions, replies, chunks, and also replies that are refus
 TCP add below (frame headers, window updates, pings); docs/wire.md has the measured sum.
 """
 
+import operator
 import threading
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 GRPC_PREFIX_BYTES = 5
 """What gRPC puts before each message: one byte of flags, four of length."""
@@ -30,12 +31,7 @@ class Traffic:
 
     def __sub__(self, earlier: "Traffic") -> "Traffic":
         """Return what passed since ``earlier``."""
-        return Traffic(
-            self.bytes_up - earlier.bytes_up,
-            self.bytes_down - earlier.bytes_down,
-            self.frames_up - earlier.frames_up,
-            self.frames_down - earlier.frames_down,
-        )
+        return Traffic(*map(operator.sub, astuple(self), astuple(earlier)))
 
 
 class Ledger:
@@ -76,10 +72,6 @@ class Ledger:
 
     def _count(self, peer: str, way: int, n: int) -> None:
         with self._lock:
-            counts = self._peers.get(peer)
-            if counts is None:
-                counts = self._peers[peer] = [0, 0, 0, 0]
-            counts[way] += n
-            counts[way + 2] += 1
-            self._total[way] += n
-            self._total[way + 2] += 1
+            for counts in (self._total, self._peers.setdefault(peer, [0, 0, 0, 0])):
+                counts[way] += n
+                counts[way + 2] += 1

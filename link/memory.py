@@ -17,8 +17,7 @@ def give_back() -> None:
     After thousands of connections that came and went it may be hundreds of megabytes. Where the C library has no
     malloc_trim, it does nothing.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)
 
 
@@ -27,7 +26,6 @@ def keep_buffers() -> None:
 
     It is for the whole process. Where the C library has no mallopt, it does nothing.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         mallopt(_M_MMAP_THRESHOLD, _LONGEST_KEPT)
         mallopt(_M_TRIM_THRESHOLD, _KEPT)

@@ -2,7 +2,7 @@
 
 The ClientApp runs in the thread that called ``join``, one instruction at a time; gRPC's own threads answer the server's
 pings meanwhile, so a client may compute for as long as it likes. The stream is read and written in that same thread, on
-an asyncio loop that stands still while the ClientApp runs: with gRPC's blocking interface, which hands every message
+an asyncio loop that pauses while the ClientApp runs: with gRPC's blocking interface, which hands every message
 through two more threads, a round of 20 clients took 10 to 25 % longer.
 """
 
@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 from flwr.app import Context
@@ -30,26 +30,16 @@ from link.memory import keep_buffers
 from link.proxy import Route, route_to
 from link.replies import Reply
 from link.seats import flaw_of_name
-from link.wire import (
-    MAX_BODY_BYTES,
-    METHOD,
-    PROTOCOL,
-    TRANSPORT,
-    Parcel,
-    Reader,
-    Welcome,
-    control_frame,
-    heartbeat,
-)
+from link.wire import MAX_BODY_BYTES, METHOD, PROTOCOL, TRANSPORT, Parcel, Reader, Welcome, control_frame, heartbeat
 
 _FIRST_DELAY_S, _LAST_DELAY_S = 0.1, 5.0
 """The delay before another attempt to join doubles from the first to the last of these."""
 _STOP_CHECK_S = 0.2
 """How long a set ``stop`` may go unnoticed."""
 _HEARTBEAT_S = 5.0
-"""Seconds between pings to the server where nothing else is said."""
+"""Seconds between pings to the server by default."""
 _VERDICT_S = 5.0
-"""How long a client that has loaded another task waits for the server to say so."""
+"""How long a client that has loaded another task waits for the server's refusal."""
 
 _log = logging.getLogger("breakwater.link")
 
@@ -74,18 +64,23 @@ Prepare = Callable[[Welcome], Prepared]
 """Prepares for the run of a server; raises OtherTask where the task that was loaded here is not the server's."""
 
 
+class Options(TypedDict, total=False):
+    """What all seats of a process share; see ``join``."""
+
+    fingerprint: Required[str]
+    stop: threading.Event
+    patience_s: float | None
+    heartbeat_s: float
+    log: Callable[[str], None]
+
+
 def join(
     address: str,
     name: str,
     prepare: Prepare,
-    *,
     worker: int | None = None,
-    fingerprint: str,
     identity: Identity | None = None,
-    stop: threading.Event | None = None,
-    patience_s: float | None = None,
-    heartbeat_s: float = _HEARTBEAT_S,
-    log: Callable[[str], None] = _log.info,
+    **options: Unpack[Options],
 ) -> str:
     """Stay in the federation at ``address`` as ``name`` until the server says goodbye.
 
@@ -97,8 +92,8 @@ def join(
         prepare: called once per run with the server's Welcome; loads the data and returns the ClientApp that stays
             resident, with its context. What it raises ends ``join``.
         worker: the seat that this client must have; None for any.
-        fingerprint: of the code; must be the server's.
         identity: the certificate of this name, for TLS; None for an open port.
+        fingerprint: of the code; must be the server's.
         stop: once set, ``join`` returns, after the instruction in hand.
         patience_s: how long the server may be away; None for ever.
         heartbeat_s: seconds between pings to the server; without an answer for as long again it is gone.
@@ -110,39 +105,24 @@ def join(
     Raises:
         Refused: by the server, for good; or the name cannot be used.
         ConfigError: the address is none; the identity cannot be used, or not any more. A flaw of the server's
-            certificate is logged and tried again: a stranger in between must not be able to end a client.
+            certificate is logged and tried again: an intermediary must not be able to end a client.
         ServerGone: the server was away for longer than ``patience_s``.
     """
     identities = None if identity is None else {name: identity}
-    return join_as_many(
-        address,
-        {name: worker},
-        prepare,
-        fingerprint=fingerprint,
-        identities=identities,
-        stop=stop,
-        patience_s=patience_s,
-        heartbeat_s=heartbeat_s,
-        log=log,
-    )
+    return join_as_many(address, {name: worker}, prepare, identities, **options)
 
 
 def join_as_many(
     address: str,
     seats: Mapping[str, int | None],
     prepare: Prepare,
-    *,
-    fingerprint: str,
     identities: Mapping[str, Identity] | None = None,
-    stop: threading.Event | None = None,
-    patience_s: float | None = None,
-    heartbeat_s: float = _HEARTBEAT_S,
-    log: Callable[[str], None] = _log.info,
+    **options: Unpack[Options],
 ) -> str:
     """Hold several seats from this one thread, each on a connection of its own; an error of one ends all.
 
     Args:
-        address: see ``join``, as for all that is not named here.
+        address: see ``join``, also for the options.
         seats: the wished seat, or None, by name; at least one.
         prepare: called for each of them; their ClientApps run one instruction at a time.
         identities: the certificate of each name, for TLS; None for an open port.
@@ -154,16 +134,13 @@ def join_as_many(
         Refused, ConfigError, ServerGone: see ``join``.
     """
     parsed = Address.parse(address, what="cannot connect to")
-    terms = _Terms(parsed, route_to(parsed), fingerprint, stop or threading.Event(), patience_s, heartbeat_s, log)
+    terms = _Terms(parsed, route_to(parsed), **options)
     for name in seats:
-        flaw = flaw_of_name(name)
-        if flaw is not None:
+        if (flaw := flaw_of_name(name)) is not None:
             raise Refused(flaw)
     keep_buffers()
-    nodes = [
-        _Node(name, prepare, worker, terms, None if identities is None else identities[name])
-        for name, worker in seats.items()
-    ]
+    shown: Mapping[str, Identity | None] = dict.fromkeys(seats) if identities is None else identities
+    nodes = [_Node(name, prepare, worker, terms, shown[name]) for name, worker in seats.items()]
 
     async def together() -> str:
         tasks = [asyncio.ensure_future(node.stay()) for node in nodes]
@@ -185,24 +162,19 @@ class _Terms:
     address: Address
     route: Route
     fingerprint: str
-    stop: threading.Event
-    patience_s: float | None
-    heartbeat_s: float
-    log: Callable[[str], None]
+    stop: threading.Event = field(default_factory=threading.Event)
+    patience_s: float | None = None
+    heartbeat_s: float = _HEARTBEAT_S
+    log: Callable[[str], None] = _log.info
     over: threading.Event = field(default_factory=threading.Event)
-    """One of the seats has heard its last goodbye: another one that is without a stream then need not come back."""
+    """One of the seats has received its last goodbye: another one that has no stream then need not come back."""
 
 
 class _Node:
     """What outlives one stream: who we are, and the context of the run that we prepared for."""
 
     def __init__(
-        self,
-        name: str,
-        prepare: Prepare,
-        worker: int | None,
-        terms: _Terms,
-        identity: Identity | None,
+        self, name: str, prepare: Prepare, worker: int | None, terms: _Terms, identity: Identity | None
     ) -> None:
         self._name = name
         self._identity = identity
@@ -213,10 +185,10 @@ class _Node:
         self._welcomed = False
         self._prepared: tuple[Welcome, Prepared] | None = None
         self._late: asyncio.Future[None] | None = None  # a reply that is not sent yet
-        self._failure = "", ""  # why there was no stream: gRPC's word, and what a look has shown
+        self._failure = "", ""  # why there was no stream: gRPC's message, and the finding of the inspection
 
     async def stay(self) -> str:
-        """Serve stream after stream until the server says that it was the last."""
+        """Serve stream after stream until the server's final goodbye."""
         terms, stop = self._terms, self._terms.stop
         delay, last_contact, complaint = _FIRST_DELAY_S, time.monotonic(), ""
         while not stop.is_set():
@@ -230,15 +202,14 @@ class _Node:
                 return "the run is over"
             if self._welcomed:
                 delay, last_contact, complaint = _FIRST_DELAY_S, time.monotonic(), ""
-            told = outcome.reason if isinstance(outcome, pb.Goodbye) else outcome
+            reason = outcome.reason if isinstance(outcome, pb.Goodbye) else outcome
             away_s = time.monotonic() - last_contact
             if terms.patience_s is not None and away_s >= terms.patience_s:
-                raise ServerGone(
-                    f"no server at {terms.address} for {away_s:.1f} s: {told}; patience is {terms.patience_s} s"
-                )
-            if told != complaint:  # the same news once, however often we try
-                complaint = told
-                terms.log(f"{self._name}: no stream to {terms.address}: {told}; trying again until there is")
+                patience = f"patience is {terms.patience_s} s"
+                raise ServerGone(f"no server at {terms.address} for {away_s:.1f} s: {reason}; {patience}")
+            if reason != complaint:  # log the same reason once, however many attempts it takes
+                complaint = reason
+                terms.log(f"{self._name}: no stream to {terms.address}: {reason}; trying again until there is one")
             await _pause(delay * random.uniform(0.5, 1.0), stop)
             delay = min(2 * delay, _LAST_DELAY_S)
         return "stopped"
@@ -258,10 +229,10 @@ class _Node:
                 await call.write(control_frame(self._hello()))
                 return await self._converse(call, stop)
             except WireError as error:
-                return f"the server sent nonsense: {error.reason}"
+                return f"the server sent an invalid frame: {error.reason}"
             except grpc.aio.AioRpcError as error:
                 details = str(error.details())
-                return terms.route.to_dict(details if self._welcomed else await self._explain(details))
+                return terms.route.explain(details if self._welcomed else await self._explain(details))
             except asyncio.CancelledError:
                 if not stop.is_set():
                     raise
@@ -273,7 +244,7 @@ class _Node:
                 call.cancel()
 
     async def _explain(self, details: str) -> str:
-        """Say why there is no stream, with a look at the server unless gRPC's word for it is explained already.
+        """Return why there is no stream; inspect the server unless gRPC's message is explained already.
 
         Raises:
             ConfigError: our own certificate has expired.
@@ -281,14 +252,13 @@ class _Node:
         if self._identity is not None:
             self._identity.check(CertificateRole.CLIENT)
         if details != self._failure[0]:
-            finding = await what_is_wrong(self._terms.address, self._identity, self._terms.route)
-            if finding is None:
+            if (finding := await what_is_wrong(self._terms.address, self._identity, self._terms.route)) is None:
                 return details
             self._failure = details, finding
         return self._failure[1]
 
     async def _converse(self, call: Any, stop: threading.Event) -> pb.Goodbye | str:
-        """Do what the server says until it says no more."""
+        """Answer the server's frames until the stream ends."""
         reader = Reader(MAX_BODY_BYTES)
         coming = asyncio.ensure_future(call.read())
         while not stop.is_set():
@@ -303,7 +273,7 @@ class _Node:
                 try:
                     reply = Reply([control_frame(pb.Ready(task=self._settle_in(frame)))])
                 except OtherTask as other:
-                    await self._tell(call, other)
+                    await self._report(call, other)
                     raise
             elif isinstance(frame, pb.Goodbye):
                 return frame
@@ -324,8 +294,8 @@ class _Node:
                 return reply.end
         return "stopped"
 
-    async def _tell(self, call: Any, other: OtherTask) -> None:
-        """Tell the server what was loaded here, so that it can say in its own log why we leave.
+    async def _report(self, call: Any, other: OtherTask) -> None:
+        """Report what was loaded here to the server, so that its log gives the reason why this client leaves.
 
         Raises:
             Refused: its answer.
@@ -340,22 +310,13 @@ class _Node:
 
     def _hello(self) -> pb.Hello:
         former = self._prepared[0].worker if self._prepared and self._worker is None else None
-        return pb.Hello(
-            protocol=PROTOCOL, name=self._name, fingerprint=self._terms.fingerprint, worker=self._worker, former=former
-        )
+        code = self._terms.fingerprint
+        return pb.Hello(protocol=PROTOCOL, name=self._name, fingerprint=code, worker=self._worker, former=former)
 
     def _settle_in(self, message: pb.Welcome) -> str:
         """Prepare for the run, unless that was done on an earlier stream; return what was loaded for it."""
-        welcome = Welcome(
-            name=self._name,
-            run_id=message.run_id,
-            node_id=message.node_id,
-            worker=message.worker,
-            clients=message.clients,
-            settings=dict(message.settings),
-            heartbeat_s=message.heartbeat_s,
-            max_reply_bytes=message.max_reply_bytes,
-        )
+        given: dict[str, Any] = {key: getattr(message, key) for key in Welcome.__annotations__ if key != "name"}
+        welcome = Welcome(**{**given, "name": self._name, "settings": dict(message.settings)})
         self._welcomed = True
         self._terms.log(f"{self._name}: joined as worker {welcome.worker} of {welcome.clients}")
         if self._prepared is None or _seat(self._prepared[0]) != _seat(welcome):
@@ -378,12 +339,7 @@ def _seat(welcome: Welcome) -> tuple[int, int, int]:
 @asynccontextmanager
 async def _channel(terms: _Terms, credentials: grpc.ChannelCredentials | None) -> AsyncIterator[grpc.aio.Channel]:
     """Open a channel with a TCP connection of its own, also beside others of this process; close it in the end."""
-    options = [
-        ("grpc.use_local_subchannel_pool", 1),
-        *TRANSPORT,
-        *heartbeat(terms.heartbeat_s),
-        *terms.route.options,
-    ]
+    options = [("grpc.use_local_subchannel_pool", 1), *TRANSPORT, *heartbeat(terms.heartbeat_s), *terms.route.options]
     if credentials is None:
         channel = grpc.aio.insecure_channel(terms.address.target, options)
     else:

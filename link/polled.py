@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from foundation.text import one_line
 from link import flwr_compat
 from link.flwr_compat import NodeInfo, Run
+from link.transport import MessageGrid
 
 log = logging.getLogger("breakwater.link")
 
@@ -28,7 +29,7 @@ _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionErro
 """What Flower raises where the bytes of a reply are none; what its connection raises is none of these."""
 
 
-class PolledGrid(Grid):
+class PolledGrid(MessageGrid):
     """Another Grid, and a count of what goes through it.
 
     Args:
@@ -37,8 +38,7 @@ class PolledGrid(Grid):
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._up = 0
-        self._down = 0
+        self._up = self._down = 0
         self._one_by_one = False
 
     @property
@@ -119,12 +119,6 @@ class PolledGrid(Grid):
     def run(self) -> Run:
         """The grid's run."""
         return self._grid.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """Return an instruction for a node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the ids of the nodes that are online."""

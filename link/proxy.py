@@ -10,6 +10,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -42,13 +43,11 @@ class Route:
         """Channel options that make gRPC take this route."""
         return () if self.proxy else _DIRECT
 
-    def to_dict(self, failure: str) -> str:
+    def explain(self, failure: str) -> str:
         """Return why a connection failed, with the route if the environment decides it."""
         if self.proxy:
-            return (
-                f"{failure} (through the proxy {self.proxy} that {self.variable} names; list the server in no_proxy to "
-                "connect directly)"
-            )
+            source = f"the proxy {self.proxy} that {self.variable} names"
+            return f"{failure} (through {source}; list the server in no_proxy to connect directly)"
         return f"{failure} (directly: {self.ignored})" if self.ignored else failure
 
 
@@ -88,9 +87,8 @@ def is_here(address: Address) -> bool:
 
 
 def _loops(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    plain = mapped or ip
-    return plain.is_loopback or plain.is_unspecified
+    plain = getattr(ip, "ipv4_mapped", None) or ip
+    return bool(plain.is_loopback or plain.is_unspecified)
 
 
 def _excluded(address: Address, exceptions: str) -> bool:
@@ -99,12 +97,9 @@ def _excluded(address: Address, exceptions: str) -> bool:
         wanted = entry.strip().lower()
         if address.host.lower().endswith(wanted):
             return True
-        if address.ip is not None and "/" in wanted:
-            try:
-                if address.ip in ipaddress.ip_network(wanted, strict=False):
-                    return True
-            except ValueError:
-                continue
+        with suppress(ValueError):  # it may be no network
+            if address.ip is not None and "/" in wanted and address.ip in ipaddress.ip_network(wanted, strict=False):
+                return True
     return False
 
 

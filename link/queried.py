@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from foundation.text import one_line
 from link.invitation import TASK, WHO
 from link.polled import PolledGrid
-from link.transport import Transport
+from link.transport import Judge, Transport
 
 log = logging.getLogger("breakwater.link")
 
@@ -49,18 +49,12 @@ class QueriedGrid(PolledGrid, Transport):
 
     polled = True
     POLL_S = 1.0
-    """Seconds between looks at a Grid that offers nothing to wait on."""
+    """Seconds between polls of a Grid, which cannot be waited on."""
     AGAIN_S = 60.0
     """Seconds until a node that did not answer is asked again: each attempt may take the whole timeout."""
 
     def __init__(
-        self,
-        grid: Grid,
-        clients: int,
-        fingerprint: str,
-        timeout_s: float,
-        judge: Callable[[str, str], str | None] | None = None,
-        same_code: bool = True,
+        self, grid: Grid, clients: int, fingerprint: str, timeout_s: float, judge: Judge = None, same_code: bool = True
     ) -> None:
         super().__init__(grid)
         self._clients = clients
@@ -122,16 +116,14 @@ class QueriedGrid(PolledGrid, Transport):
         question = RecordDict()
         messages = [Message(question, node, f"query.{WHO}", ttl=self._timeout_s) for node in nodes]
         self._ask_at |= dict.fromkeys(nodes, time.monotonic() + self.AGAIN_S)
-        replies = list(self.send_and_receive(messages, timeout=self._timeout_s))
+        replies = self.send_and_receive(messages, timeout=self._timeout_s)
         node_of = {m.metadata.message_id: node for m, node in zip(messages, nodes, strict=True)}
         flaws: dict[int, _Unfit] = {}
         for reply in replies:
-            node = node_of.get(reply.metadata.reply_to_message_id)
-            if node is None:
+            if (node := node_of.get(reply.metadata.reply_to_message_id)) is None:
                 continue
             self._ask_at[node] = inf
-            flaw = self._seat(node, reply)
-            if flaw is not None:
+            if (flaw := self._seat(node, reply)) is not None:
                 flaws[node] = flaw
         self._unfit |= flaws
         for flaw, n in Counter(flaws.values()).items():  # a hundred nodes with one flaw are one line
@@ -165,8 +157,5 @@ class QueriedGrid(PolledGrid, Transport):
         return None
 
     def _foreign(self, what: str) -> _Unfit:
-        return _Unfit(
-            f"{what}: left out; where several apps share a simulation SuperLink, it may have loaded the client "
-            "package of another one: restart it, or give every app its own SuperLink",
-            foreign=True,
-        )
+        cause = "where several apps share a simulation SuperLink, it may have loaded the client package of another one"
+        return _Unfit(f"{what}: left out; {cause}: restart it, or give every app its own SuperLink", foreign=True)

@@ -4,8 +4,8 @@ The data of arrays, and long byte strings, never pass through protobuf: ``pack``
 ``unpack`` cuts them from the body again, each copied once.
 """
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Container, Sequence
+from typing import Any, cast
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
@@ -13,10 +13,13 @@ from foundation.errors import WireError
 from link import link_pb2 as pb
 
 INLINE_BYTES = 64 << 10
-"""The longest byte string that stays in its record, and the longest body that stands in its envelope."""
+"""The longest byte string that stays in its record, and the longest body inside its envelope."""
 
 _LISTS = frozenset({"integers", "reals", "flags", "texts", "blobs"})
 """The kinds of ``Item.value`` that are lists."""
+_BLOBS: tuple[str, Any] = "blobs", pb.Blobs
+_FORMS: dict[type, tuple[str, Any]] = {bool: ("flags", pb.Flags), float: ("reals", pb.Reals), str: ("texts", pb.Texts)}
+"""The kind and the message of a list by the type of its elements; integers have their own rules, bytes are blobs."""
 
 Value = int | float | str | bytes | bool | list[int] | list[float] | list[str] | list[bytes] | list[bool]
 
@@ -71,10 +74,7 @@ def _list_item(key: str, values: Sequence[int | float | str | bytes | bool]) -> 
     """Return the item of a list, whose elements Flower has checked to be of the type of the first."""
     if not values:
         return pb.Item(key=key, empty=pb.Empty())
-    first = values[0]
-    if isinstance(first, bool):
-        return pb.Item(key=key, flags=pb.Flags(values=cast(list[bool], values)))
-    if isinstance(first, int):
+    if isinstance(values[0], int) and not isinstance(values[0], bool):
         ints = cast(list[int], values)
         wrapped = [i for i, v in enumerate(ints) if v >= 1 << 63]
         if wrapped:
@@ -82,11 +82,10 @@ def _list_item(key: str, values: Sequence[int | float | str | bytes | bool]) -> 
                 raise ValueError(f"Value out of range: {max(ints)}")
             ints = [v - (1 << 64) if v >= 1 << 63 else v for v in ints]
         return pb.Item(key=key, integers=pb.Integers(values=ints, wrapped=wrapped))
-    if isinstance(first, float):
-        return pb.Item(key=key, reals=pb.Reals(values=cast(list[float], values)))
-    if isinstance(first, str):
-        return pb.Item(key=key, texts=pb.Texts(values=cast(list[str], values)))
-    return pb.Item(key=key, blobs=pb.Blobs(values=cast(list[bytes], values)))
+    forms = (form for type_, form in _FORMS.items() if isinstance(values[0], type_))
+    kind, message = next(forms, _BLOBS)
+    value: dict[str, Any] = {kind: message(values=values)}
+    return pb.Item(key=key, **value)
 
 
 def elements_of(content: RecordDict) -> int:
@@ -131,14 +130,8 @@ class Body:
 
 def described_bytes(content: pb.Content) -> int:
     """Return the length of the body that the records ask for."""
-    total = 0
-    for record in content.records:
-        kind = record.WhichOneof("kind")
-        if kind == "arrays":
-            total += sum(array.data_bytes for array in record.arrays.items)
-        elif kind == "config":
-            total += sum(item.body_bytes for item in record.config.items)
-    return total
+    arrays = sum(array.data_bytes for record in content.records for array in record.arrays.items)
+    return arrays + sum(item.body_bytes for record in content.records for item in record.config.items)
 
 
 def described_elements(content: pb.Content) -> int:
@@ -146,11 +139,10 @@ def described_elements(content: pb.Content) -> int:
     total = 0
     for record in content.records:
         total += sum(len(array.shape) for array in record.arrays.items)
-        for items in (record.config.items, record.metrics.items):
-            for item in items:
-                kind = item.WhichOneof("value")
-                if kind in _LISTS:
-                    total += len(getattr(item, kind).values)
+        for item in (*record.config.items, *record.metrics.items):
+            kind = item.WhichOneof("value")
+            if kind in _LISTS:
+                total += len(getattr(item, kind).values)
     return total
 
 
@@ -163,8 +155,7 @@ def unpack(content: pb.Content, body: Body) -> RecordDict:
     records = RecordDict()
     for record in content.records:
         name, kind = record.name, record.WhichOneof("kind")
-        if name in records:
-            raise WireError(f"undecodable: two records named {name[:64]!r}")
+        _check_new(name, records, "records")
         try:
             if kind == "arrays":
                 records[name] = _arrays(record.arrays, body)
@@ -173,7 +164,7 @@ def unpack(content: pb.Content, body: Body) -> RecordDict:
             elif kind == "metrics":
                 records[name] = MetricRecord(_values(record.metrics.items, body))  # type: ignore[arg-type]  # it checks
             else:
-                raise WireError(f"undecodable: record {name[:64]!r} is of no kind that is known")
+                raise WireError(f"undecodable: record {name[:64]!r} is of an unknown kind")
         except TypeError as error:
             raise WireError(f"undecodable: record {name[:64]!r}: {error}") from error
     return records
@@ -182,8 +173,7 @@ def unpack(content: pb.Content, body: Body) -> RecordDict:
 def _arrays(message: pb.ArrayRecord, body: Body) -> ArrayRecord:
     record = ArrayRecord()
     for array in message.items:
-        if array.key in record:
-            raise WireError(f"undecodable: two arrays named {array.key[:64]!r}")
+        _check_new(array.key, record, "arrays")
         record[array.key] = Array(array.dtype, tuple(array.shape), array.stype, body.take(array.data_bytes))
     return record
 
@@ -191,16 +181,19 @@ def _arrays(message: pb.ArrayRecord, body: Body) -> ArrayRecord:
 def _values(items: Sequence[pb.Item], body: Body) -> dict[str, Value]:
     values: dict[str, Value] = {}
     for item in items:
-        if item.key in values:
-            raise WireError(f"undecodable: two values named {item.key[:64]!r}")
+        _check_new(item.key, values, "values")
         values[item.key] = _value(item, body)
     return values
 
 
+def _check_new(name: str, read: Container[str], what: str) -> None:
+    if name in read:
+        raise WireError(f"undecodable: two {what} named {name[:64]!r}")
+
+
 def _value(item: pb.Item, body: Body) -> Value:
-    kind = item.WhichOneof("value")
-    if kind is None:
-        raise WireError(f"undecodable: value {item.key[:64]!r} is of no kind that is known")
+    if (kind := item.WhichOneof("value")) is None:
+        raise WireError(f"undecodable: value {item.key[:64]!r} is of an unknown kind")
     if kind == "body_bytes":
         return body.take(item.body_bytes)
     if kind == "empty":

@@ -51,15 +51,10 @@ def answer(parcel: Parcel, app: ClientApp, context: Context, *, name: str) -> Re
     if not isinstance(parcel.answer, RecordDict):
         return error(parcel.id, "WireError: an instruction out of order")
     try:
-        instruction = flwr_compat.instruction(
-            parcel.answer,
-            run_id=context.run_id,
-            node_id=context.node_id,
-            message_id=str(parcel.id),
-            message_type=parcel.message_type,
-            group_id=parcel.group_id,
-            ttl_s=parcel.ttl_s,
-        )
+        kind, group_id, ttl_s = parcel.message_type, parcel.group_id, parcel.ttl_s
+        ids = {"run_id": context.run_id, "node_id": context.node_id}
+        given: dict[str, Any] = {**ids, "message_type": kind, "group_id": group_id, "ttl_s": ttl_s}
+        instruction = flwr_compat.instruction(parcel.answer, message_id=str(parcel.id), **given)
         reply: Message = app(instruction, context)
         if reply.has_error():
             return Reply([error_frame(parcel.id, reply.error)])
@@ -74,7 +69,7 @@ def answer(parcel: Parcel, app: ClientApp, context: Context, *, name: str) -> Re
 
 
 async def send(call: Any, reply: Reply) -> None:
-    """Send a reply; where the stream has ended there is nobody to send it to."""
+    """Send a reply; do nothing if the stream has ended."""
     if reply.delay_s:
         await asyncio.sleep(reply.delay_s)
     with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -112,10 +107,8 @@ def broken(wish: Broken, id_: int) -> Reply:
 
 def _cut(frames: Iterator[bytes]) -> Iterator[bytes]:
     """Yield the frames, the last one cut in the middle."""
-    last = next(frames)
-    for frame in frames:
-        yield last
-        last = frame
+    *complete, last = frames
+    yield from complete
     yield last[: len(last) // 2]
 
 

@@ -63,8 +63,7 @@ class Seats:
         Raises:
             NoSeat: it cannot sit there, is here already, or there is no free seat.
         """
-        flaw = flaw_of_name(name)
-        if flaw is not None:
+        if (flaw := flaw_of_name(name)) is not None:
             raise NoSeat(flaw)
         held = self._by_name.get(name)
         if held is not None and held.connected:
@@ -114,12 +113,10 @@ class Seats:
         return {worker: self._by_name[name] for worker, name in sorted(self._taken.items())}
 
     def _free(self, former: int | None) -> int:
-        if former is not None and former < self._clients and former not in self._taken:
-            return former
-        for worker in range(self._clients):
-            if worker not in self._taken:
-                return worker
-        raise NoSeat(f"all {self._clients} seats are taken")
+        free = [worker for worker in range(self._clients) if worker not in self._taken]
+        if not free:
+            raise NoSeat(f"all {self._clients} seats are taken")
+        return former if former is not None and former in free else free[0]
 
 
 def flaw_of_name(name: str) -> str | None:

@@ -73,4 +73,4 @@ class Stream:
         self.strikes += 1
         if not self._complained:
             self._complained = True
-            _log.warning("%s: %s (further ones of this stream are not logged)", self.seat.name, flaw)
+            _log.warning("%s: %s (later ones on this stream are not logged)", self.seat.name, flaw)

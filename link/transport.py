@@ -8,8 +8,21 @@ from flwr.serverapp import Grid
 from link.seats import Seat
 from strategies.roster import Roster
 
+Judge = Callable[[str, str], str | None] | None
+"""Called with a client's name and what it has loaded; returns why it cannot take part, or None."""
 
-class Transport(Grid, Roster):
+
+class MessageGrid(Grid):
+    """A Flower Grid that builds messages as Flower's does."""
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Return an instruction for a node; the same as building the Message directly."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+
+class Transport(MessageGrid, Roster):
     """A Flower Grid that knows who its clients are. What a transport does not offer keeps its default here."""
 
     clients_change = True
@@ -37,9 +50,3 @@ class Transport(Grid, Roster):
         Args:
             state: returns a JSON object; called on a thread of the transport, so it must be quick and must not raise.
         """
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """Return an instruction for a node; the same as building the Message directly."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)

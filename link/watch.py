@@ -21,14 +21,14 @@ from link.watchers import WATCH
 from link.wire import PROTOCOL, TRANSPORT, heartbeat
 
 FIRST_S, PATIENCE_S = 5.0, 300.0
-"""How long a server is looked for that was never there, and one that was."""
+"""How long to look for a server that never answered, and for one that did."""
 
 _FIRST_DELAY_S, _LAST_DELAY_S = 0.2, 3.0
 """The delay before another attempt doubles from the first to the last of these."""
 _HEARTBEAT_S = 5.0
 """Seconds between pings; a server that answers none for as long again has gone."""
 _LOOK_S = 3.0
-"""How long a look at an address may take that no stream could be opened to."""
+"""Seconds to inspect an address to which no stream could be opened."""
 
 State = dict[str, Any]
 
@@ -36,11 +36,11 @@ State = dict[str, Any]
 def follow(
     address: str, identity: Identity | None = None, *, first_s: float = FIRST_S, patience_s: float = PATIENCE_S
 ) -> Iterator[State]:
-    """Yield the states of the run that the server at an address runs, until it says that the run is over.
+    """Yield the states of the run that the server at an address runs, until the run is over.
 
     A server that goes away is looked for: one that is started again with ``--resume`` goes on with the same run.
     Meanwhile the last state is yielded once more with ``away``, the reason in words. The last state of all has
-    ``goodbye``, the server's last word.
+    ``goodbye``, the server's reason.
 
     Args:
         address: HOST:PORT of the server.
@@ -56,20 +56,18 @@ def follow(
     server = Address.parse(address, what="cannot watch")
     route = route_to(server)
     if identity is not None and not identity.watches:
-        raise ConfigError(
-            f"--tls {identity.origin}: is the certificate of a client, which may not watch; "
-            "`breakwater certs issue DIR --watcher NAME` makes one that may"
-        )
+        advice = "`breakwater certs issue DIR --watcher NAME` makes one that may"
+        raise ConfigError(f"--tls {identity.origin}: is the certificate of a client, which may not watch; {advice}")
     last: State | None = None
-    seen, delay, told = time.monotonic(), _FIRST_DELAY_S, ""
-    suspicion = ""  # what is wrong with whoever listens there, as the last look at it has shown
+    seen, delay, reported = time.monotonic(), _FIRST_DELAY_S, ""
+    suspicion = ""  # what is wrong with the process that listens there, as of the last inspection
     while True:
         reason = "the server ended the stream"
         try:
             for frame in _frames(server, route, identity):
                 kind = frame.WhichOneof("kind")
                 if kind == "state":
-                    last, seen, delay, told = _parsed(address, frame.state), time.monotonic(), _FIRST_DELAY_S, ""
+                    last, seen, delay, reported = _parsed(address, frame.state), time.monotonic(), _FIRST_DELAY_S, ""
                     yield last
                 elif kind == "refusal":
                     reason = one_line(frame.refusal.reason)
@@ -92,8 +90,8 @@ def follow(
         away_s = time.monotonic() - seen
         if away_s >= (first_s if last is None else patience_s):
             raise ServerGone(f"no server at {address} for {away_s:.0f} s: {reason}")
-        if last is not None and told != reason:
-            told = reason
+        if last is not None and reported != reason:
+            reported = reason
             yield last | {"away": reason}
         time.sleep(delay)
         delay = min(2 * delay, _LAST_DELAY_S)
@@ -124,19 +122,19 @@ def _parsed(address: str, text: str) -> State:
         state = None
     if not isinstance(state, dict):
         raise Refused(f"{address}: sends states that cannot be read; run the same version at both ends")
-    return {key: value for key, value in state.items() if key not in ("away", "goodbye")}  # these are for us to say
+    return {key: value for key, value in state.items() if key not in ("away", "goodbye")}  # set on this side only
 
 
 def _explained(
     error: grpc.RpcError, address: Address, route: Route, identity: Identity | None, *, known: bool
 ) -> tuple[str, str]:
-    """Say why there is no stream, and, if somebody listens there who was never seen to serve, what is wrong with that.
+    """Return why there is no stream and, if a process listens there that never served, what is wrong with it.
 
     Raises:
         Refused: there would not be one later either.
         ConfigError: our own certificate has expired.
     """
-    code, details = error.code(), route.to_dict(one_line(error.details() or "the stream broke"))
+    code, details = error.code(), route.explain(one_line(error.details() or "the stream broke"))
     if code is grpc.StatusCode.UNIMPLEMENTED:
         raise Refused(f"{address}: is no Breakwater server, or one too old to be watched") from None
     if known:
@@ -148,6 +146,6 @@ def _explained(
     try:
         socket.create_connection((address.host, address.port), _LOOK_S).close()
     except (OSError, UnicodeError) as failure:
-        return route.to_dict(str(getattr(failure, "strerror", None) or failure)), ""
+        return route.explain(str(getattr(failure, "strerror", None) or failure)), ""
     finding = asyncio.run(what_is_wrong(address, identity, route))
-    return details, finding or f"whoever listens there is no Breakwater server ({details})"
+    return details, finding or f"the process that listens there is no Breakwater server ({details})"

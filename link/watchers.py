@@ -1,11 +1,11 @@
-"""The server's side of ``breakwater watch``: who may look on while a run goes, and what they are sent.
+"""The server's side of ``breakwater watch``: who may watch a run, and what they are sent.
 
 A watcher has its own stream on the clients' port. It gets the run's state as JSON about twice a second, always the
 newest: nothing is queued, so one that reads slowly misses states and one that does not read is dropped. It takes no
 seat, it is in no roster, and its bytes are not counted as the run's.
 
 A Byzantine client must not learn from here who was sampled or rejected. So over TLS only a certificate that was issued
-for watching may look on, and such a certificate takes no seat; without TLS only peers on the server's own machine.
+for watching is accepted, and such a certificate takes no seat; without TLS only peers on the server's own machine.
 """
 
 import asyncio
@@ -34,13 +34,13 @@ _log = logging.getLogger("breakwater.link")
 
 
 class Watchers:
-    """Those who look on. Used on the link's thread only, but for ``show``.
+    """The watchers of a run. Used on the link's thread only, but for ``show``.
 
     Args:
         guard: limits what a peer may cost until it is admitted.
-        admit: called with gRPC's context; returns what the log calls the watcher. It raises NoSeat for who may not
-            look on.
-        flaw: called with gRPC's context; says why who was let in may not look on any more, None while it may.
+        admit: called with gRPC's context; returns the watcher's name for the log. It raises NoSeat if it may not
+            watch.
+        flaw: called with gRPC's context; returns why an admitted watcher may no longer watch, None while it may.
     """
 
     def __init__(self, guard: ConnectionGuard, admit: Callable[[Any], str], flaw: Callable[[Any], str | None]) -> None:
@@ -48,7 +48,7 @@ class Watchers:
         self._admit = admit
         self._flaw = flaw
         self._state: Callable[[], str] | None = None
-        self._watching: dict[Any, asyncio.Event] = {}  # by context; the event says that there is news for it
+        self._watching: dict[Any, asyncio.Event] = {}  # by context; the event is set when there is news for it
         self._refusals: dict[Any, str] = {}
         self._goodbye: pb.Goodbye | None = None
 
@@ -60,11 +60,11 @@ class Watchers:
         self._state = state
 
     def peers(self) -> list[str]:
-        """Return the gRPC peers of those who look on."""
+        """Return the gRPC peers of the watchers."""
         return [context.peer() for context in self._watching]
 
     def look(self) -> None:
-        """Put those out who may not look on any more."""
+        """Disconnect watchers that may no longer watch."""
         for context, news in self._watching.items():
             flaw = self._flaw(context)
             if flaw is not None and context not in self._refusals:
@@ -103,27 +103,27 @@ class Watchers:
             if request.protocol != PROTOCOL:
                 raise NoSeat(f"protocol version {request.protocol}: this server speaks version {PROTOCOL}")
             if len(self._watching) >= MAX_WATCHERS:
-                raise NoSeat(f"{MAX_WATCHERS} are watching already, and no more can", retry=True)
+                raise NoSeat(f"{MAX_WATCHERS} are watching already, which is the limit", retry=True)
             who = self._admit(context)
         except NoSeat as refusal:
             self._guard.warn("%s: may not watch: %s", peer, refusal)
             with suppress(TimeoutError):
                 async with asyncio.timeout(HELLO_S):
-                    await _write(context, pb.WatchFrame(refusal=_refusal(refusal)))
+                    await _write(context, pb.WatchFrame(refusal=pb.Refusal(reason=str(refusal), retry=refusal.retry)))
             return
         _log.info("%s: %s watches", peer, who)
         news = self._watching[context] = asyncio.Event()
         try:
-            await self._tell(context, news)
+            await self._send_states(context, news)
         except TimeoutError:
-            _log.warning("%s: %s has taken nothing for %g s: it watches no more", peer, who, SLOW_S)
+            _log.warning("%s: %s has read nothing for %g s: disconnected", peer, who, SLOW_S)
             self._guard.reject(peer)
         finally:
             del self._watching[context]
             self._refusals.pop(context, None)
 
-    async def _tell(self, context: Any, news: asyncio.Event) -> None:
-        """Send state after state, until there is no more to come."""
+    async def _send_states(self, context: Any, news: asyncio.Event) -> None:
+        """Send state after state until the goodbye."""
         while True:
             goodbye, refusal = self._goodbye, self._refusals.get(context)
             async with asyncio.timeout(SLOW_S):
@@ -149,11 +149,7 @@ def only_local(context: Any) -> str:
     host = host_of(context.peer())
     if host is None or not host.is_loopback:
         raise NoSeat("without TLS only the server's own machine may watch, by 127.0.0.1; start the server with --tls")
-    return "somebody on this machine"
-
-
-def _refusal(refusal: NoSeat) -> pb.Refusal:
-    return pb.Refusal(reason=str(refusal), retry=refusal.retry)
+    return "a user of this machine"
 
 
 async def _write(context: Any, frame: pb.WatchFrame) -> None:

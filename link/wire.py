@@ -6,7 +6,7 @@ of link.proto. Whatever bytes a peer sends, ``Reader.feed`` returns a value or r
 than the bound it was given. docs/wire.md describes the bytes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
@@ -16,15 +16,7 @@ from google.protobuf.message import DecodeError
 
 from foundation.errors import WireError
 from link import link_pb2 as pb
-from link.records import (
-    INLINE_BYTES,
-    Body,
-    described_bytes,
-    described_elements,
-    elements_of,
-    pack,
-    unpack,
-)
+from link.records import INLINE_BYTES, Body, described_bytes, described_elements, elements_of, pack, unpack
 
 PROTOCOL = 2
 """Version of the protocol; both ends must have the same."""
@@ -56,7 +48,8 @@ MAX_BODY_BYTES = 1 << 40
 """Where no smaller bound is given: what a client takes from the server it trusts."""
 
 _LEAST_DROPPED = 1024
-"""What a chunk that is dropped counts for at least, so that empty ones have an end too."""
+"""Minimum charge per dropped chunk, so that empty chunks also reach the limit."""
+_USE_ARRAYS = "put long lists into an ArrayRecord"
 
 _ENVELOPE, _CHUNK = b"\x2a", b"\x32"  # tags of Frame.envelope and Frame.chunk
 _CONTENT = b"\x32"  # tag of Envelope.content
@@ -65,7 +58,7 @@ _BODY_BYTES, _BODY = b"\x10", b"\x1a"  # tags of Content.body_bytes and Content.
 
 @dataclass(frozen=True, kw_only=True)
 class Welcome:
-    """What the server tells a client that it takes.
+    """The server's answer to a client that it accepts.
 
     Args:
         name: the client's own name.
@@ -73,7 +66,7 @@ class Welcome:
         node_id: the client's, as Flower sees it.
         worker: the client's seat, 0 .. clients-1.
         clients: n, the number of seats.
-        settings: what the application has to say to its clients.
+        settings: what the application sends to its clients.
         heartbeat_s: seconds between the server's pings.
         max_reply_bytes: a longer reply is refused.
     """
@@ -116,27 +109,19 @@ class Payload:
 
     def __init__(self, content: RecordDict) -> None:
         self.reply_bound: int | None = None  # how long a reply to this may be; None as long as any
-        items = sum(1 + len(record) for record in content.values())
-        if items > MAX_ITEMS:
-            raise WireError(f"oversize: {items} records, arrays and values in one message: at most {MAX_ITEMS}")
-        _check_elements(elements_of(content))
+        flaw = _flaw_of_counts(sum(1 + len(record) for record in content.values()), lambda: elements_of(content))
+        if flaw is not None:
+            raise WireError(flaw)
         records, self._parts = pack(content)
         if len(records) > CHUNK_BYTES:
-            raise WireError(
-                f"oversize: records of {len(records)} bytes besides array data and long byte strings: at most "
-                f"{CHUNK_BYTES}; put long lists into an ArrayRecord"
-            )
+            least = f"records of {len(records)} bytes besides array data and long byte strings"
+            raise WireError(f"oversize: {least}: at most {CHUNK_BYTES}; {_USE_ARRAYS}")
         self.body_bytes = sum(map(len, self._parts))
-        inline = self.body_bytes <= INLINE_BYTES
-        if not self.body_bytes:
-            body: tuple[bytes, ...] = ()
-        elif inline:
-            body = (_BODY, _varint(self.body_bytes), *self._parts)
-        else:
-            body = (_BODY_BYTES, _varint(self.body_bytes))
-        self._content = _field(_CONTENT, records, *body)
-        if inline:
+        body: tuple[bytes, ...] = (_BODY_BYTES, _varint(self.body_bytes))
+        if self.body_bytes <= INLINE_BYTES:
+            body = (_BODY, _varint(self.body_bytes), *self._parts) if self.body_bytes else ()
             self._parts = []
+        self._content = _field(_CONTENT, records, *body)
 
     def envelope(self, *head: bytes) -> bytes:
         """Return the frame of an envelope with this content; ``head`` is its serialised other fields."""
@@ -163,11 +148,6 @@ class Payload:
     def shared_chunks(self) -> list[bytes]:
         """The chunk frames, made once and kept: for a broadcast."""
         return list(self.chunks())
-
-
-def instruction_head(*, id_: int, message_type: str, group_id: str, ttl_s: float) -> bytes:
-    """Return the fields of an instruction's envelope before its content."""
-    return pb.Envelope(id=id_, message_type=message_type, group_id=group_id, ttl_s=ttl_s).SerializeToString()
 
 
 def reply_head(id_: int) -> bytes:
@@ -224,8 +204,7 @@ class Reader:
         self._dropped = self._to_drop = 0  # bytes, and how many at most
         self._open: pb.Envelope | None = None  # the envelope whose body is coming
         self._chunks: list[memoryview] = []
-        self._missing = 0
-        self._dropping = False
+        self._missing, self._dropping = 0, False
 
     def feed(self, raw: bytes) -> Control | Parcel | None:
         """Read one frame.
@@ -237,50 +216,36 @@ class Reader:
             WireError: these bytes are no frame, or one that must not come now.
             Endless: the stream must end.
         """
-        chunk = _as_chunk(raw)
-        if chunk is not None:
+        if (chunk := _as_chunk(raw)) is not None:
             return self._feed_chunk(chunk)
         if len(raw) > max(self.max_bytes, CONTROL_BYTES):  # it is not even parsed
-            self._drop()
-            raise WireError(f"oversize: a frame of {len(raw)} bytes: at most {max(self.max_bytes, CONTROL_BYTES)}")
+            raise self._refused(f"oversize: a frame of {len(raw)} bytes: at most {max(self.max_bytes, CONTROL_BYTES)}")
         try:
             frame = pb.Frame.FromString(raw)
         except DecodeError as error:
-            self._drop()
-            raise WireError(f"undecodable: a frame of {len(raw)} bytes that is not a Frame of link.proto") from error
+            raise self._refused(f"undecodable: a frame of {len(raw)} bytes that is no Frame of link.proto") from error
         kind = frame.WhichOneof("kind")
         if self._open is not None:
-            missing = self._missing
-            self._drop()
-            raise WireError(f"out of order: {missing} bytes of a body are missing when {kind} comes")
+            raise self._refused(f"out of order: {self._missing} bytes of a body are missing when {kind} comes")
         self._dropping = False
         if kind == "envelope":
             return self._feed_envelope(frame.envelope, len(raw))
         if kind is None or kind == "chunk":  # a chunk that is not written as _as_chunk reads it
-            self._drop()
-            raise WireError(f"undecodable: a frame of {len(raw)} bytes without a kind that is known")
+            raise self._refused(f"undecodable: a frame of {len(raw)} bytes of an unknown kind")
         return cast(Control, getattr(frame, kind))
 
     def _feed_envelope(self, envelope: pb.Envelope, frame_bytes: int) -> Parcel | None:
         body_bytes = envelope.content.body_bytes
         if frame_bytes + body_bytes > self.max_bytes:
-            self._drop()
-            raise WireError(f"oversize: a message of {frame_bytes + body_bytes} bytes: at most {self.max_bytes}")
-        items = _items_of(envelope.content)
-        if items > MAX_ITEMS:
-            self._drop()
-            raise WireError(f"oversize: {items} records, arrays and values in one message: at most {MAX_ITEMS}")
-        try:
-            _check_elements(described_elements(envelope.content))
-        except WireError:
-            self._drop()
-            raise
+            raise self._refused(f"oversize: a message of {frame_bytes + body_bytes} bytes: at most {self.max_bytes}")
+        flaw = _flaw_of_counts(_items_of(envelope.content), lambda: described_elements(envelope.content))
+        if flaw is not None:
+            raise self._refused(flaw)
         if not body_bytes:
             return self._whole(envelope, Body([envelope.content.body]))
         described = described_bytes(envelope.content)
         if described != body_bytes or envelope.content.body:
-            self._drop()
-            raise WireError(f"undecodable: a body of {body_bytes} bytes for records that take {described}")
+            raise self._refused(f"undecodable: a body of {body_bytes} bytes for records that take {described}")
         self._open, self._missing = envelope, body_bytes
         return None
 
@@ -288,15 +253,13 @@ class Reader:
         if self._dropping:
             self._dropped += max(len(chunk), _LEAST_DROPPED)
             if self._dropped > self._to_drop:
-                raise Endless(f"oversize: {self._dropped} bytes came behind what was refused: at most {self._to_drop}")
+                raise Endless(f"oversize: {self._dropped} bytes followed a refused message: at most {self._to_drop}")
             return None
         if self._open is None:
-            self._drop()
-            raise WireError(f"oversize: a chunk of {len(chunk)} bytes that belongs to no envelope")
+            raise self._refused(f"oversize: a chunk of {len(chunk)} bytes that belongs to no envelope")
         expected = min(CHUNK_BYTES, self._missing)
         if len(chunk) != expected:  # exact, so that no body can be cut into millions of pieces
-            self._drop()
-            raise WireError(f"out of order: a chunk of {len(chunk)} bytes where {expected} are due")
+            raise self._refused(f"out of order: a chunk of {len(chunk)} bytes where {expected} are due")
         self._chunks.append(chunk)
         self._missing -= expected
         if self._missing:
@@ -310,9 +273,11 @@ class Reader:
         self._dropped = 0
         return parcel
 
-    def _drop(self) -> None:
+    def _refused(self, flaw: str) -> WireError:
+        """Drop what belongs to the refused message from now on; return the error to raise."""
         self._open, self._chunks, self._missing, self._dropping = None, [], 0, True
         self._to_drop = max(self.max_bytes + CHUNK_BYTES, self._to_drop if self._dropped else 0)
+        return WireError(flaw)
 
 
 def _parcel(envelope: pb.Envelope, body: Body) -> Parcel:
@@ -336,12 +301,13 @@ def _items_of(content: pb.Content) -> int:
     return items
 
 
-def _check_elements(elements: int) -> None:
-    if elements > MAX_ELEMENTS:
-        raise WireError(
-            f"oversize: {elements} elements of lists and dimensions of arrays in one message: at most {MAX_ELEMENTS}; "
-            "put long lists into an ArrayRecord"
-        )
+def _flaw_of_counts(items: int, elements: Callable[[], int]) -> str | None:
+    """Return why a message holds too much, or None; elements are counted only where there are not too many items."""
+    if items > MAX_ITEMS:
+        return f"oversize: {items} records, arrays and values in one message: at most {MAX_ITEMS}"
+    if (n := elements()) > MAX_ELEMENTS:
+        return f"oversize: {n} elements of lists and dimensions of arrays: at most {MAX_ELEMENTS}; {_USE_ARRAYS}"
+    return None
 
 
 def _field(tag: bytes, *parts: bytes | memoryview) -> bytes:

@@ -3,7 +3,7 @@
 A client of the link stays in one process and needs none of this. A SuperNode runs every message in a process of its
 own, and Flower's simulation lets any process answer for any node: there a worker ``recall``s what it knew before it
 answers, and ``remember``s what it knows afterwards. Flower keeps what a ClientApp put into the state also where the
-reply is then lost, too late or refused. Nothing goes wrong by that: what is remembered says of which round it is
+reply is then lost, too late or refused. That is harmless: what is remembered names its round
 (``WorkerState``), so that the server learns what a reply builds on, and an instruction that comes a second time gets
 its first answer again.
 """

@@ -65,7 +65,7 @@ def connecting(address: Address, tls: Path | None) -> Iterator[Finding]:
             with socket.create_connection((address.host, address.port), TCP_S):
                 pass
         except OSError as error:
-            says = route.to_dict(f"{address}: {error.strerror or error}")
+            says = route.explain(f"{address}: {error.strerror or error}")
             yield problem("connect", says, _fix_of_connecting(error))
             return
     try:
@@ -103,7 +103,7 @@ async def _ask(address: Address, identity: Identity | None, route: Route) -> Fin
         refusal = await _hello(address, identity, route)
     except _NoRefusal as failure:
         finding = await what_is_wrong(address, identity, route)
-        says = finding or f"no Breakwater server answers: {route.to_dict(str(failure))}"
+        says = finding or f"no Breakwater server answers: {route.explain(str(failure))}"
         fix = _TABLE if finding else _fix_of_proxy(route) or "check the port, and what listens there"
         return problem("connect", f"{address}: {says}", fix)
     if identity is not None and may_watch(identity.certificate) and "is for watching" in refusal:

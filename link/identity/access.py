@@ -6,13 +6,13 @@ that clients can be revoked and admitted without a restart::
     ca.crl        the certificates that the authority has revoked, signed by it (X.509); `breakwater certs revoke`
     clients.txt   the clients that may take part, one name per line, # starts a comment; without it every certified one
 
-An invalid file is fatal at start-up. Later, the last valid version stays in force, also if the file is removed: a slip
-of the operator must neither admit who was revoked nor disconnect everybody.
+An invalid file is fatal at start-up. Later, the last valid version stays in force, also if the file is removed: a
+mistake of the operator must neither admit who was revoked nor disconnect everybody.
 """
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -32,7 +32,7 @@ REVOKED_FILE, LISTED_FILE = "ca.crl", "clients.txt"
 
 _ONE_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 _GONE = "cannot be read: No such file or directory"
-_T = TypeVar("_T")
+_T = TypeVar("_T", bound=Sized)
 
 _log = logging.getLogger("breakwater.link")
 
@@ -49,6 +49,9 @@ class Revoked:
     when: Mapping[tuple[x509.Name, int], datetime] = field(default_factory=dict)
     numbers: Mapping[x509.Name, int] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        return len(self.when)
+
 
 class AccessControl:
     """The lists in a server's folder. ``look`` reads what has changed, ``flaw_of`` judges by what was read last.
@@ -63,14 +66,10 @@ class AccessControl:
 
     def __init__(self, folder: Path, authorities: Sequence[x509.Certificate]) -> None:
         def revoked(path: Path, before: Revoked | None) -> Revoked:
-            return read_revoked(path, authorities, before or Revoked())
+            return read_revoked(path, authorities, Revoked() if before is None else before)
 
-        self._revoked = _Watched(
-            folder / REVOKED_FILE, revoked, lambda value: f"in force, revoked certificates: {len(value.when)}"
-        )
-        self._listed = _Watched(
-            folder / LISTED_FILE, read_listed, lambda value: f"in force, clients that may take part: {len(value)}"
-        )
+        self._revoked = _Watched(folder / REVOKED_FILE, revoked, "revoked certificates")
+        self._listed = _Watched(folder / LISTED_FILE, read_listed, "clients that may take part")
 
     @classmethod
     def of(cls, server: Identity, folder: Path | None = None) -> Self:
@@ -104,8 +103,7 @@ class AccessControl:
         Returns:
             A line that begins with ``revoked: `` or ``not listed: ``.
         """
-        shown = _read_certificate(certificate)
-        if shown is None:
+        if (shown := _read_certificate(certificate)) is None:
             return "revoked: this client's certificate cannot be read, so it cannot be checked"
         name, issuer, serial = shown
         when = self._revoked.value.when.get((issuer, serial)) if self._revoked.value else None
@@ -120,11 +118,11 @@ class AccessControl:
 class _Watched(Generic[_T]):
     """A file that may be there, and its last valid value; None if there never was one."""
 
-    def __init__(self, path: Path, read: Callable[[Path, _T | None], _T], shown: Callable[[_T], str]) -> None:
+    def __init__(self, path: Path, read: Callable[[Path, _T | None], _T], content: str) -> None:
         self.value: _T | None = None
         self._path = path
         self._read = read
-        self._shown = shown
+        self._content = content
         self._judged = self._seen = _looks_of(path)  # before it is read, so that a change meanwhile is noticed later
         if self._judged != _ABSENT:
             self._take()
@@ -142,7 +140,7 @@ class _Watched(Generic[_T]):
 
     def _take(self) -> None:
         self.value = self._read(self._path, self.value)
-        _log.info("%s: %s", self._path, self._shown(self.value))
+        _log.info("%s: in force, %s: %d", self._path, self._content, len(self.value))
 
 
 _ABSENT = "no such file"
@@ -218,15 +216,12 @@ def read_listed(path: Path, before: frozenset[str] | None = None) -> frozenset[s
     names = set()
     for number, line in enumerate(text.split("\n"), 1):
         name = line.partition("#")[0].strip()
-        flaw = flaw_of_name(name) if name else None
-        if flaw is not None:
+        if (flaw := flaw_of_name(name) if name else None) is not None:
             raise ConfigError(f"{path}: line {number}: {flaw}")
         if name:
             names.add(name)
     if not names:
-        raise ConfigError(
-            f"{path}: lists nobody; write one client's name per line, or start the server without this file"
-        )
+        raise ConfigError(f"{path}: lists nobody; write one name per line, or start the server without this file")
     return frozenset(names)
 
 

@@ -101,8 +101,7 @@ class Authority:
         return self._issue_named(name, WATCHER, days)
 
     def _issue_named(self, name: str, kind: str, days: int) -> Identity:
-        flaw = flaw_of_name(name)
-        if flaw is not None:
+        if (flaw := flaw_of_name(name)) is not None:
             raise ConfigError(flaw)
         # No DNS name: nothing that a client is called could ever be taken for the name of a server.
         names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(kind + name)])
@@ -167,8 +166,7 @@ class Authority:
         key = key_in(self.key, key_path)
         if not fits(key, certificate) or not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ConfigError(f"{key_path}: is not the key of {certificate_path}, or none of an elliptic curve")
-        flaw = flaw_of_authority(certificate)
-        if flaw is not None:
+        if (flaw := flaw_of_authority(certificate)) is not None:
             raise ConfigError(f"{certificate_path}: {flaw}")
         return certificate, key
 

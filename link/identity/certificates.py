@@ -126,11 +126,10 @@ def flaw_of(
 
 def was_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     """Return whether an authority itself has signed a certificate."""
-    try:
+    with suppress(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return True
+        return True
+    return False
 
 
 def common_name(certificate: x509.Certificate) -> str | None:

@@ -6,6 +6,7 @@ takes, once it is clear that it can work; ``what_is_wrong`` says in words why a 
 
 import asyncio
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -109,8 +110,7 @@ class Identity:
         flaws = [flaw_of_authority(authority) for authority in authorities]
         if all(flaws):  # while one authority follows another the older one may have expired
             raise ConfigError(f"{self._path(AUTHORITY_FILE)}: {flaws[0]}")
-        flaw = flaw_of(leaf, authorities, role)
-        if flaw is not None:
+        if (flaw := flaw_of(leaf, authorities, role)) is not None:
             raise ConfigError(f"{where}: {flaw}")
         if role is CertificateRole.CLIENT:
             _ = self.name
@@ -175,11 +175,10 @@ def peer_certificate(context: Any) -> bytes:
 
 def may_watch(certificate: bytes) -> bool:
     """Return whether a certificate that a peer has shown (PEM) is for watching; one that cannot be read is not."""
-    try:
+    with suppress(ValueError):
         (leaf,) = x509.load_pem_x509_certificates(certificate)
-    except ValueError:
-        return False
-    return is_watchers(leaf)
+        return is_watchers(leaf)
+    return False
 
 
 async def what_is_wrong(address: Address, identity: Identity | None, route: Route) -> str | None:

@@ -48,7 +48,7 @@ _BOUND, _SHORT = 1 << 17, 5000
 _SEATS = 6
 _SOON_S = 30.0
 _MOST_FRAMES = 24
-_FULL = f"{MAX_WATCHERS} are watching already, and no more can"
+_FULL = f"{MAX_WATCHERS} are watching already, which is the limit"
 
 
 def serve_streams(data: bytes) -> None:

@@ -5,7 +5,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, Reco
 
 from link import codec
 from link import link_pb2 as pb
-from link.wire import PROTOCOL, Control, Payload, control_frame, error_frame, instruction_head, reply_head
+from link.wire import PROTOCOL, Control, Payload, control_frame, error_frame, reply_head
 from strategies.method import Ask
 from tests.forms import FORMS, in_round
 
@@ -39,6 +39,6 @@ def _frames() -> list[bytes]:
         *(control_frame(control) for control in controls),
         error_frame(1, Error(2, "why")),
         Payload(codec.write_ask(_ASK)).envelope(
-            instruction_head(id_=1, message_type="train", group_id="7", ttl_s=30.0)
+            pb.Envelope(id=1, message_type="train", group_id="7", ttl_s=30.0).SerializeToString()
         ),
     ]

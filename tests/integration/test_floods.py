@@ -301,5 +301,5 @@ def test_a_reply_that_trickles_holds_nobody_up(siege: Siege) -> None:
 def test_who_takes_nothing_is_cut_off_and_costs_one_instruction_of_memory(siege: Siege) -> None:
     outcome = siege.under("no-reader", hung_up_on=1)
     assert outcome.counts["hung_up_on"] >= 1
-    siege.server.line("mallory-reader: cut off: it has taken nothing for ")
+    siege.server.line("mallory-reader: cut off: it has read nothing for ")
     assert outcome.grown_mb < MEMORY_MB + 3 * besieged.BIG / 2**20

@@ -37,7 +37,7 @@ def processes(forked: ForkServer) -> Processes:
 
 @pytest.fixture
 def federation(monkeypatch: pytest.MonkeyPatch) -> Iterator[Federation]:
-    monkeypatch.setattr(grid_module, "_LOOK_S", 0.02)
+    monkeypatch.setattr(grid_module, "_CHECK_S", 0.02)
     made = Federation()
     try:
         yield made

@@ -594,5 +594,5 @@ def test_arrays_that_are_not_trained_are_said(caplog: pytest.LogCaptureFixture) 
         return Message(RecordDict({"arrays": message.content.array_records["arrays"]}), reply_to=message)
 
     strategy().start(grid(train=train), arrays, num_rounds=1)
-    assert "not trained: they stay as they are at the start: 'codes' (uint8, 4)" in caplog.text
+    assert "not floating point, so not trained but kept as they are: 'codes' (uint8, 4)" in caplog.text
     assert "steps" not in caplog.text

@@ -14,6 +14,7 @@ import pytest
 from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
 
+from adapters.app_strategy import AppStrategy
 from adapters.federated_averaging import RobustFedAvg
 from link.polled import PolledGrid
 from strategies.aggregators import CoordinateMedian
@@ -104,9 +105,10 @@ def test_the_guide_shows_code_that_is_there() -> None:
 
 def test_the_guide_knows_the_arguments_and_their_defaults() -> None:
     told = dict(re.findall(r"^\| `(\w+)` \| +([^|]*?) *\|", GUIDE, re.MULTILINE))
-    for name, parameter in inspect.signature(RobustFedAvg).parameters.items():
-        if name in ("arrayrecord_key", "configrecord_key", "on_round"):
-            continue  # as in FedAvg; for those who read the code
+    parameters = {**inspect.signature(AppStrategy).parameters, **inspect.signature(RobustFedAvg).parameters}
+    for name, parameter in parameters.items():
+        if name in ("method", "options", "arrayrecord_key", "configrecord_key", "on_round"):
+            continue  # its own, or passed on, or as in FedAvg; for those who read the code
         default = told.pop(name).strip("`")
         if parameter.default is inspect.Parameter.empty:
             assert default == ""

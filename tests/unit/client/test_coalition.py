@@ -338,7 +338,7 @@ def test_the_searching_attack_runs_the_servers_own_pipeline() -> None:
 
 def test_an_omniscient_attacker_that_is_told_no_cohort() -> None:
     opened = experiment("attack.kind=ipm", "attack.view=omniscient")
-    with pytest.raises(ConfigError, match="needs to know the cohort"):
+    with pytest.raises(ConfigError, match="needs the cohort"):
         coalition(opened)[4].answer(ask(opened, cohort=None))
 
 

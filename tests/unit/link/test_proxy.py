@@ -14,7 +14,7 @@ def test_a_proxy_is_named_without_user_and_password(variable: str) -> None:
     route = route_to(OTHER, {variable: PROXY})
     assert route == Route("proxy.example:3128", variable)
     assert route.options == ()
-    said = route.to_dict("HTTP proxy returned response code 403")
+    said = route.explain("HTTP proxy returned response code 403")
     assert said.startswith("HTTP proxy returned response code 403 (through the proxy proxy.example:3128 that ")
     assert variable in said
     assert "hush" not in said + repr(route)
@@ -67,7 +67,7 @@ def test_this_machine_is_reached_directly(host: str) -> None:
     route = route_to(Address(host, 9090), {"grpc_proxy": PROXY})
     assert route == Route()
     assert ("grpc.enable_http_proxy", 0) in route.options
-    assert route.to_dict("Connection refused") == "Connection refused"
+    assert route.explain("Connection refused") == "Connection refused"
 
 
 def test_a_name_for_this_machine_is_found_by_looking_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,5 +88,5 @@ def test_a_name_for_this_machine_is_found_by_looking_it_up(monkeypatch: pytest.M
 def test_a_proxy_that_grpc_does_not_use_is_told(environment: dict[str, str], told: str) -> None:
     route = route_to(OTHER, environment)
     assert route.proxy == ""
-    assert f"(directly: {told}" in route.to_dict("Connection refused")
+    assert f"(directly: {told}" in route.explain("Connection refused")
     assert route_to(OTHER, {"HTTPS_PROXY": PROXY, "NO_PROXY": "example"}) == Route()

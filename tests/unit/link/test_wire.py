@@ -25,7 +25,6 @@ from link.wire import (
     Reader,
     control_frame,
     error_frame,
-    instruction_head,
     reply_head,
 )
 from strategies.compressors import RandK
@@ -145,7 +144,7 @@ def test_a_long_body_comes_in_chunks(sizes: list[int], chunks: int) -> None:
 
 
 def test_an_instruction_carries_what_flower_says_of_it() -> None:
-    head = instruction_head(id_=7, message_type="train.x", group_id="12", ttl_s=2.5)
+    head = pb.Envelope(id=7, message_type="train.x", group_id="12", ttl_s=2.5).SerializeToString()
     parcel = read([Payload(RecordDict()).envelope(head)])
     assert parcel == Parcel(7, "train.x", "12", 2.5, RecordDict())
 
@@ -255,7 +254,7 @@ def test_what_comes_behind_a_refused_reply_is_dropped_up_to_a_bound(chunk: int, 
             with pytest.raises(WireError, match="oversize: a message of"):
                 reader.feed(frames_of(arrays(bytes(2 * CHUNK_BYTES)))[0])
             assert [reader.feed(raw) for _ in range(half)] == [None] * half
-    with pytest.raises(Endless, match=f"oversize: .* bytes came behind what was refused: at most {2 * CHUNK_BYTES}"):
+    with pytest.raises(Endless, match=f"oversize: .* bytes followed a refused message: at most {2 * CHUNK_BYTES}"):
         reader.feed(raw)
 
 
@@ -288,14 +287,14 @@ RECORD = pb.Record(name="r", config=pb.ConfigRecord(items=[ITEM]))
 @pytest.mark.parametrize(
     ("frame", "reason"),
     [
-        (b"", "without a kind"),
-        (b"\xff\xff\xff", "not a Frame"),
-        (b"\x32\x05abc", "not a Frame"),
-        (b"\x32" + b"\xff" * 9, "not a Frame"),
-        (b"\x32\x80\x00\x32\x00", "without a kind"),  # two chunks in one frame
+        (b"", "of an unknown kind"),
+        (b"\xff\xff\xff", "no Frame"),
+        (b"\x32\x05abc", "no Frame"),
+        (b"\x32" + b"\xff" * 9, "no Frame"),
+        (b"\x32\x80\x00\x32\x00", "of an unknown kind"),  # two chunks in one frame
         (envelope(id=1), "without content and without error"),
         (envelope(content=pb.Content(records=[RECORD, RECORD])), "two records named 'r'"),
-        (envelope(content=pb.Content(records=[pb.Record(name="r")])), "record 'r' is of no kind"),
+        (envelope(content=pb.Content(records=[pb.Record(name="r")])), "record 'r' is of an unknown kind"),
         (
             envelope(content=pb.Content(records=[pb.Record(name="r", config=pb.ConfigRecord(items=[ITEM, ITEM]))])),
             "two values named 'k'",
@@ -304,7 +303,7 @@ RECORD = pb.Record(name="r", config=pb.ConfigRecord(items=[ITEM]))
             envelope(
                 content=pb.Content(records=[pb.Record(name="r", config=pb.ConfigRecord(items=[pb.Item(key="k")]))])
             ),
-            "value 'k' is of no kind",
+            "value 'k' is of an unknown kind",
         ),
         (
             envelope(
