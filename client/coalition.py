@@ -6,13 +6,13 @@ and seeds: an omniscient coalition receives nothing, so it needs no side channel
 the rest of the run. For the same reason members may also run as separate processes (as Flower nodes do) and still act
 as one.
 
-Where workers keep state, the brain follows each one in its view as a shadow, round by round. It sees only the rounds
+Where workers keep state, the brain simulates each one in its view, round by round. It sees only the rounds
 that one of its seats is asked in, and hears of its own seats alone what the server sends to one that is behind: under
-partial participation, or where honest replies get lost, its shadows of others are as good as it can know. A worker
-whose shadow is behind has no message in view.
+partial participation, or where honest replies get lost, its simulations of others are as good as it can know. A worker
+whose simulation is behind has no message in view.
 
-Memory: one vector for each message in view, of the current round only; with a method that keeps state also the shadows'
-states.
+Memory: one vector for each message in view, of the current round only; with a method that keeps state also the
+simulated workers' states.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ class _Round:
         ask: without what the server sent a single member.
         past: what the brain knows of the server's own vectors.
         x: the model that it asks about.
-        peers: who is in view beside the member that answers, and has a shadow; None before that was worked out.
+        peers: who is in view beside the member that answers, and is simulated; None before that was worked out.
         rows: the honest messages of ``peers``.
         target: what the server is to aggregate, once ``decided``.
         whom: the worker whose message that is, where the attack copies.
@@ -98,7 +98,7 @@ class Coalition:
         self._seed = experiment.config.federation.seed
         self._members: set[int] = set()
         self._x0 = experiment.problem.initial()
-        self._shadows = SimulatedWorkers(experiment, lambda i: i in self._members or isinstance(attack, Copy))
+        self._simulated = SimulatedWorkers(experiment, lambda i: i in self._members or isinstance(attack, Copy))
         self._memory = _Memory()
         self._round: _Round | None = None
         self._trail = Rollback(experiment.config.checkpoint.keep)
@@ -110,18 +110,18 @@ class Coalition:
     def remember(self) -> StateDict:
         """Return what the brain carries from round to round, as a state dict."""
         memory = self._memory
-        pages: dict[str, Page] = {"round": memory.round, **self._shadows.remember()}
+        saved: dict[str, Page] = {"round": memory.round, **self._simulated.remember()}
         if memory.x is not None:
-            pages["x"] = memory.x
-        pages |= {f"held/{worker}": v for worker, v in memory.held.items()}
+            saved["x"] = memory.x
+        saved |= {f"held/{worker}": v for worker, v in memory.held.items()}
         for worker, (round_, packet) in memory.first.items():
-            pages[f"first/{worker}/"] = round_
-            pages |= {f"first/{worker}/{name}": value for name, value in vars(packet).items() if value is not None}
-        return pages
+            saved[f"first/{worker}/"] = round_
+            saved |= {f"first/{worker}/{name}": value for name, value in vars(packet).items() if value is not None}
+        return saved
 
-    def recall(self, pages: StateDict) -> None:
+    def recall(self, saved: StateDict) -> None:
         """Carry on from what was remembered."""
-        known: Any = pages
+        known: Any = saved
         self._memory = _Memory(known.get("round", 0), known.get("x"))
         for worker, page in under(known, "held").items():
             self._memory.held[int(worker)] = page[""]  # type: ignore[assignment]  # pages of this name are vectors
@@ -129,7 +129,7 @@ class Coalition:
             round_: Any = page.pop("")
             self._memory.first[int(worker)] = round_, Packet(**page)  # type: ignore[arg-type]  # its own fields
         self._round = None
-        self._shadows.recall(known)
+        self._simulated.recall(known)
 
     def follow(self, ask: Ask) -> None:
         """Go back to the server's checkpoint, if the server has; the members share one trail, as one brain."""
@@ -156,18 +156,18 @@ class Coalition:
         self._turn_to(ask)
         if HELD in ask.vectors:
             self._memory.held[worker] = ask.vectors[HELD]
-        own = self._shadows.packet(worker, ask)
+        own = self._simulated.packet(worker, ask)
         opened = self._open(worker, ask)
         attack, form = self._attack, self._method.compressor_for(ask, worker)
         if isinstance(attack, WireFault):
             return self._faulty(attack.of(worker), worker, ask, own)
         if isinstance(attack, Repack):
-            honest = self._shadows.packet(worker, ask, flipped=True) if attack.flips_labels else own
+            honest = self._simulated.packet(worker, ask, flipped=True) if attack.flips_labels else own
             return self._sent(worker, ask, attack.repack(honest, form))
         if (target := self._decide(worker, ask, opened)) is None:
             return None
         if opened.whom is not None and not self._method.stateful:
-            original = self._shadows.packet(opened.whom, opened.ask)
+            original = self._simulated.packet(opened.whom, opened.ask)
             if self._reads(form, original, target):
                 return original
         wanted = self._method.aim(self._memory.held.get(worker), ask, target)
@@ -210,15 +210,15 @@ class Coalition:
             raise StateLostError(f"round {ask.round} is over: other seats have been asked in round {memory.round}")
         if ask.round < memory.round:
             self._memory, self._round = _Memory(round=ask.round), None
-            self._shadows.forget()
+            self._simulated.forget()
         else:
-            self._shadows.turn()
+            self._simulated.turn()
 
     def _open(self, worker: int, ask: Ask) -> _Round:
         """Return the round, opened by the first member that is asked in it and knows what it is about."""
         if self._round is None or self._round.ask.round != ask.round:
             memory = self._memory
-            x = self._method.model(self._shadows.follow(worker, ask).state, ask)
+            x = self._method.model(self._simulated.follow(worker, ask).state, ask)
             shared = {name: v for name, v in ask.vectors.items() if name != HELD}
             x_prev = shared.get("x_prev", memory.x if memory.round == ask.round - 1 else None)
             past = Past()
@@ -237,7 +237,7 @@ class Coalition:
         view, attack = self._view(worker, ask, opened), self._attack
         if isinstance(attack, Copy):
             opened.whom = attack.whom(view)
-            self._shadows.keep_packets(self._members | {opened.whom})
+            self._simulated.keep_packets(self._members | {opened.whom})
             target = view.message(opened.whom)
         else:
             target = attack(view, stream(self._seed, Role.ATTACK, round_=ask.round))
@@ -278,8 +278,8 @@ class Coalition:
         n, cohort = federation.clients, ask.cohort
         return View(
             worker=worker,
-            own=self._shadows.row(worker, ask),
-            flipped=lambda: self._shadows.row(worker, ask, flipped=True),
+            own=self._simulated.row(worker, ask),
+            flipped=lambda: self._simulated.row(worker, ask, flipped=True),
             ids=lambda: self._known(worker, opened),
             peers=lambda: self._rows(worker, opened),
             message=lambda i: self._message(i, worker, opened),
@@ -310,27 +310,29 @@ class Coalition:
         return [i for i in ask.cohort if i not in self._members]
 
     def _known(self, worker: int, opened: _Round) -> list[int]:
-        """Return those of them that have a shadow of this round."""
+        """Return those of them that are simulated up to this round."""
         if self._attack.view == "own":
             return [worker]
         if opened.peers is None:
-            opened.peers = [i for i in self._in_view(worker, opened.ask) if self._shadows.try_to_follow(i, opened.ask)]
+            opened.peers = [
+                i for i in self._in_view(worker, opened.ask) if self._simulated.try_to_follow(i, opened.ask)
+            ]
         return opened.peers
 
     def _rows(self, worker: int, opened: _Round) -> Rows:
         if self._attack.view == "own":
-            return self._shadows.row(worker, opened.ask)[None, :]
+            return self._simulated.row(worker, opened.ask)[None, :]
         if opened.rows is None:
-            simulated = [self._shadows.follow(i, opened.ask) for i in self._known(worker, opened)]
+            simulated = [self._simulated.follow(i, opened.ask) for i in self._known(worker, opened)]
             opened.rows = np.empty((len(simulated), self._x0.size), self._x0.dtype)
-            for row, shadow in zip(opened.rows, simulated, strict=True):
-                row[:] = shadow.row
-                shadow.row = row  # so that every message is in memory once
+            for row, copy in zip(opened.rows, simulated, strict=True):
+                row[:] = copy.row
+                copy.row = row  # so that every message is in memory once
         return opened.rows
 
     def _message(self, i: int, worker: int, opened: _Round) -> Vector | None:
-        covered = i in self._in_view(worker, opened.ask) and self._shadows.try_to_follow(i, opened.ask)
-        return self._shadows.row(i, opened.ask) if covered else None
+        covered = i in self._in_view(worker, opened.ask) and self._simulated.try_to_follow(i, opened.ask)
+        return self._simulated.row(i, opened.ask) if covered else None
 
     def _aggregate(self, opened: _Round, rows: Rows) -> Vector:
         """Return what the server would make of these rows: of those that it would not screen, and 0 if of none."""
@@ -366,6 +368,6 @@ class CoalitionMember:
         """Return what the brain must know when this seat is asked again."""
         return self._coalition.remember()
 
-    def recall(self, pages: StateDict) -> None:
+    def recall(self, saved: StateDict) -> None:
         """Give the brain this seat's memory, and nothing else."""
-        self._coalition.recall(pages)
+        self._coalition.recall(saved)

@@ -1,9 +1,9 @@
 """What a worker knew at the server's checkpoints, so that it can follow a server that comes back from one of them.
 
-A server that is killed goes on from its newest checkpoint, and asks again what it has asked since. Workers that keep
-state must then know exactly what they knew at that checkpoint, else the run would not be the one that it was. So every
-instruction carries the server's mark (its life, and the round of its newest checkpoint), and a worker keeps what it
-knows when an instruction first names a checkpoint: nothing reached it in between, so it knew the same at that round.
+A server that is killed continues from its newest checkpoint, and repeats the rounds since. Workers that keep state must
+then know exactly what they knew at that checkpoint, or the run would be another one. So every instruction carries the
+server's checkpoint epoch (its incarnation, and the round of its newest checkpoint), and a worker takes a snapshot when
+an instruction first names a checkpoint: nothing reached it in between, so it knew the same at that round.
 """
 
 from typing import Protocol
@@ -18,12 +18,12 @@ class Memory(Protocol):
     def remember(self) -> StateDict:
         """Return all that is carried from round to round."""
 
-    def recall(self, pages: StateDict) -> None:
+    def recall(self, known: StateDict) -> None:
         """Know exactly that again."""
 
 
 class Rollback:
-    """The last few marks of one memory.
+    """Snapshots of one memory, at the last few checkpoints.
 
     Args:
         kept: how many checkpoints the server keeps; it may come back from any of them.
@@ -36,11 +36,11 @@ class Rollback:
         self._last: tuple[int, StateDict] = 0, {}  # the round of the last instruction, and what was known before it
 
     def follow(self, epoch: CheckpointEpoch | None, memory: Memory, round_: int) -> None:
-        """Take note of a mark, before the instruction that carries it is answered.
+        """Take note of an epoch, before the instruction that carries it is answered.
 
         Args:
-            mark: of the instruction; None where the server keeps no checkpoints.
-            memory: what is kept, or taken back if the server is in another life than before.
+            epoch: of the instruction; None where the server keeps no checkpoints.
+            memory: what is saved, or restored if the server is another incarnation than before.
             round_: of the instruction.
         """
         if epoch is None:

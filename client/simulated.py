@@ -29,7 +29,7 @@ class SimulatedWorker:
 
 
 class SimulatedWorkers:
-    """The shadows of any workers, each followed round by round as far as its past is known.
+    """Simulations of any workers, each followed round by round as far as its past is known.
 
     Args:
         experiment: the opened experiment.
@@ -49,40 +49,40 @@ class SimulatedWorkers:
         """Let go of what only the past round needed: everything, where workers keep no state."""
         if not self._method.stateful:
             self.known.clear()
-        for shadow in self.known.values():
-            shadow.packet = None
+        for copy in self.known.values():
+            copy.packet = None
 
     def forget(self) -> None:
         """Let go of everything."""
         self.known.clear()
 
     def remember(self) -> dict[str, Page]:
-        """Return the shadows as pages, without the packets; nothing where workers keep no state."""
-        pages: dict[str, Page] = {}
-        for (worker, flipped), shadow in self.known.items() if self._method.stateful else ():
+        """Return the simulations as a state dict, without the packets; nothing where workers keep no state."""
+        saved: dict[str, Page] = {}
+        for (worker, flipped), copy in self.known.items() if self._method.stateful else ():
             page = f"shadow/{worker}{'-' if flipped else ''}"
-            pages |= {f"{page}/{name}": value for name, value in state_to_dict(shadow.state).items()}
-            pages[f"{page}/round"] = shadow.round
-            if shadow.row is not None:
-                pages[f"{page}/row"] = shadow.row
-        return pages
+            saved |= {f"{page}/{name}": value for name, value in state_to_dict(copy.state).items()}
+            saved[f"{page}/round"] = copy.round
+            if copy.row is not None:
+                saved[f"{page}/row"] = copy.row
+        return saved
 
-    def recall(self, pages: StateDict) -> None:
-        """Know the shadows that the pages hold, and no others."""
+    def recall(self, saved: StateDict) -> None:
+        """Know the simulations that a state dict holds, and no others."""
         self.known.clear()
-        for name, page in under(pages, "shadow").items():
+        for name, page in under(saved, "shadow").items():
             round_: Any = page["round"]
             row: Any = page.get("row")
             self.known[int(name.rstrip("-")), name.endswith("-")] = SimulatedWorker(round_, state_from_dict(page), row)
 
     def keep_packets(self, workers: Container[int]) -> None:
         """Let go of the packets of all others: it has turned out that they are not sent."""
-        for (worker, _), shadow in self.known.items():
+        for (worker, _), copy in self.known.items():
             if worker not in workers:
-                shadow.packet = None
+                copy.packet = None
 
     def follow(self, worker: int, ask: Ask, flipped: bool = False) -> SimulatedWorker:
-        """Return the shadow of a worker after this round; worked out once a round.
+        """Return the simulation of a worker after this round; worked out once a round.
 
         Args:
             worker: 0 .. n-1.
@@ -92,16 +92,16 @@ class SimulatedWorkers:
         Raises:
             StateLostError: its past is not known up to here.
         """
-        shadow = self.known.get((worker, flipped)) or SimulatedWorker()
-        if shadow.round != ask.round:
+        copy = self.known.get((worker, flipped)) or SimulatedWorker()
+        if copy.round != ask.round:
             oracle = self._experiment.problem.oracle(worker, flipped=flipped)
             rng = stream(self._seed, Role.WORKER, worker, ask.round)
-            state, packet = self._method.reply(worker, shadow.state, ask, oracle, rng)
+            state, packet = self._method.reply(worker, copy.state, ask, oracle, rng)
             q = self._method.compressor_for(ask, worker).decompress(packet, self._dtype)
-            row = self._method.absorb(ask.vectors.get(HELD, shadow.row), ask, q)
-            shadow = SimulatedWorker(ask.round, state, row, packet if self._sends(worker) else None)
-            self.known[worker, flipped] = shadow
-        return shadow
+            row = self._method.absorb(ask.vectors.get(HELD, copy.row), ask, q)
+            copy = SimulatedWorker(ask.round, state, row, packet if self._sends(worker) else None)
+            self.known[worker, flipped] = copy
+        return copy
 
     def try_to_follow(self, worker: int, ask: Ask) -> bool:
         """Follow a worker and return whether its past is known."""
@@ -119,5 +119,5 @@ class SimulatedWorkers:
     def row(self, worker: int, ask: Ask, flipped: bool = False) -> Vector:
         """Return what the server aggregates for the worker, shape (d,); see ``follow``."""
         row = self.follow(worker, ask, flipped).row
-        assert row is not None  # noqa: S101  # a shadow that was followed has one
+        assert row is not None  # noqa: S101  # a simulation that was followed has one
         return row

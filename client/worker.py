@@ -33,7 +33,7 @@ class Worker(Protocol):
     def remember(self) -> StateDict:
         """Return what the worker must know when it is asked again; nothing where it keeps nothing."""
 
-    def recall(self, pages: StateDict) -> None:
+    def recall(self, saved: StateDict) -> None:
         """Know exactly what ``remember`` returned; nothing at all where the state dict is empty."""
 
 
@@ -76,6 +76,6 @@ class HonestWorker:
         """Return the worker's state; nothing where the method keeps none."""
         return state_to_dict(self._state) if self._method.stateful else {}
 
-    def recall(self, pages: StateDict) -> None:
+    def recall(self, saved: StateDict) -> None:
         """Take up a state that was remembered."""
-        self._state = state_from_dict(pages)
+        self._state = state_from_dict(saved)
