@@ -22,23 +22,13 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
+from numpy.random import Generator
 
 from strategies.clipping import clip_rows
 from strategies.cohorts import aggregate, common_seed, stack
 from strategies.evidence import examine
 from strategies.hyperparameters import AUTO, Cohort, Key, Multiplier
-from strategies.method import (
-    EVERYBODY,
-    Ask,
-    Combined,
-    Method,
-    Oracle,
-    Past,
-    Report,
-    RoundKind,
-    Rows,
-    Vector,
-)
+from strategies.method import EVERYBODY, Ask, Combined, Method, Oracle, Past, Report, RoundKind, Rows, Vector
 from strategies.radius import Alpha, observe, radius
 from strategies.vectors import bounded_sum, norm
 
@@ -124,7 +114,7 @@ class Descent(Method, ABC):
 
     # --- server: broadcast x^k --------------------------------------------------------------------------------------
 
-    def ask(self, state: DescentState, rng: np.random.Generator) -> Ask:
+    def ask(self, state: DescentState, rng: Generator) -> Ask:
         """Ask C clients at x^k."""
         return Ask(state.round, self.word, {"x": state.x}, self.cohort, common_seed(self.compressor, rng))
 
@@ -139,7 +129,7 @@ class Descent(Method, ABC):
         """
         return came
 
-    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator, past: Past) -> Combined:
+    def combine(self, ask: Ask, rows: Rows, rng: Generator, past: Past) -> Combined:
         """Return ARAgg({v_i}), or g^{k-1} + ARAgg({clip_lam(v_i - g^{k-1})}).
 
         While x has not moved nothing is clipped; without a g^{k-1} the rows themselves are aggregated.
@@ -160,9 +150,7 @@ class Descent(Method, ABC):
             rows=differences,
         )
 
-    def update(
-        self, state: DescentState, ask: Ask, replies: Mapping[int, Vector], rng: np.random.Generator
-    ) -> DescentState:
+    def update(self, state: DescentState, ask: Ask, replies: Mapping[int, Vector], rng: Generator) -> DescentState:
         """Aggregate and step. Where nothing can be aggregated the model stays; under the heuristic only g does."""
         came = {i: self.absorb(state.held.get(i), ask, q) for i, q in replies.items()}
         seen = came if self.corrects else self.aggregated({**state.held, **came}, came)
@@ -221,14 +209,12 @@ def _step(ask: Ask, past: Past) -> float:
     return 0.0 if past.x_prev is None else norm(ask.vectors["x"] - past.x_prev)
 
 
-def gradient(oracle: Oracle, x: Vector, batch: int, rng: np.random.Generator) -> Vector:
+def gradient(oracle: Oracle, x: Vector, batch: int, rng: Generator) -> Vector:
     """Return grad f_i(x) over one minibatch of ``batch`` samples, or over all local data where it is 0; shape (d,)."""
     return oracle.minibatch_gradients([x], batch, rng)[0] if batch else oracle.full_gradient(x)
 
 
-def local_gradient(
-    oracle: Oracle, x: Vector, batch: int, steps: int, local_gamma: float, rng: np.random.Generator
-) -> Vector:
+def local_gradient(oracle: Oracle, x: Vector, batch: int, steps: int, local_gamma: float, rng: Generator) -> Vector:
     """Take H local SGD steps y <- y - eta grad f_i(y) from x and return (x - y_H) / (eta H), shape (d,).
 
     That is the mean of the H gradients, and is computed as such: the difference of two float32 models would have lost

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-import numpy as np
+from numpy.random import Generator
 
 from strategies.cohorts import aggregate, stack
 from strategies.compressors import Identity
@@ -87,10 +87,10 @@ class Estimates(Stateful, ABC, Generic[StateT]):
         """Return the state before round 1."""
 
     @abstractmethod
-    def next_ask(self, state: StateT, rng: np.random.Generator) -> Ask:
+    def next_ask(self, state: StateT, rng: Generator) -> Ask:
         """Open a round after the first; ``ask`` fills in ``sample``."""
 
-    def ask(self, state: StateT, rng: np.random.Generator) -> Ask:
+    def ask(self, state: StateT, rng: Generator) -> Ask:
         """Ask everybody: in the first round for full gradients, later for changes."""
         if state.g is None:
             return Ask(state.round, START, {"x": state.x}, self.n)
@@ -132,7 +132,7 @@ class Estimates(Stateful, ABC, Generic[StateT]):
         if mine.version != ask.round - 1:
             raise StateLostError(f"state of round {mine.version}, but round {ask.round} builds on {ask.round - 1}")
 
-    def send(self, i: int, ask: Ask, g: Vector, change: Vector, rng: np.random.Generator) -> tuple[Vector, Packet]:
+    def send(self, i: int, ask: Ask, g: Vector, change: Vector, rng: Generator) -> tuple[Vector, Packet]:
         """Compress a change of g_i; return the new g_i, as the server will have it, and the packet."""
         form = self.compressor_for(ask, i)
         packet = form.compress(change, rng)
@@ -149,7 +149,7 @@ class Estimates(Stateful, ABC, Generic[StateT]):
         """Return target - g_i."""
         return target if held is None or ask.kind == START else target - held
 
-    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator, past: Past) -> Combined:
+    def combine(self, ask: Ask, rows: Rows, rng: Generator, past: Past) -> Combined:
         """ARAgg of estimates. Of rows that are missing none is known to be Byzantine, so all f are defended against."""
         return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, past.g)
 
@@ -157,7 +157,7 @@ class Estimates(Stateful, ABC, Generic[StateT]):
         """Return more than half of the clients, in the first round."""
         return self.n // 2 + 1 if ask.kind == START else 0
 
-    def update(self, state: StateT, ask: Ask, replies: Mapping[int, Vector], rng: np.random.Generator) -> StateT:
+    def update(self, state: StateT, ask: Ask, replies: Mapping[int, Vector], rng: Generator) -> StateT:
         """Add the changes, aggregate all estimates and step.
 
         The first round needs a quorum, more than half of the clients, and is repeated until it has one.

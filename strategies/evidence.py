@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from strategies.operators import Combined, Rows
@@ -54,7 +55,7 @@ class Evidence:
         )
 
 
-def examine(workers: Sequence[int], combined: Combined, rng: np.random.Generator) -> Evidence | None:
+def examine(workers: Sequence[int], combined: Combined, rng: Generator) -> Evidence | None:
     """Compare every row with what was made of them.
 
     Args:
@@ -122,7 +123,7 @@ def _count(n: int, d: int) -> int:
     return max(1, MOST // (n * _STRETCH))
 
 
-def _stretches(rows: Rows, rng: np.random.Generator) -> Iterator[slice]:
+def _stretches(rows: Rows, rng: Generator) -> Iterator[slice]:
     """Cut all columns into slices, or where they are too many choose some: one at random in each of equal parts."""
     n, d = rows.shape
     if n * d <= MOST:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
-import numpy as np
+from numpy.random import Generator
 
 from strategies.cohorts import common_seed, stack
 from strategies.compressors import Identity
@@ -106,13 +106,7 @@ class Marina(Method, ABC):
         return (
             RoundKind(FULL, self.p, self.everybody, Identity(), self.full_batch or samples, self.survives(FULL)),
             RoundKind(
-                DIFFERENCE,
-                1 - self.p,
-                self.sampled,
-                self.compressor,
-                2 * self.batch,
-                self.survives(DIFFERENCE),
-                down=2,
+                DIFFERENCE, 1 - self.p, self.sampled, self.compressor, 2 * self.batch, self.survives(DIFFERENCE), down=2
             ),
         )
 
@@ -125,7 +119,7 @@ class Marina(Method, ABC):
 
     # --- server: c_k ~ Bernoulli(p) ------------------------------------------------------------------------------
 
-    def ask(self, state: MarinaState, rng: np.random.Generator) -> Ask:
+    def ask(self, state: MarinaState, rng: Generator) -> Ask:
         """Toss the coin and ask for full gradients, or for gradient differences from x^{k-1} to x^k."""
         coin = bool(rng.random() < self.p)
         if coin or state.full_due or state.x_prev is None or state.g is None:
@@ -144,9 +138,7 @@ class Marina(Method, ABC):
 
     # --- worker i ------------------------------------------------------------------------------------------------
 
-    def reply(
-        self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: np.random.Generator
-    ) -> tuple[WorkerState, Packet]:
+    def reply(self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: Generator) -> tuple[WorkerState, Packet]:
         """Send grad f_i(x^k), or Q(Delta_i(x^k, x^{k-1})) on one minibatch."""
         x = self.model(mine, ask)
         if ask.kind == FULL:
@@ -164,7 +156,7 @@ class Marina(Method, ABC):
         """Return more than half of those who were sampled, in full rounds; see ``always_quorum``."""
         return (ask.sample // 2 + 1) if ask.kind == FULL or self.always_quorum else 0
 
-    def close(self, state: MarinaState, ask: Ask, rows: Mapping[int, Vector], rng: np.random.Generator) -> MarinaState:
+    def close(self, state: MarinaState, ask: Ask, rows: Mapping[int, Vector], rng: Generator) -> MarinaState:
         """Aggregate and step.
 
         A round without the quorum that it needs (more than half of those it sampled) leaves g as it is, and the next

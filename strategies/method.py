@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Protocol, Self, get_type_hints
 
-import numpy as np
+from numpy.random import Generator
 
 from strategies.evidence import Evidence
 from strategies.hyperparameters import Cohort, Constants, Key, StepSize, Written, biased
@@ -48,7 +48,7 @@ class Oracle(Protocol):
     def full_gradient(self, x: Vector) -> Vector:
         """Return grad f_i(x) over all local data."""
 
-    def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: np.random.Generator) -> list[Vector]:
+    def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: Generator) -> list[Vector]:
         """Draw ONE minibatch of ``batch`` samples with ``rng`` and return its mean gradient at each point."""
 
 
@@ -246,7 +246,7 @@ class Method(ABC):
         """Return the server's state before round 1."""
 
     @abstractmethod
-    def ask(self, state: Any, rng: np.random.Generator) -> Ask:
+    def ask(self, state: Any, rng: Generator) -> Ask:
         """Open the round ``state.round``."""
 
     def compressor_for(self, ask: Ask, i: int) -> Compressor:
@@ -254,9 +254,7 @@ class Method(ABC):
         return self.compressor.of_round(ask.seed, i)
 
     @abstractmethod
-    def reply(
-        self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: np.random.Generator
-    ) -> tuple[WorkerState, Packet]:
+    def reply(self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: Generator) -> tuple[WorkerState, Packet]:
         """Answer as the honest worker i.
 
         Args:
@@ -278,12 +276,12 @@ class Method(ABC):
         return 0
 
     @abstractmethod
-    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator, past: Past) -> Combined:
+    def combine(self, ask: Ask, rows: Rows, rng: Generator, past: Past) -> Combined:
         """Clip and aggregate the vectors that ``absorb`` gave, shape (n', d). ``update`` calls it, and so does an
         attacker who plans ahead."""
 
     @abstractmethod
-    def update(self, state: Any, ask: Ask, replies: Mapping[int, Vector], rng: np.random.Generator) -> Any:
+    def update(self, state: Any, ask: Ask, replies: Mapping[int, Vector], rng: Generator) -> Any:
         """Close the round (clip, aggregate, step) with the decompressed replies by worker, in ascending order.
 
         Only replies that passed screening are here; a missing or rejected one is simply absent. ``ask.cohort`` has

@@ -70,14 +70,7 @@ class Progress:
     """
 
     def __init__(
-        self,
-        clients: int,
-        byzantine: int,
-        stall_rounds: int,
-        round_: int,
-        model: Vector,
-        *,
-        distrust: bool = False,
+        self, clients: int, byzantine: int, stall_rounds: int, round_: int, model: Vector, *, distrust: bool = False
     ) -> None:
         self.needed = byzantine + 1
         """Distinct clients whose replies a window must have used."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.random import Generator
 
 from strategies.aggregators.preaggregators import PreAggregator
 from strategies.aggregators.weighted_rows import Taken, WeightedRows
@@ -42,7 +43,7 @@ class Rule(ABC):
     def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Apply the bare rule to n' checked rows; return shape (d,), dtype of ``rows``, an array of its own."""
 
-    def __call__(self, rows: Rows, f: int, rng: np.random.Generator, center: Vector | None = None) -> Vector:
+    def __call__(self, rows: Rows, f: int, rng: Generator, center: Vector | None = None) -> Vector:
         """Aggregate n' vectors of which up to ``f`` may be Byzantine.
 
         Args:
@@ -59,9 +60,7 @@ class Rule(ABC):
         """
         return self.weigh(rows, f, rng, center)[0]
 
-    def weigh(
-        self, rows: Rows, f: int, rng: np.random.Generator, center: Vector | None = None
-    ) -> tuple[Vector, Weights | None]:
+    def weigh(self, rows: Rows, f: int, rng: Generator, center: Vector | None = None) -> tuple[Vector, Weights | None]:
         """Return the same, and the weight of each row in it; see ``algorithm.Aggregator``."""
         if rows.ndim != 2 or 0 in rows.shape or rows.dtype not in (np.float32, np.float64):
             raise ValueError(

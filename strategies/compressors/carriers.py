@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from strategies.compressors import packing
@@ -29,7 +30,7 @@ class Carrier(Protocol):
     def layout(self, count: int, dtype: np.dtype[Any]) -> PacketLayout:
         """Return what ``count`` values of that type travel as."""
 
-    def write(self, x: Vector, rng: np.random.Generator | None) -> tuple[Codes, float | None]:
+    def write(self, x: Vector, rng: Generator | None) -> tuple[Codes, float | None]:
         """Return codes and scale of values, shape (count,). Without ``rng``: the codes that read closest to them."""
 
     def read(self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float) -> Vector:
@@ -58,7 +59,7 @@ class Full:
         """Return a value each, of the vector's own type."""
         return PacketLayout(count, dtype)
 
-    def write(self, x: Vector, rng: np.random.Generator | None) -> tuple[Codes, float | None]:
+    def write(self, x: Vector, rng: Generator | None) -> tuple[Codes, float | None]:
         """Return the values."""
         return x, None
 
@@ -106,7 +107,7 @@ def overflows(largest: float, multiplier: float, dtype: np.dtype[Any]) -> str | 
     return f"not finite: values overflow {dtype} when multiplied by {multiplier:g}"
 
 
-def uniform_bits(rng: np.random.Generator, count: int, width: int) -> NDArray[Any]:
+def uniform_bits(rng: Generator, count: int, width: int) -> NDArray[Any]:
     """Return ``count`` uniform words of 32 or 64 bits from one seed that is drawn from ``rng``.
 
     Those of 64 are SplitMix64's. Of 32, word i is i + (lower half of the seed), put through a mix of 32 bits to which

@@ -7,6 +7,7 @@ here is part of the protocol and never changes: see docs/wire.md.
 from functools import lru_cache
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from strategies.compressors import choices, packing
@@ -131,7 +132,7 @@ def words(seed: int, start: int, count: int) -> NDArray[np.uint64]:
     return z
 
 
-def draw_seed(rng: np.random.Generator) -> int:
+def draw_seed(rng: Generator) -> int:
     """Return 64 bits of the generator, raw, as only those does NumPy promise never to change."""
     return int(rng.bit_generator.random_raw())
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from strategies.compressors import packing
@@ -58,7 +59,7 @@ class Dither:
             return PacketLayout(packing.packed_bytes(count, self.width), np.dtype(np.uint8), scale=True)
         return PacketLayout(count, np.dtype(f"i{self.width // 8}"), scale=True)
 
-    def write(self, x: Vector, rng: np.random.Generator | None) -> tuple[Codes, float | None]:
+    def write(self, x: Vector, rng: Generator | None) -> tuple[Codes, float | None]:
         """Return the codes and the norm; NaN where x is not finite.
 
         Who forges may claim any norm. So without ``rng`` rounding is to the nearest on the best of a few grids: from
@@ -87,7 +88,7 @@ class Dither:
         """Return how far from y its rounding to the nearest on this grid is."""
         return packing.l2(y - self._levels(y, unit, None) * y.dtype.type(unit / self.levels))
 
-    def _levels(self, y: Vector, unit: float, rng: np.random.Generator | None) -> NDArray[np.signedinteger]:
+    def _levels(self, y: Vector, unit: float, rng: Generator | None) -> NDArray[np.signedinteger]:
         t = np.abs(y) * y.dtype.type(self.levels / unit)
         if rng is None:
             level = np.floor(t + y.dtype.type(0.5))
@@ -180,7 +181,7 @@ class Powers:
         """Return a byte each, and the scale."""
         return PacketLayout(count, np.dtype(np.uint8), scale=True)
 
-    def write(self, x: Vector, rng: np.random.Generator | None) -> tuple[Codes, float | None]:
+    def write(self, x: Vector, rng: Generator | None) -> tuple[Codes, float | None]:
         """Return the codes and the scale; NaN where x is not finite."""
         peak = packing.peak(x)
         if not math.isfinite(peak):
@@ -256,7 +257,7 @@ class Signs:
         """Return a bit each, and the scale."""
         return PacketLayout(packing.packed_bytes(count, 1), np.dtype(np.uint8), scale=True)
 
-    def write(self, x: Vector, rng: np.random.Generator | None) -> tuple[Codes, float | None]:
+    def write(self, x: Vector, rng: Generator | None) -> tuple[Codes, float | None]:
         """Return the signs and the mean absolute value, of which no other multiple of the signs is closer to x."""
         with np.errstate(over="ignore"):
             mean = packing.l1(x) / max(1, len(x))

@@ -11,16 +11,7 @@ from numpy.typing import NDArray
 
 from strategies import parallel
 from strategies.compilation import compiled
-from strategies.compressors.fast_bits import (
-    U32,
-    U64,
-    bit_count,
-    fixed,
-    high_product,
-    lowest_bit,
-    shared,
-    word64,
-)
+from strategies.compressors.fast_bits import U32, U64, bit_count, fixed, high_product, lowest_bit, shared, word64
 from strategies.method import Vector
 
 Words = NDArray[np.uint64]

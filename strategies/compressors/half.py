@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from strategies.compressors import packing
@@ -51,7 +52,7 @@ class Half:
         """Return 16 bits each, and the power of two."""
         return PacketLayout(count, np.dtype(np.uint16), scale=True)
 
-    def write(self, x: Vector, rng: np.random.Generator | None) -> tuple[Codes, float | None]:
+    def write(self, x: Vector, rng: Generator | None) -> tuple[Codes, float | None]:
         """Return the bits of x over a power of two; a scale of NaN where x is not finite."""
         peak = packing.peak(x)
         if not math.isfinite(peak):

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
+from numpy.random import Generator
 
 from strategies.compressors import choices
 from strategies.compressors.carriers import Carrier, Full
@@ -44,11 +45,11 @@ class Packed:
         """Return the coordinates that travel, where no packet says which; None for all d in order."""
         return None
 
-    def compress(self, v: Vector, rng: np.random.Generator) -> Packet:
+    def compress(self, v: Vector, rng: Generator) -> Packet:
         """Return the packet of Q(v); ``v`` has shape (d,) and is never modified."""
         return self.packet(v, self.chosen(len(v)), rng)
 
-    def forge(self, target: Vector, rng: np.random.Generator) -> Packet:
+    def forge(self, target: Vector, rng: Generator) -> Packet:
         """Return the packet of this form that serves an attacker best who wants the server to read ``target``.
 
         Args:
@@ -61,7 +62,7 @@ class Packed:
         self,
         v: Vector,
         chosen: Choice | None,
-        rng: np.random.Generator | None,
+        rng: Generator | None,
         *,
         seed: int | None = None,
         marks: Bytes | None = None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 import numpy as np
+from numpy.random import Generator
 
 from strategies.checks import check_count
 from strategies.compressors import choices, coordinates
@@ -112,11 +113,11 @@ class RandK(_RandomK):
         """Return the coordinates that the seed names."""
         return coordinates.mask(packet.seed or 0, packet.dim, self.count(packet.dim))
 
-    def compress(self, v: Vector, rng: np.random.Generator) -> Packet:
+    def compress(self, v: Vector, rng: Generator) -> Packet:
         """Return the packet of Q(v) with a fresh seed from ``rng``: 64 bits are taken."""
         return self._seeded(v, draw_seed(rng), rng)
 
-    def forge(self, target: Vector, rng: np.random.Generator) -> Packet:
+    def forge(self, target: Vector, rng: Generator) -> Packet:
         """Return the packet of this form that serves an attacker best who wants the server to read ``target``.
 
         Of 16 seeds it takes the one whose mask carries most of ||target||^2. The values are those of the target, so
@@ -135,7 +136,7 @@ class RandK(_RandomK):
         d, k = len(target), self.count(len(target))
         return self._seeded(target, max(seeds, key=lambda seed: float(energy[indices(seed, d, k)].sum())), None)
 
-    def _seeded(self, v: Vector, seed: int, rng: np.random.Generator | None) -> Packet:
+    def _seeded(self, v: Vector, seed: int, rng: Generator | None) -> Packet:
         return self.packet(v, coordinates.mask(seed, len(v), self.count(len(v))), rng, seed=seed)
 
 
@@ -229,14 +230,14 @@ class TopK(_KOfD):
             return f"bad index: {named} coordinates, expected {k}"
         return "bad index: bits behind the last coordinate" if d % 8 and packet.marks[-1] >> (d % 8) else None
 
-    def compress(self, v: Vector, rng: np.random.Generator) -> Packet:
+    def compress(self, v: Vector, rng: Generator) -> Packet:
         """Return the packet of Q(v); nothing is drawn."""
         d, k = len(v), self.count(len(v))
         kept = choices.largest_k(v, k)
         marks = choices.places(kept, k).astype("<u4").view(np.uint8) if self._listed(d) else choices.bitmap(kept, d)
         return self.packet(v, kept, None, marks=marks)
 
-    def forge(self, target: Vector, rng: np.random.Generator) -> Packet:
+    def forge(self, target: Vector, rng: Generator) -> Packet:
         """Return the packet of the target, which reads closest to it."""
         return self.compress(target, rng)
 
