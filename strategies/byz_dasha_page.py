@@ -54,10 +54,8 @@ class ByzDashaPage(Estimates[EstimatesState]):
     def later(self, share: float, samples: int) -> Sequence[RoundKind]:
         """Return the rounds of either side of the coin."""
         q = self.compressor
-        return [
-            RoundKind(FULL, share * self.p, self.n, q, samples),
-            RoundKind(DIFFERENCE, share * (1 - self.p), self.n, q, 2 * self.batch, down=2),
-        ]
+        full = RoundKind(FULL, share * self.p, self.n, q, samples)
+        return [full, RoundKind(DIFFERENCE, share * (1 - self.p), self.n, q, 2 * self.batch, down=2)]
 
     def start(self, x0: Vector) -> EstimatesState:
         return EstimatesState(round=1, x=x0)

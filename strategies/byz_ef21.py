@@ -42,10 +42,9 @@ class ErrorFeedback(Estimates[StateT]):
         """
         delta = constants.compressor.contraction(constants.dim)
         if not delta > 0:
-            raise ConfigError(
-                f'[compressor] kind = "{constants.compressor.kind}": E||C(v) - v||^2 <= (1 - delta) ||v||^2 holds with '
-                f"delta = {delta:.3g} only, and error feedback needs delta > 0; choose top-k, for example"
-            )
+            bound = f"E||C(v) - v||^2 <= (1 - delta) ||v||^2 holds with delta = {delta:.3g} only"
+            fix = "error feedback needs delta > 0; choose top-k, for example"
+            raise ConfigError(f'[compressor] kind = "{constants.compressor.kind}": {bound}, and {fix}')
         return super().of(written, constants)
 
     def later(self, share: float, samples: int) -> Sequence[RoundKind]:

@@ -28,6 +28,11 @@ from strategies.method import EVERYBODY, Ask, Combined, Past, Rows, Vector
 from strategies.radius import Alpha, observe, radius
 from strategies.vectors import norm
 
+_CLIP = (
+    'Whether differences are clipped to lam = alpha ||x^k - x^{k-1}||. "auto" learns alpha from the replies; false '
+    "switches clipping off, to see what it is for."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ByzVRMarinaPP(Marina):
@@ -45,14 +50,7 @@ class ByzVRMarinaPP(Marina):
 
     cohort: Annotated[int, Cohort(optional=False)]
     full_cohort: Annotated[int, Cohort(least=True)]
-    alpha: Annotated[
-        Alpha | None,
-        Multiplier(
-            clip=True,
-            meaning='Whether differences are clipped to lam = alpha ||x^k - x^{k-1}||. "auto" learns alpha from the '
-            "replies; false switches clipping off, to see what it is for.",
-        ),
-    ]
+    alpha: Annotated[Alpha | None, Multiplier(clip=True, meaning=_CLIP)]
     plus: bool = False
 
     @property

@@ -40,10 +40,8 @@ def byzantine_majority(clients: int, byzantine: int, cohort: int) -> tuple[float
     """
     total = math.comb(clients, cohort)
     ways = {t: math.comb(byzantine, t) * math.comb(clients - byzantine, cohort - t) for t in range(cohort + 1)}
-    return (
-        sum(w for t, w in ways.items() if 2 * t > cohort) / total,
-        sum(w for t, w in ways.items() if 2 * t == cohort) / total,
-    )
+    majority = sum(w for t, w in ways.items() if 2 * t > cohort)
+    return majority / total, (ways[cohort // 2] if cohort % 2 == 0 else 0) / total
 
 
 def common_seed(compressor: Compressor, rng: Generator) -> int | None:

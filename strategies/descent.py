@@ -26,11 +26,15 @@ from numpy.random import Generator
 
 from strategies.clipping import clip_rows
 from strategies.cohorts import aggregate, common_seed, stack
-from strategies.evidence import examine
 from strategies.hyperparameters import AUTO, Cohort, Key, Multiplier
-from strategies.method import EVERYBODY, Ask, Combined, Method, Oracle, Past, Report, RoundKind, Rows, Vector
+from strategies.method import EVERYBODY, Ask, Combined, Method, Oracle, Past, Report, RoundKind, Rows, Vector, reported
 from strategies.radius import Alpha, observe, radius
-from strategies.vectors import bounded_sum, norm
+from strategies.vectors import bounded_sum, distance, norm
+
+_HEURISTIC = (
+    "Clip differences from the last aggregate, the heuristic for partial participation: needed where ``cohort`` is so "
+    'small that a sampled one may have a Byzantine majority. "auto" learns alpha from the replies.'
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,15 +81,7 @@ class Descent(Method, ABC):
     holds: ClassVar[bool] = False
     """Whether the server keeps v_i of every worker, because ``absorb`` builds on it."""
 
-    alpha: Annotated[
-        Alpha | None,
-        Multiplier(
-            clip=False,
-            meaning="Clip differences from the last aggregate, the heuristic for partial participation: needed where "
-            '``cohort`` is so small that a sampled one may have a Byzantine majority. "auto" learns alpha from the '
-            "replies.",
-        ),
-    ] = None
+    alpha: Annotated[Alpha | None, Multiplier(clip=False, meaning=_HEURISTIC)] = None
     cohort: Annotated[int, Cohort()]
     batch: Annotated[int, Key(ge=0)] = 0
 
@@ -142,31 +138,20 @@ class Descent(Method, ABC):
         lam = radius(self.alpha, differences, step, past.ratios) if step else None
         short, cut = clip_rows(differences, lam)
         combined = aggregate(self.aggregator, short, self.n, self.f, rng)
-        return replace(
-            combined,
-            vector=None if combined.vector is None else g + combined.vector,
-            lam=lam,
-            clipped=np.flatnonzero(cut).tolist(),
-            rows=differences,
-        )
+        moved = None if combined.vector is None else g + combined.vector
+        return replace(combined, vector=moved, lam=lam, clipped=np.flatnonzero(cut).tolist(), rows=differences)
 
     def update(self, state: DescentState, ask: Ask, replies: Mapping[int, Vector], rng: Generator) -> DescentState:
         """Aggregate and step. Where nothing can be aggregated the model stays; under the heuristic only g does."""
         came = {i: self.absorb(state.held.get(i), ask, q) for i, q in replies.items()}
         seen = came if self.corrects else self.aggregated({**state.held, **came}, came)
-        past, rows, workers = Past(state.g, state.x_prev, state.ratios), stack(state.x, seen), list(seen)
+        past, rows = Past(state.g, state.x_prev, state.ratios), stack(state.x, seen)
         combined = self.combine(ask, rows, rng, past)
         g, note = combined.vector, combined.note
         if g is None:
             g = state.g if self.corrects else None
             note = f"{note}; {'g' if self.corrects else 'the model'} stays"
-        report = Report(
-            lam=combined.lam,
-            clipped=[workers[row] for row in combined.clipped],
-            note=note,
-            evidence=examine(workers, combined, rng),
-        )
-        after = self.step(state, ask, came, g, report)
+        after = self.step(state, ask, came, g, reported(combined, list(seen), note, rng))
         if self.alpha != AUTO or state.g is None:
             return after
         return replace(after, ratios=observe(state.ratios, bounded_sum(rows, -state.g), _step(ask, past)))
@@ -206,7 +191,7 @@ def _step(ask: Ask, past: Past) -> float:
 
     Where single steps were lost to rounding, x^{k-1} is the last model that differed: a radius of 0 would freeze g.
     """
-    return 0.0 if past.x_prev is None else norm(ask.vectors["x"] - past.x_prev)
+    return distance(ask.vectors["x"], past.x_prev)
 
 
 def gradient(oracle: Oracle, x: Vector, batch: int, rng: Generator) -> Vector:

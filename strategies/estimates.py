@@ -37,7 +37,7 @@ from strategies.method import (
     Vector,
     WorkerState,
 )
-from strategies.vectors import bounded_sum, norm
+from strategies.vectors import bounded_sum, distance
 
 START = "start"
 """The kind of the first round: every worker sends its full gradient at x^0, uncompressed."""
@@ -162,7 +162,7 @@ class Estimates(Stateful, ABC, Generic[StateT]):
 
         The first round needs a quorum, more than half of the clients, and is repeated until it has one.
         """
-        report = Report(step_norm=0.0 if state.x_prev is None else norm(state.x - state.x_prev))
+        report = Report(step_norm=distance(state.x, state.x_prev))
         quorum = self.quorum(state, ask)
         if len(replies) < quorum:
             note = f"no quorum: {len(replies)} usable replies of the {quorum} that the first round needs; repeated"

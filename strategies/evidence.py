@@ -50,9 +50,8 @@ class Evidence:
 
         wanted = set(workers)
         same = [group for every in self.same if len(group := [i for i in every if i in wanted]) > 1]
-        return Evidence(
-            list(workers), chosen(self.distance), chosen(self.cosine), chosen(self.kept), chosen(self.weight), same
-        )
+        distance, cosine, kept, weight = map(chosen, (self.distance, self.cosine, self.kept, self.weight))
+        return Evidence(list(workers), distance, cosine, kept, weight, same)
 
 
 def examine(workers: Sequence[int], combined: Combined, rng: Generator) -> Evidence | None:

@@ -258,9 +258,8 @@ class Multiplier(Key):
         smoothness = constants.smoothness()
         if smoothness is None:
             what = "is missing" if given is None else f'= "{alpha}"'
-            raise ConfigError(
-                f'[strategy] alpha {what}: this task does not know its L; give a number, or learn it: clip = "{AUTO}"'
-            )
+            fix = f'give a number, or learn it: clip = "{AUTO}"'
+            raise ConfigError(f"[strategy] alpha {what}: this task does not know its L; {fix}")
         if alpha == BOUNDED:
             return constants.compressor.norm_bound(constants.dim) * smoothness
         return TIMES_L.value(name, alpha, constants)
@@ -281,7 +280,5 @@ def _vet_clip(value: Any) -> Any:
 def biased(kind: str, compressor: Compressor) -> Iterator[str]:
     """Yield why a method cannot use a biased compressor, if this is one."""
     if not compressor.unbiased:
-        yield (
-            f'compressor.kind = "{compressor.kind}": biased, and {kind} needs an unbiased one; '
-            'strategy.kind = "byz-ef21" takes it'
-        )
+        why = f"biased, and {kind} needs an unbiased one"
+        yield f'compressor.kind = "{compressor.kind}": {why}; strategy.kind = "byz-ef21" takes it'

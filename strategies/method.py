@@ -26,7 +26,7 @@ from typing import Annotated, Any, ClassVar, Protocol, Self, get_type_hints
 
 from numpy.random import Generator
 
-from strategies.evidence import Evidence
+from strategies.evidence import Evidence, examine
 from strategies.hyperparameters import Cohort, Constants, Key, StepSize, Written, biased
 from strategies.operators import Aggregator as Aggregator
 from strategies.operators import Combined as Combined
@@ -141,6 +141,12 @@ class Report:
     clipped: Sequence[int] = ()
     note: str = ""
     evidence: Evidence | None = None
+
+
+def reported(combined: Combined, workers: Sequence[int], note: str, rng: Generator, step_norm: float = 0.0) -> Report:
+    """Return the report of a round that aggregated the vectors of these workers."""
+    clipped = [workers[row] for row in combined.clipped]
+    return Report(combined.lam, step_norm, clipped, note, examine(workers, combined, rng))
 
 
 class State(Protocol):

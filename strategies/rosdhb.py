@@ -41,10 +41,8 @@ class RoSDHB(Descent, Stateful):
         """Refuse a compressor that masks otherwise, or not at all; k = d is fine."""
         needed, why = cls.masks
         if compressor.kind not in (needed, Identity().kind):
-            yield (
-                f'compressor.kind = "{compressor.kind}": {cls.kind} {why}; choose "{needed}" (or "identity", to send '
-                "everything)"
-            )
+            fix = f'choose "{needed}" (or "identity", to send everything)'
+            yield f'compressor.kind = "{compressor.kind}": {cls.kind} {why}; {fix}'
 
     def plan(self, rounds: int, samples: int) -> Sequence[RoundKind]:
         """Return the one kind of round: without clipping all momenta count, whoever is sampled."""

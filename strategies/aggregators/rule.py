@@ -63,14 +63,12 @@ class Rule(ABC):
     def weigh(self, rows: Rows, f: int, rng: Generator, center: Vector | None = None) -> tuple[Vector, Weights | None]:
         """Return the same, and the weight of each row in it; see ``algorithm.Aggregator``."""
         if rows.ndim != 2 or 0 in rows.shape or rows.dtype not in (np.float32, np.float64):
-            raise ValueError(
-                f"rows of shape {rows.shape}, {rows.dtype}: must be (n', d), both at least 1, float32 or float64"
-            )
+            wanted = "must be (n', d), both at least 1, float32 or float64"
+            raise ValueError(f"rows of shape {rows.shape}, {rows.dtype}: {wanted}")
         n = len(rows)
         if not self._accepts(n, f):
-            raise ValueError(
-                f"f = {f} of n' = {n} rows: {self._name()} takes at most {self.tolerates(n)}{self.refusal(n, f)}"
-            )
+            most = f"{self._name()} takes at most {self.tolerates(n)}{self.refusal(n, f)}"
+            raise ValueError(f"f = {f} of n' = {n} rows: {most}")
         seen = WeightedRows(rows)
         for step in self.pre:
             left = step.after(len(seen), f)[1]

@@ -32,6 +32,8 @@ class Packed:
     seeded: ClassVar[bool] = False
     """Whether packets name a seed."""
     kind: str
+    values: Values = "full"
+    levels: int | None = None
 
     def count(self, dim: int) -> int:
         """Return how many coordinates of a d-vector travel: all, unless an operator says otherwise.
@@ -59,23 +61,17 @@ class Packed:
         return self.packet(target, self.chosen(len(target)), None)
 
     def packet(
-        self,
-        v: Vector,
-        chosen: Choice | None,
-        rng: Generator | None,
-        *,
-        seed: int | None = None,
-        marks: Bytes | None = None,
+        self, v: Vector, kept: Choice | None, rng: Generator | None, seed: int | None = None, marks: Bytes | None = None
     ) -> Packet:
         """Return the packet of these coordinates of ``v``; without ``rng`` with the codes that read closest to them."""
-        values = v if chosen is None else choices.take(v, chosen, self.count(len(v)))
+        values = v if kept is None else choices.take(v, kept, self.count(len(v)))
         codes, scale = self.carrier.write(values, rng)
         return Packet(self.kind, len(v), codes, seed, scale, marks)
 
     @property
     def carrier(self) -> Carrier:
         """How the values travel."""
-        return Full()
+        return carrier_of(self.values, self.levels, nearest=not self.unbiased)
 
     def factor(self, dim: int) -> float:
         """Return what the receiver multiplies the values by; for an unbiased choice also its 1 + omega and D_Q."""
@@ -107,9 +103,8 @@ class Packed:
         Raises:
             ValueError: it has not, and is not even of this form.
         """
-        form = self._flaw_of_form(packet, packet.dim, dtype)
-        if form is not None:
-            raise ValueError(f"{form}: the packet was not screened")
+        if flaw := self._flaw_of_form(packet, packet.dim, dtype):
+            raise ValueError(f"{flaw}: the packet was not screened")
         count, factor = self.count(packet.dim), self.factor(packet.dim)
         values = self.carrier.read(packet.values, packet.scale, count, dtype, factor)
         where = self.where(packet)
@@ -120,11 +115,8 @@ class Packed:
 
         Values that would overflow at the receiver are refused as well.
         """
-        return (
-            self._flaw_of_form(packet, dim, dtype)
-            or self.flaw_of_marks(packet)
-            or self.carrier.validate(packet.values, packet.scale, self.count(dim), dtype, self.factor(dim))
-        )
+        flaw = self._flaw_of_form(packet, dim, dtype) or self.flaw_of_marks(packet)
+        return flaw or self.carrier.validate(packet.values, packet.scale, self.count(dim), dtype, self.factor(dim))
 
     def flaw_of_marks(self, packet: Packet) -> str | None:
         """Say what is wrong with marks of the right size, or None."""
@@ -164,12 +156,11 @@ class Packed:
             return f"bad seed: {packet.seed}, expected none"
         if layout.seed and (packet.seed is None or not 0 <= packet.seed < 2**64):
             return f"bad seed: {packet.seed}, expected an integer from 0 to 2^64 - 1"
-        if not layout.scale and scale is not None:
-            return f"bad scale: {scale}, expected none"
-        if layout.scale and scale is None:
-            return "bad scale: None, expected a number"
-        if (0 if marks is None else marks.nbytes) != layout.marks:
-            return f"wrong shape: {0 if marks is None else marks.nbytes} bytes of marks, expected {layout.marks}"
+        if layout.scale != (scale is not None):
+            return f"bad scale: {scale}, expected {'a number' if layout.scale else 'none'}"
+        nbytes = 0 if marks is None else marks.nbytes
+        if nbytes != layout.marks:
+            return f"wrong shape: {nbytes} bytes of marks, expected {layout.marks}"
         if marks is not None and (marks.ndim != 1 or marks.dtype != np.uint8):
             return f"wrong dtype: marks of {marks.dtype}, expected uint8"
         return None
@@ -196,18 +187,6 @@ def check_levels(levels: int | None, values: Values = "full") -> None:
         raise ValueError(f"levels = {levels}: must be at least 1 and at most {MAX_LEVELS}")
     if values != "full":
         raise ValueError(f'levels = {levels}, values = "{values}": at most one of them can be given')
-
-
-def k_of(k: int | None, ratio: float | None, dim: int) -> int:
-    """Return k for vectors of length ``dim``.
-
-    Raises:
-        ValueError: k exceeds ``dim``.
-    """
-    k = k if k is not None else max(1, round((ratio or 0.0) * dim))
-    if k > dim:
-        raise ValueError(f"k = {k}: must be at most d = {dim}, the length of the vectors")
-    return k
 
 
 T = TypeVar("T", bound=Packed)

@@ -5,9 +5,8 @@ from typing import ClassVar, Literal, Self
 
 from strategies.checks import check_count
 from strategies.compressors import coordinates
-from strategies.compressors.carriers import Carrier
 from strategies.compressors.choices import Choice
-from strategies.compressors.packed import Packed, Values, carrier_of, check_levels, seed_of, with_seed
+from strategies.compressors.packed import Packed, Values, check_levels, seed_of, with_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +38,6 @@ class PermK(Packed):
     def __post_init__(self) -> None:
         check_count(parts=self.parts)
         check_levels(self.levels, self.values)
-
-    @property
-    def carrier(self) -> Carrier:
-        """How the values travel."""
-        return carrier_of(self.values, self.levels)
 
     @property
     def n(self) -> int:

@@ -12,10 +12,9 @@ from numpy.random import Generator
 
 from strategies.checks import check_count
 from strategies.compressors import choices, coordinates
-from strategies.compressors.carriers import Carrier
 from strategies.compressors.choices import Choice
 from strategies.compressors.coordinates import draw_seed, indices
-from strategies.compressors.packed import Packed, Values, carrier_of, check_levels, k_of, seed_of, with_seed
+from strategies.compressors.packed import Packed, Values, check_levels, seed_of, with_seed
 from strategies.method import Packet, Vector
 
 _MASKS_TRIED = 16
@@ -32,11 +31,6 @@ class Identity(Packed):
 
     kind: Literal["identity"] = "identity"
     values: Values = "full"
-
-    @property
-    def carrier(self) -> Carrier:
-        """How the values travel."""
-        return carrier_of(self.values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +55,10 @@ class _KOfD(Packed):
         Raises:
             ValueError: k exceeds ``dim``.
         """
-        return k_of(self.k, self.ratio, dim)
+        k = self.k or max(1, round((self.ratio or 0.0) * dim))
+        if k > dim:
+            raise ValueError(f"k = {k}: must be at most d = {dim}, the length of the vectors")
+        return k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +70,6 @@ class _RandomK(_KOfD):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_levels(self.levels, self.values)
-
-    @property
-    def carrier(self) -> Carrier:
-        """How the values travel."""
-        return carrier_of(self.values, self.levels)
 
     def factor(self, dim: int) -> float:
         """Return d/k."""
@@ -189,11 +181,6 @@ class TopK(_KOfD):
 
     unbiased: ClassVar[bool] = False
     kind: Literal["top-k"] = "top-k"
-
-    @property
-    def carrier(self) -> Carrier:
-        """How the values travel."""
-        return carrier_of(self.values, nearest=True)
 
     def marks(self, dim: int) -> int:
         """Return the length of the shorter form of the coordinates."""
