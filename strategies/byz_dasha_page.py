@@ -57,9 +57,6 @@ class ByzDashaPage(Estimates[EstimatesState]):
         full = RoundKind(FULL, share * self.p, self.n, q, samples)
         return [full, RoundKind(DIFFERENCE, share * (1 - self.p), self.n, q, 2 * self.batch, down=2)]
 
-    def start(self, x0: Vector) -> EstimatesState:
-        return EstimatesState(round=1, x=x0)
-
     # --- server: c ~ Bernoulli(p), broadcast x^{t+1} -------------------------------------------------------------
 
     def next_ask(self, state: EstimatesState, rng: Generator) -> Ask:

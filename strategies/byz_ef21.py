@@ -57,9 +57,6 @@ class ByzEF21(ErrorFeedback[EstimatesState]):
 
     kind: ClassVar[str] = "byz-ef21"
 
-    def start(self, x0: Vector) -> EstimatesState:
-        return EstimatesState(round=1, x=x0)
-
     def next_ask(self, state: EstimatesState, rng: Generator) -> Ask:
         """Broadcast x^{t+1}."""
         return Ask(state.round, CHANGE, {"x": state.x}, seed=common_seed(self.compressor, rng))

@@ -19,9 +19,8 @@ from typing import ClassVar
 
 from numpy.random import Generator
 
-from strategies.cohorts import aggregate
 from strategies.marina import FULL, Marina, MarinaState
-from strategies.method import Ask, Combined, Past, Rows, Vector, WorkerState
+from strategies.method import Ask, Vector, WorkerState
 from strategies.vectors import bounded_sum
 
 
@@ -54,9 +53,6 @@ class ByzVRMarina(Marina):
     def aim(self, held: Vector | None, ask: Ask, target: Vector) -> Vector:
         """Return the q that makes this g_i."""
         return target if ask.kind == FULL else bounded_sum(target, -ask.vectors["g"])
-
-    def combine(self, ask: Ask, rows: Rows, rng: Generator, past: Past) -> Combined:
-        return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, past.g)
 
     def update(self, state: MarinaState, ask: Ask, replies: Mapping[int, Vector], rng: Generator) -> MarinaState:
         """Aggregate and step, see ``close``."""

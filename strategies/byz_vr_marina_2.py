@@ -18,9 +18,8 @@ from typing import ClassVar
 
 from numpy.random import Generator
 
-from strategies.cohorts import aggregate
 from strategies.marina import FULL, Marina, MarinaState
-from strategies.method import Ask, Combined, Past, Rows, Stateful, Vector
+from strategies.method import Ask, Stateful, Vector
 from strategies.vectors import bounded_sum
 
 
@@ -42,9 +41,6 @@ class ByzVRMarina2(Marina, Stateful):
     def aim(self, held: Vector | None, ask: Ask, target: Vector) -> Vector:
         """Return the q that makes this g_i."""
         return target if ask.kind == FULL or held is None else bounded_sum(target, -held)
-
-    def combine(self, ask: Ask, rows: Rows, rng: Generator, past: Past) -> Combined:
-        return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, past.g)
 
     def update(self, state: MarinaState, ask: Ask, replies: Mapping[int, Vector], rng: Generator) -> MarinaState:
         """Update the g_i of those who replied and were up to date, aggregate them and step; see ``close``."""

@@ -15,23 +15,21 @@ aggregated like the others: it is the best that the server knows of it, and up t
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from numpy.random import Generator
 
-from strategies.cohorts import aggregate, stack
+from strategies.cohorts import stack
 from strategies.compressors import Identity
 from strategies.evidence import examine
 from strategies.method import (
     HELD,
     Ask,
-    Combined,
     Compressor,
     Packet,
     Past,
     Report,
     RoundKind,
-    Rows,
     Stateful,
     StateLostError,
     Vector,
@@ -82,9 +80,8 @@ class Estimates(Stateful, ABC, Generic[StateT]):
     def later(self, share: float, samples: int) -> Sequence[RoundKind]:
         """Return the kinds of rounds after the first one, whose shares sum to ``share``."""
 
-    @abstractmethod
     def start(self, x0: Vector) -> StateT:
-        """Return the state before round 1."""
+        return cast(StateT, EstimatesState(round=1, x=x0))
 
     @abstractmethod
     def next_ask(self, state: StateT, rng: Generator) -> Ask:
@@ -148,10 +145,6 @@ class Estimates(Stateful, ABC, Generic[StateT]):
     def aim(self, held: Vector | None, ask: Ask, target: Vector) -> Vector:
         """Return target - g_i."""
         return target if held is None or ask.kind == START else target - held
-
-    def combine(self, ask: Ask, rows: Rows, rng: Generator, past: Past) -> Combined:
-        """ARAgg of estimates. Of rows that are missing none is known to be Byzantine, so all f are defended against."""
-        return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, past.g)
 
     def quorum(self, state: StateT, ask: Ask) -> int:
         """Return more than half of the clients, in the first round."""

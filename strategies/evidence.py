@@ -141,10 +141,8 @@ def _equal(rows: Rows, norms: NDArray[np.float64], workers: Sequence[int]) -> li
     alike: dict[float, list[list[int]]] = {}  # by the norm, of which rounding may differ a little between equal rows
     for row in np.flatnonzero(norms):
         groups = alike.setdefault(float(f"{norms[row]:.6e}"), [])
-        for group in groups:
-            if np.array_equal(rows[row], rows[group[0]]):
-                group.append(int(row))
-                break
-        else:
-            groups.append([int(row)])
+        group = next((group for group in groups if np.array_equal(rows[row], rows[group[0]])), [])
+        if not group:
+            groups.append(group)
+        group.append(int(row))
     return sorted([workers[row] for row in group] for groups in alike.values() for group in groups if len(group) > 1)

@@ -26,8 +26,9 @@ from typing import Annotated, Any, ClassVar, Protocol, Self, get_type_hints
 
 from numpy.random import Generator
 
+from strategies.cohorts import aggregate
 from strategies.evidence import Evidence, examine
-from strategies.hyperparameters import Cohort, Constants, Key, StepSize, Written, biased
+from strategies.hyperparameters import Cohort, Constants, Key, StepSize, Written
 from strategies.operators import Aggregator as Aggregator
 from strategies.operators import Combined as Combined
 from strategies.operators import Compressor as Compressor
@@ -281,10 +282,13 @@ class Method(ABC):
         """Return how many replies ``update`` needs to use any of them; 0 where it uses whatever comes."""
         return 0
 
-    @abstractmethod
     def combine(self, ask: Ask, rows: Rows, rng: Generator, past: Past) -> Combined:
-        """Clip and aggregate the vectors that ``absorb`` gave, shape (n', d). ``update`` calls it, and so does an
-        attacker who plans ahead."""
+        """Clip and aggregate the vectors that ``absorb`` gave, shape (n', d).
+
+        ``update`` calls it, and so does an attacker who plans ahead. Without clipping only numbers protect the
+        aggregate: none of the rows that are missing is known to be Byzantine, so the rule defends against all f.
+        """
+        return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, past.g)
 
     @abstractmethod
     def update(self, state: Any, ask: Ask, replies: Mapping[int, Vector], rng: Generator) -> Any:
@@ -338,10 +342,8 @@ class Method(ABC):
 
     def written(self) -> dict[str, Any]:
         """Return the keys of the config that give this method, with numbers for all that was left open."""
-        found: dict[str, Any] = {}
-        for name, key in self.keys().items():
-            found |= key.back(name, getattr(self, name))
-        return found
+        parts = (key.back(name, getattr(self, name)) for name, key in self.keys().items())
+        return {k: v for part in parts for k, v in part.items()}
 
     @classmethod
     def cohorts(cls, written: Written, n: int, f: int, aggregator: Aggregator) -> dict[str, int]:
@@ -353,7 +355,9 @@ class Method(ABC):
     @classmethod
     def conflicts(cls, written: Written, compressor: Compressor) -> Iterator[str]:
         """Yield what in the config does not go with this method, one line each: for most a biased compressor."""
-        yield from biased(cls.kind, compressor)
+        if not compressor.unbiased:
+            why = f"biased, and {cls.kind} needs an unbiased one"
+            yield f'compressor.kind = "{compressor.kind}": {why}; strategy.kind = "byz-ef21" takes it'
 
     def plan(self, rounds: int, samples: int) -> Sequence[RoundKind]:
         """Return the kinds of rounds, whose shares sum to 1.

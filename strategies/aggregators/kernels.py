@@ -174,12 +174,10 @@ def _see(rows: Array, through: Through, c: int, w: int, s: Array, t: Array, seen
             line, mixed = seen[i], t[pick[i]]
             for k in range(w):
                 line[k] = mixed[k]
-    elif pick.shape[0]:
-        for i in range(pick.shape[0]):
-            _load(rows[pick[i], c : c + w], scales, pick[i], seen[i])
     else:
-        for i in range(rows.shape[0]):
-            _load(rows[i, c : c + w], scales, i, seen[i])
+        for i in range(pick.shape[0] if pick.shape[0] else rows.shape[0]):
+            j = pick[i] if pick.shape[0] else i
+            _load(rows[j, c : c + w], scales, j, seen[i])
 
 
 @inlined()
@@ -428,13 +426,8 @@ def products(
 
 
 @compiled
-def combine(
-    rows: Array, weights: Array, share: float, center: Array, largest: float, lo: int, hi: int, out: Array
-) -> None:
-    """Write sum_i weights_i rows_i + share * center, summed in float64 and held in [-largest, largest].
-
-    ``out`` may be ``center``.
-    """
+def combine(rows: Array, weights: Array, share: float, largest: float, lo: int, hi: int, out: Array) -> None:
+    """Write to ``out`` sum_i weights_i rows_i + share * out, summed in float64 and held in [-largest, largest]."""
     wide = np.empty(4 * BLOCK, np.float64)
     n = rows.shape[0]
     for c in range(lo, hi, 4 * BLOCK):
@@ -442,9 +435,9 @@ def combine(
         end = c + acc.shape[0]
         acc[:] = 0.0
         if share != 0.0:
-            middle = center[c:end]
+            center = out[c:end]
             for k in range(acc.shape[0]):
-                acc[k] = share * middle[k]
+                acc[k] = share * center[k]
         i = 0
         while i + 4 <= n:
             _add4(acc, weights, i, rows[i, c:end], rows[i + 1, c:end], rows[i + 2, c:end], rows[i + 3, c:end])

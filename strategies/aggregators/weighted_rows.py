@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from time import perf_counter
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,9 +117,7 @@ class WeightedRows:
 
     def mean_of(self, chosen: NDArray[np.intp]) -> Vector:
         """Return the mean of the seen rows with these numbers, shape (d,)."""
-        coefficients = np.zeros(len(self))
-        coefficients[chosen] = 1.0
-        return self.combine(coefficients, len(chosen))
+        return self.combine(np.bincount(chosen, minlength=len(self)).astype(np.float64), len(chosen))
 
     def combine(
         self, coefficients: Array, divisor: float = 1.0, center: Vector | None = None, share: float = 0.0
@@ -136,7 +134,7 @@ class WeightedRows:
         if self.large:
             out = np.empty(self.rows.shape[1], self.dtype) if center is None else center
             shares = coefficients / divisor
-            self._each_part(lambda k, lo, hi, _: k.combine(self._base, shares, share, out, largest, lo, hi, out))
+            self._each_part(lambda k, lo, hi, _: k.combine(self._base, shares, float(share), largest, lo, hi, out))
             return out
         with np.errstate(over="ignore", invalid="ignore"):
             wide = np.einsum("i,ij->j", coefficients, self.rows.astype(np.float64)) / divisor
@@ -144,8 +142,7 @@ class WeightedRows:
                 wide = np.einsum("i,ij->j", coefficients / divisor, self.rows.astype(np.float64))
         if center is not None:
             wide += share * center
-        result: Vector = np.clip(wide, -largest, largest).astype(self.dtype, copy=False)
-        return result
+        return cast(Vector, np.clip(wide, -largest, largest).astype(self.dtype, copy=False))
 
     def medians(self) -> Vector:
         """Return the median of every coordinate; for an even m the mean of the two middle values."""
@@ -372,7 +369,7 @@ def prepare(dtype: np.dtype[Any]) -> float:
     center = np.zeros(8, dtype)
     through = WeightedRows(rows)._through
     kernels.order(rows, through, 4, exchanges, 0, 0, 0, 8, center)
-    kernels.combine(rows, np.zeros(4), 0.0, center, 1.0, 0, 8, center)
+    kernels.combine(rows, np.zeros(4), 0.0, 1.0, 0, 8, center)
     kernels.lengths(rows, through, 0, 8, np.zeros(4))
     for work in {np.dtype(dtype), np.dtype(np.float64)}:
         scratch = np.zeros(0, work)

@@ -86,6 +86,5 @@ def largest_k(v: Vector, k: int) -> Choice:
 
 def _truths(choice: Choice, d: int) -> NDArray[np.bool_]:
     if choice.dtype == np.bool_:
-        truths: NDArray[np.bool_] = choice
-        return truths
+        return choice
     return np.unpackbits(bitmap(choice, d), count=d, bitorder="little").view(np.bool_)

@@ -6,7 +6,7 @@
 import copy
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.random import Generator
@@ -145,25 +145,27 @@ class Packed:
         if packet.dim != dim:
             return f"wrong dimension: {packet.dim}, expected {dim}"
         layout = self.layout(dim, dtype)
-        values, marks, scale = packet.values, packet.marks, packet.scale
-        if values.ndim != 1:
-            return f"wrong shape: {values.shape}, expected ({layout.count},)"
-        if len(values) != layout.count:
-            return f"wrong shape: {len(values)} values, expected {layout.count}"
-        if values.dtype != layout.dtype:
-            return f"wrong dtype: {values.dtype}, expected {layout.dtype}"
-        if not layout.seed and packet.seed is not None:
-            return f"bad seed: {packet.seed}, expected none"
-        if layout.seed and (packet.seed is None or not 0 <= packet.seed < 2**64):
-            return f"bad seed: {packet.seed}, expected an integer from 0 to 2^64 - 1"
-        if layout.scale != (scale is not None):
-            return f"bad scale: {scale}, expected {'a number' if layout.scale else 'none'}"
+        values, seed, scale, marks = packet.values, packet.seed, packet.scale, packet.marks
         nbytes = 0 if marks is None else marks.nbytes
-        if nbytes != layout.marks:
-            return f"wrong shape: {nbytes} bytes of marks, expected {layout.marks}"
+        flaws = (
+            (values.ndim != 1, f"wrong shape: {values.shape}, expected ({layout.count},)"),
+            (values.size != layout.count, f"wrong shape: {values.size} values, expected {layout.count}"),
+            (values.dtype != layout.dtype, f"wrong dtype: {values.dtype}, expected {layout.dtype}"),
+            (not layout.seed and seed is not None, f"bad seed: {seed}, expected none"),
+            (layout.seed and not _is_seed(seed), f"bad seed: {seed}, expected an integer from 0 to 2^64 - 1"),
+            (not layout.scale and scale is not None, f"bad scale: {scale}, expected none"),
+            (layout.scale and scale is None, "bad scale: None, expected a number"),
+            (nbytes != layout.marks, f"wrong shape: {nbytes} bytes of marks, expected {layout.marks}"),
+        )
+        if flaw := next((flaw for wrong, flaw in flaws if wrong), None):
+            return flaw
         if marks is not None and (marks.ndim != 1 or marks.dtype != np.uint8):
             return f"wrong dtype: marks of {marks.dtype}, expected uint8"
         return None
+
+
+def _is_seed(seed: int | None) -> bool:
+    return seed is not None and 0 <= seed < 2**64
 
 
 @lru_cache(maxsize=256)  # a round asks for it several times a packet
@@ -181,30 +183,39 @@ def carrier_of(values: Values, levels: int | None = None, *, nearest: bool = Fal
 
 def check_levels(levels: int | None, values: Values = "full") -> None:
     """Raise ValueError for a number of levels out of bounds, or beside another form of values."""
-    if levels is None:
-        return
-    if not 1 <= levels <= MAX_LEVELS:
+    if levels is not None and not 1 <= levels <= MAX_LEVELS:
         raise ValueError(f"levels = {levels}: must be at least 1 and at most {MAX_LEVELS}")
-    if values != "full":
+    if levels is not None and values != "full":
         raise ValueError(f'levels = {levels}, values = "{values}": at most one of them can be given')
 
 
-T = TypeVar("T", bound=Packed)
+class Shared(Packed):
+    """A compressor whose coordinates come from the server's seed of the round, which ``of_round`` gives it."""
 
+    shared: ClassVar[bool] = True
+    round_seed: ClassVar[int | None] = None  # ``of_round`` gives both to an instance
+    worker: ClassVar[int | None] = None
 
-def with_seed(operator: T, seed: int | None) -> T:
-    """Return a copy of a shared operator that knows the round's seed."""
-    one = copy.copy(operator)
-    object.__setattr__(one, "round_seed", seed_of(operator, seed))
-    return one
+    def of_round(self, seed: int | None, worker: int) -> Self:
+        """Return the operator of one worker with this seed.
 
+        Raises:
+            ValueError: there is no seed.
+        """
+        one = copy.copy(self)
+        vars(one).update(round_seed=self._known(seed), worker=worker)
+        return one
 
-def seed_of(operator: Packed, seed: int | None) -> int:
-    """Return the seed.
+    @property
+    def seed(self) -> int:
+        """The round's seed.
 
-    Raises:
-        ValueError: there is none.
-    """
-    if seed is None:
-        raise ValueError(f"{operator.kind}: all workers of a round draw from one seed, and this method gives none")
-    return seed
+        Raises:
+            ValueError: there is none.
+        """
+        return self._known(self.round_seed)
+
+    def _known(self, seed: int | None) -> int:
+        if seed is None:
+            raise ValueError(f"{self.kind}: all workers of a round draw from one seed, and this method gives none")
+        return seed

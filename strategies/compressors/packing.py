@@ -130,17 +130,14 @@ def read_packed(packed: Bytes, width: int, count: int, multiplier: np.floating[A
         return cast(Vector, loops.read_packed(packed, width, count, multiplier))
     codes = unpack(packed, width, count)
     codes |= np.int8(width == 1)
-    values: Vector = np.multiply(codes, multiplier, dtype=multiplier.dtype)
-    return values
+    return cast(Vector, np.multiply(codes, multiplier, dtype=multiplier.dtype))
 
 
 def read_codes(codes: NDArray[np.signedinteger], multiplier: np.floating[Any]) -> Vector:
     """Return codes of 8 or 16 bits times a number, of its type."""
-    loops = loops_for(len(codes), multiplier.dtype)
-    values: Vector = (
-        np.multiply(codes, multiplier, dtype=multiplier.dtype) if loops is None else loops.read_codes(codes, multiplier)
-    )
-    return values
+    if (loops := loops_for(len(codes), multiplier.dtype)) is not None:
+        return cast(Vector, loops.read_codes(codes, multiplier))
+    return cast(Vector, np.multiply(codes, multiplier, dtype=multiplier.dtype))
 
 
 def filling(packed: Bytes, width: int, count: int) -> bool:

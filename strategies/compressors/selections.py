@@ -5,7 +5,7 @@ A packet carries plain values; it is the receiver that multiplies by d/k, so tha
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.random import Generator
@@ -14,7 +14,7 @@ from strategies.checks import check_count
 from strategies.compressors import choices, coordinates
 from strategies.compressors.choices import Choice
 from strategies.compressors.coordinates import draw_seed, indices
-from strategies.compressors.packed import Packed, Values, check_levels, seed_of, with_seed
+from strategies.compressors.packed import Packed, Shared, Values, check_levels
 from strategies.method import Packet, Vector
 
 _MASKS_TRIED = 16
@@ -133,7 +133,7 @@ class RandK(_RandomK):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Masked(_RandomK):
+class Masked(Shared, _RandomK):
     """Rand-k with one mask for all workers of a round: its coordinates come from the server's seed of the round.
 
     The packet carries the k values alone. For one worker it is rand-k, with its omega and D_Q. The errors of different
@@ -145,21 +145,11 @@ class Masked(_RandomK):
     Source: Gupta, Honsell, Xu, Gupta, Neglia: RoSDHB (arXiv 2508.17129).
     """
 
-    shared: ClassVar[bool] = True
-    round_seed: ClassVar[int | None] = None  # ``of_round`` gives it to an instance
     kind: Literal["masked"] = "masked"
-
-    def of_round(self, seed: int | None, worker: int) -> Self:
-        """Return the operator with this mask.
-
-        Raises:
-            ValueError: there is no seed.
-        """
-        return with_seed(self, seed)
 
     def chosen(self, dim: int) -> Choice:
         """Return the coordinates of the round, read-only: the mask is no worker's choice."""
-        return coordinates.shared_mask(seed_of(self, self.round_seed), dim, self.count(dim))
+        return coordinates.shared_mask(self.seed, dim, self.count(dim))
 
 
 @dataclass(frozen=True, kw_only=True)
