@@ -101,6 +101,7 @@ class AppStrategy(RobustStrategy):
     """
 
     byzantine: int
+    deadline_s: float
     hint = "does its ClientApp reply with adapters.answers.answer?"
     """What to look at where a reply is not in our format."""
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import numpy as np
+from numpy.random import Generator
 
 from strategies.cohorts import common_seed
 from strategies.compressors import Identity
@@ -54,17 +54,12 @@ class ByzDashaPage(Estimates[EstimatesState]):
     def later(self, share: float, samples: int) -> Sequence[RoundKind]:
         """Return the rounds of either side of the coin."""
         q = self.compressor
-        return [
-            RoundKind(FULL, share * self.p, self.n, q, samples),
-            RoundKind(DIFFERENCE, share * (1 - self.p), self.n, q, 2 * self.batch, down=2),
-        ]
-
-    def start(self, x0: Vector) -> EstimatesState:
-        return EstimatesState(round=1, x=x0)
+        full = RoundKind(FULL, share * self.p, self.n, q, samples)
+        return [full, RoundKind(DIFFERENCE, share * (1 - self.p), self.n, q, 2 * self.batch, down=2)]
 
     # --- server: c ~ Bernoulli(p), broadcast x^{t+1} -------------------------------------------------------------
 
-    def next_ask(self, state: EstimatesState, rng: np.random.Generator) -> Ask:
+    def next_ask(self, state: EstimatesState, rng: Generator) -> Ask:
         """Toss the coin: full gradients at x^{t+1}, or gradient differences from x^t to x^{t+1}."""
         coin = bool(rng.random() < self.p)
         seed = common_seed(self.compressor, rng)
@@ -74,9 +69,7 @@ class ByzDashaPage(Estimates[EstimatesState]):
 
     # --- worker i: h_i^{t+1}, then m_i = Q(h_i^{t+1} - h_i^t - a (g_i^t - h_i^t)) --------------------------------
 
-    def reply(
-        self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: np.random.Generator
-    ) -> tuple[WorkerState, Packet]:
+    def reply(self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: Generator) -> tuple[WorkerState, Packet]:
         """Update h_i and send m_i; in the first round send grad f_i(x^0).
 
         A worker that has lost h_i starts it afresh as grad f_i(x^{t+1}), as if it had been there in the round before:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
-import numpy as np
+from numpy.random import Generator
 
 from foundation.errors import ConfigError
 from strategies.cohorts import common_seed
@@ -42,10 +42,9 @@ class ErrorFeedback(Estimates[StateT]):
         """
         delta = constants.compressor.contraction(constants.dim)
         if not delta > 0:
-            raise ConfigError(
-                f'[compressor] kind = "{constants.compressor.kind}": E||C(v) - v||^2 <= (1 - delta) ||v||^2 holds with '
-                f"delta = {delta:.3g} only, and error feedback needs delta > 0; choose top-k, for example"
-            )
+            bound = f"E||C(v) - v||^2 <= (1 - delta) ||v||^2 holds with delta = {delta:.3g} only"
+            fix = "error feedback needs delta > 0; choose top-k, for example"
+            raise ConfigError(f'[compressor] kind = "{constants.compressor.kind}": {bound}, and {fix}')
         return super().of(written, constants)
 
     def later(self, share: float, samples: int) -> Sequence[RoundKind]:
@@ -58,16 +57,11 @@ class ByzEF21(ErrorFeedback[EstimatesState]):
 
     kind: ClassVar[str] = "byz-ef21"
 
-    def start(self, x0: Vector) -> EstimatesState:
-        return EstimatesState(round=1, x=x0)
-
-    def next_ask(self, state: EstimatesState, rng: np.random.Generator) -> Ask:
+    def next_ask(self, state: EstimatesState, rng: Generator) -> Ask:
         """Broadcast x^{t+1}."""
         return Ask(state.round, CHANGE, {"x": state.x}, seed=common_seed(self.compressor, rng))
 
-    def reply(
-        self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: np.random.Generator
-    ) -> tuple[WorkerState, Packet]:
+    def reply(self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: Generator) -> tuple[WorkerState, Packet]:
         """Send m_i; in the first round grad f_i(x^0)."""
         if ask.kind == START:
             g = oracle.full_gradient(ask.vectors["x"])
@@ -102,7 +96,7 @@ class ByzEF21BC(ErrorFeedback[EF21BCState]):
 
     # --- server: s^{t+1} = C(x^{t+1} - w^t) ----------------------------------------------------------------------
 
-    def next_ask(self, state: EF21BCState, rng: np.random.Generator) -> Ask:
+    def next_ask(self, state: EF21BCState, rng: Generator) -> Ask:
         """Broadcast s^{t+1}."""
         seed = common_seed(self.compressor, rng)
         s = self.compressor.of_round(seed, 0).compress(state.x - state.w, rng)
@@ -115,9 +109,7 @@ class ByzEF21BC(ErrorFeedback[EF21BCState]):
 
     # --- worker i: w^{t+1} = w^t + s^{t+1}, m_i = C(grad f_i(w^{t+1}) - g_i^t) -----------------------------------
 
-    def reply(
-        self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: np.random.Generator
-    ) -> tuple[WorkerState, Packet]:
+    def reply(self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: Generator) -> tuple[WorkerState, Packet]:
         """Follow w and send m_i; in the first round grad f_i(x^0)."""
         if ask.kind == START:
             w = ask.vectors["x"]
@@ -144,9 +136,7 @@ class ByzEF21BC(ErrorFeedback[EF21BCState]):
 
     # --- server: w^{t+1}, g_i, g, x ----------------------------------------------------------------------------------
 
-    def update(
-        self, state: EF21BCState, ask: Ask, replies: Mapping[int, Vector], rng: np.random.Generator
-    ) -> EF21BCState:
+    def update(self, state: EF21BCState, ask: Ask, replies: Mapping[int, Vector], rng: Generator) -> EF21BCState:
         """Follow w as the workers do, whether or not they answered; the rest is as ever."""
         after = super().update(state, ask, replies, rng)
         return after if ask.kind == START else replace(after, w=self._moved(state.w, ask))

@@ -17,11 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
+from numpy.random import Generator
 
-from strategies.cohorts import aggregate
 from strategies.marina import FULL, Marina, MarinaState
-from strategies.method import Ask, Combined, Past, Rows, Vector, WorkerState
+from strategies.method import Ask, Vector, WorkerState
 from strategies.vectors import bounded_sum
 
 
@@ -55,11 +54,6 @@ class ByzVRMarina(Marina):
         """Return the q that makes this g_i."""
         return target if ask.kind == FULL else bounded_sum(target, -ask.vectors["g"])
 
-    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator, past: Past) -> Combined:
-        return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, past.g)
-
-    def update(
-        self, state: MarinaState, ask: Ask, replies: Mapping[int, Vector], rng: np.random.Generator
-    ) -> MarinaState:
+    def update(self, state: MarinaState, ask: Ask, replies: Mapping[int, Vector], rng: Generator) -> MarinaState:
         """Aggregate and step, see ``close``."""
         return self.close(state, ask, {i: self.absorb(None, ask, q) for i, q in replies.items()}, rng)

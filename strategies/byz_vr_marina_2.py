@@ -16,11 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
+from numpy.random import Generator
 
-from strategies.cohorts import aggregate
 from strategies.marina import FULL, Marina, MarinaState
-from strategies.method import Ask, Combined, Past, Rows, Stateful, Vector
+from strategies.method import Ask, Stateful, Vector
 from strategies.vectors import bounded_sum
 
 
@@ -43,12 +42,7 @@ class ByzVRMarina2(Marina, Stateful):
         """Return the q that makes this g_i."""
         return target if ask.kind == FULL or held is None else bounded_sum(target, -held)
 
-    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator, past: Past) -> Combined:
-        return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, past.g)
-
-    def update(
-        self, state: MarinaState, ask: Ask, replies: Mapping[int, Vector], rng: np.random.Generator
-    ) -> MarinaState:
+    def update(self, state: MarinaState, ask: Ask, replies: Mapping[int, Vector], rng: Generator) -> MarinaState:
         """Update the g_i of those who replied and were up to date, aggregate them and step; see ``close``."""
         held = state.estimates
         estimates = {i: self.absorb(held.get(i), ask, q) for i, q in replies.items() if ask.kind == FULL or i in held}

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
+from numpy.random import Generator
 
 from strategies.aggregators import Mean
 from strategies.clipping import clip_rows
@@ -26,6 +27,11 @@ from strategies.marina import DIFFERENCE, FULL, Marina, MarinaState
 from strategies.method import EVERYBODY, Ask, Combined, Past, Rows, Vector
 from strategies.radius import Alpha, observe, radius
 from strategies.vectors import norm
+
+_CLIP = (
+    'Whether differences are clipped to lam = alpha ||x^k - x^{k-1}||. "auto" learns alpha from the replies; false '
+    "switches clipping off, to see what it is for."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +50,7 @@ class ByzVRMarinaPP(Marina):
 
     cohort: Annotated[int, Cohort(optional=False)]
     full_cohort: Annotated[int, Cohort(least=True)]
-    alpha: Annotated[
-        Alpha | None,
-        Multiplier(
-            clip=True,
-            meaning='Whether differences are clipped to lam = alpha ||x^k - x^{k-1}||. "auto" learns alpha from the '
-            "replies; false switches clipping off, to see what it is for.",
-        ),
-    ]
+    alpha: Annotated[Alpha | None, Multiplier(clip=True, meaning=_CLIP)]
     plus: bool = False
 
     @property
@@ -70,12 +69,12 @@ class ByzVRMarinaPP(Marina):
             return False, "differences are not clipped"
         return True, "differences are clipped to lam"
 
-    def ask(self, state: MarinaState, rng: np.random.Generator) -> Ask:
+    def ask(self, state: MarinaState, rng: Generator) -> Ask:
         """Ask as all do; a radius that is learnt needs two full rounds before its first note."""
         due = self.alpha == AUTO and not state.ratios
         return super().ask(replace(state, full_due=True) if due else state, rng)
 
-    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator, past: Past) -> Combined:
+    def combine(self, ask: Ask, rows: Rows, rng: Generator, past: Past) -> Combined:
         """ARAgg of full gradients; ARAgg of clipped differences. Every difference is clipped, honest or not."""
         if ask.kind == FULL:
             return aggregate(self.aggregator, rows, self.n, self.f, rng, past.g)
@@ -89,9 +88,7 @@ class ByzVRMarinaPP(Marina):
         """Return the aggregate of full gradients; g^{k-1} + the aggregate of differences."""
         return combined if ask.kind == FULL or g is None else g + combined
 
-    def update(
-        self, state: MarinaState, ask: Ask, replies: Mapping[int, Vector], rng: np.random.Generator
-    ) -> MarinaState:
+    def update(self, state: MarinaState, ask: Ask, replies: Mapping[int, Vector], rng: Generator) -> MarinaState:
         """Aggregate and step, see ``close``; note how long the differences were, where the radius is learnt.
 
         Two full rounds in a row start the notes: how far the estimate moved with the model is the outcome of a robust

@@ -4,6 +4,8 @@ The server clips every difference it receives to the radius lam, honest or not, 
 entirely Byzantine one, moves its estimate further than lam.
 """
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,9 +15,7 @@ from strategies.vectors import line_blocks, norm
 
 def clip(v: Vector, lam: float) -> Vector:
     """Return clip_lam(v), shape (d,); see ``clip_rows``. A v that is short enough is not copied."""
-    rows, _ = clip_rows(v[None], lam)
-    short: Vector = rows[0]
-    return short
+    return cast(Vector, clip_rows(v[None], lam)[0][0])
 
 
 def clip_rows(rows: Rows, lam: float | None) -> tuple[Rows, NDArray[np.bool_]]:
@@ -44,12 +44,9 @@ def clip_rows(rows: Rows, lam: float | None) -> tuple[Rows, NDArray[np.bool_]]:
     clipped = np.array([size > lam for size in sizes], np.bool_)
     if not clipped.any():
         return rows, clipped
-    result = np.empty_like(rows)
-    for i, size in enumerate(sizes):
-        if clipped[i]:
-            _shorten(rows[i], size, lam, result[i])
-        else:
-            result[i] = rows[i]
+    result = np.array(rows)
+    for i in np.flatnonzero(clipped):
+        _shorten(rows[i], sizes[i], lam, result[i])
     return result, clipped
 
 
@@ -63,9 +60,4 @@ def _shorten(v: Vector, size: float, lam: float, out: Vector) -> None:
         peak = max(abs(float(v.max())), abs(float(v.min())))
         size = norm(v / peak)
     for block in line_blocks(len(v)):
-        direction = v[block].astype(np.float64)
-        if peak != 1.0:
-            direction /= peak
-        direction /= size
-        direction *= lam
-        out[block] = direction
+        out[block] = v[block].astype(np.float64) / peak / size * lam

@@ -4,11 +4,12 @@ import math
 from collections.abc import Collection, Mapping
 
 import numpy as np
+from numpy.random import Generator
 
 from strategies.operators import Aggregator, Combined, Compressor, Rows, Vector
 
 
-def sample(clients: int, size: int, connected: Collection[int], rng: np.random.Generator) -> list[int]:
+def sample(clients: int, size: int, connected: Collection[int], rng: Generator) -> list[int]:
     """Draw ``size`` workers uniformly without replacement among the connected ones.
 
     The whole permutation of the n workers is drawn and the absent ones are passed over, so that a run in which nobody
@@ -39,13 +40,11 @@ def byzantine_majority(clients: int, byzantine: int, cohort: int) -> tuple[float
     """
     total = math.comb(clients, cohort)
     ways = {t: math.comb(byzantine, t) * math.comb(clients - byzantine, cohort - t) for t in range(cohort + 1)}
-    return (
-        sum(w for t, w in ways.items() if 2 * t > cohort) / total,
-        sum(w for t, w in ways.items() if 2 * t == cohort) / total,
-    )
+    majority = sum(w for t, w in ways.items() if 2 * t > cohort)
+    return majority / total, (ways[cohort // 2] if cohort % 2 == 0 else 0) / total
 
 
-def common_seed(compressor: Compressor, rng: np.random.Generator) -> int | None:
+def common_seed(compressor: Compressor, rng: Generator) -> int | None:
     """Draw the seed that all workers of a round share, if the compressor needs one; ``rng`` is the COIN stream."""
     return int(rng.bit_generator.random_raw()) if compressor.shared else None
 
@@ -74,12 +73,7 @@ def expected_byzantine(rows: int, clients: int, byzantine: int) -> int:
 
 
 def aggregate(
-    rule: Aggregator,
-    rows: Rows,
-    clients: int,
-    byzantine: int,
-    rng: np.random.Generator,
-    center: Vector | None = None,
+    rule: Aggregator, rows: Rows, clients: int, byzantine: int, rng: Generator, center: Vector | None = None
 ) -> Combined:
     """Aggregate the rows that arrived, defending against their share of Byzantine ones as far as the rule can.
 

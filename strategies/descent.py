@@ -22,25 +22,19 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
+from numpy.random import Generator
 
 from strategies.clipping import clip_rows
 from strategies.cohorts import aggregate, common_seed, stack
-from strategies.evidence import examine
 from strategies.hyperparameters import AUTO, Cohort, Key, Multiplier
-from strategies.method import (
-    EVERYBODY,
-    Ask,
-    Combined,
-    Method,
-    Oracle,
-    Past,
-    Report,
-    RoundKind,
-    Rows,
-    Vector,
-)
+from strategies.method import EVERYBODY, Ask, Combined, Method, Oracle, Past, Report, RoundKind, Rows, Vector, reported
 from strategies.radius import Alpha, observe, radius
-from strategies.vectors import bounded_sum, norm
+from strategies.vectors import bounded_sum, distance, norm
+
+_HEURISTIC = (
+    "Clip differences from the last aggregate, the heuristic for partial participation: needed where ``cohort`` is so "
+    'small that a sampled one may have a Byzantine majority. "auto" learns alpha from the replies.'
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,15 +81,7 @@ class Descent(Method, ABC):
     holds: ClassVar[bool] = False
     """Whether the server keeps v_i of every worker, because ``absorb`` builds on it."""
 
-    alpha: Annotated[
-        Alpha | None,
-        Multiplier(
-            clip=False,
-            meaning="Clip differences from the last aggregate, the heuristic for partial participation: needed where "
-            '``cohort`` is so small that a sampled one may have a Byzantine majority. "auto" learns alpha from the '
-            "replies.",
-        ),
-    ] = None
+    alpha: Annotated[Alpha | None, Multiplier(clip=False, meaning=_HEURISTIC)] = None
     cohort: Annotated[int, Cohort()]
     batch: Annotated[int, Key(ge=0)] = 0
 
@@ -124,7 +110,7 @@ class Descent(Method, ABC):
 
     # --- server: broadcast x^k --------------------------------------------------------------------------------------
 
-    def ask(self, state: DescentState, rng: np.random.Generator) -> Ask:
+    def ask(self, state: DescentState, rng: Generator) -> Ask:
         """Ask C clients at x^k."""
         return Ask(state.round, self.word, {"x": state.x}, self.cohort, common_seed(self.compressor, rng))
 
@@ -139,7 +125,7 @@ class Descent(Method, ABC):
         """
         return came
 
-    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator, past: Past) -> Combined:
+    def combine(self, ask: Ask, rows: Rows, rng: Generator, past: Past) -> Combined:
         """Return ARAgg({v_i}), or g^{k-1} + ARAgg({clip_lam(v_i - g^{k-1})}).
 
         While x has not moved nothing is clipped; without a g^{k-1} the rows themselves are aggregated.
@@ -152,33 +138,20 @@ class Descent(Method, ABC):
         lam = radius(self.alpha, differences, step, past.ratios) if step else None
         short, cut = clip_rows(differences, lam)
         combined = aggregate(self.aggregator, short, self.n, self.f, rng)
-        return replace(
-            combined,
-            vector=None if combined.vector is None else g + combined.vector,
-            lam=lam,
-            clipped=np.flatnonzero(cut).tolist(),
-            rows=differences,
-        )
+        moved = None if combined.vector is None else g + combined.vector
+        return replace(combined, vector=moved, lam=lam, clipped=np.flatnonzero(cut).tolist(), rows=differences)
 
-    def update(
-        self, state: DescentState, ask: Ask, replies: Mapping[int, Vector], rng: np.random.Generator
-    ) -> DescentState:
+    def update(self, state: DescentState, ask: Ask, replies: Mapping[int, Vector], rng: Generator) -> DescentState:
         """Aggregate and step. Where nothing can be aggregated the model stays; under the heuristic only g does."""
         came = {i: self.absorb(state.held.get(i), ask, q) for i, q in replies.items()}
         seen = came if self.corrects else self.aggregated({**state.held, **came}, came)
-        past, rows, workers = Past(state.g, state.x_prev, state.ratios), stack(state.x, seen), list(seen)
+        past, rows = Past(state.g, state.x_prev, state.ratios), stack(state.x, seen)
         combined = self.combine(ask, rows, rng, past)
         g, note = combined.vector, combined.note
         if g is None:
             g = state.g if self.corrects else None
             note = f"{note}; {'g' if self.corrects else 'the model'} stays"
-        report = Report(
-            lam=combined.lam,
-            clipped=[workers[row] for row in combined.clipped],
-            note=note,
-            evidence=examine(workers, combined, rng),
-        )
-        after = self.step(state, ask, came, g, report)
+        after = self.step(state, ask, came, g, reported(combined, list(seen), note, rng))
         if self.alpha != AUTO or state.g is None:
             return after
         return replace(after, ratios=observe(state.ratios, bounded_sum(rows, -state.g), _step(ask, past)))
@@ -218,17 +191,15 @@ def _step(ask: Ask, past: Past) -> float:
 
     Where single steps were lost to rounding, x^{k-1} is the last model that differed: a radius of 0 would freeze g.
     """
-    return 0.0 if past.x_prev is None else norm(ask.vectors["x"] - past.x_prev)
+    return distance(ask.vectors["x"], past.x_prev)
 
 
-def gradient(oracle: Oracle, x: Vector, batch: int, rng: np.random.Generator) -> Vector:
+def gradient(oracle: Oracle, x: Vector, batch: int, rng: Generator) -> Vector:
     """Return grad f_i(x) over one minibatch of ``batch`` samples, or over all local data where it is 0; shape (d,)."""
     return oracle.minibatch_gradients([x], batch, rng)[0] if batch else oracle.full_gradient(x)
 
 
-def local_gradient(
-    oracle: Oracle, x: Vector, batch: int, steps: int, local_gamma: float, rng: np.random.Generator
-) -> Vector:
+def local_gradient(oracle: Oracle, x: Vector, batch: int, steps: int, local_gamma: float, rng: Generator) -> Vector:
     """Take H local SGD steps y <- y - eta grad f_i(y) from x and return (x - y_H) / (eta H), shape (d,).
 
     That is the mean of the H gradients, and is computed as such: the difference of two float32 models would have lost

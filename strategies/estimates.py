@@ -15,29 +15,27 @@ aggregated like the others: it is the best that the server knows of it, and up t
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
-import numpy as np
+from numpy.random import Generator
 
-from strategies.cohorts import aggregate, stack
+from strategies.cohorts import stack
 from strategies.compressors import Identity
 from strategies.evidence import examine
 from strategies.method import (
     HELD,
     Ask,
-    Combined,
     Compressor,
     Packet,
     Past,
     Report,
     RoundKind,
-    Rows,
     Stateful,
     StateLostError,
     Vector,
     WorkerState,
 )
-from strategies.vectors import bounded_sum, norm
+from strategies.vectors import bounded_sum, distance
 
 START = "start"
 """The kind of the first round: every worker sends its full gradient at x^0, uncompressed."""
@@ -82,15 +80,14 @@ class Estimates(Stateful, ABC, Generic[StateT]):
     def later(self, share: float, samples: int) -> Sequence[RoundKind]:
         """Return the kinds of rounds after the first one, whose shares sum to ``share``."""
 
-    @abstractmethod
     def start(self, x0: Vector) -> StateT:
-        """Return the state before round 1."""
+        return cast(StateT, EstimatesState(round=1, x=x0))
 
     @abstractmethod
-    def next_ask(self, state: StateT, rng: np.random.Generator) -> Ask:
+    def next_ask(self, state: StateT, rng: Generator) -> Ask:
         """Open a round after the first; ``ask`` fills in ``sample``."""
 
-    def ask(self, state: StateT, rng: np.random.Generator) -> Ask:
+    def ask(self, state: StateT, rng: Generator) -> Ask:
         """Ask everybody: in the first round for full gradients, later for changes."""
         if state.g is None:
             return Ask(state.round, START, {"x": state.x}, self.n)
@@ -132,7 +129,7 @@ class Estimates(Stateful, ABC, Generic[StateT]):
         if mine.version != ask.round - 1:
             raise StateLostError(f"state of round {mine.version}, but round {ask.round} builds on {ask.round - 1}")
 
-    def send(self, i: int, ask: Ask, g: Vector, change: Vector, rng: np.random.Generator) -> tuple[Vector, Packet]:
+    def send(self, i: int, ask: Ask, g: Vector, change: Vector, rng: Generator) -> tuple[Vector, Packet]:
         """Compress a change of g_i; return the new g_i, as the server will have it, and the packet."""
         form = self.compressor_for(ask, i)
         packet = form.compress(change, rng)
@@ -149,20 +146,16 @@ class Estimates(Stateful, ABC, Generic[StateT]):
         """Return target - g_i."""
         return target if held is None or ask.kind == START else target - held
 
-    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator, past: Past) -> Combined:
-        """ARAgg of estimates. Of rows that are missing none is known to be Byzantine, so all f are defended against."""
-        return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, past.g)
-
     def quorum(self, state: StateT, ask: Ask) -> int:
         """Return more than half of the clients, in the first round."""
         return self.n // 2 + 1 if ask.kind == START else 0
 
-    def update(self, state: StateT, ask: Ask, replies: Mapping[int, Vector], rng: np.random.Generator) -> StateT:
+    def update(self, state: StateT, ask: Ask, replies: Mapping[int, Vector], rng: Generator) -> StateT:
         """Add the changes, aggregate all estimates and step.
 
         The first round needs a quorum, more than half of the clients, and is repeated until it has one.
         """
-        report = Report(step_norm=0.0 if state.x_prev is None else norm(state.x - state.x_prev))
+        report = Report(step_norm=distance(state.x, state.x_prev))
         quorum = self.quorum(state, ask)
         if len(replies) < quorum:
             note = f"no quorum: {len(replies)} usable replies of the {quorum} that the first round needs; repeated"

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from strategies.operators import Combined, Rows
@@ -49,12 +50,11 @@ class Evidence:
 
         wanted = set(workers)
         same = [group for every in self.same if len(group := [i for i in every if i in wanted]) > 1]
-        return Evidence(
-            list(workers), chosen(self.distance), chosen(self.cosine), chosen(self.kept), chosen(self.weight), same
-        )
+        distance, cosine, kept, weight = map(chosen, (self.distance, self.cosine, self.kept, self.weight))
+        return Evidence(list(workers), distance, cosine, kept, weight, same)
 
 
-def examine(workers: Sequence[int], combined: Combined, rng: np.random.Generator) -> Evidence | None:
+def examine(workers: Sequence[int], combined: Combined, rng: Generator) -> Evidence | None:
     """Compare every row with what was made of them.
 
     Args:
@@ -122,7 +122,7 @@ def _count(n: int, d: int) -> int:
     return max(1, MOST // (n * _STRETCH))
 
 
-def _stretches(rows: Rows, rng: np.random.Generator) -> Iterator[slice]:
+def _stretches(rows: Rows, rng: Generator) -> Iterator[slice]:
     """Cut all columns into slices, or where they are too many choose some: one at random in each of equal parts."""
     n, d = rows.shape
     if n * d <= MOST:
@@ -141,10 +141,8 @@ def _equal(rows: Rows, norms: NDArray[np.float64], workers: Sequence[int]) -> li
     alike: dict[float, list[list[int]]] = {}  # by the norm, of which rounding may differ a little between equal rows
     for row in np.flatnonzero(norms):
         groups = alike.setdefault(float(f"{norms[row]:.6e}"), [])
-        for group in groups:
-            if np.array_equal(rows[row], rows[group[0]]):
-                group.append(int(row))
-                break
-        else:
-            groups.append([int(row)])
+        group = next((group for group in groups if np.array_equal(rows[row], rows[group[0]])), [])
+        if not group:
+            groups.append(group)
+        group.append(int(row))
     return sorted([workers[row] for row in group] for groups in alike.values() for group in groups if len(group) > 1)

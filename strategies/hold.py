@@ -51,15 +51,9 @@ class StalledError(RunEndedError):
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for a run's summary."""
-        return {
-            "since": self.stall.since,
-            "model_of": self.round,
-            "needed": self.stall.needed,
-            "answered": self.stall.found,
-            "held_s": round(self.stall.held_s, 3),
-            "reasons": dict(self.stall.reasons[:10]),
-            "text": str(self.stall),
-        }
+        stall, reasons = self.stall, dict(self.stall.reasons[:10])
+        counts = {"since": stall.since, "model_of": self.round, "needed": stall.needed, "answered": stall.found}
+        return {**counts, "held_s": round(stall.held_s, 3), "reasons": reasons, "text": str(stall)}
 
 
 @dataclass(frozen=True)
@@ -101,13 +95,9 @@ class Watch:
     def begin(self, round_: int, model: Vector, to_arrays: Callable[[Vector], Any], *, distrust: bool) -> None:
         """Watch the rounds after ``round_``; see ``strategies.progress.Progress``."""
         self._to_arrays = to_arrays
+        watched = self._strategy
         self._progress = Progress(
-            self._strategy.clients,
-            self._strategy.byzantine,
-            self._strategy.stall_rounds,
-            round_,
-            model,
-            distrust=distrust,
+            watched.clients, watched.byzantine, watched.stall_rounds, round_, model, distrust=distrust
         )
 
     def check_app(self, round_: int, refusals: Mapping[int, str], usable: bool) -> None:
@@ -128,18 +118,16 @@ class Watch:
         if self._too_many(self._refused):
             worker, reason = next(iter(refusals.items()))
             name = self._strategy.roster.name(worker)
-            raise NoReplyCountsError(
-                f"round {round_}: no reply has counted yet, and {len(self._refused)} clients replied, of which "
-                f"{self._strategy.byzantine} may be Byzantine: it is their ClientApp. {name}: {reason}"
-            )
+            replied = f"{len(self._refused)} clients replied, of which {self._strategy.byzantine} may be Byzantine"
+            why = f"no reply has counted yet, and {replied}: it is their ClientApp"
+            raise NoReplyCountsError(f"round {round_}: {why}. {name}: {reason}")
 
     def add(self, round_: int, sampled: int, used: Collection[int], reasons: Sequence[str]) -> None:
         """Note a round: how many workers it asked, whose replies it used, and why other replies did not count."""
         self._progress.add(round_, sampled, used)
         if len(used) > self._strategy.byzantine:  # more than the attackers alone
             self._reasons.clear()
-        for reason in reasons:
-            self._count(reason)
+        self._count(reasons)
 
     def keep(self, round_: int, model: Vector) -> None:
         """Keep the model after a round; it may turn out to be the last that counted."""
@@ -156,18 +144,17 @@ class Watch:
             NoClientsError: none connected in time, and no reply has been usable yet.
             StalledError: none connected in time, later on.
         """
-        if self._strategy.roster.nodes():
+        roster, limit_s = self._strategy.roster, self._strategy.idle_timeout_s
+        if roster.nodes():
             return
-        log.warning("no client is connected; waiting for up to %g s", self._strategy.idle_timeout_s)
+        log.warning("no client is connected; waiting for up to %g s", limit_s)
         self._say("no client is connected")
         began = time.monotonic()
-        if self._strategy.roster.wait(1, self._strategy.idle_timeout_s) < 1:
+        if roster.wait(1, limit_s) < 1:
             if self.reply_was_usable:
                 raise self._stalled(1, found=0, asked=0, held_s=time.monotonic() - began)
-            raise NoClientsError(
-                f"no client connected for {self._strategy.idle_timeout_s:g} s (federation.join_timeout_s): start "
-                "clients, or check that they can reach this address"
-            )
+            fix = "start clients, or check that they can reach this address"
+            raise NoClientsError(f"no client connected for {limit_s:g} s (federation.join_timeout_s): {fix}")
         self._say("")
 
     def hold(self, round_: int, answered: int, wanted: int, ask_all: Callable[[Mapping[int, int]], Probe]) -> str:
@@ -188,20 +175,17 @@ class Watch:
         progress, wanted = self._progress, max(self._progress.needed, wanted)
         refused = set[int]()
         began, pause = time.monotonic(), _FIRST_PAUSE_S
-        log.warning(
-            "round %d: since %s %s had a reply that counted; holding the model and asking all clients",
-            round_,
-            f"round {progress.since}" if progress.since else "the start",
-            f"at most {self._strategy.byzantine} clients" if self._strategy.byzantine else "no client",
-        )
+        since = f"round {progress.since}" if progress.since else "the start"
+        few = f"at most {self._strategy.byzantine} clients" if self._strategy.byzantine else "no client"
+        doubt = f"since {since} {few} had a reply that counted"
+        log.warning("round %d: %s; holding the model and asking all clients", round_, doubt)
         while True:
             nodes = dict(sorted(self._strategy.roster.nodes().items()))
             self._say(f"{answered} clients answer, {wanted} must; asking all {len(nodes)}")
             probe = ask_all(nodes)
             answered = probe.answered
-            refused |= set(probe.refused)
-            for reason in probe.reasons:
-                self._count(reason)
+            refused.update(probe.refused)
+            self._count(probe.reasons)
             held_s = time.monotonic() - began
             if answered >= wanted:
                 break
@@ -231,9 +215,10 @@ class Watch:
         stall = Stall(self._progress.since, needed, found, asked, held_s, self._reasons.most_common())
         return StalledError(stall, round_, model, self._to_arrays(model))
 
-    def _count(self, reason: str) -> None:
-        known = reason in self._reasons or len(self._reasons) < _MAX_REASONS
-        self._reasons[reason if known else reason.partition(":")[0]] += 1
+    def _count(self, reasons: Sequence[str]) -> None:
+        for reason in reasons:
+            known = reason in self._reasons or len(self._reasons) < _MAX_REASONS
+            self._reasons[reason if known else reason.partition(":")[0]] += 1
 
     def _say(self, line: str) -> None:
         if self._strategy.on_hold:

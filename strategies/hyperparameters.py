@@ -7,7 +7,8 @@ task's L, a default that depends on the task. ``experiment.sections`` derives th
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -136,10 +137,9 @@ class Unit:
             ValueError: the text is not of this form, or c is not positive.
         """
         match = self.pattern.fullmatch(text)
-        try:
+        value = math.nan
+        with suppress(ValueError):
             value = float(match["c"] or 1) if match else math.nan
-        except ValueError:
-            value = math.nan
         if not (0 < value < math.inf):
             example = self.form.replace("c", "0.5")
             raise ValueError(f'{key} = "{text}": must be a positive number or "{self.form}", for example "{example}"')
@@ -258,9 +258,8 @@ class Multiplier(Key):
         smoothness = constants.smoothness()
         if smoothness is None:
             what = "is missing" if given is None else f'= "{alpha}"'
-            raise ConfigError(
-                f'[strategy] alpha {what}: this task does not know its L; give a number, or learn it: clip = "{AUTO}"'
-            )
+            fix = f'give a number, or learn it: clip = "{AUTO}"'
+            raise ConfigError(f"[strategy] alpha {what}: this task does not know its L; {fix}")
         if alpha == BOUNDED:
             return constants.compressor.norm_bound(constants.dim) * smoothness
         return TIMES_L.value(name, alpha, constants)
@@ -276,12 +275,3 @@ def _vet_clip(value: Any) -> Any:
     if not isinstance(value, bool) and value != AUTO:
         raise ValueError(f'must be true, false or "{AUTO}", not {value!r}')
     return value
-
-
-def biased(kind: str, compressor: Compressor) -> Iterator[str]:
-    """Yield why a method cannot use a biased compressor, if this is one."""
-    if not compressor.unbiased:
-        yield (
-            f'compressor.kind = "{compressor.kind}": biased, and {kind} needs an unbiased one; '
-            'strategy.kind = "byz-ef21" takes it'
-        )

@@ -14,7 +14,7 @@ Decentralized Data", AISTATS 2017, Algorithm 1, with a robust rule in place of t
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import numpy as np
+from numpy.random import Generator
 
 from strategies.descent import Descent, local_gradient
 from strategies.hyperparameters import Key, StepSize
@@ -40,9 +40,7 @@ class LocalSGD(Descent):
     def steps(self) -> int:
         return self.local_steps
 
-    def reply(
-        self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: np.random.Generator
-    ) -> tuple[WorkerState, Packet]:
+    def reply(self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: Generator) -> tuple[WorkerState, Packet]:
         """Take H local steps from x^k and send Q of their mean gradient."""
         v = local_gradient(oracle, ask.vectors["x"], self.batch, self.local_steps, self.local_gamma, rng)
         return mine, self.compressor_for(ask, i).compress(v, rng)

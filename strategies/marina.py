@@ -14,12 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
-import numpy as np
+from numpy.random import Generator
 
 from strategies.cohorts import common_seed, stack
 from strategies.compressors import Identity
 from strategies.descent import gradient
-from strategies.evidence import examine
 from strategies.hyperparameters import Constants, Key, Written
 from strategies.method import (
     EVERYBODY,
@@ -33,8 +32,9 @@ from strategies.method import (
     RoundKind,
     Vector,
     WorkerState,
+    reported,
 )
-from strategies.vectors import norm
+from strategies.vectors import distance
 
 FULL = "full"
 DIFFERENCE = "difference"
@@ -103,18 +103,10 @@ class Marina(Method, ABC):
 
     def plan(self, rounds: int, samples: int) -> Sequence[RoundKind]:
         """Return full rounds and difference rounds."""
-        return (
-            RoundKind(FULL, self.p, self.everybody, Identity(), self.full_batch or samples, self.survives(FULL)),
-            RoundKind(
-                DIFFERENCE,
-                1 - self.p,
-                self.sampled,
-                self.compressor,
-                2 * self.batch,
-                self.survives(DIFFERENCE),
-                down=2,
-            ),
-        )
+        full = RoundKind(FULL, self.p, self.everybody, Identity(), self.full_batch or samples, self.survives(FULL))
+        survives = self.survives(DIFFERENCE)
+        q = self.compressor
+        return full, RoundKind(DIFFERENCE, 1 - self.p, self.sampled, q, 2 * self.batch, survives, down=2)
 
     def survives(self, kind: str) -> tuple[bool, str]:
         """Return whether and why a round of this kind survives a Byzantine majority."""
@@ -125,7 +117,7 @@ class Marina(Method, ABC):
 
     # --- server: c_k ~ Bernoulli(p) ------------------------------------------------------------------------------
 
-    def ask(self, state: MarinaState, rng: np.random.Generator) -> Ask:
+    def ask(self, state: MarinaState, rng: Generator) -> Ask:
         """Toss the coin and ask for full gradients, or for gradient differences from x^{k-1} to x^k."""
         coin = bool(rng.random() < self.p)
         if coin or state.full_due or state.x_prev is None or state.g is None:
@@ -144,9 +136,7 @@ class Marina(Method, ABC):
 
     # --- worker i ------------------------------------------------------------------------------------------------
 
-    def reply(
-        self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: np.random.Generator
-    ) -> tuple[WorkerState, Packet]:
+    def reply(self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: Generator) -> tuple[WorkerState, Packet]:
         """Send grad f_i(x^k), or Q(Delta_i(x^k, x^{k-1})) on one minibatch."""
         x = self.model(mine, ask)
         if ask.kind == FULL:
@@ -164,7 +154,7 @@ class Marina(Method, ABC):
         """Return more than half of those who were sampled, in full rounds; see ``always_quorum``."""
         return (ask.sample // 2 + 1) if ask.kind == FULL or self.always_quorum else 0
 
-    def close(self, state: MarinaState, ask: Ask, rows: Mapping[int, Vector], rng: np.random.Generator) -> MarinaState:
+    def close(self, state: MarinaState, ask: Ask, rows: Mapping[int, Vector], rng: Generator) -> MarinaState:
         """Aggregate and step.
 
         A round without the quorum that it needs (more than half of those it sampled) leaves g as it is, and the next
@@ -187,14 +177,7 @@ class Marina(Method, ABC):
             g = self.estimate(ask, g, combined.vector)
         else:
             note = f"{combined.note}; g stays"
-        workers = list(rows)
-        report = Report(
-            lam=combined.lam,
-            step_norm=0.0 if state.x_prev is None else norm(state.x - state.x_prev),
-            clipped=[workers[row] for row in combined.clipped],
-            note=note,
-            evidence=examine(workers, combined, rng),
-        )
+        report = reported(combined, list(rows), note, rng, distance(state.x, state.x_prev))
         # gamma is a Python float, so the step has the dtype of the model.
         x_next = state.x if g is None else state.x - self.gamma * g
         return MarinaState(state.round + 1, x_next, state.x, g, full_due, report=report)

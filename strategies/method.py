@@ -24,10 +24,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Protocol, Self, get_type_hints
 
-import numpy as np
+from numpy.random import Generator
 
-from strategies.evidence import Evidence
-from strategies.hyperparameters import Cohort, Constants, Key, StepSize, Written, biased
+from strategies.cohorts import aggregate
+from strategies.evidence import Evidence, examine
+from strategies.hyperparameters import Cohort, Constants, Key, StepSize, Written
 from strategies.operators import Aggregator as Aggregator
 from strategies.operators import Combined as Combined
 from strategies.operators import Compressor as Compressor
@@ -48,7 +49,7 @@ class Oracle(Protocol):
     def full_gradient(self, x: Vector) -> Vector:
         """Return grad f_i(x) over all local data."""
 
-    def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: np.random.Generator) -> list[Vector]:
+    def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: Generator) -> list[Vector]:
         """Draw ONE minibatch of ``batch`` samples with ``rng`` and return its mean gradient at each point."""
 
 
@@ -141,6 +142,12 @@ class Report:
     clipped: Sequence[int] = ()
     note: str = ""
     evidence: Evidence | None = None
+
+
+def reported(combined: Combined, workers: Sequence[int], note: str, rng: Generator, step_norm: float = 0.0) -> Report:
+    """Return the report of a round that aggregated the vectors of these workers."""
+    clipped = [workers[row] for row in combined.clipped]
+    return Report(combined.lam, step_norm, clipped, note, examine(workers, combined, rng))
 
 
 class State(Protocol):
@@ -246,7 +253,7 @@ class Method(ABC):
         """Return the server's state before round 1."""
 
     @abstractmethod
-    def ask(self, state: Any, rng: np.random.Generator) -> Ask:
+    def ask(self, state: Any, rng: Generator) -> Ask:
         """Open the round ``state.round``."""
 
     def compressor_for(self, ask: Ask, i: int) -> Compressor:
@@ -254,9 +261,7 @@ class Method(ABC):
         return self.compressor.of_round(ask.seed, i)
 
     @abstractmethod
-    def reply(
-        self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: np.random.Generator
-    ) -> tuple[WorkerState, Packet]:
+    def reply(self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: Generator) -> tuple[WorkerState, Packet]:
         """Answer as the honest worker i.
 
         Args:
@@ -277,13 +282,16 @@ class Method(ABC):
         """Return how many replies ``update`` needs to use any of them; 0 where it uses whatever comes."""
         return 0
 
-    @abstractmethod
-    def combine(self, ask: Ask, rows: Rows, rng: np.random.Generator, past: Past) -> Combined:
-        """Clip and aggregate the vectors that ``absorb`` gave, shape (n', d). ``update`` calls it, and so does an
-        attacker who plans ahead."""
+    def combine(self, ask: Ask, rows: Rows, rng: Generator, past: Past) -> Combined:
+        """Clip and aggregate the vectors that ``absorb`` gave, shape (n', d).
+
+        ``update`` calls it, and so does an attacker who plans ahead. Without clipping only numbers protect the
+        aggregate: none of the rows that are missing is known to be Byzantine, so the rule defends against all f.
+        """
+        return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, past.g)
 
     @abstractmethod
-    def update(self, state: Any, ask: Ask, replies: Mapping[int, Vector], rng: np.random.Generator) -> Any:
+    def update(self, state: Any, ask: Ask, replies: Mapping[int, Vector], rng: Generator) -> Any:
         """Close the round (clip, aggregate, step) with the decompressed replies by worker, in ascending order.
 
         Only replies that passed screening are here; a missing or rejected one is simply absent. ``ask.cohort`` has
@@ -334,10 +342,8 @@ class Method(ABC):
 
     def written(self) -> dict[str, Any]:
         """Return the keys of the config that give this method, with numbers for all that was left open."""
-        found: dict[str, Any] = {}
-        for name, key in self.keys().items():
-            found |= key.back(name, getattr(self, name))
-        return found
+        parts = (key.back(name, getattr(self, name)) for name, key in self.keys().items())
+        return {k: v for part in parts for k, v in part.items()}
 
     @classmethod
     def cohorts(cls, written: Written, n: int, f: int, aggregator: Aggregator) -> dict[str, int]:
@@ -349,7 +355,9 @@ class Method(ABC):
     @classmethod
     def conflicts(cls, written: Written, compressor: Compressor) -> Iterator[str]:
         """Yield what in the config does not go with this method, one line each: for most a biased compressor."""
-        yield from biased(cls.kind, compressor)
+        if not compressor.unbiased:
+            why = f"biased, and {cls.kind} needs an unbiased one"
+            yield f'compressor.kind = "{compressor.kind}": {why}; strategy.kind = "byz-ef21" takes it'
 
     def plan(self, rounds: int, samples: int) -> Sequence[RoundKind]:
         """Return the kinds of rounds, whose shares sum to 1.

@@ -1,4 +1,4 @@
-"""The table of the methods that a config can name; a new one is one line here."""
+"""The table of the methods that a config can name; a new one is one name here."""
 
 from strategies.byz_dasha_page import ByzDashaPage
 from strategies.byz_ef21 import ByzEF21, ByzEF21BC
@@ -11,16 +11,7 @@ from strategies.robust_momentum_sgd import RobustMomentumSGD
 from strategies.robust_sgd import RobustSGD
 from strategies.rosdhb import RoSDHB, RoSDHBLocal
 
-METHODS: tuple[type[Method], ...] = (
-    ByzVRMarinaPP,
-    ByzVRMarina,
-    ByzVRMarina2,
-    RobustSGD,
-    RobustMomentumSGD,
-    LocalSGD,
-    ByzDashaPage,
-    ByzEF21,
-    ByzEF21BC,
-    RoSDHB,
-    RoSDHBLocal,
-)
+MARINA = (ByzVRMarinaPP, ByzVRMarina, ByzVRMarina2)
+DESCENT = (RobustSGD, RobustMomentumSGD, LocalSGD)
+ESTIMATES = (ByzDashaPage, ByzEF21, ByzEF21BC)
+METHODS: tuple[type[Method], ...] = (*MARINA, *DESCENT, *ESTIMATES, RoSDHB, RoSDHBLocal)

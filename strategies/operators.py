@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 Vector = NDArray[np.floating]
@@ -89,7 +90,7 @@ class Compressor(Protocol):
             ValueError: it is shared and there is no seed.
         """
 
-    def compress(self, v: Vector, rng: np.random.Generator) -> Packet:
+    def compress(self, v: Vector, rng: Generator) -> Packet:
         """Return the packet of Q(v)."""
 
     def decompress(self, packet: Packet, dtype: np.dtype[Any]) -> Vector:
@@ -98,7 +99,7 @@ class Compressor(Protocol):
     def validate(self, packet: Packet, dim: int, dtype: np.dtype[Any]) -> str | None:
         """Return why this packet is not one of this compressor for a vector of that length and type; None if it is."""
 
-    def forge(self, target: Vector, rng: np.random.Generator) -> Packet:
+    def forge(self, target: Vector, rng: Generator) -> Packet:
         """Return the packet of this form that serves an attacker best who wants the server to read ``target``."""
 
     def opposite(self, packet: Packet) -> Packet:
@@ -124,7 +125,7 @@ class Compressor(Protocol):
 class Aggregator(Protocol):
     """A robust aggregation rule with its pre-aggregators."""
 
-    def __call__(self, rows: Rows, f: int, rng: np.random.Generator, center: Vector | None = None) -> Vector:
+    def __call__(self, rows: Rows, f: int, rng: Generator, center: Vector | None = None) -> Vector:
         """Aggregate n' vectors of which up to ``f`` may be Byzantine.
 
         Args:
@@ -138,9 +139,7 @@ class Aggregator(Protocol):
             Shape (d,), dtype of ``rows``.
         """
 
-    def weigh(
-        self, rows: Rows, f: int, rng: np.random.Generator, center: Vector | None = None
-    ) -> tuple[Vector, Weights | None]:
+    def weigh(self, rows: Rows, f: int, rng: Generator, center: Vector | None = None) -> tuple[Vector, Weights | None]:
         """Return the same, and the weight by which each row was taken, shape (n',).
 
         Weights are those of a mean of rows, or of rows and a centre; None from rules that look at every coordinate by

@@ -9,7 +9,9 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from typing import TypeVar, cast
 
+T = TypeVar("T")
 MOST_THREADS = 8
 """More than that wait for memory."""
 THREADS = "BREAKWATER_THREADS"
@@ -35,18 +37,22 @@ def spans(d: int, unit: int, most: int = MOST_PARTS) -> list[tuple[int, int]]:
     return [(lo, min(lo + width, d)) for lo in range(0, d, width)]
 
 
-def share(job: Callable[[int], None], parts: int) -> None:
-    """Run job(0) .. job(parts - 1), each once, on the calling thread and, with more than one part, its helpers."""
-    next_part = count()
+def share(job: Callable[[int], T], parts: int) -> list[T]:
+    """Run job(0) .. job(parts - 1), each once, on the calling thread and, with more than one part, its helpers.
+
+    Returns:
+        What each gave, in their order.
+    """
+    next_part, results = count(), [cast(T, None)] * parts
 
     def work() -> None:
         while (part := next(next_part)) < parts:
-            job(part)
+            results[part] = job(part)
 
     helpers = min(threads(), parts) - 1
     if helpers < 1:
         work()
-        return
+        return results
     pool = _helpers(helpers)
     futures = [pool.submit(work) for _ in range(helpers)]
     try:
@@ -55,6 +61,7 @@ def share(job: Callable[[int], None], parts: int) -> None:
         for future in futures:
             if not future.cancel():  # it began
                 future.result()
+    return results
 
 
 def _helpers(wanted: int) -> ThreadPoolExecutor:

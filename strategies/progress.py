@@ -51,10 +51,9 @@ class Stall:
         """Return one line for people."""
         since = f"nothing since round {self.since} counted" if self.since else "no round counted"
         why = "; ".join(f"{reason} ({count} times)" for reason, count in self.reasons[:3])
-        return (
-            f"stalled: {since}: {self.found} of the {self.asked} connected clients answered when all were asked, for "
-            f"{self.held_s:.1f} s, and {self.needed} must" + (f"; most often: {why}" if why else "")
-        )
+        found = f"{self.found} of the {self.asked} connected clients answered when all were asked"
+        reasons = f"; most often: {why}" if why else ""
+        return f"stalled: {since}: {found}, for {self.held_s:.1f} s, and {self.needed} must{reasons}"
 
 
 class Progress:
@@ -70,14 +69,7 @@ class Progress:
     """
 
     def __init__(
-        self,
-        clients: int,
-        byzantine: int,
-        stall_rounds: int,
-        round_: int,
-        model: Vector,
-        *,
-        distrust: bool = False,
+        self, clients: int, byzantine: int, stall_rounds: int, round_: int, model: Vector, *, distrust: bool = False
     ) -> None:
         self.needed = byzantine + 1
         """Distinct clients whose replies a window must have used."""

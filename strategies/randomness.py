@@ -7,6 +7,7 @@ which process draws, and in which order messages arrive, changes nothing.
 from enum import IntEnum
 
 import numpy as np
+from numpy.random import Generator
 
 
 class Role(IntEnum):
@@ -21,6 +22,6 @@ class Role(IntEnum):
     ATTACK = 7  # a Byzantine client's own choices
 
 
-def stream(seed: int, role: Role, worker: int = 0, round_: int = 0) -> np.random.Generator:
+def stream(seed: int, role: Role, worker: int = 0, round_: int = 0) -> Generator:
     """Return the generator of one call; the same four numbers give the same draws on every machine."""
     return np.random.default_rng([seed, role, worker, round_])

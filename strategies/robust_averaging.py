@@ -19,7 +19,7 @@ n workers, and count only with enough replies for an honest majority.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
+from numpy.random import Generator
 
 from strategies.descent import DescentState
 from strategies.hyperparameters import AUTO
@@ -42,14 +42,12 @@ class RobustAveraging(LocalSGD):
         """Return the replies that an opening round needs: 2f + 1, or all that n - f honest workers can give."""
         return min(2 * self.f + 1, self.n - self.f) if self._opening(state) else 0
 
-    def ask(self, state: DescentState, rng: np.random.Generator) -> Ask:
+    def ask(self, state: DescentState, rng: Generator) -> Ask:
         """Ask C workers, and all n in an opening round."""
         ask = super().ask(state, rng)
         return replace(ask, sample=self.n) if self._opening(state) else ask
 
-    def update(
-        self, state: DescentState, ask: Ask, replies: Mapping[int, Vector], rng: np.random.Generator
-    ) -> DescentState:
+    def update(self, state: DescentState, ask: Ask, replies: Mapping[int, Vector], rng: Generator) -> DescentState:
         """Clip, aggregate and step; an opening round without its quorum leaves everything as it is."""
         quorum = self.quorum(state, ask)
         if len(replies) >= quorum:

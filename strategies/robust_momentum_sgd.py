@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
-import numpy as np
+from numpy.random import Generator
 
 from strategies.descent import Descent, DescentState, gradient
 from strategies.hyperparameters import Key
@@ -43,9 +43,7 @@ class RobustMomentumSGD(Descent, Stateful):
         """Return the last aggregate for a worker whose last reply did not count; one with a momentum ignores it."""
         return {MOMENTUM: state.g} if i in state.missed and state.g is not None else {}
 
-    def reply(
-        self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: np.random.Generator
-    ) -> tuple[WorkerState, Packet]:
+    def reply(self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: Generator) -> tuple[WorkerState, Packet]:
         """Update m_i and send Q(m_i)."""
         m, version = mine.vectors.get(MOMENTUM), mine.version
         if m is None and MOMENTUM in ask.vectors:

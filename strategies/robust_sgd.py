@@ -12,7 +12,7 @@ Descent", NeurIPS 2017; Yin, Chen, Ramchandran, Bartlett, ICML 2018.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
+from numpy.random import Generator
 
 from strategies.descent import Descent, gradient
 from strategies.method import Ask, Oracle, Packet, WorkerState
@@ -24,9 +24,7 @@ class RobustSGD(Descent):
 
     kind: ClassVar[str] = "robust-sgd"
 
-    def reply(
-        self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: np.random.Generator
-    ) -> tuple[WorkerState, Packet]:
+    def reply(self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: Generator) -> tuple[WorkerState, Packet]:
         """Send Q(g_i), the full or a minibatch gradient at x^k."""
         g = gradient(oracle, ask.vectors["x"], self.batch, rng)
         return mine, self.compressor_for(ask, i).compress(g, rng)

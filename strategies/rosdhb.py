@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
+from numpy.random import Generator
 
 from strategies.compressors import Identity
 from strategies.descent import Descent, gradient, local_gradient
@@ -40,10 +41,8 @@ class RoSDHB(Descent, Stateful):
         """Refuse a compressor that masks otherwise, or not at all; k = d is fine."""
         needed, why = cls.masks
         if compressor.kind not in (needed, Identity().kind):
-            yield (
-                f'compressor.kind = "{compressor.kind}": {cls.kind} {why}; choose "{needed}" (or "identity", to send '
-                "everything)"
-            )
+            fix = f'choose "{needed}" (or "identity", to send everything)'
+            yield f'compressor.kind = "{compressor.kind}": {cls.kind} {why}; {fix}'
 
     def plan(self, rounds: int, samples: int) -> Sequence[RoundKind]:
         """Return the one kind of round: without clipping all momenta count, whoever is sampled."""
@@ -55,13 +54,11 @@ class RoSDHB(Descent, Stateful):
 
     # --- worker i ------------------------------------------------------------------------------------------------
 
-    def reply(
-        self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: np.random.Generator
-    ) -> tuple[WorkerState, Packet]:
+    def reply(self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: Generator) -> tuple[WorkerState, Packet]:
         """Send the masked values of g_i."""
         return mine, self.compressor_for(ask, i).compress(self.local(oracle, ask.vectors["x"], rng), rng)
 
-    def local(self, oracle: Oracle, x: Vector, rng: np.random.Generator) -> Vector:
+    def local(self, oracle: Oracle, x: Vector, rng: Generator) -> Vector:
         """Return g_i, the full or a minibatch gradient."""
         return gradient(oracle, x, self.batch, rng)
 
@@ -111,7 +108,7 @@ class RoSDHBLocal(RoSDHB):
     def steps(self) -> int:
         return self.local_steps
 
-    def local(self, oracle: Oracle, x: Vector, rng: np.random.Generator) -> Vector:
+    def local(self, oracle: Oracle, x: Vector, rng: Generator) -> Vector:
         """Return g_i, the mean gradient along the local steps."""
         if self.local_gamma is None:  # one step needs none
             return super().local(oracle, x, rng)

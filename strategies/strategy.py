@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -24,7 +24,10 @@ from flwr.serverapp.strategy import Result, Strategy
 from strategies.cohorts import quorum_of, sample
 from strategies.deadline import LearntDeadline
 from strategies.evidence import Evidence
-from strategies.hold import NoClientsError, NoReplyCountsError, Probe, StalledError, Watch
+from strategies.hold import NoClientsError as NoClientsError
+from strategies.hold import NoReplyCountsError as NoReplyCountsError
+from strategies.hold import Probe, Watch
+from strategies.hold import StalledError as StalledError
 from strategies.method import (
     STALE,
     Ask,
@@ -39,20 +42,9 @@ from strategies.method import (
 )
 from strategies.progress import STALL_ROUNDS
 from strategies.randomness import Role, stream
-from strategies.roster import Roster
+from strategies.roster import Roster as Roster
 
 log = logging.getLogger("breakwater.strategy")
-
-__all__ = [
-    "NOT_FINITE",
-    "Codec",
-    "NoClientsError",
-    "NoReplyCountsError",
-    "RobustStrategy",
-    "Roster",
-    "RoundRecord",
-    "StalledError",
-]
 
 NOT_FINITE = "model or loss is not finite"
 
@@ -108,9 +100,9 @@ class RoundRecord:
     clipped: Sequence[int]
     lam: float | None
     step_norm: float
-    bytes_up: int
-    bytes_down: int
-    round_s: float
+    bytes_up: int = 0
+    bytes_down: int = 0
+    round_s: float = 0.0
     evaluation: Evaluation | None = None
     note: str = ""
     diverged: bool = False
@@ -151,6 +143,7 @@ class _Outcome:
     wanted: int
 
 
+@dataclass(eq=False, repr=False)
 class RobustStrategy(Strategy):
     """Drives one method over any Grid.
 
@@ -176,50 +169,33 @@ class RobustStrategy(Strategy):
         on_hold: called with one line when the run is held because too few clients answer, and with "" when it goes on.
     """
 
-    def __init__(
-        self,
-        method: Method,
-        *,
-        codec: Codec,
-        roster: Roster,
-        clients: int,
-        byzantine: int = 0,
-        any_app: bool = False,
-        stall_rounds: int = STALL_ROUNDS,
-        seed: int = 0,
-        deadline_s: float | LearntDeadline = 30.0,
-        quorum: float | None = None,
-        idle_timeout_s: float = 120.0,
-        reveal_cohort: bool = False,
-        evaluate: Callable[[Vector], Evaluation] | None = None,
-        every: int = 50,
-        on_round: Callable[[RoundRecord], None] | None = None,
-        on_hold: Callable[[str], None] | None = None,
-    ) -> None:
-        self.method = method
-        self.codec = codec
-        self.roster = roster
-        self.clients = clients
-        self.byzantine = byzantine
-        self.any_app = any_app
-        self.stall_rounds = stall_rounds
-        self.seed = seed
-        self.learnt = deadline_s if isinstance(deadline_s, LearntDeadline) else None
-        self.deadline_s = deadline_s.first_s if isinstance(deadline_s, LearntDeadline) else deadline_s
-        self.quorum = quorum
+    method: Method
+    _: KW_ONLY
+    codec: Codec
+    roster: Roster
+    clients: int
+    byzantine: int = 0
+    any_app: bool = False
+    stall_rounds: int = STALL_ROUNDS
+    seed: int = 0
+    deadline_s: float | LearntDeadline = 30.0
+    quorum: float | None = None
+    idle_timeout_s: float = 120.0
+    reveal_cohort: bool = False
+    evaluate: Callable[[Vector], Evaluation] | None = None
+    every: int = 50
+    on_round: Callable[[RoundRecord], None] | None = None
+    on_hold: Callable[[str], None] | None = None
+
+    def __post_init__(self) -> None:
         self.epoch: CheckpointEpoch | None = None  # of the server's newest checkpoint, where it keeps any
-        self.idle_timeout_s = idle_timeout_s
-        self.reveal_cohort = reveal_cohort
-        self.evaluate = evaluate
-        self.every = every
-        self.on_round = on_round
-        self.on_hold = on_hold
         self.forget()
 
     def forget(self) -> None:
         """Forget every round, so that the next one is the first."""
         self.state: Any = None
         self.last: RoundRecord | None = None
+        self.wait_s = 0.0  # of the round that is under way
         self._open: _Open | None = None
         self._warned: set[tuple[str, str]] = set()
         self._watch = Watch(self)
@@ -240,8 +216,8 @@ class RobustStrategy(Strategy):
         nodes = self.roster.nodes()
         cohort = sample(self.clients, ask.sample, nodes, stream(self.seed, Role.COHORT, round_=state.round))
         ask = replace(ask, cohort=tuple(cohort))
-        if self.learnt is not None:
-            self.deadline_s = self.learnt.seconds(ask.kind)
+        given = self.deadline_s
+        self.wait_s = given.seconds(ask.kind) if isinstance(given, LearntDeadline) else given
         self._open = self._opened(ask, cohort, nodes)
         return self._open.messages
 
@@ -255,7 +231,7 @@ class RobustStrategy(Strategy):
             if extra:
                 resynced.append(worker)
                 mine = self.codec.write_ask(sent, extra)
-            message = Message(mine, nodes[worker], "train", ttl=self.deadline_s, group_id=str(ask.round))
+            message = Message(mine, nodes[worker], "train", ttl=self.wait_s, group_id=str(ask.round))
             self.complete(message, worker, ask.round)
             messages.append(message)
         return _Open(ask, workers, messages, resynced)
@@ -285,19 +261,19 @@ class RobustStrategy(Strategy):
             if isinstance(verdict, Packet):
                 rows[worker] = self.method.compressor_for(ask, worker).decompress(verdict, before.x.dtype)
             else:
-                name = self.roster.name(worker)
-                rejected.append((name, verdict.reason))
-                self._tell(ask.round, name, verdict)
+                rejected.append((self.roster.name(worker), verdict.reason))
+                self._tell(ask.round, worker, verdict)
         refusals = {i: verdict.reason for i in sorted(spoke) if isinstance(verdict := verdicts[i], Rejected)}
         self._watch.check_app(ask.round, refusals, bool(rows))
-        void = self._void(ask, rows)
-        if void:
+        wanted, needed, void = quorum_of(self.quorum, ask.sample), self.method.quorum(before, ask), ""
+        if len(rows) < wanted:
+            void = f"no quorum: {len(rows)} usable replies of the {wanted} that federation.quorum wants; none is used"
             rejected += [(self.roster.name(worker), void) for worker in rows]
             rows = {}
         with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is seen in its model, see `start`
             after = self.method.update(before, ask, rows, stream(self.seed, Role.AGGREGATE, round_=ask.round))
         report = after.report
-        complete = not void and len(rows) >= self.method.quorum(before, ask)
+        complete = not void and len(rows) >= needed
         record = RoundRecord(
             round=ask.round,
             kind=ask.kind,
@@ -307,18 +283,14 @@ class RobustStrategy(Strategy):
             clipped=report.clipped,
             lam=report.lam,
             step_norm=report.step_norm,
-            bytes_up=0,
-            bytes_down=0,
-            round_s=0.0,
             note="; ".join(filter(None, (void, report.note))),
             resynced=opened.resynced,
-            deadline_s=self.deadline_s,
+            deadline_s=self.wait_s,
             names=[self.roster.name(worker) for worker in opened.cohort],
             evidence=None if report.evidence is None else report.evidence.of(list(rows)),
             incomplete=not complete,
         )
-        used = list(rows) if complete else []
-        return _Outcome(opened, after, record, used, max(self._quorum(ask), self.method.quorum(before, ask)))
+        return _Outcome(opened, after, record, list(rows) if complete else [], max(wanted, needed))
 
     def _commit(self, outcome: _Outcome) -> RoundRecord:
         """Let a round take effect."""
@@ -331,13 +303,13 @@ class RobustStrategy(Strategy):
         """Return what became of each sampled worker's reply, and which workers said anything at all."""
         ask = opened.ask
         # By instruction and not by sender: a SuperLink reports a lost node's error in its own name.
-        worker_of = {m.metadata.message_id: worker for m, worker in zip(opened.messages, opened.cohort, strict=True)}
-        node_of = {worker: m.metadata.dst_node_id for m, worker in zip(opened.messages, opened.cohort, strict=True)}
+        pairs = zip(opened.messages, opened.cohort, strict=True)
+        sent = {message.metadata.message_id: (i, message.metadata.dst_node_id) for message, i in pairs}
         verdicts: dict[int, Packet | Rejected] = {}
         spoke: set[int] = set()  # they said something; of a node that is lost the SuperLink says so
         for message in replies:
-            worker = worker_of.get(message.metadata.reply_to_message_id)
-            own = worker is not None and message.metadata.src_node_id == node_of[worker]
+            worker, node = sent.get(message.metadata.reply_to_message_id, (None, None))
+            own = message.metadata.src_node_id == node
             if worker is not None and own:
                 spoke.add(worker)
             if worker is None or not (own or message.has_error()):  # only errors come in another's name
@@ -346,19 +318,8 @@ class RobustStrategy(Strategy):
                 verdicts[worker] = Rejected("duplicate: more than one reply")
             else:
                 verdicts[worker] = self._screen(worker, message, ask)
-        silent = Rejected(f"silent: no reply within {self.deadline_s:g} s")
+        silent = Rejected(f"silent: no reply within {self.wait_s:g} s")
         return {worker: verdicts.get(worker, silent) for worker in opened.cohort}, spoke
-
-    def _quorum(self, ask: Ask) -> int:
-        """Return how many replies the config wants for a round."""
-        return quorum_of(self.quorum, ask.sample)
-
-    def _void(self, ask: Ask, rows: Mapping[int, Vector]) -> str:
-        """Say that these replies are fewer than the config wants; "" if they are enough."""
-        wanted = self._quorum(ask)
-        if len(rows) >= wanted:
-            return ""
-        return f"no quorum: {len(rows)} usable replies of the {wanted} that federation.quorum wants; none is used"
 
     def _screen(self, worker: int, message: Message, ask: Ask) -> Packet | Rejected:
         state: State = self.state
@@ -369,18 +330,13 @@ class RobustStrategy(Strategy):
             return Rejected(f"{STALE}: the reply builds on version {verdict.version}, which is not this round's")
         return verdict
 
-    def _tell(self, round_: int, name: str, verdict: Rejected) -> None:
+    def _tell(self, round_: int, worker: int, verdict: Rejected) -> None:
         """Log a rejection: loudly the first time that this client is rejected for this reason, quietly from then on."""
-        first = (name, verdict.slug) not in self._warned
-        self._warned.add((name, verdict.slug))
-        log.log(
-            logging.WARNING if first else logging.INFO,
-            "round %d: %s rejected: %s%s",
-            round_,
-            name,
-            verdict.reason,
-            " (repetitions are only in the log file and the metrics)" if first else "",
-        )
+        name, level, hint = self.roster.name(worker), logging.INFO, ""
+        if (name, verdict.slug) not in self._warned:
+            self._warned.add((name, verdict.slug))
+            level, hint = logging.WARNING, " (repetitions are only in the log file and the metrics)"
+        log.log(level, "round %d: %s rejected: %s%s", round_, name, verdict.reason, hint)
 
     # --- what Flower's Strategy also asks for -----------------------------------------------------------------------
 
@@ -441,13 +397,12 @@ class RobustStrategy(Strategy):
             began, (up, down) = time.perf_counter(), self.roster.traffic()
             round_ = self.state.round
             messages = self.configure_train(round_, initial_arrays, config, grid)
-            deadline_s = min(self.deadline_s, timeout)
+            deadline_s = min(self.wait_s, timeout)
             replies = grid.send_and_receive(messages, timeout=deadline_s)
-            if self.learnt is not None and self._open is not None:
-                asked = len(self._open.messages)
-                self.learnt.observe(self._open.ask.kind, asked, self.roster.waits(), deadline_s)
             outcome = self._outcome(replies)
             ask, found = outcome.opened.ask, outcome.record
+            if isinstance(self.deadline_s, LearntDeadline):
+                self.deadline_s.observe(ask.kind, len(outcome.opened.messages), self.roster.waits(), deadline_s)
             reasons = [reason for _, reason in found.rejected] or [found.note] * found.incomplete
             watch.add(round_, ask.sample, outcome.used, reasons)
             if watch.in_doubt(last=round_ == num_rounds):
@@ -457,8 +412,8 @@ class RobustStrategy(Strategy):
                 outcome = replace(outcome, record=replace(found, note=note))
             record = self._commit(outcome)
             watch.keep(round_, self.state.x)
-            round_s = time.perf_counter() - began
-            up_now, down_now = self.roster.traffic()
+            seconds, (up_now, down_now) = time.perf_counter() - began, self.roster.traffic()
+            record = replace(record, round_s=seconds, bytes_up=up_now - up, bytes_down=down_now - down)
             x = self.state.x
             flaw = self.flaw_of_model(x)
             diverged = bool(flaw)
@@ -470,16 +425,7 @@ class RobustStrategy(Strategy):
                 if metrics is not None:
                     result.evaluate_metrics_serverapp[round_] = metrics
             note = f"diverged: {flaw or NOT_FINITE} after round {round_}" if diverged else record.note
-            record = replace(
-                record,
-                round_s=round_s,
-                bytes_up=up_now - up,
-                bytes_down=down_now - down,
-                evaluation=evaluation,
-                note=note,
-                diverged=diverged,
-                late=self.roster.late(),
-            )
+            record = replace(record, evaluation=evaluation, note=note, diverged=diverged, late=self.roster.late())
             self.last = record
             if self.on_round:
                 self.on_round(record)
@@ -503,5 +449,5 @@ class RobustStrategy(Strategy):
         # A worker that lost its state is well: with the next ask it is sent the server's.
         failed = {i: v for i, v in verdicts.items() if isinstance(v, Rejected) and v.slug != STALE}
         for worker, verdict in failed.items():
-            self._tell(ask.round, self.roster.name(worker), verdict)
+            self._tell(ask.round, worker, verdict)
         return Probe(len(verdicts) - len(failed), [v.reason for v in failed.values()], failed.keys() & spoke)

@@ -69,6 +69,11 @@ def line_blocks(d: int) -> Iterator[slice]:
         yield slice(start, start + _LINE)
 
 
+def distance(x: Vector, y: Vector | None) -> float:
+    """Return ||x - y||; 0 where there is no y."""
+    return 0.0 if y is None else norm(x - y)
+
+
 def bounded_sum(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return a + b; what is out of range becomes the largest number there is, as sums of hostile vectors may be.
 

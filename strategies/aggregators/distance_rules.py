@@ -4,10 +4,9 @@ They need the n' x n' squared distances and, at the end, a mean of chosen rows: 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from strategies.aggregators.rule import Rule
 from strategies.aggregators.subsets import least_diameter
@@ -25,8 +24,7 @@ def krum_scores(squares: Array, neighbours: int) -> Array:
     squares = squares.copy()
     np.fill_diagonal(squares, -1.0)  # sorts itself first, where it is left out
     with np.errstate(over="ignore"):
-        scores: Array = np.sort(squares, axis=1)[:, 1 : 1 + neighbours].sum(axis=1)
-    return scores
+        return cast(Array, np.sort(squares, axis=1)[:, 1 : 1 + neighbours].sum(axis=1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +65,8 @@ class MultiKrum(Rule):
 
     def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Return the mean of the rows of least score."""
-        n = len(rows)
-        scores = krum_scores(rows.squared_distances(), n - f - 2)
-        return rows.mean_of(np.argsort(scores, kind="stable")[: n - f])
+        scores = krum_scores(rows.squared_distances(), len(rows) - f - 2)
+        return rows.mean_of(np.argsort(scores, kind="stable")[: len(rows) - f])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,5 +147,4 @@ class MoNNA(Rule):
         """Return the mean of the rows around the pivot."""
         squares = rows.squared_distances()[self.pivot]
         squares[self.pivot] = -1.0  # first also among equal ones
-        nearest: NDArray[np.intp] = np.argsort(squares, kind="stable")[: len(rows) - f]
-        return rows.mean_of(nearest)
+        return rows.mean_of(np.argsort(squares, kind="stable")[: len(rows) - f])

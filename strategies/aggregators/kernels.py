@@ -4,7 +4,7 @@ Importing it imports numba (0.7 s), so only ``weighted_rows`` does it, when the 
 Every kernel works on the columns lo .. hi of ``rows``, which must be contiguous, and on nothing else; it releases the
 interpreter lock, so that threads share an array by its columns. What it computes does not depend on who calls it.
 
-A kernel sees the rows through ``scales``, ``mix`` and ``pick``: seen_i = sum_j mix_pj scales_j rows_j with p = pick_i.
+A kernel sees the rows ``through`` scales, mix and pick: seen_i = sum_j mix_pj scales_j rows_j with p = pick_i.
 Each may be empty, which leaves it out; scales without a mix come with a pick. The shape of ``mix`` is padded with zeros
 to multiples of four.
 
@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.aggregators.networks import MEDIAN, TRIMMED_MEAN
 from strategies.compilation import compiled, inlined
 
 Array = NDArray[Any]
+Through = tuple[Array, Array, Array]
+"""Scales, mix and pick."""
 
 BLOCK = 1024
 """Columns worked on at a time: 20 rows of float32 are 80 KB."""
-
-MEDIAN, TRIMMED_MEAN, MEAN_AROUND_MEDIAN = 0, 1, 2
 
 _SORT = {"nnan", "nsz"}  # finite input: minimum and maximum are one instruction each
 _SUM = {"reassoc", "contract", "nsz"}  # lets a sum use all lanes of a vector
@@ -35,6 +36,17 @@ _SUM = {"reassoc", "contract", "nsz"}  # lets a sum use all lanes of a vector
 @inlined(fastmath=_SORT, inline="always")
 def _pair(x: Any, y: Any) -> Any:
     return (x if x < y else y), (x if x > y else y)
+
+
+@inlined(fastmath=_SORT, inline="always")
+def _four(a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Return four numbers in ascending order."""
+    a, b = _pair(a, b)
+    c, d = _pair(c, d)
+    a, c = _pair(a, c)
+    b, d = _pair(b, d)
+    b, c = _pair(b, c)
+    return a, b, c, d
 
 
 @inlined(fastmath=_SORT)
@@ -61,12 +73,7 @@ def _sort4(rows: Array, g: int, c: int, w: int, out: Array) -> None:
     r0, r1, r2, r3 = rows[g, c : c + w], rows[g + 1, c : c + w], rows[g + 2, c : c + w], rows[g + 3, c : c + w]
     a0, a1, a2, a3 = out[g], out[g + 1], out[g + 2], out[g + 3]
     for k in range(w):
-        x0, x1 = _pair(r0[k], r1[k])
-        x2, x3 = _pair(r2[k], r3[k])
-        x0, x2 = _pair(x0, x2)
-        x1, x3 = _pair(x1, x3)
-        x1, x2 = _pair(x1, x2)
-        a0[k], a1[k], a2[k], a3[k] = x0, x1, x2, x3
+        a0[k], a1[k], a2[k], a3[k] = _four(r0[k], r1[k], r2[k], r3[k])
 
 
 @inlined(fastmath=_SORT)
@@ -74,27 +81,11 @@ def _sort8(rows: Array, g: int, c: int, w: int, out: Array) -> None:
     """Write rows g .. g+7, columns c .. c+w, to the same rows of ``out``, every column sorted."""
     r0, r1, r2, r3 = rows[g, c : c + w], rows[g + 1, c : c + w], rows[g + 2, c : c + w], rows[g + 3, c : c + w]
     r4, r5, r6, r7 = rows[g + 4, c : c + w], rows[g + 5, c : c + w], rows[g + 6, c : c + w], rows[g + 7, c : c + w]
-    a0, a1, a2, a3, a4, a5, a6, a7 = (
-        out[g],
-        out[g + 1],
-        out[g + 2],
-        out[g + 3],
-        out[g + 4],
-        out[g + 5],
-        out[g + 6],
-        out[g + 7],
-    )
+    a0, a1, a2, a3 = out[g], out[g + 1], out[g + 2], out[g + 3]
+    a4, a5, a6, a7 = out[g + 4], out[g + 5], out[g + 6], out[g + 7]
     for k in range(w):
-        x0, x1 = _pair(r0[k], r1[k])
-        x2, x3 = _pair(r2[k], r3[k])
-        x4, x5 = _pair(r4[k], r5[k])
-        x6, x7 = _pair(r6[k], r7[k])
-        x0, x2 = _pair(x0, x2)
-        x1, x3 = _pair(x1, x3)
-        x4, x6 = _pair(x4, x6)
-        x5, x7 = _pair(x5, x7)
-        x1, x2 = _pair(x1, x2)
-        x5, x6 = _pair(x5, x6)
+        x0, x1, x2, x3 = _four(r0[k], r1[k], r2[k], r3[k])
+        x4, x5, x6, x7 = _four(r4[k], r5[k], r6[k], r7[k])
         x0, x4 = _pair(x0, x4)
         x1, x5 = _pair(x1, x5)
         x2, x6 = _pair(x2, x6)
@@ -164,11 +155,12 @@ def _load(row: Array, scales: Array, i: int, line: Array) -> None:
 
 
 @inlined()
-def _see(rows: Array, scales: Array, mix: Array, pick: Array, c: int, w: int, s: Array, t: Array, seen: Array) -> None:
+def _see(rows: Array, through: Through, c: int, w: int, s: Array, t: Array, seen: Array) -> None:
     """Write columns c .. c+w of the seen rows to ``seen``, through the scratch of ``_scratch``.
 
     ``seen`` has at least the rows of ``mix``; those beyond the seen ones become 0.
     """
+    scales, mix, pick = through
     if mix.shape[0]:
         if w < BLOCK:
             s[:] = 0
@@ -182,44 +174,37 @@ def _see(rows: Array, scales: Array, mix: Array, pick: Array, c: int, w: int, s:
             line, mixed = seen[i], t[pick[i]]
             for k in range(w):
                 line[k] = mixed[k]
-    elif pick.shape[0]:
-        for i in range(pick.shape[0]):
-            _load(rows[pick[i], c : c + w], scales, pick[i], seen[i])
     else:
-        for i in range(rows.shape[0]):
-            _load(rows[i, c : c + w], scales, i, seen[i])
+        for i in range(pick.shape[0] if pick.shape[0] else rows.shape[0]):
+            j = pick[i] if pick.shape[0] else i
+            _load(rows[j, c : c + w], scales, j, seen[i])
 
 
 @inlined()
-def _scratch(mix: Array, like: Array) -> Any:
-    """Return what ``_see`` needs to mix: loaded and mixed rows."""
-    return np.zeros((mix.shape[1], BLOCK), like.dtype), np.zeros((mix.shape[0], BLOCK), like.dtype)
+def _scratch(mix: Array, m: int, like: Array) -> Any:
+    """Return what ``_see`` writes to: loaded rows, mixed rows, and m seen rows."""
+    u, n = mix.shape
+    return _lines(n, like), _lines(u, like), _lines(max(m, u), like)
+
+
+@inlined()
+def _lines(count: int, like: Array) -> Array:
+    return np.zeros((count, BLOCK), like.dtype)
 
 
 @compiled
 def order(
-    rows: Array,
-    scales: Array,
-    mix: Array,
-    pick: Array,
-    m: int,
-    network: Array,
-    mode: int,
-    f: int,
-    lo: int,
-    hi: int,
-    out: Array,
+    rows: Array, through: Through, m: int, network: Array, mode: int, f: int, lo: int, hi: int, out: Array
 ) -> None:
     """Write what ``mode`` says of every column's m sorted values to ``out``: shape (d,), dtype of ``rows``."""
-    direct = pick.shape[0] + mix.shape[0] == 0
-    s, t = _scratch(mix, rows)
-    seen = np.zeros((0 if direct else max(m, mix.shape[0]), BLOCK), rows.dtype)
+    direct = through[1].shape[0] + through[2].shape[0] == 0
+    s, t, seen = _scratch(through[1], 0 if direct else m, rows)
     lines = np.zeros((m, BLOCK), rows.dtype)
     wide, near = np.empty(BLOCK, np.float64), np.empty(BLOCK, np.float64)
     for c in range(lo, hi, BLOCK):
         w = min(BLOCK, hi - c)
         if not direct:
-            _see(rows, scales, mix, pick, c, w, s, t, seen)
+            _see(rows, through, c, w, s, t, seen)
         source, start = (rows, c) if direct else (seen, 0)
         _sort(source, m, start, w, network, lines)
         part = out[c : c + w]
@@ -309,125 +294,85 @@ def _divide(wide: Array, count: int, out: Array) -> bool:
     return finite
 
 
-@inlined(fastmath=_SUM)
-def _differences(s: Array, i: int, j: int, sums: Array) -> None:
-    """Add to sums[i + p, j + q], p and q = 0 .. 3, the squared distances of lines i + p and j + q of a block."""
-    a0, a1, a2, a3 = s[i], s[i + 1], s[i + 2], s[i + 3]
-    b0, b1, b2, b3 = s[j], s[j + 1], s[j + 2], s[j + 3]
-    s00 = s01 = s02 = s03 = s.dtype.type(0)
-    s10 = s11 = s12 = s13 = s.dtype.type(0)
-    s20 = s21 = s22 = s23 = s.dtype.type(0)
-    s30 = s31 = s32 = s33 = s.dtype.type(0)
-    for k in range(a0.shape[0]):
-        x0, x1, x2, x3 = a0[k], a1[k], a2[k], a3[k]
-        y0, y1, y2, y3 = b0[k], b1[k], b2[k], b3[k]
-        s00 += (x0 - y0) * (x0 - y0)
-        s01 += (x0 - y1) * (x0 - y1)
-        s02 += (x0 - y2) * (x0 - y2)
-        s03 += (x0 - y3) * (x0 - y3)
-        s10 += (x1 - y0) * (x1 - y0)
-        s11 += (x1 - y1) * (x1 - y1)
-        s12 += (x1 - y2) * (x1 - y2)
-        s13 += (x1 - y3) * (x1 - y3)
-        s20 += (x2 - y0) * (x2 - y0)
-        s21 += (x2 - y1) * (x2 - y1)
-        s22 += (x2 - y2) * (x2 - y2)
-        s23 += (x2 - y3) * (x2 - y3)
-        s30 += (x3 - y0) * (x3 - y0)
-        s31 += (x3 - y1) * (x3 - y1)
-        s32 += (x3 - y2) * (x3 - y2)
-        s33 += (x3 - y3) * (x3 - y3)
-    sums[i, j] += s00
-    sums[i, j + 1] += s01
-    sums[i, j + 2] += s02
-    sums[i, j + 3] += s03
-    sums[i + 1, j] += s10
-    sums[i + 1, j + 1] += s11
-    sums[i + 1, j + 2] += s12
-    sums[i + 1, j + 3] += s13
-    sums[i + 2, j] += s20
-    sums[i + 2, j + 1] += s21
-    sums[i + 2, j + 2] += s22
-    sums[i + 2, j + 3] += s23
-    sums[i + 3, j] += s30
-    sums[i + 3, j + 1] += s31
-    sums[i + 3, j + 2] += s32
-    sums[i + 3, j + 3] += s33
+@inlined(fastmath=_SUM, inline="always")
+def _squared_difference(x: Any, y: Any) -> Any:
+    return (x - y) * (x - y)
 
 
-@inlined(fastmath=_SUM)
-def _products(s: Array, i: int, j: int, sums: Array) -> None:
-    """Add to sums[i + p, j + q], p and q = 0 .. 3, the inner products of lines i + p and j + q of a block."""
-    a0, a1, a2, a3 = s[i], s[i + 1], s[i + 2], s[i + 3]
-    b0, b1, b2, b3 = s[j], s[j + 1], s[j + 2], s[j + 3]
-    s00 = s01 = s02 = s03 = s.dtype.type(0)
-    s10 = s11 = s12 = s13 = s.dtype.type(0)
-    s20 = s21 = s22 = s23 = s.dtype.type(0)
-    s30 = s31 = s32 = s33 = s.dtype.type(0)
-    for k in range(a0.shape[0]):
-        x0, x1, x2, x3 = a0[k], a1[k], a2[k], a3[k]
-        y0, y1, y2, y3 = b0[k], b1[k], b2[k], b3[k]
-        s00 += x0 * y0
-        s01 += x0 * y1
-        s02 += x0 * y2
-        s03 += x0 * y3
-        s10 += x1 * y0
-        s11 += x1 * y1
-        s12 += x1 * y2
-        s13 += x1 * y3
-        s20 += x2 * y0
-        s21 += x2 * y1
-        s22 += x2 * y2
-        s23 += x2 * y3
-        s30 += x3 * y0
-        s31 += x3 * y1
-        s32 += x3 * y2
-        s33 += x3 * y3
-    sums[i, j] += s00
-    sums[i, j + 1] += s01
-    sums[i, j + 2] += s02
-    sums[i, j + 3] += s03
-    sums[i + 1, j] += s10
-    sums[i + 1, j + 1] += s11
-    sums[i + 1, j + 2] += s12
-    sums[i + 1, j + 3] += s13
-    sums[i + 2, j] += s20
-    sums[i + 2, j + 1] += s21
-    sums[i + 2, j + 2] += s22
-    sums[i + 2, j + 3] += s23
-    sums[i + 3, j] += s30
-    sums[i + 3, j + 1] += s31
-    sums[i + 3, j + 2] += s32
-    sums[i + 3, j + 3] += s33
+@inlined(fastmath=_SUM, inline="always")
+def _product(x: Any, y: Any) -> Any:
+    return x * y
+
+
+def _pair_sums(term: Any) -> Any:
+    """Return a kernel that adds to sums[i + p, j + q], p and q = 0 .. 3, what lines i + p and j + q of a block give.
+
+    That is the sum of ``term`` over the columns.
+    """
+
+    @inlined(fastmath=_SUM)
+    def add(s: Array, i: int, j: int, sums: Array) -> None:
+        a0, a1, a2, a3 = s[i], s[i + 1], s[i + 2], s[i + 3]
+        b0, b1, b2, b3 = s[j], s[j + 1], s[j + 2], s[j + 3]
+        s00 = s01 = s02 = s03 = s.dtype.type(0)
+        s10 = s11 = s12 = s13 = s.dtype.type(0)
+        s20 = s21 = s22 = s23 = s.dtype.type(0)
+        s30 = s31 = s32 = s33 = s.dtype.type(0)
+        for k in range(a0.shape[0]):
+            x0, x1, x2, x3 = a0[k], a1[k], a2[k], a3[k]
+            y0, y1, y2, y3 = b0[k], b1[k], b2[k], b3[k]
+            s00 += term(x0, y0)
+            s01 += term(x0, y1)
+            s02 += term(x0, y2)
+            s03 += term(x0, y3)
+            s10 += term(x1, y0)
+            s11 += term(x1, y1)
+            s12 += term(x1, y2)
+            s13 += term(x1, y3)
+            s20 += term(x2, y0)
+            s21 += term(x2, y1)
+            s22 += term(x2, y2)
+            s23 += term(x2, y3)
+            s30 += term(x3, y0)
+            s31 += term(x3, y1)
+            s32 += term(x3, y2)
+            s33 += term(x3, y3)
+        rows = (s00, s01, s02, s03), (s10, s11, s12, s13), (s20, s21, s22, s23), (s30, s31, s32, s33)
+        for p in range(4):
+            for q in range(4):
+                sums[i + p, j + q] += rows[p][q]
+
+    return add
+
+
+_add_differences, _add_products = _pair_sums(_squared_difference), _pair_sums(_product)
 
 
 @compiled
-def squares(rows: Array, scales: Array, mix: Array, pick: Array, work: Array, lo: int, hi: int, sums: Array) -> None:
+def squares(rows: Array, through: Through, work: Array, lo: int, hi: int, sums: Array) -> None:
     """Add the squared distances of all pairs of seen rows to the upper blocks of ``sums``.
 
     Args:
         rows: shape (n, d).
-        scales: shape (n,) or (0,).
-        mix: shape (u, n') or (0, 0), u and n' multiples of four.
-        pick: shape (m,) or (0,).
+        through: scales of shape (n,) or (0,); mix of shape (u, n') or (0, 0), u and n' multiples of four; pick of shape
+            (m,) or (0,).
         work: shape (0,): its dtype is what differences are formed and squared in. Sums of a block leave it for float64.
         lo: first column.
         hi: one beyond the last.
         sums: shape (m', m'), float64, m' a multiple of four.
     """
     m = sums.shape[0]
-    s, t = _scratch(mix, work)
-    seen = np.zeros((m, BLOCK), work.dtype)
+    s, t, seen = _scratch(through[1], m, work)
     block = np.empty((m, m), work.dtype)
     for c in range(lo, hi, BLOCK):
         w = min(BLOCK, hi - c)
         if w < BLOCK:
             seen[:] = 0
-        _see(rows, scales, mix, pick, c, w, s, t, seen)
+        _see(rows, through, c, w, s, t, seen)
         block[:] = 0
         for i in range(0, m, 4):
             for j in range(i, m, 4):
-                _differences(seen, i, j, block)
+                _add_differences(seen, i, j, block)
         for i in range(m):
             for j in range(i, m):
                 sums[i, j] += block[i, j]
@@ -435,25 +380,14 @@ def squares(rows: Array, scales: Array, mix: Array, pick: Array, work: Array, lo
 
 @compiled
 def products(
-    rows: Array,
-    scales: Array,
-    mix: Array,
-    pick: Array,
-    m: int,
-    network: Array,
-    work: Array,
-    lo: int,
-    hi: int,
-    center: Array,
-    sums: Array,
+    rows: Array, through: Through, m: int, network: Array, work: Array, lo: int, hi: int, center: Array, sums: Array
 ) -> None:
     """Add the inner products of the m seen rows, relative to a centre, to the upper blocks of ``sums``.
 
     Args:
         rows: shape (n, d).
-        scales: shape (n,) or (0,).
-        mix: shape (u, n') or (0, 0), u and n' multiples of four.
-        pick: shape (m,) or (0,).
+        through: scales of shape (n,) or (0,); mix of shape (u, n') or (0, 0), u and n' multiples of four; pick of shape
+            (m,) or (0,).
         m: how many rows are seen.
         network: where it is not empty, the median of every column is written to ``center`` first.
         work: shape (0,): its dtype is what products are formed in. Sums of a block leave it for float64.
@@ -462,9 +396,8 @@ def products(
         center: shape (d,), dtype of ``rows``.
         sums: shape (m', m'), float64, m' a multiple of four.
     """
-    direct = pick.shape[0] + mix.shape[0] == 0
-    s, t = _scratch(mix, rows)
-    seen = np.zeros((0 if direct else max(m, mix.shape[0]), BLOCK), rows.dtype)
+    direct = through[1].shape[0] + through[2].shape[0] == 0
+    s, t, seen = _scratch(through[1], 0 if direct else m, rows)
     lines = np.zeros((m, BLOCK), rows.dtype)
     apart = np.zeros((sums.shape[0], BLOCK), work.dtype)
     block = np.empty(sums.shape, work.dtype)
@@ -473,7 +406,7 @@ def products(
         if w < BLOCK:
             apart[:] = 0
         if not direct:
-            _see(rows, scales, mix, pick, c, w, s, t, seen)
+            _see(rows, through, c, w, s, t, seen)
         source, start = (rows, c) if direct else (seen, 0)
         middle = center[c : c + w]
         if network.shape[0]:
@@ -486,20 +419,15 @@ def products(
         block[:] = 0
         for i in range(0, sums.shape[0], 4):
             for j in range(i, sums.shape[0], 4):
-                _products(apart, i, j, block)
+                _add_products(apart, i, j, block)
         for i in range(m):
             for j in range(i, m):
                 sums[i, j] += block[i, j]
 
 
 @compiled
-def combine(
-    rows: Array, weights: Array, share: float, center: Array, largest: float, lo: int, hi: int, out: Array
-) -> None:
-    """Write sum_i weights_i rows_i + share * center, summed in float64 and held in [-largest, largest].
-
-    ``out`` may be ``center``.
-    """
+def combine(rows: Array, weights: Array, share: float, largest: float, lo: int, hi: int, out: Array) -> None:
+    """Write to ``out`` sum_i weights_i rows_i + share * out, summed in float64 and held in [-largest, largest]."""
     wide = np.empty(4 * BLOCK, np.float64)
     n = rows.shape[0]
     for c in range(lo, hi, 4 * BLOCK):
@@ -507,9 +435,9 @@ def combine(
         end = c + acc.shape[0]
         acc[:] = 0.0
         if share != 0.0:
-            middle = center[c:end]
+            center = out[c:end]
             for k in range(acc.shape[0]):
-                acc[k] = share * middle[k]
+                acc[k] = share * center[k]
         i = 0
         while i + 4 <= n:
             _add4(acc, weights, i, rows[i, c:end], rows[i + 1, c:end], rows[i + 2, c:end], rows[i + 3, c:end])
@@ -537,13 +465,12 @@ def _add4(acc: Array, weights: Array, i: int, r0: Array, r1: Array, r2: Array, r
 
 
 @compiled
-def lengths(rows: Array, scales: Array, mix: Array, pick: Array, lo: int, hi: int, sums: Array) -> None:
+def lengths(rows: Array, through: Through, lo: int, hi: int, sums: Array) -> None:
     """Add the squared norms of the seen rows, in float64, to ``sums``: shape (m,)."""
-    s, t = _scratch(mix, rows)
-    seen = np.zeros((max(sums.shape[0], mix.shape[0]), BLOCK), rows.dtype)
+    s, t, seen = _scratch(through[1], sums.shape[0], rows)
     for c in range(lo, hi, BLOCK):
         w = min(BLOCK, hi - c)
-        _see(rows, scales, mix, pick, c, w, s, t, seen)
+        _see(rows, through, c, w, s, t, seen)
         for i in range(sums.shape[0]):
             sums[i] += _square(seen[i, :w])
 

@@ -9,6 +9,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+MEDIAN, TRIMMED_MEAN, MEAN_AROUND_MEDIAN = 0, 1, 2
+"""What is made of the sorted values of a column."""
+
 
 def exchanges(n: int) -> list[tuple[int, int, int]]:
     """Return Batcher's odd-even merge sort of n lines: (i, j, p), in order.
@@ -20,18 +23,15 @@ def exchanges(n: int) -> list[tuple[int, int, int]]:
         Batcher: Sorting networks and their applications (AFIPS 1968); Knuth, The art of computer programming 3, 5.2.2,
         Algorithm M.
     """
-    found = []
-    p = 1
-    while p < n:
-        k = p
-        while k >= 1:
-            for start in range(k % p, n - k, 2 * k):
-                for i in range(start, min(start + k, n - k)):
-                    if i // (2 * p) == (i + k) // (2 * p):
-                        found.append((i, i + k, p))
-            k //= 2
-        p *= 2
-    return found
+    lengths = [2**e for e in range((n - 1).bit_length())]
+    return [
+        (i, i + k, p)
+        for p in lengths
+        for k in reversed(lengths[: lengths.index(p) + 1])
+        for start in range(k % p, n - k, 2 * k)
+        for i in range(start, min(start + k, n - k))
+        if i // (2 * p) == (i + k) // (2 * p)
+    ]
 
 
 @lru_cache(maxsize=64)

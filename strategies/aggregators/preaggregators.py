@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.random import Generator
 
 from strategies.aggregators.weighted_rows import Array, WeightedRows
 from strategies.checks import check_count, check_positive
@@ -34,10 +35,10 @@ class _PreAggregator(ABC):
         return n, f
 
     @abstractmethod
-    def mix(self, rows: WeightedRows, f: int, rng: np.random.Generator) -> WeightedRows:
+    def mix(self, rows: WeightedRows, f: int, rng: Generator) -> WeightedRows:
         """Return what the rule sees in place of ``rows``, of which f may be Byzantine."""
 
-    def __call__(self, rows: Rows, f: int, rng: np.random.Generator) -> tuple[Rows, int]:
+    def __call__(self, rows: Rows, f: int, rng: Generator) -> tuple[Rows, int]:
         """Apply the step to an array.
 
         Args:
@@ -78,7 +79,7 @@ class Bucketing(_PreAggregator):
         buckets = -(-n // self.s)
         return buckets, min(f, buckets)
 
-    def mix(self, rows: WeightedRows, f: int, rng: np.random.Generator) -> WeightedRows:
+    def mix(self, rows: WeightedRows, f: int, rng: Generator) -> WeightedRows:
         """Return the means of the buckets of a random permutation."""
         n = len(rows)
         weights = np.zeros((-(-n // self.s), n))
@@ -96,7 +97,7 @@ class NearestNeighbourMixing(_PreAggregator):
 
     kind: Literal["nnm"] = "nnm"
 
-    def mix(self, rows: WeightedRows, f: int, rng: np.random.Generator) -> WeightedRows:
+    def mix(self, rows: WeightedRows, f: int, rng: Generator) -> WeightedRows:
         """Return the means of neighbours; nothing is drawn."""
         n = len(rows)
         squares = rows.squared_distances()
@@ -125,7 +126,7 @@ class StaticClipping(_PreAggregator):
         """Return n: any f, the rule after it decides."""
         return n
 
-    def mix(self, rows: WeightedRows, f: int, rng: np.random.Generator) -> WeightedRows:
+    def mix(self, rows: WeightedRows, f: int, rng: Generator) -> WeightedRows:
         """Return the clipped rows; nothing is drawn."""
         return _clipped(rows, rows.norms(), self.c)
 
@@ -141,7 +142,7 @@ class AdaptiveRobustClipping(_PreAggregator):
 
     kind: Literal["arc"] = "arc"
 
-    def mix(self, rows: WeightedRows, f: int, rng: np.random.Generator) -> WeightedRows:
+    def mix(self, rows: WeightedRows, f: int, rng: Generator) -> WeightedRows:
         """Return the clipped rows; nothing is drawn."""
         n, norms = len(rows), rows.norms()
         return _clipped(rows, norms, float(np.sort(norms)[n - 2 * f * (n - f) // n - 1]))

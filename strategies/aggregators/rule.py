@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.random import Generator
 
 from strategies.aggregators.preaggregators import PreAggregator
 from strategies.aggregators.weighted_rows import Taken, WeightedRows
@@ -42,7 +43,7 @@ class Rule(ABC):
     def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Apply the bare rule to n' checked rows; return shape (d,), dtype of ``rows``, an array of its own."""
 
-    def __call__(self, rows: Rows, f: int, rng: np.random.Generator, center: Vector | None = None) -> Vector:
+    def __call__(self, rows: Rows, f: int, rng: Generator, center: Vector | None = None) -> Vector:
         """Aggregate n' vectors of which up to ``f`` may be Byzantine.
 
         Args:
@@ -59,19 +60,15 @@ class Rule(ABC):
         """
         return self.weigh(rows, f, rng, center)[0]
 
-    def weigh(
-        self, rows: Rows, f: int, rng: np.random.Generator, center: Vector | None = None
-    ) -> tuple[Vector, Weights | None]:
+    def weigh(self, rows: Rows, f: int, rng: Generator, center: Vector | None = None) -> tuple[Vector, Weights | None]:
         """Return the same, and the weight of each row in it; see ``algorithm.Aggregator``."""
         if rows.ndim != 2 or 0 in rows.shape or rows.dtype not in (np.float32, np.float64):
-            raise ValueError(
-                f"rows of shape {rows.shape}, {rows.dtype}: must be (n', d), both at least 1, float32 or float64"
-            )
+            wanted = "must be (n', d), both at least 1, float32 or float64"
+            raise ValueError(f"rows of shape {rows.shape}, {rows.dtype}: {wanted}")
         n = len(rows)
         if not self._accepts(n, f):
-            raise ValueError(
-                f"f = {f} of n' = {n} rows: {self._name()} takes at most {self.tolerates(n)}{self.refusal(n, f)}"
-            )
+            most = f"{self._name()} takes at most {self.tolerates(n)}{self.refusal(n, f)}"
+            raise ValueError(f"f = {f} of n' = {n} rows: {most}")
         seen = WeightedRows(rows)
         for step in self.pre:
             left = step.after(len(seen), f)[1]

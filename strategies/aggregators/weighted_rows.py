@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from time import perf_counter
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from strategies import parallel
-from strategies.aggregators.networks import network
+from strategies.aggregators.networks import MEAN_AROUND_MEDIAN, MEDIAN, TRIMMED_MEAN, network
 from strategies.method import Rows, Vector
 from strategies.vectors import column_blocks, mean_of_rows, norm, sort_columns, squared_distances
 
@@ -117,12 +117,10 @@ class WeightedRows:
 
     def mean_of(self, chosen: NDArray[np.intp]) -> Vector:
         """Return the mean of the seen rows with these numbers, shape (d,)."""
-        coefficients = np.zeros(len(self))
-        coefficients[chosen] = 1.0
-        return self.combine(coefficients, len(chosen))
+        return self.combine(np.bincount(chosen, minlength=len(self)).astype(np.float64), len(chosen))
 
     def combine(
-        self, coefficients: Array, divisor: float = 1.0, *, center: Vector | None = None, share: float = 0.0
+        self, coefficients: Array, divisor: float = 1.0, center: Vector | None = None, share: float = 0.0
     ) -> Vector:
         """Return sum_i coefficients_i seen_i / divisor + share * center, shape (d,), summed in float64.
 
@@ -135,9 +133,8 @@ class WeightedRows:
         largest = float(np.finfo(self.dtype).max)
         if self.large:
             out = np.empty(self.rows.shape[1], self.dtype) if center is None else center
-            self._each_part(
-                lambda k, lo, hi: k.combine(self._base, coefficients / divisor, float(share), out, largest, lo, hi, out)
-            )
+            shares = coefficients / divisor
+            self._each_part(lambda k, lo, hi, _: k.combine(self._base, shares, float(share), largest, lo, hi, out))
             return out
         with np.errstate(over="ignore", invalid="ignore"):
             wide = np.einsum("i,ij->j", coefficients, self.rows.astype(np.float64)) / divisor
@@ -145,20 +142,19 @@ class WeightedRows:
                 wide = np.einsum("i,ij->j", coefficients / divisor, self.rows.astype(np.float64))
         if center is not None:
             wide += share * center
-        result: Vector = np.clip(wide, -largest, largest).astype(self.dtype, copy=False)
-        return result
+        return cast(Vector, np.clip(wide, -largest, largest).astype(self.dtype, copy=False))
 
     def medians(self) -> Vector:
         """Return the median of every coordinate; for an even m the mean of the two middle values."""
-        return self._order("median", 0)
+        return self._order(MEDIAN, 0)
 
     def trimmed_means(self, f: int) -> Vector:
         """Return, per coordinate, the mean without the f lowest and the f highest values."""
-        return self._order("trimmed", f)
+        return self._order(TRIMMED_MEAN, f)
 
     def means_around_medians(self, f: int) -> Vector:
         """Return, per coordinate, the mean of the m - f values nearest to the median; of two the lower."""
-        return self._order("around", f)
+        return self._order(MEAN_AROUND_MEDIAN, f)
 
     def norms(self) -> Array:
         """Return the Euclidean norms of the seen rows, shape (m,), exact to rounding."""
@@ -166,7 +162,7 @@ class WeightedRows:
             return np.array([norm(row) for row in self.array()])
         m, spans = len(self), self._spans
         sums = np.zeros((len(spans), m))
-        self._each_part(lambda k, lo, hi, p: k.lengths(self._base, *self._through, lo, hi, sums[p]), number=True)
+        self._each_part(lambda k, lo, hi, p: k.lengths(self._base, self._through, lo, hi, sums[p]))
         squares = sums.sum(axis=0)
         lost = ~((squares > 1e-280) & (squares < np.inf))
         with np.errstate(over="ignore"):
@@ -224,6 +220,25 @@ class WeightedRows:
             return self._products(c, wide)
         return c, products
 
+    def _order(self, mode: int, f: int) -> Vector:
+        m, out = len(self), np.empty(self.rows.shape[1], self.dtype)
+        ranks = {MEDIAN: ((m - 1) // 2, m // 2 + 1), TRIMMED_MEAN: (f, m - f), MEAN_AROUND_MEDIAN: (0, m)}[mode]
+        if self.large:
+            exchanges = network(m, *ranks)
+            self._each_part(lambda k, lo, hi, _: k.order(self._base, self._through, m, exchanges, mode, f, lo, hi, out))
+            return out
+        for columns, block in self._blocks():
+            lines = sort_columns(block)
+            if mode == MEAN_AROUND_MEDIAN:
+                middle = (0.5 * lines[[(m - 1) // 2, m // 2]].astype(np.float64)).sum(axis=0)
+                for s in range(f - 1, -1, -1):  # as in kernels._mean_around
+                    low, high = lines[s], lines[s + m - f]
+                    nearer = 0.5 * low.astype(np.float64) + 0.5 * high.astype(np.float64) < middle
+                    lines[s] = np.where(nearer, high, low)
+                ranks = (0, m - f)
+            out[columns] = mean_of_rows(lines[slice(*ranks)])
+        return out
+
     # --- small arrays: NumPy -----------------------------------------------------------------------------------------
 
     def _blocks(self) -> Iterator[tuple[slice, Rows]]:
@@ -239,24 +254,6 @@ class WeightedRows:
                     if not np.isfinite(seen).all():
                         seen = np.einsum("ij,jk->ik", self.weights / divisors, block)
                 yield columns, seen.astype(self.dtype)
-
-    def _order_small(self, mode: str, f: int) -> Vector:
-        result = np.empty(self.rows.shape[1], self.dtype)
-        m = len(self)
-        for columns, block in self._blocks():
-            lines = sort_columns(block)
-            if mode == "median":
-                result[columns] = mean_of_rows(lines[(m - 1) // 2 : m // 2 + 1])
-            elif mode == "trimmed":
-                result[columns] = mean_of_rows(lines[f : m - f])
-            else:
-                middle = (0.5 * lines[[(m - 1) // 2, m // 2]].astype(np.float64)).sum(axis=0)
-                for s in range(f - 1, -1, -1):  # as in kernels._mean_around
-                    low, high = lines[s], lines[s + m - f]
-                    nearer = 0.5 * low.astype(np.float64) + 0.5 * high.astype(np.float64) < middle
-                    lines[s] = np.where(nearer, high, low)
-                result[columns] = mean_of_rows(lines[: m - f])
-        return result
 
     def _products_of_small(self, center: Vector | None) -> tuple[Vector, Array]:
         c = self.medians() if center is None else np.array(center, self.dtype)
@@ -306,54 +303,38 @@ class WeightedRows:
         width = -(-max(len(self), 1) // 4) * 4
         return parallel.spans(self.rows.shape[1], 1024, max(1, min(parallel.MOST_PARTS, _PART_SUMS // width**2)))
 
-    def _each_part(self, job: Callable[..., None], *, number: bool = False) -> None:
+    def _each_part(self, job: Callable[[ModuleType, int, int, int], None]) -> None:
+        """Run job(kernels, lo, hi, number of the part) for every part of the columns."""
         kernels, spans, _, _ = _kernels(), self._spans, self._base, self._through  # made here, not once per thread
-        if number:
-            parallel.share(lambda p: job(kernels, *spans[p], p), len(spans))
-        else:
-            parallel.share(lambda p: job(kernels, *spans[p]), len(spans))
+        parallel.share(lambda p: job(kernels, *spans[p], p), len(spans))
 
-    def _order(self, mode: Literal["median", "trimmed", "around"], f: int) -> Vector:
-        if not self.large:
-            return self._order_small(mode, f)
-        m = len(self)
-        first, last = {"median": ((m - 1) // 2, m // 2 + 1), "trimmed": (f, m - f), "around": (0, m)}[mode]
-        exchanges = network(m, first, last)
-        code = {"median": 0, "trimmed": 1, "around": 2}[mode]
-        out = np.empty(self.rows.shape[1], self.dtype)
-        self._each_part(lambda k, lo, hi: k.order(self._base, *self._through, m, exchanges, code, f, lo, hi, out))
-        return out
+    def _pair_sums(self, add: Callable[[ModuleType, int, int, Array], None]) -> Array:
+        """Return for all pairs of seen rows what add(kernels, lo, hi, sums) adds to the upper triangles."""
+        m, spans = len(self), self._spans
+        width = -(-m // 4) * 4
+        sums = np.zeros((len(spans), width, width))
+        self._each_part(lambda k, lo, hi, p: add(k, lo, hi, sums[p]))
+        with np.errstate(over="ignore", invalid="ignore"):
+            upper: Array = np.triu(sums.sum(axis=0)[:m, :m])
+        return upper + np.triu(upper, 1).T
 
     def _squares(self, work: np.dtype[Any]) -> Array:
-        m, spans = len(self), self._spans
-        width = -(-m // 4) * 4
-        sums = np.zeros((len(spans), width, width))
         scratch = np.zeros(0, work)
-        self._each_part(
-            lambda k, lo, hi, p: k.squares(self._base, *self._through, scratch, lo, hi, sums[p]), number=True
-        )
-        with np.errstate(over="ignore"):
-            upper: Array = np.triu(sums.sum(axis=0)[:m, :m], 1)
-        return upper + upper.T
+        squares = self._pair_sums(lambda k, lo, hi, sums: k.squares(self._base, self._through, scratch, lo, hi, sums))
+        np.fill_diagonal(squares, 0.0)
+        return squares
 
     def _products(self, center: Vector | None, work: np.dtype[Any]) -> tuple[Vector, Array]:
-        m, spans = len(self), self._spans
-        width = -(-m // 4) * 4
-        sums = np.zeros((len(spans), width, width))
-        scratch = np.zeros(0, work)
+        m, scratch = len(self), np.zeros(0, work)
         if center is None:
-            c = np.empty(self.rows.shape[1], self.dtype)
-            exchanges = network(m, (m - 1) // 2, m // 2 + 1)
+            c, exchanges = np.empty(self.rows.shape[1], self.dtype), network(m, (m - 1) // 2, m // 2 + 1)
         else:
             c, exchanges = np.array(center, self.dtype), np.zeros((0, 3), np.int64)
-        self._each_part(
-            lambda k, lo, hi, p: k.products(self._base, *self._through, m, exchanges, scratch, lo, hi, c, sums[p]),
-            number=True,
-        )
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = sums.sum(axis=0)[:m, :m]
-        upper = np.triu(total)
-        return c, upper + np.triu(total, 1).T
+
+        def add(k: ModuleType, lo: int, hi: int, sums: Array) -> None:
+            k.products(self._base, self._through, m, exchanges, scratch, lo, hi, c, sums)
+
+        return c, self._pair_sums(add)
 
     def _equal(self, i: int, j: int) -> bool:
         """Return whether seen rows i and j are known to be equal."""
@@ -387,13 +368,13 @@ def prepare(dtype: np.dtype[Any]) -> float:
     rows, sums, exchanges = np.zeros((4, 8), dtype), np.zeros((4, 4)), network(4, 0, 4)
     center = np.zeros(8, dtype)
     through = WeightedRows(rows)._through
-    kernels.order(rows, *through, 4, exchanges, 0, 0, 0, 8, center)
-    kernels.combine(rows, np.zeros(4), 0.0, center, 1.0, 0, 8, center)
-    kernels.lengths(rows, *through, 0, 8, np.zeros(4))
+    kernels.order(rows, through, 4, exchanges, 0, 0, 0, 8, center)
+    kernels.combine(rows, np.zeros(4), 0.0, 1.0, 0, 8, center)
+    kernels.lengths(rows, through, 0, 8, np.zeros(4))
     for work in {np.dtype(dtype), np.dtype(np.float64)}:
         scratch = np.zeros(0, work)
-        kernels.squares(rows, *through, scratch, 0, 8, sums)
-        kernels.products(rows, *through, 4, exchanges, scratch, 0, 8, center, sums)
+        kernels.squares(rows, through, scratch, 0, 8, sums)
+        kernels.products(rows, through, 4, exchanges, scratch, 0, 8, center, sums)
     return perf_counter() - began
 
 

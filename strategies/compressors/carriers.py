@@ -7,9 +7,10 @@ and D_Q multiply.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from strategies.compressors import packing
@@ -18,6 +19,8 @@ from strategies.method import PacketLayout, Vector
 
 Codes = NDArray[Any]
 """What travels for the values: of the dtype and length that ``Carrier.layout`` says."""
+DType = np.dtype[Any]
+NOT_FINITE = "not finite: NaN or infinite values"
 
 
 class Carrier(Protocol):
@@ -26,18 +29,16 @@ class Carrier(Protocol):
     def __hash__(self) -> int:
         """Return a hash of what it is."""
 
-    def layout(self, count: int, dtype: np.dtype[Any]) -> PacketLayout:
+    def layout(self, count: int, dtype: DType) -> PacketLayout:
         """Return what ``count`` values of that type travel as."""
 
-    def write(self, x: Vector, rng: np.random.Generator | None) -> tuple[Codes, float | None]:
+    def write(self, x: Vector, rng: Generator | None) -> tuple[Codes, float | None]:
         """Return codes and scale of values, shape (count,). Without ``rng``: the codes that read closest to them."""
 
-    def read(self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float) -> Vector:
+    def read(self, codes: Codes, scale: float | None, count: int, dtype: DType, factor: float) -> Vector:
         """Return ``factor`` times the values, shape (count,)."""
 
-    def validate(
-        self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float
-    ) -> str | None:
+    def validate(self, codes: Codes, scale: float | None, count: int, dtype: DType, factor: float) -> str | None:
         """Say why ``read`` must not have these, which are of the right layout, or None if it may."""
 
     def opposite(self, codes: Codes, count: int) -> Codes:
@@ -54,21 +55,19 @@ class Carrier(Protocol):
 class Full:
     """Values as they are."""
 
-    def layout(self, count: int, dtype: np.dtype[Any]) -> PacketLayout:
+    def layout(self, count: int, dtype: DType) -> PacketLayout:
         """Return a value each, of the vector's own type."""
         return PacketLayout(count, dtype)
 
-    def write(self, x: Vector, rng: np.random.Generator | None) -> tuple[Codes, float | None]:
+    def write(self, x: Vector, rng: Generator | None) -> tuple[Codes, float | None]:
         """Return the values."""
         return x, None
 
-    def read(self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float) -> Vector:
+    def read(self, codes: Codes, scale: float | None, count: int, dtype: DType, factor: float) -> Vector:
         """Return the values times ``factor``."""
         return codes if factor == 1.0 else codes * dtype.type(factor)
 
-    def validate(
-        self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float
-    ) -> str | None:
+    def validate(self, codes: Codes, scale: float | None, count: int, dtype: DType, factor: float) -> str | None:
         """Say whether a value is not finite, or will not be once multiplied."""
         return not_finite(codes, factor)
 
@@ -85,7 +84,33 @@ class Full:
         return 1.0
 
 
-def bad_scale(scale: float | None, factor: float, dtype: np.dtype[Any], *, power: bool = False) -> str | None:
+class Floats:
+    """Codes that are floats of a few bits, the sign in the highest, times a power of two."""
+
+    code: ClassVar[type[np.unsignedinteger[Any]]]
+
+    def largest(self, codes: Codes) -> float:
+        """Return the largest absolute value that a code is read as."""
+        raise NotImplementedError
+
+    def layout(self, count: int, dtype: DType) -> PacketLayout:
+        """Return a code each, and the power of two."""
+        return PacketLayout(count, np.dtype(self.code), scale=True)
+
+    def validate(self, codes: Codes, scale: float | None, count: int, dtype: DType, factor: float) -> str | None:
+        """Say whether the scale is no power of two, or a value is not finite or will not be once multiplied."""
+        flaw = bad_scale(scale, factor, dtype, power=True)
+        if flaw or scale is None:
+            return flaw
+        largest = self.largest(codes)
+        return overflows(largest, scale * factor, dtype) if math.isfinite(largest) else NOT_FINITE
+
+    def opposite(self, codes: Codes, count: int) -> Codes:
+        """Return the codes with all signs turned."""
+        return np.bitwise_xor(codes, self.code(1 << (8 * codes.itemsize - 1)))
+
+
+def bad_scale(scale: float | None, factor: float, dtype: DType, *, power: bool = False) -> str | None:
     """Say why values must not be multiplied by ``scale * factor``, or None if they may be.
 
     With ``power`` the scale must be a power of two.
@@ -99,14 +124,14 @@ def bad_scale(scale: float | None, factor: float, dtype: np.dtype[Any], *, power
     return f"bad scale: {scale:g}, expected a power of two" if power and math.frexp(scale)[0] != 0.5 else None
 
 
-def overflows(largest: float, multiplier: float, dtype: np.dtype[Any]) -> str | None:
+def overflows(largest: float, multiplier: float, dtype: DType) -> str | None:
     """Say whether a code that stands for ``largest`` does not fit the type once multiplied."""
     if largest * multiplier <= float(np.finfo(dtype).max):
         return None
     return f"not finite: values overflow {dtype} when multiplied by {multiplier:g}"
 
 
-def uniform_bits(rng: np.random.Generator, count: int, width: int) -> NDArray[Any]:
+def uniform_bits(rng: Generator, count: int, width: int) -> NDArray[Any]:
     """Return ``count`` uniform words of 32 or 64 bits from one seed that is drawn from ``rng``.
 
     Those of 64 are SplitMix64's. Of 32, word i is i + (lower half of the seed), put through a mix of 32 bits to which
@@ -136,4 +161,4 @@ def not_finite(values: Vector, factor: float) -> str | None:
         return None
     if np.isfinite(values).all():
         return f"not finite: values overflow {values.dtype} when multiplied by {factor:g}"
-    return "not finite: NaN or infinite values"
+    return NOT_FINITE

@@ -4,7 +4,7 @@
 the compiled loops move them: fewer bytes than a list, and in ascending order by themselves.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,7 @@ def take(v: Vector, choice: Choice, k: int) -> Vector:
     """Return the k chosen values of v, shape (k,), a new array."""
     loops = packing.fast(v)
     if loops is not None and choice.dtype in (np.uint64, np.uint32):
-        values: Vector = loops.take(v, choice, k) if choice.dtype == np.uint64 else loops.take_at(v, choice)
-        return values
+        return cast(Vector, loops.take(v, choice, k) if choice.dtype == np.uint64 else loops.take_at(v, choice))
     return v[_truths(choice, len(v)) if choice.dtype == np.uint64 else choice]
 
 
@@ -36,8 +35,7 @@ def put(values: Vector, choice: Choice, d: int) -> Vector:
     """
     loops = packing.loops_for(d, values.dtype) if values.flags.c_contiguous else None
     if loops is not None and choice.dtype in (np.uint64, np.uint32):
-        long: Vector = (loops.put if choice.dtype == np.uint64 else loops.put_at)(values, choice, d)
-        return long
+        return cast(Vector, (loops.put if choice.dtype == np.uint64 else loops.put_at)(values, choice, d))
     q = np.zeros(d, values.dtype)
     q[_truths(choice, d) if choice.dtype == np.uint64 else choice] = values
     return q
@@ -48,8 +46,7 @@ def places(choice: Choice, k: int) -> NDArray[np.intp]:
     d = 64 * len(choice) if choice.dtype == np.uint64 else len(choice)
     loops = packing.loops_for(d)
     if choice.dtype == np.uint64 and loops is not None:
-        listed: NDArray[np.intp] = loops.places(choice, k)
-        return listed
+        return cast(NDArray[np.intp], loops.places(choice, k))
     return np.flatnonzero(_truths(choice, d))
 
 
@@ -77,10 +74,8 @@ def largest_k(v: Vector, k: int) -> Choice:
         v: shape (d,).
         k: from 1 to d.
     """
-    loops = packing.fast(v)
-    if loops is not None:
-        bits: Choice = loops.largest(v, k)
-        return bits
+    if (loops := packing.fast(v)) is not None:
+        return cast(Choice, loops.largest(v, k))
     size = np.abs(v).view(packing.parts_of(v.dtype)[0])  # as integers floats without sign have the same order
     smallest = np.partition(size, len(v) - k)[len(v) - k]
     above: Choice = size > smallest
@@ -91,6 +86,5 @@ def largest_k(v: Vector, k: int) -> Choice:
 
 def _truths(choice: Choice, d: int) -> NDArray[np.bool_]:
     if choice.dtype == np.bool_:
-        truths: NDArray[np.bool_] = choice
-        return truths
+        return choice
     return np.unpackbits(bitmap(choice, d), count=d, bitorder="little").view(np.bool_)

@@ -5,8 +5,10 @@ here is part of the protocol and never changes: see docs/wire.md.
 """
 
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from strategies.compressors import choices, packing
@@ -35,10 +37,8 @@ def mask(seed: int, d: int, k: int) -> Choice:
         d: how many coordinates there are.
         k: how many to draw, 0 <= k <= d.
     """
-    loops = packing.loops_for(d)
-    if loops is not None:
-        bits: Choice = loops.mask(seed, d, k)
-        return bits
+    if (loops := packing.loops_for(d)) is not None:
+        return cast(Choice, loops.mask(seed, d, k))
     inverted = 2 * k > d
     wanted = d - k if inverted else k
     marked = np.zeros(d, np.bool_)
@@ -100,8 +100,7 @@ def _permuted(seed: int, d: int, start: int, stop: int) -> Choice:
     keys = words(seed ^ _PERMUTATION, 0, 2 * _ROUNDS)
     loops = packing.loops_for(d)
     if loops is not None and d < 2**32:
-        long: Choice = loops.permuted(keys, bits, d, start, stop)
-        return long
+        return cast(Choice, loops.permuted(keys, bits, d, start, stop))
     low_bits, fold = np.uint64(2**bits - 1), np.uint64((bits + 1) // 2)
     x, out = np.arange(start, stop, dtype=np.uint64), np.arange(stop - start)
     found = np.empty(stop - start, np.uint32 if d < 2**32 else np.intp)
@@ -131,7 +130,7 @@ def words(seed: int, start: int, count: int) -> NDArray[np.uint64]:
     return z
 
 
-def draw_seed(rng: np.random.Generator) -> int:
+def draw_seed(rng: Generator) -> int:
     """Return 64 bits of the generator, raw, as only those does NumPy promise never to change."""
     return int(rng.bit_generator.random_raw())
 

@@ -7,13 +7,14 @@ What is left over is 0.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from strategies.compressors import packing
-from strategies.compressors.carriers import Codes, bad_scale, overflows, uniform_bits
+from strategies.compressors.carriers import Codes, DType, Floats, bad_scale, overflows, uniform_bits
 from strategies.compressors.coordinates import draw_seed
 from strategies.method import PacketLayout, Vector
 
@@ -52,23 +53,21 @@ class Dither:
         """How many bits a code has."""
         return next(w for w in (2, 4, 8, 16) if self.levels < 1 << (w - 1))
 
-    def layout(self, count: int, dtype: np.dtype[Any]) -> PacketLayout:
+    def layout(self, count: int, dtype: DType) -> PacketLayout:
         """Return the packed codes, and the norm."""
         if self.width < 8:
             return PacketLayout(packing.packed_bytes(count, self.width), np.dtype(np.uint8), scale=True)
         return PacketLayout(count, np.dtype(f"i{self.width // 8}"), scale=True)
 
-    def write(self, x: Vector, rng: np.random.Generator | None) -> tuple[Codes, float | None]:
+    def write(self, x: Vector, rng: Generator | None) -> tuple[Codes, float | None]:
         """Return the codes and the norm; NaN where x is not finite.
 
         Who forges may claim any norm. So without ``rng`` rounding is to the nearest on the best of a few grids: from
         the one that just reaches the largest value, each half as wide as the last.
         """
         norm = packing.l2(x) if self.norm == "l2" and rng is not None else packing.peak(x)
-        if not math.isfinite(norm):
-            return self._pack(np.zeros(len(x), np.int16)), math.nan
-        if norm == 0.0:
-            return self._pack(np.zeros(len(x), np.int16)), 0.0
+        if norm == 0.0 or not math.isfinite(norm):
+            return self._pack(np.zeros(len(x), np.int16)), 0.0 if norm == 0.0 else math.nan
         lift = _LIFT if norm < float(np.finfo(x.dtype).tiny) * 2.0**30 else 0  # else s/norm could overflow
         y = np.ldexp(x.astype(np.float64), lift) if lift else x
         if rng is None:
@@ -87,7 +86,7 @@ class Dither:
         """Return how far from y its rounding to the nearest on this grid is."""
         return packing.l2(y - self._levels(y, unit, None) * y.dtype.type(unit / self.levels))
 
-    def _levels(self, y: Vector, unit: float, rng: np.random.Generator | None) -> NDArray[np.signedinteger]:
+    def _levels(self, y: Vector, unit: float, rng: Generator | None) -> NDArray[np.signedinteger]:
         t = np.abs(y) * y.dtype.type(self.levels / unit)
         if rng is None:
             level = np.floor(t + y.dtype.type(0.5))
@@ -99,26 +98,22 @@ class Dither:
             draws = uniform_bits(rng, len(y), bits) >> np.array(bits - kept, f"u{bits // 8}")
             lower = np.floor(t)
             level = lower + (draws.astype(y.dtype) * y.dtype.type(2.0**-kept) < t - lower)
-        codes: NDArray[np.signedinteger] = np.copysign(np.minimum(level, y.dtype.type(self.levels)), y).astype(
-            np.int8 if self.width <= 8 else np.int16
-        )
-        return codes
+        signed: Vector = np.copysign(np.minimum(level, y.dtype.type(self.levels)), y)
+        return signed.astype(np.int8 if self.width <= 8 else np.int16)
 
     def _pack(self, codes: NDArray[np.signedinteger]) -> Codes:
         if self.width < 8:
             return packing.pack(codes.astype(np.int8, copy=False).view(np.uint8), self.width)
         return codes.astype(f"i{self.width // 8}", copy=False)
 
-    def read(self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float) -> Vector:
+    def read(self, codes: Codes, scale: float | None, count: int, dtype: DType, factor: float) -> Vector:
         """Return the levels times norm/s and ``factor``."""
         multiplier = dtype.type((scale or 0.0) / self.levels * factor)
         if self.width < 8:
             return packing.read_packed(codes, self.width, count, multiplier)
         return packing.read_codes(codes, multiplier)
 
-    def validate(
-        self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float
-    ) -> str | None:
+    def validate(self, codes: Codes, scale: float | None, count: int, dtype: DType, factor: float) -> str | None:
         """Say whether the norm is none, a code is beyond s, a filling bit is set, or a value will not be finite."""
         flaw = bad_scale(scale, factor / self.levels, dtype)
         if flaw or scale is None:
@@ -162,7 +157,7 @@ class Dither:
 
 
 @dataclass(frozen=True)
-class Powers:
+class Powers(Floats):
     """Each value becomes one of the two powers of two around it, at random so that the expectation is kept.
 
     A code is a byte: the sign in its highest bit, and e from 0 to 127 below it. e = 0 stands for 0, any other for
@@ -176,11 +171,9 @@ class Powers:
     Source: Horvath, Ho, Horvath, Sahu, Canini, Richtarik: Natural compression (2019), definition 2, omega = 1/8.
     """
 
-    def layout(self, count: int, dtype: np.dtype[Any]) -> PacketLayout:
-        """Return a byte each, and the scale."""
-        return PacketLayout(count, np.dtype(np.uint8), scale=True)
+    code: ClassVar[type[np.unsignedinteger[Any]]] = np.uint8
 
-    def write(self, x: Vector, rng: np.random.Generator | None) -> tuple[Codes, float | None]:
+    def write(self, x: Vector, rng: Generator | None) -> tuple[Codes, float | None]:
         """Return the codes and the scale; NaN where x is not finite."""
         peak = packing.peak(x)
         if not math.isfinite(peak):
@@ -204,34 +197,22 @@ class Powers:
         codes[np.signbit(x)] |= np.uint8(0x80)
         return codes, scale
 
-    def read(self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float) -> Vector:
+    def read(self, codes: Codes, scale: float | None, count: int, dtype: DType, factor: float) -> Vector:
         """Return the powers of two times ``factor``."""
         multiplier = (scale or 0.0) * factor
         lift = 64 if multiplier > 2.0**64 else 0  # the scale itself may be beyond the type
         share = dtype.type(math.ldexp(multiplier, -lift))
-        loops = packing.loops_for(count, dtype)
-        if loops is not None:
-            long: Vector = loops.read_powers(codes, lift, share)
-            return long
+        if (loops := packing.loops_for(count, dtype)) is not None:
+            return cast(Vector, loops.read_powers(codes, lift, share))
         powers = np.ldexp(1.0, np.arange(-127, 1) + lift).astype(dtype)
         powers[0] = 0.0
         values: Vector = np.concatenate((powers, -powers))[codes]
         values *= share
         return values
 
-    def validate(
-        self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float
-    ) -> str | None:
-        """Say whether the scale is no power of two, or a value will not be finite."""
-        flaw = bad_scale(scale, factor, dtype, power=True)
-        if flaw or scale is None:
-            return flaw
+    def largest(self, codes: Codes) -> float:
         largest = packing.most(codes, 0x7F)
-        return overflows(math.ldexp(1.0, largest - 127) if largest else 0.0, scale * factor, dtype)
-
-    def opposite(self, codes: Codes, count: int) -> Codes:
-        """Return the codes with all signs turned."""
-        return codes ^ np.uint8(0x80)
+        return math.ldexp(1.0, largest - 127) if largest else 0.0
 
     def omega(self, count: int) -> float:
         """Return 1/8, which values of 4/3 of a power of two reach, and what becomes 0."""
@@ -252,26 +233,23 @@ class Signs:
     feedback fixes SignSGD (ICML 2019), for the scale and its law.
     """
 
-    def layout(self, count: int, dtype: np.dtype[Any]) -> PacketLayout:
+    def layout(self, count: int, dtype: DType) -> PacketLayout:
         """Return a bit each, and the scale."""
         return PacketLayout(packing.packed_bytes(count, 1), np.dtype(np.uint8), scale=True)
 
-    def write(self, x: Vector, rng: np.random.Generator | None) -> tuple[Codes, float | None]:
+    def write(self, x: Vector, rng: Generator | None) -> tuple[Codes, float | None]:
         """Return the signs and the mean absolute value, of which no other multiple of the signs is closer to x."""
         with np.errstate(over="ignore"):
             mean = packing.l1(x) / max(1, len(x))
-        fast = packing.fast(x)
-        if fast is not None:
+        if (fast := packing.fast(x)) is not None:
             return fast.signs_packed(x), mean
         return packing.pack(np.signbit(x).view(np.uint8), 1), mean
 
-    def read(self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float) -> Vector:
+    def read(self, codes: Codes, scale: float | None, count: int, dtype: DType, factor: float) -> Vector:
         """Return scale and sign times ``factor``."""
         return packing.read_packed(codes, 1, count, dtype.type((scale or 0.0) * factor))
 
-    def validate(
-        self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float
-    ) -> str | None:
+    def validate(self, codes: Codes, scale: float | None, count: int, dtype: DType, factor: float) -> str | None:
         """Say whether the scale is none, or a filling bit is set."""
         flaw = bad_scale(scale, factor, dtype)
         if flaw is None and packing.filling(codes, 1, count):

@@ -37,13 +37,7 @@ def shared(n: int, unit: int, job: Callable[[int, int], T], work: int = 1) -> li
     if most < 2:
         return [job(0, n)]
     parts = parallel.spans(n, unit, most)
-    results: list[Any] = [None] * len(parts)
-
-    def run(p: int) -> None:
-        results[p] = job(*parts[p])
-
-    parallel.share(run, len(parts))
-    return results
+    return parallel.share(lambda p: job(*parts[p]), len(parts))
 
 
 def fixed(array: NDArray[Any]) -> NDArray[Any]:
@@ -53,29 +47,21 @@ def fixed(array: NDArray[Any]) -> NDArray[Any]:
     return view
 
 
-def _instruction(form: Callable[..., Any]) -> Any:
-    """Make one machine instruction callable, for which Python has no operator."""
-    return intrinsic(form)
+_instruction: Callable[[Callable[..., Any]], Any] = intrinsic
+"""Makes one machine instruction callable, for which Python has no operator."""
 
 
 @_instruction
 def lowest_bit(context: Any, word: Any) -> Any:
     """Return the place of the lowest bit that is set in a word of 64 bits; 64 if none is."""
-
-    def instructions(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
-
-    return types.uint64(types.uint64), instructions
+    zero = ir.Constant(ir.IntType(1), 0)
+    return types.uint64(types.uint64), lambda context, builder, signature, args: builder.cttz(args[0], zero)
 
 
 @_instruction
 def _ones(context: Any, word: Any) -> Any:
     """Return how many bits of a word of 64 are set."""
-
-    def instructions(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.ctpop(args[0])
-
-    return types.uint64(types.uint64), instructions
+    return types.uint64(types.uint64), lambda context, builder, signature, args: builder.ctpop(args[0])
 
 
 @_instruction

@@ -4,6 +4,7 @@ A choice is a bitmap in words of 64 bits, the lowest bit first; bits behind the 
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,7 @@ from numpy.typing import NDArray
 
 from strategies import parallel
 from strategies.compilation import compiled
-from strategies.compressors.fast_bits import (
-    U32,
-    U64,
-    bit_count,
-    fixed,
-    high_product,
-    lowest_bit,
-    shared,
-    word64,
-)
+from strategies.compressors.fast_bits import U32, U64, bit_count, fixed, high_product, lowest_bit, shared, word64
 from strategies.method import Vector
 
 Words = NDArray[np.uint64]
@@ -99,34 +91,24 @@ def _list(words: Any, first: Any, sure: Any, out: Any) -> Any:
     return np.int64(at)
 
 
-@compiled
-def _places(words: Any, lo: Any, hi: Any, sure: Any, out: Any) -> None:
-    listed, at = np.empty(64 * _WORDS + 64, np.uint64), 0
-    for w in range(lo, hi, _WORDS):
-        found = _list(words[w : min(w + _WORDS, hi)], w, sure, listed)
-        for i in range(found):
-            out[at + i] = np.int64(listed[i])
-        at += found
+@cache
+def _listing(task: str) -> Any:
+    """Return a loop over the places of the bits: it lists them, takes what is there, or puts something there."""
+    takes, puts = task == "take", task == "put"
 
+    @compiled
+    def listing_loop(source: Any, words: Any, lo: Any, hi: Any, sure: Any, out: Any) -> None:
+        listed, at = np.empty(64 * _WORDS + 64, np.uint64), 0
+        for w in range(lo, hi, _WORDS):
+            found = _list(words[w : min(w + _WORDS, hi)], w, sure, listed)
+            for i in range(found):
+                if puts:
+                    out[listed[i]] = source[at + i]
+                else:
+                    out[at + i] = source[listed[i]] if takes else np.int64(listed[i])
+            at += found
 
-@compiled
-def _take(v: Any, words: Any, lo: Any, hi: Any, sure: Any, out: Any) -> None:
-    listed, at = np.empty(64 * _WORDS + 64, np.uint64), 0
-    for w in range(lo, hi, _WORDS):
-        found = _list(words[w : min(w + _WORDS, hi)], w, sure, listed)
-        for i in range(found):
-            out[at + i] = v[listed[i]]
-        at += found
-
-
-@compiled
-def _put(values: Any, words: Any, lo: Any, hi: Any, sure: Any, out: Any) -> None:
-    listed, at = np.empty(64 * _WORDS + 64, np.uint64), 0
-    for w in range(lo, hi, _WORDS):
-        found = _list(words[w : min(w + _WORDS, hi)], w, sure, listed)
-        for i in range(found):
-            out[listed[i]] = values[at + i]
-        at += found
+    return listing_loop
 
 
 def _along(chosen: Words, k: int, job: Callable[[int, int, int, int], None]) -> None:
@@ -143,22 +125,22 @@ def _along(chosen: Words, k: int, job: Callable[[int, int, int, int], None]) -> 
 
 def places(chosen: Words, k: int) -> NDArray[np.intp]:
     """Return the places of the k bits, ascending."""
-    out = np.empty(k, np.intp)
-    _along(chosen, k, lambda lo, hi, sure, at: _places(fixed(chosen), lo, hi, sure, out[at:]))
+    loop, words, out = _listing("list"), fixed(chosen), np.empty(k, np.intp)
+    _along(chosen, k, lambda lo, hi, sure, at: loop(words, words, lo, hi, sure, out[at:]))
     return out
 
 
 def take(v: Vector, chosen: Words, k: int) -> Vector:
     """Return the k values of v where a bit is set, in order."""
-    out = np.empty(k, np.float32)
-    _along(chosen, k, lambda lo, hi, sure, at: _take(fixed(v), fixed(chosen), lo, hi, sure, out[at:]))
+    loop, out = _listing("take"), np.empty(k, np.float32)
+    _along(chosen, k, lambda lo, hi, sure, at: loop(fixed(v), fixed(chosen), lo, hi, sure, out[at:]))
     return out
 
 
 def put(values: Vector, chosen: Words, d: int) -> Vector:
     """Return the vector of length d with values where a bit is set, in order, and 0 elsewhere."""
-    out = np.zeros(d, np.float32)
-    _along(chosen, len(values), lambda lo, hi, sure, at: _put(fixed(values[at:]), fixed(chosen), lo, hi, sure, out))
+    loop, out = _listing("put"), np.zeros(d, np.float32)
+    _along(chosen, len(values), lambda lo, hi, sure, at: loop(fixed(values[at:]), fixed(chosen), lo, hi, sure, out))
     return out
 
 

@@ -88,8 +88,13 @@ def _read_codes(codes: Any, multiplier: Any, out: Any) -> None:
 
 def read_codes(codes: NDArray[Any], multiplier: float) -> Vector:
     """Return the codes times the multiplier."""
+    return _read(_read_codes, codes, np.float32(multiplier))
+
+
+def _read(loop: Any, codes: NDArray[Any], *constants: Any) -> Vector:
+    """Return what loop(part of the codes, *constants, part of the result) makes of the codes."""
     out = np.empty(len(codes), np.float32)
-    shared(len(out), 64, lambda lo, hi: _read_codes(fixed(codes[lo:hi]), np.float32(multiplier), out[lo:hi]))
+    shared(len(out), 64, lambda lo, hi: loop(fixed(codes[lo:hi]), *constants, out[lo:hi]))
     return out
 
 
@@ -112,10 +117,7 @@ def _read_bfloat16(codes: Any, multiplier: Any, out: Any) -> None:
 
 def read_half(codes: NDArray[np.uint16], mantissa: int, multiplier: float) -> Vector:
     """Return what the bits of finite numbers of 16 bits stand for, times the multiplier."""
-    out = np.empty(len(codes), np.float32)
-    loop = _read_float16 if mantissa == 10 else _read_bfloat16
-    shared(len(out), 64, lambda lo, hi: loop(fixed(codes[lo:hi]), np.float32(multiplier), out[lo:hi]))
-    return out
+    return _read(_read_float16 if mantissa == 10 else _read_bfloat16, codes, np.float32(multiplier))
 
 
 @compiled
@@ -129,10 +131,7 @@ def _read_powers(codes: Any, lift: Any, multiplier: Any, out: Any) -> None:
 
 def read_powers(codes: NDArray[np.uint8], lift: int, multiplier: float) -> Vector:
     """Return 2^(e - 127 + lift) with sign for every code's e, 0 for e = 0, times the multiplier."""
-    out = np.empty(len(codes), np.float32)
-    constants = U32(lift), np.float32(multiplier)
-    shared(len(out), 64, lambda lo, hi: _read_powers(fixed(codes[lo:hi]), *constants, out[lo:hi]))
-    return out
+    return _read(_read_powers, codes, U32(lift), np.float32(multiplier))
 
 
 @cache

@@ -1,6 +1,5 @@
 """Compiled loops of carriers' senders: sums and random rounding of float32 values."""
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -69,10 +68,7 @@ def _half_loop(mantissa: int, bias: int) -> Any:
 
 def half_codes(x: Vector, inverse: float, mantissa: int, bias: int, seed: int) -> NDArray[np.uint16]:
     """Return what ``half.Half`` rounds ``x * inverse`` to at random."""
-    out = np.empty(len(x), np.uint16)
-    loop = _half_loop(mantissa, bias)
-    _in_parts(x, out, lambda part, low, high, to: loop(part, np.float32(inverse), low, high, to), seed)
-    return out
+    return _rounded(_half_loop(mantissa, bias), x, np.uint16, seed, np.float32(inverse))
 
 
 @compiled
@@ -101,11 +97,8 @@ def _fine_dither_codes(x: Any, multiplier: Any, levels: Any, low: Any, high: Any
 
 def dither_codes(x: Vector, multiplier: float, levels: int, seed: int) -> NDArray[Any]:
     """Return what ``dither.Dither`` rounds ``x * multiplier`` to at random."""
-    out = np.empty(len(x), np.int8 if levels < 128 else np.int16)
-    loop = _dither_codes if levels < 128 else _fine_dither_codes
-    factor, s = np.float32(multiplier), np.int32(levels)
-    _in_parts(x, out, lambda part, low, high, to: loop(part, factor, s, low, high, to), seed)
-    return out
+    loop, code = (_dither_codes, np.int8) if levels < 128 else (_fine_dither_codes, np.int16)
+    return _rounded(loop, x, code, seed, np.float32(multiplier), np.int32(levels))
 
 
 @cache
@@ -172,19 +165,21 @@ def _power_codes(bits: Any, top: Any, low: Any, high: Any, out: Any) -> None:
 
 def power_codes(x: Vector, top: int, seed: int) -> NDArray[np.uint8]:
     """Return what ``dither.Powers`` makes of ``x``."""
-    out = np.empty(len(x), np.uint8)
-    bits, t = x.view(np.uint32), np.int32(top)
-    _in_parts(bits, out, lambda part, low, high, to: _power_codes(part, t, low, high, to), seed)
-    return out
+    return _rounded(_power_codes, x.view(np.uint32), np.uint8, seed, np.int32(top))
 
 
-def _in_parts(x: NDArray[Any], out: NDArray[Any], loop: Callable[..., None], seed: int) -> None:
-    """Run loop(part of x, lower half of the seed, upper half, part of out); word i of a part is word lo + i of all."""
+def _rounded(loop: Any, x: NDArray[Any], code: type[np.integer[Any]], seed: int, *constants: Any) -> NDArray[Any]:
+    """Return what loop(part of x, *constants, lower half of the seed, upper half, part of the codes) makes of x.
+
+    Word i of a part is word lo + i of all.
+    """
+    out = np.empty(len(x), code)
 
     def part(lo: int, hi: int) -> None:
-        loop(fixed(x[lo:hi]), U32((seed + lo) & 0xFFFFFFFF), U32(seed >> 32), out[lo:hi])
+        loop(fixed(x[lo:hi]), *constants, U32((seed + lo) & 0xFFFFFFFF), U32(seed >> 32), out[lo:hi])
 
     shared(len(x), 64, part, 2)
+    return out
 
 
 def prepare() -> None:

@@ -7,15 +7,16 @@ expectation must be kept, else to the nearest. NumPy has no bfloat16, so both tr
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from strategies.compressors import packing
-from strategies.compressors.carriers import Codes, bad_scale, overflows, uniform_bits
+from strategies.compressors.carriers import Codes, DType, Floats, uniform_bits
 from strategies.compressors.coordinates import draw_seed
-from strategies.method import PacketLayout, Vector
+from strategies.method import Vector
 
 HalfName = Literal["float16", "bfloat16"]
 _TOP = 15
@@ -23,7 +24,7 @@ _TOP = 15
 
 
 @dataclass(frozen=True)
-class Half:
+class Half(Floats):
     """Values of 16 bits with m of mantissa: 10 in float16, 7 in bfloat16.
 
     Random rounding moves a value by less than its last bit, 2^-m of it: the variance is at most (2^-m)^2/4 of its
@@ -33,6 +34,8 @@ class Half:
         name: which of the two.
         nearest: round to the nearest, not at random.
     """
+
+    code: ClassVar[type[np.unsignedinteger[Any]]] = np.uint16
 
     name: HalfName
     nearest: bool = False
@@ -47,11 +50,7 @@ class Half:
         """What its exponent 0 is written as."""
         return 15 if self.name == "float16" else 127
 
-    def layout(self, count: int, dtype: np.dtype[Any]) -> PacketLayout:
-        """Return 16 bits each, and the power of two."""
-        return PacketLayout(count, np.dtype(np.uint16), scale=True)
-
-    def write(self, x: Vector, rng: np.random.Generator | None) -> tuple[Codes, float | None]:
+    def write(self, x: Vector, rng: Generator | None) -> tuple[Codes, float | None]:
         """Return the bits of x over a power of two; a scale of NaN where x is not finite."""
         peak = packing.peak(x)
         if not math.isfinite(peak):
@@ -60,8 +59,7 @@ class Half:
         scale = math.ldexp(1.0, max(math.frexp(peak)[1] - _TOP, smallest))
         if self.nearest or rng is None:
             return self._round(x / x.dtype.type(scale), None), scale
-        fast = packing.fast(x)
-        if fast is not None:
+        if (fast := packing.fast(x)) is not None:
             return fast.half_codes(x, 1.0 / scale, self.mantissa, self.bias, draw_seed(rng)), scale
         return self._round(x / x.dtype.type(scale), uniform_bits(rng, len(x), 8 * x.dtype.itemsize)), scale
 
@@ -82,16 +80,18 @@ class Half:
         codes[np.signbit(y)] |= np.uint16(0x8000)
         return codes
 
-    def read(self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float) -> Vector:
+    def read(self, codes: Codes, scale: float | None, count: int, dtype: DType, factor: float) -> Vector:
         """Return the values times the power of two and ``factor``."""
         multiplier = dtype.type((scale or 0.0) * factor)
-        loops = packing.loops_for(count, dtype)
-        if loops is not None:
-            long: Vector = loops.read_half(codes, self.mantissa, multiplier)
-            return long
+        if (loops := packing.loops_for(count, dtype)) is not None:
+            return cast(Vector, loops.read_half(codes, self.mantissa, multiplier))
         values: Vector = self._values(codes).astype(dtype, copy=False)
         values *= multiplier
         return values
+
+    def largest(self, codes: Codes) -> float:
+        with np.errstate(invalid="ignore"):
+            return float(self._values(np.full(1, packing.most(codes, 0x7FFF), np.uint16))[0])
 
     def _values(self, codes: Codes) -> NDArray[np.float32]:
         """Return what the bits stand for, a new array."""
@@ -100,22 +100,6 @@ class Half:
         wide = codes.astype(np.uint32)
         wide <<= np.uint32(16)
         return wide.view(np.float32)
-
-    def validate(
-        self, codes: Codes, scale: float | None, count: int, dtype: np.dtype[Any], factor: float
-    ) -> str | None:
-        """Say whether the scale is no power of two, or a value is not finite or will not be once multiplied."""
-        flaw = bad_scale(scale, factor, dtype, power=True)
-        if flaw or scale is None:
-            return flaw
-        largest = packing.most(codes, 0x7FFF)
-        with np.errstate(invalid="ignore"):
-            value = float(self._values(np.full(1, largest, np.uint16))[0])
-        return overflows(value, scale * factor, dtype) if math.isfinite(value) else "not finite: NaN or infinite values"
-
-    def opposite(self, codes: Codes, count: int) -> Codes:
-        """Return the codes with all signs turned."""
-        return codes ^ np.uint16(0x8000)
 
     def omega(self, count: int) -> float:
         """Return the variance of random rounding, or the square of the largest error of rounding to the nearest."""

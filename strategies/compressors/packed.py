@@ -6,9 +6,10 @@
 import copy
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+from numpy.random import Generator
 
 from strategies.compressors import choices
 from strategies.compressors.carriers import Carrier, Full
@@ -31,6 +32,8 @@ class Packed:
     seeded: ClassVar[bool] = False
     """Whether packets name a seed."""
     kind: str
+    values: Values = "full"
+    levels: int | None = None
 
     def count(self, dim: int) -> int:
         """Return how many coordinates of a d-vector travel: all, unless an operator says otherwise.
@@ -44,11 +47,11 @@ class Packed:
         """Return the coordinates that travel, where no packet says which; None for all d in order."""
         return None
 
-    def compress(self, v: Vector, rng: np.random.Generator) -> Packet:
+    def compress(self, v: Vector, rng: Generator) -> Packet:
         """Return the packet of Q(v); ``v`` has shape (d,) and is never modified."""
         return self.packet(v, self.chosen(len(v)), rng)
 
-    def forge(self, target: Vector, rng: np.random.Generator) -> Packet:
+    def forge(self, target: Vector, rng: Generator) -> Packet:
         """Return the packet of this form that serves an attacker best who wants the server to read ``target``.
 
         Args:
@@ -58,23 +61,17 @@ class Packed:
         return self.packet(target, self.chosen(len(target)), None)
 
     def packet(
-        self,
-        v: Vector,
-        chosen: Choice | None,
-        rng: np.random.Generator | None,
-        *,
-        seed: int | None = None,
-        marks: Bytes | None = None,
+        self, v: Vector, kept: Choice | None, rng: Generator | None, seed: int | None = None, marks: Bytes | None = None
     ) -> Packet:
         """Return the packet of these coordinates of ``v``; without ``rng`` with the codes that read closest to them."""
-        values = v if chosen is None else choices.take(v, chosen, self.count(len(v)))
+        values = v if kept is None else choices.take(v, kept, self.count(len(v)))
         codes, scale = self.carrier.write(values, rng)
         return Packet(self.kind, len(v), codes, seed, scale, marks)
 
     @property
     def carrier(self) -> Carrier:
         """How the values travel."""
-        return Full()
+        return carrier_of(self.values, self.levels, nearest=not self.unbiased)
 
     def factor(self, dim: int) -> float:
         """Return what the receiver multiplies the values by; for an unbiased choice also its 1 + omega and D_Q."""
@@ -106,9 +103,8 @@ class Packed:
         Raises:
             ValueError: it has not, and is not even of this form.
         """
-        form = self._flaw_of_form(packet, packet.dim, dtype)
-        if form is not None:
-            raise ValueError(f"{form}: the packet was not screened")
+        if flaw := self._flaw_of_form(packet, packet.dim, dtype):
+            raise ValueError(f"{flaw}: the packet was not screened")
         count, factor = self.count(packet.dim), self.factor(packet.dim)
         values = self.carrier.read(packet.values, packet.scale, count, dtype, factor)
         where = self.where(packet)
@@ -119,11 +115,8 @@ class Packed:
 
         Values that would overflow at the receiver are refused as well.
         """
-        return (
-            self._flaw_of_form(packet, dim, dtype)
-            or self.flaw_of_marks(packet)
-            or self.carrier.validate(packet.values, packet.scale, self.count(dim), dtype, self.factor(dim))
-        )
+        flaw = self._flaw_of_form(packet, dim, dtype) or self.flaw_of_marks(packet)
+        return flaw or self.carrier.validate(packet.values, packet.scale, self.count(dim), dtype, self.factor(dim))
 
     def flaw_of_marks(self, packet: Packet) -> str | None:
         """Say what is wrong with marks of the right size, or None."""
@@ -152,26 +145,27 @@ class Packed:
         if packet.dim != dim:
             return f"wrong dimension: {packet.dim}, expected {dim}"
         layout = self.layout(dim, dtype)
-        values, marks, scale = packet.values, packet.marks, packet.scale
-        if values.ndim != 1:
-            return f"wrong shape: {values.shape}, expected ({layout.count},)"
-        if len(values) != layout.count:
-            return f"wrong shape: {len(values)} values, expected {layout.count}"
-        if values.dtype != layout.dtype:
-            return f"wrong dtype: {values.dtype}, expected {layout.dtype}"
-        if not layout.seed and packet.seed is not None:
-            return f"bad seed: {packet.seed}, expected none"
-        if layout.seed and (packet.seed is None or not 0 <= packet.seed < 2**64):
-            return f"bad seed: {packet.seed}, expected an integer from 0 to 2^64 - 1"
-        if not layout.scale and scale is not None:
-            return f"bad scale: {scale}, expected none"
-        if layout.scale and scale is None:
-            return "bad scale: None, expected a number"
-        if (0 if marks is None else marks.nbytes) != layout.marks:
-            return f"wrong shape: {0 if marks is None else marks.nbytes} bytes of marks, expected {layout.marks}"
+        values, seed, scale, marks = packet.values, packet.seed, packet.scale, packet.marks
+        nbytes = 0 if marks is None else marks.nbytes
+        flaws = (
+            (values.ndim != 1, f"wrong shape: {values.shape}, expected ({layout.count},)"),
+            (values.size != layout.count, f"wrong shape: {values.size} values, expected {layout.count}"),
+            (values.dtype != layout.dtype, f"wrong dtype: {values.dtype}, expected {layout.dtype}"),
+            (not layout.seed and seed is not None, f"bad seed: {seed}, expected none"),
+            (layout.seed and not _is_seed(seed), f"bad seed: {seed}, expected an integer from 0 to 2^64 - 1"),
+            (not layout.scale and scale is not None, f"bad scale: {scale}, expected none"),
+            (layout.scale and scale is None, "bad scale: None, expected a number"),
+            (nbytes != layout.marks, f"wrong shape: {nbytes} bytes of marks, expected {layout.marks}"),
+        )
+        if flaw := next((flaw for wrong, flaw in flaws if wrong), None):
+            return flaw
         if marks is not None and (marks.ndim != 1 or marks.dtype != np.uint8):
             return f"wrong dtype: marks of {marks.dtype}, expected uint8"
         return None
+
+
+def _is_seed(seed: int | None) -> bool:
+    return seed is not None and 0 <= seed < 2**64
 
 
 @lru_cache(maxsize=256)  # a round asks for it several times a packet
@@ -189,42 +183,39 @@ def carrier_of(values: Values, levels: int | None = None, *, nearest: bool = Fal
 
 def check_levels(levels: int | None, values: Values = "full") -> None:
     """Raise ValueError for a number of levels out of bounds, or beside another form of values."""
-    if levels is None:
-        return
-    if not 1 <= levels <= MAX_LEVELS:
+    if levels is not None and not 1 <= levels <= MAX_LEVELS:
         raise ValueError(f"levels = {levels}: must be at least 1 and at most {MAX_LEVELS}")
-    if values != "full":
+    if levels is not None and values != "full":
         raise ValueError(f'levels = {levels}, values = "{values}": at most one of them can be given')
 
 
-def k_of(k: int | None, ratio: float | None, dim: int) -> int:
-    """Return k for vectors of length ``dim``.
+class Shared(Packed):
+    """A compressor whose coordinates come from the server's seed of the round, which ``of_round`` gives it."""
 
-    Raises:
-        ValueError: k exceeds ``dim``.
-    """
-    k = k if k is not None else max(1, round((ratio or 0.0) * dim))
-    if k > dim:
-        raise ValueError(f"k = {k}: must be at most d = {dim}, the length of the vectors")
-    return k
+    shared: ClassVar[bool] = True
+    round_seed: ClassVar[int | None] = None  # ``of_round`` gives both to an instance
+    worker: ClassVar[int | None] = None
 
+    def of_round(self, seed: int | None, worker: int) -> Self:
+        """Return the operator of one worker with this seed.
 
-T = TypeVar("T", bound=Packed)
+        Raises:
+            ValueError: there is no seed.
+        """
+        one = copy.copy(self)
+        vars(one).update(round_seed=self._known(seed), worker=worker)
+        return one
 
+    @property
+    def seed(self) -> int:
+        """The round's seed.
 
-def with_seed(operator: T, seed: int | None) -> T:
-    """Return a copy of a shared operator that knows the round's seed."""
-    one = copy.copy(operator)
-    object.__setattr__(one, "round_seed", seed_of(operator, seed))
-    return one
+        Raises:
+            ValueError: there is none.
+        """
+        return self._known(self.round_seed)
 
-
-def seed_of(operator: Packed, seed: int | None) -> int:
-    """Return the seed.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if seed is None:
-        raise ValueError(f"{operator.kind}: all workers of a round draw from one seed, and this method gives none")
-    return seed
+    def _known(self, seed: int | None) -> int:
+        if seed is None:
+            raise ValueError(f"{self.kind}: all workers of a round draw from one seed, and this method gives none")
+        return seed

@@ -9,7 +9,7 @@ import math
 import sys
 from functools import lru_cache
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +47,7 @@ def load_loops() -> ModuleType:
 
 def prepare(dim: int) -> None:
     """Compile, or load, the loops that vectors of length ``dim`` will need."""
-    loops = loops_for(dim)
-    if loops is not None:
+    if (loops := loops_for(dim)) is not None:
         loops.prepare()
 
 
@@ -59,8 +58,7 @@ def parts_of(dtype: np.dtype[Any]) -> tuple[type[np.unsignedinteger[Any]], int, 
 
 def peak(x: Vector) -> float:
     """Return the largest absolute value; 0 for no values, NaN or inf where one is."""
-    loops = fast(x)
-    if loops is not None:
+    if (loops := fast(x)) is not None:
         return float(loops.peak(x))
     # Either is NaN where one number is. The sum is never -0.
     return max(float(np.maximum.reduce(x, initial=0.0)), -float(np.minimum.reduce(x, initial=0.0))) + 0.0
@@ -82,8 +80,7 @@ def l1(x: Vector) -> float:
 
 
 def _sum(x: Vector, *, squared: bool) -> float:
-    loops = fast(x)
-    if loops is not None:
+    if (loops := fast(x)) is not None:
         return float(loops.sum_of(x, squared))
     return sum((_piece_sum(x[at : at + SUMMED], squared=squared) for at in range(0, len(x), SUMMED)), 0.0)
 
@@ -129,23 +126,18 @@ def unpack(packed: Bytes, width: int, count: int) -> NDArray[np.int8]:
 
 def read_packed(packed: Bytes, width: int, count: int, multiplier: np.floating[Any]) -> Vector:
     """Return the codes times a number, of its type; of 1 bit, 0 counts as 1."""
-    loops = loops_for(count, multiplier.dtype)
-    if loops is not None:
-        long: Vector = loops.read_packed(packed, width, count, multiplier)
-        return long
+    if (loops := loops_for(count, multiplier.dtype)) is not None:
+        return cast(Vector, loops.read_packed(packed, width, count, multiplier))
     codes = unpack(packed, width, count)
     codes |= np.int8(width == 1)
-    values: Vector = np.multiply(codes, multiplier, dtype=multiplier.dtype)
-    return values
+    return cast(Vector, np.multiply(codes, multiplier, dtype=multiplier.dtype))
 
 
 def read_codes(codes: NDArray[np.signedinteger], multiplier: np.floating[Any]) -> Vector:
     """Return codes of 8 or 16 bits times a number, of its type."""
-    loops = loops_for(len(codes), multiplier.dtype)
-    values: Vector = (
-        np.multiply(codes, multiplier, dtype=multiplier.dtype) if loops is None else loops.read_codes(codes, multiplier)
-    )
-    return values
+    if (loops := loops_for(len(codes), multiplier.dtype)) is not None:
+        return cast(Vector, loops.read_codes(codes, multiplier))
+    return cast(Vector, np.multiply(codes, multiplier, dtype=multiplier.dtype))
 
 
 def filling(packed: Bytes, width: int, count: int) -> bool:

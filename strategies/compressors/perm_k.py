@@ -1,17 +1,16 @@
 """Perm-k: the workers of a round share out the coordinates among them."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from strategies.checks import check_count
 from strategies.compressors import coordinates
-from strategies.compressors.carriers import Carrier
 from strategies.compressors.choices import Choice
-from strategies.compressors.packed import Packed, Values, carrier_of, check_levels, seed_of, with_seed
+from strategies.compressors.packed import Shared, Values, check_levels
 
 
 @dataclass(frozen=True, kw_only=True)
-class PermK(Packed):
+class PermK(Shared):
     """Perm-k: a random permutation from the round's seed splits the coordinates among the n workers, one part each.
 
     Q_i(v) = n v on worker i's part, 0 elsewhere. A coordinate is worker i's with probability 1/n, also where n does not
@@ -28,9 +27,6 @@ class PermK(Packed):
     (ICLR 2022), definition 2, with parts of unequal size.
     """
 
-    shared: ClassVar[bool] = True
-    round_seed: ClassVar[int | None] = None  # ``of_round`` gives both to an instance
-    worker: ClassVar[int | None] = None
     kind: Literal["perm-k"] = "perm-k"
     parts: int | None = None
     values: Values = "full"
@@ -39,11 +35,6 @@ class PermK(Packed):
     def __post_init__(self) -> None:
         check_count(parts=self.parts)
         check_levels(self.levels, self.values)
-
-    @property
-    def carrier(self) -> Carrier:
-        """How the values travel."""
-        return carrier_of(self.values, self.levels)
 
     @property
     def n(self) -> int:
@@ -64,15 +55,13 @@ class PermK(Packed):
         """
         if not 0 <= worker < self.n:
             raise ValueError(f"worker {worker}: perm-k has parts for 0 .. {self.n - 1}")
-        one = with_seed(self, seed)
-        object.__setattr__(one, "worker", worker)
-        return one
+        return super().of_round(seed, worker)
 
     def count(self, dim: int) -> int:
         """Return the size of the worker's part; before ``of_round`` that of the largest."""
         if self.worker is None:
             return -(-dim // self.n)
-        start, stop = coordinates.part_bounds(seed_of(self, self.round_seed), dim, self.n, self.worker)
+        start, stop = coordinates.part_bounds(self.seed, dim, self.n, self.worker)
         return stop - start
 
     def factor(self, dim: int) -> float:
@@ -81,4 +70,4 @@ class PermK(Packed):
 
     def chosen(self, dim: int) -> Choice:
         """Return the coordinates of the worker, in the order of the permutation: the part is no worker's choice."""
-        return coordinates.part(seed_of(self, self.round_seed), dim, self.n, self.worker or 0)
+        return coordinates.part(self.seed, dim, self.n, self.worker or 0)

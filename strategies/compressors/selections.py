@@ -5,16 +5,16 @@ A packet carries plain values; it is the receiver that multiplies by d/k, so tha
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.random import Generator
 
 from strategies.checks import check_count
 from strategies.compressors import choices, coordinates
-from strategies.compressors.carriers import Carrier
 from strategies.compressors.choices import Choice
 from strategies.compressors.coordinates import draw_seed, indices
-from strategies.compressors.packed import Packed, Values, carrier_of, check_levels, k_of, seed_of, with_seed
+from strategies.compressors.packed import Packed, Shared, Values, check_levels
 from strategies.method import Packet, Vector
 
 _MASKS_TRIED = 16
@@ -31,11 +31,6 @@ class Identity(Packed):
 
     kind: Literal["identity"] = "identity"
     values: Values = "full"
-
-    @property
-    def carrier(self) -> Carrier:
-        """How the values travel."""
-        return carrier_of(self.values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +55,10 @@ class _KOfD(Packed):
         Raises:
             ValueError: k exceeds ``dim``.
         """
-        return k_of(self.k, self.ratio, dim)
+        k = self.k or max(1, round((self.ratio or 0.0) * dim))
+        if k > dim:
+            raise ValueError(f"k = {k}: must be at most d = {dim}, the length of the vectors")
+        return k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +70,6 @@ class _RandomK(_KOfD):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_levels(self.levels, self.values)
-
-    @property
-    def carrier(self) -> Carrier:
-        """How the values travel."""
-        return carrier_of(self.values, self.levels)
 
     def factor(self, dim: int) -> float:
         """Return d/k."""
@@ -112,11 +105,11 @@ class RandK(_RandomK):
         """Return the coordinates that the seed names."""
         return coordinates.mask(packet.seed or 0, packet.dim, self.count(packet.dim))
 
-    def compress(self, v: Vector, rng: np.random.Generator) -> Packet:
+    def compress(self, v: Vector, rng: Generator) -> Packet:
         """Return the packet of Q(v) with a fresh seed from ``rng``: 64 bits are taken."""
         return self._seeded(v, draw_seed(rng), rng)
 
-    def forge(self, target: Vector, rng: np.random.Generator) -> Packet:
+    def forge(self, target: Vector, rng: Generator) -> Packet:
         """Return the packet of this form that serves an attacker best who wants the server to read ``target``.
 
         Of 16 seeds it takes the one whose mask carries most of ||target||^2. The values are those of the target, so
@@ -135,12 +128,12 @@ class RandK(_RandomK):
         d, k = len(target), self.count(len(target))
         return self._seeded(target, max(seeds, key=lambda seed: float(energy[indices(seed, d, k)].sum())), None)
 
-    def _seeded(self, v: Vector, seed: int, rng: np.random.Generator | None) -> Packet:
+    def _seeded(self, v: Vector, seed: int, rng: Generator | None) -> Packet:
         return self.packet(v, coordinates.mask(seed, len(v), self.count(len(v))), rng, seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Masked(_RandomK):
+class Masked(Shared, _RandomK):
     """Rand-k with one mask for all workers of a round: its coordinates come from the server's seed of the round.
 
     The packet carries the k values alone. For one worker it is rand-k, with its omega and D_Q. The errors of different
@@ -152,21 +145,11 @@ class Masked(_RandomK):
     Source: Gupta, Honsell, Xu, Gupta, Neglia: RoSDHB (arXiv 2508.17129).
     """
 
-    shared: ClassVar[bool] = True
-    round_seed: ClassVar[int | None] = None  # ``of_round`` gives it to an instance
     kind: Literal["masked"] = "masked"
-
-    def of_round(self, seed: int | None, worker: int) -> Self:
-        """Return the operator with this mask.
-
-        Raises:
-            ValueError: there is no seed.
-        """
-        return with_seed(self, seed)
 
     def chosen(self, dim: int) -> Choice:
         """Return the coordinates of the round, read-only: the mask is no worker's choice."""
-        return coordinates.shared_mask(seed_of(self, self.round_seed), dim, self.count(dim))
+        return coordinates.shared_mask(self.seed, dim, self.count(dim))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,11 +171,6 @@ class TopK(_KOfD):
 
     unbiased: ClassVar[bool] = False
     kind: Literal["top-k"] = "top-k"
-
-    @property
-    def carrier(self) -> Carrier:
-        """How the values travel."""
-        return carrier_of(self.values, nearest=True)
 
     def marks(self, dim: int) -> int:
         """Return the length of the shorter form of the coordinates."""
@@ -229,14 +207,14 @@ class TopK(_KOfD):
             return f"bad index: {named} coordinates, expected {k}"
         return "bad index: bits behind the last coordinate" if d % 8 and packet.marks[-1] >> (d % 8) else None
 
-    def compress(self, v: Vector, rng: np.random.Generator) -> Packet:
+    def compress(self, v: Vector, rng: Generator) -> Packet:
         """Return the packet of Q(v); nothing is drawn."""
         d, k = len(v), self.count(len(v))
         kept = choices.largest_k(v, k)
         marks = choices.places(kept, k).astype("<u4").view(np.uint8) if self._listed(d) else choices.bitmap(kept, d)
         return self.packet(v, kept, None, marks=marks)
 
-    def forge(self, target: Vector, rng: np.random.Generator) -> Packet:
+    def forge(self, target: Vector, rng: Generator) -> Packet:
         """Return the packet of the target, which reads closest to it."""
         return self.compress(target, rng)
 
