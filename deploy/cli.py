@@ -81,12 +81,10 @@ def _run(arguments: Sequence[str] | None, output: streams.Sink | None) -> int:
             sys.stdout.flush()
 
 
-_SURROUNDINGS = frozenset(
-    {
-        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
-        *(errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE),
-    }
-)
+_SURROUNDINGS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE),
+}
 """Errors of files, folders, disks and system limits. They are no bugs of Breakwater, so one line reports them."""
 
 
@@ -108,11 +106,8 @@ class _Version(argparse.Action):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = _Parser(
-        prog="breakwater",
-        description="Byzantine-robust federated learning between machines that do not trust each other.",
-        epilog=EPILOG,
-    )
+    about = "Byzantine-robust federated learning between machines that do not trust each other."
+    parser: argparse.ArgumentParser = _Parser(prog="breakwater", description=about, epilog=EPILOG)
     parser.add_argument("--version", action=_Version, nargs=0, help="show the versions to include in a bug report")
     # ``prints``: the command's output is its result, so failing to write it is an error.
     parser.set_defaults(parser=parser, prints=False)

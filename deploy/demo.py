@@ -21,10 +21,7 @@ from strategies.strategy import RoundRecord
 CONFIG = Path(__file__).parent / "configs" / "demo.toml"
 AVERAGING, OURS = "averaging", "byz-vr-marina-pp"
 
-RUNS = {
-    AVERAGING: ("strategy.kind=robust-sgd", "aggregator.kind=mean"),
-    OURS: (),
-}
+RUNS = {AVERAGING: ("strategy.kind=robust-sgd", "aggregator.kind=mean"), OURS: ()}
 """Run folder -> what is changed in the config."""
 
 
@@ -47,9 +44,8 @@ def demo(out: Path, *, quiet: bool = False) -> int:
     )
     for name, changes in RUNS.items():
         console.print(f"[bold]{name}[/bold]")
-        options = LocalOptions(
-            config=load(CONFIG, changes), out=out / name, config_dir=CONFIG.parent, monitoring=Monitoring(quiet=quiet)
-        )
+        changed, shown = load(CONFIG, changes), Monitoring(quiet=quiet)
+        options = LocalOptions(config=changed, out=out / name, config_dir=CONFIG.parent, monitoring=shown)
         status = run_local(options, console.print, last=False)
         if status != 0:
             return status
@@ -77,22 +73,15 @@ def _table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(heading, justify="right")
     for name, summary in summaries.items():
         accuracy = summary["accuracy"]
-        table.add_row(
-            name,
-            "none" if accuracy is None else f"{100 * accuracy:.1f} %",
-            str(summary["rounds"]),
-            size(summary["bytes_up"]),
-            size(summary["bytes_down"]),
-            f"{summary['wall_s']:.1f}",
-        )
+        cells = ["none" if accuracy is None else f"{100 * accuracy:.1f} %", str(summary["rounds"])]
+        cells += [size(summary["bytes_up"]), size(summary["bytes_down"]), f"{summary['wall_s']:.1f}"]
+        table.add_row(name, *cells)
     return table
 
 
 def _who_attacked(rounds: list[RoundRecord], f: int, folder: Path) -> str:
-    """Return who stands out, in a sentence."""
+    """Return a sentence that names the most suspicious clients."""
     *first, after = tally(rounds, f)[: f + 1]
     names = ", ".join(f"{suspect.name} ({suspect.score or 0:.0f})" for suspect in first)
-    return (
-        f"\nwho attacked? these stand out most: {names}; the next one has {after.score or 0:.0f}\n"
-        f"         breakwater suspects {folder}"
-    )
+    text = f"\nwho attacked? these stand out most: {names}; the next one has {after.score or 0:.0f}\n"
+    return f"{text}         breakwater suspects {folder}"

@@ -9,12 +9,12 @@ OWN_FILES = 160
 
 
 def for_server(clients: int) -> int:
-    """Return the most files that a server of so many clients opens."""
+    """Return the maximum number of files that a server of this many clients opens."""
     return clients + OWN_FILES
 
 
 def for_launcher(processes: int) -> int:
-    """Return the most files that the launcher of so many processes opens: a pipe and a sentinel for each."""
+    """Return the maximum number of files that a launcher of this many processes opens: a pipe and a sentinel each."""
     return 2 * processes + 64
 
 

@@ -49,12 +49,10 @@ def grid_of(experiment: Experiment) -> InProcessGrid:
         CoalitionMember(brain, i) if brain and i in config.federation.last_seats else HonestWorker(known, i)
         for i in range(n)
     ]
-    return InProcessGrid(
-        secrets.randbits(62) + 2,
-        {name: client_app(worker) for name, worker in zip(names(n, f if brain else 0), workers, strict=True)},
-        max_reply_bytes=codec.max_reply_bytes(problem.dim, problem.dtype),
-        reply_bound=partial(codec.reply_bound, method=method, dim=problem.dim, dtype=problem.dtype),
-    )
+    apps = {name: client_app(worker) for name, worker in zip(names(n, f if brain else 0), workers, strict=True)}
+    bound = partial(codec.reply_bound, method=method, dim=problem.dim, dtype=problem.dtype)
+    most = codec.max_reply_bytes(problem.dim, problem.dtype)
+    return InProcessGrid(secrets.randbits(62) + 2, apps, max_reply_bytes=most, reply_bound=bound)
 
 
 def names(clients: int, attackers: int) -> list[str]:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partialmethod
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -39,10 +40,10 @@ GRACE_S = 60.0
 """How long a server may take to write its results before it is killed."""
 
 SLOW_S = 5.0
-"""Seconds after which the user is told what is waited for."""
+"""Seconds after which a message says what the launcher waits for."""
 
 CLIENTS_S = 5.0
-"""How long clients may take to end by themselves once their server has said goodbye, or is gone."""
+"""How long clients may take to end by themselves once their server has ended."""
 
 LAST_S = 0.5
 """Seconds that a client continues after SIGTERM, so that the last round of a server that got it too is complete."""
@@ -103,10 +104,10 @@ class LocalFederation:
         """Start the server, wait until it listens, start the clients.
 
         Raises:
-            ConfigError: the config says that some clients are Byzantine, but not what they do; the run folder cannot be
-                made, or more files must be open than this machine allows.
-            ProcessEnded: the server, or what starts the processes, was killed.
-            BreakwaterError: the server could not start; its own message.
+            ConfigError: there are Byzantine clients, but no ``[attack]`` section; the run folder cannot be created; or
+                more files must be open than this machine allows.
+            ProcessEnded: the server, or the helper that starts the processes, was killed.
+            BreakwaterError: the server could not start; this is its error.
         """
         config = self.options.config
         n, f = config.federation.clients, config.federation.byzantine
@@ -120,150 +121,136 @@ class LocalFederation:
             self.server = context.Process(target=_serve, args=(self.options, there), name="server")
             self.server.start()
             there.close()
-            self.address = self._await_address(here)
+            self.address = self._await_address(self.server, here)
             self._pipe = here
             width = len(str(n - 1))
-            for worker in range(n - f):
-                self._spawn(context, f"client-{worker:0{width}}", worker, seats=1)
-            if f:
-                self._spawn(context, "byzantine", n - f, seats=f)
-        except (EOFError, ConnectionError):  # its word for how many processes there are does not come
+            parts = [(f"client-{worker:0{width}}", worker, 1) for worker in range(n - f)]
+            for part in parts + [("byzantine", n - f, f)] * bool(f):
+                process = context.Process(target=_take_part, args=(self.options, self.address, *part), name=part[0])
+                process.start()
+                self.clients[part[0]] = process
+        except (EOFError, ConnectionError):
             raise ProcessEnded("the helper process that starts all others was killed") from None
 
     def wait(self) -> int:
-        """Wait for the server to end, telling of clients that die before it; return the exit status of the run."""
+        """Wait for the server to end, and report clients that die earlier; return the exit status of the run."""
         while (status := self.look()) is None:
             wait(self.sentinels())
         return status
 
     def sentinels(self) -> list[int]:
-        """Return what becomes ready when a process ends that ``look`` does not know of yet."""
-        if self.server is None:
-            raise RuntimeError("wait before start")
-        return [self.server.sentinel, *(p.sentinel for name, p in self.clients.items() if name not in self._ended)]
+        """Return what becomes ready when a process ends that ``look`` has not reported yet."""
+        clients = [process for name, process in self.clients.items() if name not in self._ended]
+        return [process.sentinel for process in (self.server, *clients) if process is not None]
 
     def look(self) -> int | None:
-        """Tell of clients that have died; return the exit status of the run, None while it goes on."""
+        """Report clients that have died; return the exit status of the run, or None while it continues."""
         if self.server is None:
             raise RuntimeError("wait before start")
         if any(process.exitcode == LOST for process in (self.server, *self.clients.values())):
             self.server.join(1.0)  # it counts as lost too, a moment later
             self.say("the helper process that started all others was killed; the run ends here")
             return 1
+        folder = self.options.out / "logs"
         for name, process in self.clients.items():
             if name in self._ended or process.is_alive():
                 continue
             self._ended.add(name)
             if process.exitcode == UNUSABLE:
-                return UNUSABLE  # what it cannot use is the experiment, and the others have the same
+                return UNUSABLE  # it cannot use the experiment, which is the same for all others
             if process.exitcode != 0 and self.server.is_alive():
-                self._tell(f"{name} {how_it_ended(process)}; the run goes on without it (log: {self._log_of(name)})")
+                self._tell(f"{name} {how_it_ended(process)}; the run continues without it (log: {folder / name}.log)")
         if self.server.is_alive():
             return None
         if (self.server.exitcode or 0) < 0:
-            self.say(f"the server {how_it_ended(self.server)}; the run ends here (log: {self._log_of('server')})")
+            self.say(f"the server {how_it_ended(self.server)}; the run ends here (log: {folder / 'server.log'})")
             self._killed()
             return 1
         if self.server.exitcode == INTERRUPTED:
-            self.say("the server was told to end by a signal; the run ends here")
+            self.say("the server was stopped by a signal; the run ends here")
         return self.server.exitcode or 0
 
     def stop(self) -> None:
-        """Leave no process behind: ask, wait, kill. Safe to call at any time, and again."""
-        # One whose start was interrupted has no pid that we know; it ends by itself when it finds the launcher gone.
+        """End all processes: terminate, wait, kill. Safe to call at any time, and repeatedly."""
+        # A process whose start was interrupted has no known pid; it ends by itself once the launcher is gone.
         known = [p for p in (self.server, *self.clients.values()) if p is not None and p.pid is not None]
-        processes = [Orphan(p.pid or 0) if p.exitcode == LOST else p for p in known]
+        processes = [reachable(p) for p in known]
         server = processes[0] if known and known[0] is self.server else None
         if server is not None and server.is_alive():
-            server.terminate()  # it writes its summary and tells the clients goodbye
+            server.terminate()  # it writes its summary and dismisses the clients
             server.join(SLOW_S)
             if server.is_alive():
                 self.say(f"waiting for the server, which writes its results, for up to {GRACE_S:g} s")
                 server.join(GRACE_S)
         in_order = server is not None and server.exitcode in (0, INTERRUPTED)
-        end = time.monotonic() + (CLIENTS_S if in_order else 1.0)
-        for process in processes:
-            process.join(max(0.0, end - time.monotonic()))
-        for ask in ("terminate", "kill"):
+        for ask, patience_s in ((None, CLIENTS_S if in_order else 1.0), ("terminate", 2.0), ("kill", 2.0)):
             for process in processes:
-                if process.is_alive():
+                if ask is not None and process.is_alive():
                     getattr(process, ask)()
-            end = time.monotonic() + 2.0
+            end = time.monotonic() + patience_s
             for process in processes:
                 process.join(max(0.0, end - time.monotonic()))
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
         out, logs_ = self.options.out, self.options.out / "logs"
-        with suppress(OSError):  # the same folder can be given again where the run has left nothing there
-            if not any(logs_.iterdir()) and list(out.iterdir()) == [logs_]:
+        with suppress(OSError):  # an empty run folder is removed, so that its name can be used again
+            if list(out.rglob("*")) == [logs_]:
                 logs_.rmdir()
                 out.rmdir()
 
     def _tell(self, line: str) -> None:
-        """Tell the user while the server runs: a terminal is the server's, which draws the live view there."""
+        """Report a line while the server runs: on a terminal through the server, which draws the live view there."""
         if self._pipe is not None and sys.stdout.isatty():
             with suppress(OSError):  # it has just ended
                 self._pipe.send(line)
                 return
         self.say(line)
 
-    def _spawn(self, context: ForkServerContext, name: str, worker: int, seats: int) -> None:
-        process = context.Process(target=_take_part, args=(self.options, self.address, name, worker, seats), name=name)
-        process.start()
-        self.clients[name] = process
-
-    def _await_address(self, pipe: Connection) -> str:
-        """Read what the server reports: its address, or why there is none."""
+    def _await_address(self, server: ForkServerProcess, pipe: Connection) -> str:
+        """Return the address that the server reports, or raise the error that it reports."""
         try:
             answer: str | BreakwaterError = pipe.recv()
         except EOFError:
-            if self.server is not None:
-                self.server.join(SLOW_S)
+            server.join(SLOW_S)
             self.stop()
-            status = INTERRUPTED if self.server is not None and self.server.exitcode == INTERRUPTED else 1
-            ended = how_it_ended(self.server)
-            raise ProcessEnded(f"the server process {ended} before it listened", status) from None
+            status = INTERRUPTED if server.exitcode == INTERRUPTED else 1
+            raise ProcessEnded(f"the server process {how_it_ended(server)} before it listened", status) from None
         if isinstance(answer, str):
             return answer
         self.stop()
         raise answer
 
     def _killed(self) -> None:
-        """Leave the report of a run whose server had no time for it."""
+        """Write the report of a run whose server was killed."""
         from server.monitor.report import REPORT, write_report
 
         if self.options.monitoring.pictures:
             try:
                 write_report(self.options.out)
-            except Exception as error:  # a page that cannot be made changes nothing of how the run has ended
+            except Exception as error:  # a failed report does not change the exit status
                 self.say(f"{self.options.out / REPORT}: cannot be made: {error}")
-
-    def _log_of(self, name: str) -> Path:
-        return self.options.out / "logs" / f"{name}.log"
 
 
 def check_attack(config: Config) -> None:
-    """Refuse a config whose Byzantine clients a local run would not know what to do with.
+    """Refuse a config with Byzantine clients, but without an attack.
 
     Raises:
-        ConfigError: the config says that some clients are Byzantine, but not what they do.
+        ConfigError: there are Byzantine clients, but no ``[attack]`` section.
     """
     f = config.federation.byzantine
     if f and config.attack is None:
-        raise ConfigError(
-            f"federation.byzantine = {f} without an [attack] section: a local run would not know what they do; add "
-            "one, or set federation.byzantine = 0"
-        )
+        fix = "add one, or set federation.byzantine = 0"
+        raise ConfigError(f"federation.byzantine = {f} without an [attack] section for a local run: {fix}")
 
 
 def run_local(options: LocalOptions, say: Callable[[str], None] = print, *, last: bool = True) -> int:
-    """Run a federation to its end and return the exit status; nothing is left behind, whatever happens.
+    """Run a federation to its end and return the exit status; in any case, no process is left behind.
 
     Args:
         options: of the run.
         say: see ``LocalFederation``.
-        last: nothing follows, so that a signal that finds the run over is no interruption.
+        last: no other run follows, so a signal after the end of the run is no interruption.
     """
     federation = LocalFederation(options, say)
     with raising(ctrl_c=KeyboardInterrupt):
@@ -291,9 +278,7 @@ class Orphan:
     exitcode = None
 
     def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._fd = -1
-        self._gone = False
+        self._pid, self._fd, self._gone = pid, -1, False
         try:
             self._fd = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -302,7 +287,6 @@ class Orphan:
             pass
 
     def __del__(self) -> None:
-        """Close the descriptor."""
         if self._fd >= 0:
             os.close(self._fd)
 
@@ -324,20 +308,20 @@ class Orphan:
             if time.monotonic() >= end:
                 return
 
-    def terminate(self) -> None:
-        """Ask it to end."""
-        self.send(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End it."""
-        self.send(signal.SIGKILL)
-
     def send(self, number: int) -> None:
         """Send it a signal."""
         try:
             os.kill(self._pid, number)
         except ProcessLookupError:
             self._gone = True
+
+    terminate = partialmethod(send, signal.SIGTERM)
+    kill = partialmethod(send, signal.SIGKILL)
+
+
+def reachable(process: ForkServerProcess) -> ForkServerProcess | Orphan:
+    """Return a process that can be waited for and killed, whether its fork server is there or gone."""
+    return Orphan(process.pid or 0) if process.exitcode == LOST else process
 
 
 def fork_server(modules: Sequence[str]) -> ForkServerContext:
@@ -382,7 +366,7 @@ def _end_helpers() -> None:
 
 
 def _short_sockets() -> None:
-    """Have multiprocessing make its sockets where their paths are short enough, whatever TMPDIR says.
+    """Let multiprocessing create its sockets in a folder whose path is short enough, even if TMPDIR is too long.
 
     Raises:
         ConfigError: no folder for temporary files can be written.
@@ -390,11 +374,9 @@ def _short_sockets() -> None:
     before = tempfile.tempdir
     try:
         given = tempfile.gettempdir()
-        if len(os.fsencode(given)) + len("/pymp-12345678/listener-12345678") <= _LONGEST_SOCKET:
-            util.get_temp_dir()
-            return
-        for folder in ("/tmp", "/var/tmp", "/dev/shm", os.path.relpath(given)):  # noqa: S108  # it makes a private one there
-            if os.access(folder, os.W_OK | os.X_OK) and len(os.fsencode(folder)) < _LONGEST_SOCKET - 32:
+        room = _LONGEST_SOCKET - len("/pymp-12345678/listener-12345678")
+        for folder in (given, "/tmp", "/var/tmp", "/dev/shm", os.path.relpath(given)):  # noqa: S108  # it makes a private one there
+            if os.access(folder, os.W_OK | os.X_OK) and len(os.fsencode(folder)) <= room:
                 tempfile.tempdir = folder
                 util.get_temp_dir()
                 return
@@ -405,9 +387,9 @@ def _short_sockets() -> None:
     raise ConfigError(f"TMPDIR {given}: is too long for the paths of sockets; set TMPDIR to a shorter one")
 
 
-def how_it_ended(process: ForkServerProcess | None) -> str:
+def how_it_ended(process: ForkServerProcess) -> str:
     """Say how a process ended, after its name: "ended with status 1"."""
-    code = None if process is None else process.exitcode
+    code = process.exitcode
     if code is None:
         return "has not ended"
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
@@ -444,12 +426,12 @@ def _end_soon(number: int, frame: FrameType | None) -> None:
 
 
 def _serve(options: LocalOptions, pipe: Connection) -> None:
-    """Be the server, until the run ends or the launcher says so."""
+    """Run the server until the run ends or the launcher stops it."""
     try:
         with raising(for_good=True):
             begin(server=True)
             _be_server(options, pipe)
-            ignore()  # we are ending; the launcher's word to end is no news
+            ignore()  # this process is ending anyway
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
@@ -476,19 +458,10 @@ def _be_server(options: LocalOptions, pipe: Connection) -> None:
             while True:
                 log.warning("%s", pipe.recv())
 
+    shared = ("config", "out", "data", "config_dir", "monitoring")
+    given = {name: getattr(options, name) for name in shared}
     try:
-        serve(
-            ServerOptions(
-                config=options.config,
-                listen="127.0.0.1:0",
-                own=True,
-                out=options.out,
-                data=options.data,
-                config_dir=options.config_dir,
-                monitoring=options.monitoring,
-            ),
-            on_listening,
-        )
+        serve(ServerOptions(**given, listen="127.0.0.1:0", own=True), on_listening)
     except BreakwaterError as error:
         ignore()
         if listening:
@@ -504,22 +477,14 @@ def _take_part(options: LocalOptions, address: str, name: str, worker: int, seat
 
     begin(server=False)
     logs.to_file(options.out / "logs" / f"{name}.log", options.log_options)
-    attack = options.config.attack if seats > 1 or name == "byzantine" else None
+    config = options.config
+    given: dict[str, Any] = {"config_dir": options.config_dir, "data": options.data, "tried": True}
+    if config.attack is not None and name == "byzantine":
+        given["attack"] = config.attack.kind
+    # All processes read the same files of this machine: only a custom task may make its own data.
+    given["reading"] = "bits" if config.task.kind == "custom" else "none"
     try:
-        run_client(
-            ClientOptions(
-                connect=address,
-                name=name,
-                worker=worker,
-                seats=seats,
-                attack=None if attack is None else attack.kind,
-                config_dir=options.config_dir,
-                data=options.data,
-                # All processes read the same files of this machine: only a custom task may make its own data.
-                reading="bits" if options.config.task.kind == "custom" else "none",
-                tried=True,
-            )
-        )
+        run_client(ClientOptions(connect=address, name=name, worker=worker, seats=seats, **given))
     except BreakwaterError as error:
         log.error("%s", error)
         print(f"{name}: {error}", file=sys.stderr)

@@ -52,20 +52,20 @@ def to_terminal(level: int = logging.WARNING, options: LogOptions | None = None,
 
 
 def make_folder(folder: Path, what: str) -> None:
-    """Make a folder, and those above it.
+    """Create a folder and its parents, if they do not exist.
 
     Args:
-        folder: it may be there.
-        what: is to lie in it, as a user knows it.
+        folder: to create.
+        what: the name of its use, for the message.
 
     Raises:
-        ConfigError: it cannot be made.
+        ConfigError: it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = f"{folder} cannot be made: {error.strerror or error}"
-        raise ConfigError(f"{what}: {reason}; choose another folder") from None
+        reason = error.strerror or error
+        raise ConfigError(f"{what}: {folder} cannot be made: {reason}; choose another folder") from None
 
 
 def to_file(
@@ -74,22 +74,22 @@ def to_file(
     """Append our log to a file; times are UTC.
 
     Args:
-        path: its folder is made if it is not there.
+        path: its folder is created if missing.
         options: see there.
         process: who writes, for JSON; "" for the name of the file.
-        what: is written there, as a user knows it; "" for the name of the file.
-        at_once: open it now; else with the first line, so that an empty log leaves no file.
+        what: the name of its use, for the message; "" for the name of the file.
+        at_once: open it now, not with the first line; otherwise an empty log leaves no file.
 
     Raises:
-        ConfigError: its folder cannot be made, it is a folder itself, or it cannot be opened.
+        ConfigError: its folder cannot be created, it is a folder itself, or it cannot be opened.
     """
     options = options or LogOptions()
     make_folder(path.parent, what or f"log file {path}")
     try:
         handler = _File(path, encoding="utf-8", errors="backslashreplace", delay=not at_once)
     except OSError as error:
-        reason = f"{what or path}: cannot be written: {error.strerror or error}"
-        raise ConfigError(f"{reason}; name another file") from None
+        reason = error.strerror or error
+        raise ConfigError(f"{what or path}: cannot be written: {reason}; name another file") from None
     handler.setFormatter(_Json(process or path.stem) if options.form == "json" else _Text(_FORMAT, _TIME))
     _add(handler, logging.INFO if options.level is None else options.level)
 
@@ -111,40 +111,25 @@ class _Text(logging.Formatter):
 class _Json(logging.Formatter):
     """One JSON object a record, on one line of ASCII."""
 
+    run_id = ""
+    """Of the run that this process takes part in: from the last record that had one. As text, because JSON readers lose
+    digits of a number this long."""
+
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        run = _Run.of(record)
+        _Json.run_id = str(getattr(record, "run_id", _Json.run_id))
         moment = time.strftime(_TIME, time.gmtime(record.created))
-        line: dict[str, str | int] = {
-            "time": f"{moment}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            "process": self._process,
-            "pid": record.process or 0,
-        }
-        if run:
-            line["run_id"] = run
+        line: dict[str, str | int] = {"time": f"{moment}.{int(record.msecs):03d}Z", "level": record.levelname.lower()}
+        line |= {"logger": record.name, "message": record.getMessage()}
+        line |= {"process": self._process, "pid": record.process or 0}
+        if _Json.run_id:
+            line["run_id"] = _Json.run_id
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line)
-
-
-class _Run:
-    """The run that this process takes part in: the ``run_id`` of a record holds for all that follow."""
-
-    known = ""
-
-    @classmethod
-    def of(cls, record: logging.LogRecord) -> str:
-        """Return the id of the run, as text: it is longer than what JSON's readers keep of a number."""
-        named = getattr(record, "run_id", None)
-        if named is not None:
-            cls.known = str(named)
-        return cls.known
 
 
 class _File(logging.FileHandler):
@@ -158,7 +143,7 @@ class _File(logging.FileHandler):
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name is logging's
-        """Drop a line that the system refuses to write; the user hears of it from the writer of the run folder."""
+        """Drop a line that cannot be written; the writer of the run folder reports the problem."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 

@@ -6,8 +6,8 @@
                       found   SERIAL  NAME  the end of its validity    lay there when the register was begun
                       revoked SERIAL  NAME  since when
 
-It holds no secret. Everything that is issued is written here first, so nobody has a certificate that is not in it, but
-for those that were replaced before there was a register.
+It holds no secret. Every certificate is recorded before it is written, so the register is complete, except for
+certificates that were replaced before it existed.
 """
 
 from collections.abc import Iterable
@@ -67,7 +67,7 @@ class Register:
 
     @classmethod
     def load(cls, folder: Path, authority: x509.Certificate) -> Self:
-        """Read the register of a folder; where there is none, begin one with the certificates that lie there.
+        """Read the register of a folder; without one, begin it with the certificates in the folder.
 
         Args:
             folder: of the authority.
@@ -104,9 +104,9 @@ class Register:
 
 
 def _found(folder: Path, authority: x509.Certificate) -> Iterable[Entry]:
-    """Yield what lies in the folders of an authority and is of its making."""
+    """Yield the certificates in the folders of an authority that it has issued."""
     for path in sorted(folder.glob(f"*/{CERTIFICATE_FILE}")):
-        with suppress(ConfigError, OSError):  # what is no certificate, or cannot be read, is nobody's here
+        with suppress(ConfigError, OSError):  # skip files that are no certificates or cannot be read
             leaf = certificates_in(path.read_bytes(), str(path))[0]
             name = common_name(leaf)
             if name is not None and was_issued_by(leaf, authority):
@@ -120,7 +120,5 @@ def _entry(path: Path, number: int, line: str) -> Entry:
             raise ValueError
         return Entry(_WHATS[what], int(serial, 16), name, datetime.strptime(time, _TIME).replace(tzinfo=UTC))
     except ValueError:
-        raise ConfigError(
-            f"{path}: line {number}: {line[:80]!r}: must be issued, found or revoked, serial, name and time; "
-            "restore it from a copy"
-        ) from None
+        form = "issued, found or revoked, serial, name and time"
+        raise ConfigError(f"{path}: line {number}: {line[:80]!r}: must be {form}; restore it from a copy") from None

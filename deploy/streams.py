@@ -1,8 +1,8 @@
 """Standard input, output and error of a process that must not fail because its output cannot be written.
 
-What a run leaves is its folder; what it prints is a convenience. So output that cannot be written (a full disk, a
-reader that has left, a closed terminal) is dropped there, and the run goes on. Of commands whose output is the result,
-such as `check`, it is an error.
+The result of a run is its folder; its output is a convenience. So output that cannot be written (a full disk, a closed
+pipe, a closed terminal) is dropped, and the run continues. For commands whose output is their result, such as `check`,
+it is an error.
 """
 
 import errno
@@ -39,7 +39,7 @@ class Sink(io.RawIOBase):
     def __init__(self, fd: int, report: TextIO | None = None) -> None:
         super().__init__()
         self.strict = False
-        """Whether to raise where something is lost, instead of going on without it."""
+        """Whether lost output is an error, instead of being dropped."""
         self._fd = fd
         self._report = report
         self._failed = self._over = False
@@ -58,7 +58,7 @@ class Sink(io.RawIOBase):
         """Write some of the data, or drop them.
 
         Raises:
-            OutputLost: they cannot be written, and ``strict`` asks for it; once.
+            OutputLost: they cannot be written, and ``strict`` is set; raised once.
         """
         while not self._over:
             try:
@@ -80,19 +80,16 @@ class Sink(io.RawIOBase):
             os.close(null)
         if self.strict:
             raise OutputLost(error)
-        if first and self._report is not None and error.errno not in (errno.EPIPE, errno.EIO):  # the reader's own wish
-            print(
-                f"breakwater: standard output: {error.strerror or error}; going on without it",
-                file=self._report,
-                flush=True,
-            )
+        if first and self._report is not None and error.errno not in (errno.EPIPE, errno.EIO):  # the reader has left
+            line = f"breakwater: standard output: {error.strerror or error}; continuing without it"
+            print(line, file=self._report, flush=True)
 
 
 def prepare() -> Sink:
     """Replace the standard streams by sinks; return that of standard output.
 
-    One that is closed is opened on the null device: the next file that is opened would get its number, and with it all
-    that is printed. Characters that the terminal's encoding lacks, as in the name of a folder, are shown as escapes.
+    A closed one is opened on the null device; otherwise the next file that is opened would get its number, and receive
+    all that is printed. Characters that the terminal's encoding lacks are shown as escapes.
     """
     for fd in range(3):
         try:

@@ -9,7 +9,7 @@
     │   │   └── OtherTask         because the two have not loaded the same task
     │   ├── ServerGone            the server has not answered for longer than the client's patience
     │   └── WireError             a peer sent bytes that are no message, or too many of them
-    ├── RunEndedError             a run that cannot go on: no client came, or too few answer (``strategies.hold``)
+    ├── RunEndedError             a run that cannot continue: no client came, or too few answer (``strategies.hold``)
     ├── ProcessEnded              a process that a run cannot do without has ended
     ├── Unwritten                 a run whose results or checkpoints could not be written
     ├── Silent                    raised by a ClientApp that sends no reply at all (a Byzantine fault)
@@ -46,12 +46,12 @@ class ProcessEnded(BreakwaterError):  # noqa: N818  # the name says what happene
     """A process that a run cannot do without has ended before its time.
 
     Args:
-        said: which one, and how it ended.
+        message: which one, and how it ended.
         status: the exit status of the command.
     """
 
-    def __init__(self, said: str, status: int = 1) -> None:
-        super().__init__(said)
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
         self.status = status
 
 
@@ -98,23 +98,16 @@ class Silent(BreakwaterError):  # noqa: N818  # the name says what happened
 
 
 class Broken(BreakwaterError):  # noqa: N818  # the name says what happened
-    """Raised by a ClientApp whose reply is to break below its records; ``link.node`` does what it says.
+    """Raised by a ClientApp whose reply is to break below its records; ``link.node`` carries it out.
 
     Args:
-        how: a fault ``below_records``. A late reply is sent after a delay, while the process goes on.
+        how: a fault ``below_records``. A late reply is sent after a delay, while the process continues.
         content: the reply.
         delay_s: seconds, for a late one.
         last: no other round follows, so there is nothing to come back for.
     """
 
-    def __init__(
-        self,
-        how: Fault,
-        content: "RecordDict",
-        delay_s: float = 0.0,
-        *,
-        last: bool = False,
-    ) -> None:
+    def __init__(self, how: Fault, content: "RecordDict", delay_s: float = 0.0, *, last: bool = False) -> None:
         super().__init__(f"a broken reply: {how}")
         self.how = how
         self.content = content

@@ -40,8 +40,4 @@ _REASONS = {
     Fault.GARBAGE: "undecodable",
     Fault.DISCONNECT: "disconnected",
 }
-_NEAREST = {
-    Fault.TRUNCATED: Fault.WRONG_SHAPE,
-    Fault.GARBAGE: Fault.WRONG_SHAPE,
-    Fault.DISCONNECT: Fault.SILENCE,
-}
+_NEAREST = {Fault.TRUNCATED: Fault.WRONG_SHAPE, Fault.GARBAGE: Fault.WRONG_SHAPE, Fault.DISCONNECT: Fault.SILENCE}

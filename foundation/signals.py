@@ -20,7 +20,7 @@ _Handler = Callable[[int, FrameType | None], Any]
 
 
 class _State:
-    """What this process knows of signals; handlers and ``held`` run in its main thread alone."""
+    """The state of signal handling; handlers and ``held`` run in the main thread only."""
 
     taken = False  # the first one has come, and what it raises is on its way
     waiting: Callable[[], None] | None = None  # what one that has come within ``held`` does in the end
@@ -35,10 +35,7 @@ def hangups_count() -> bool:
 
 @contextmanager
 def raising(
-    kind: type[BaseException] = KeyboardInterrupt,
-    *,
-    ctrl_c: type[BaseException] | None = None,
-    for_good: bool = False,
+    kind: type[BaseException] = KeyboardInterrupt, *, ctrl_c: type[BaseException] | None = None, for_good: bool = False
 ) -> Iterator[None]:
     """Within: the first SIGTERM or SIGHUP raises this in the main thread, so that `kill` and Ctrl-C clean up alike.
 
@@ -75,8 +72,8 @@ def raising(
 def held() -> Iterator[None]:
     """Within: a signal that would end this process waits for the end of the block, so that results are written whole.
 
-    If the block raises, that ends the process anyway, and the signal goes on waiting. Does nothing in other threads
-    than the main one, which no signal interrupts.
+    If the block raises, that ends the process anyway, and the signal keeps waiting. Has no effect in other threads than
+    the main one, because no signal interrupts them.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

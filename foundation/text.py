@@ -75,18 +75,18 @@ def without_marks(raw: bytes) -> bytes:
     return plain.rstrip(b"\x1a") if plain.endswith(b"\x1a") else plain
 
 
-def one_line(said: object, most: int = 300) -> str:
+def one_line(text: object, most: int = 300) -> str:
     """Return text from a peer as one short printable line.
 
     Args:
-        said: anything; its ``str`` is taken.
-        most: characters that are kept.
+        text: anything; its ``str`` is taken.
+        most: maximum number of characters.
     """
-    return "".join(c if c.isprintable() else "?" for c in str(said)[:most])
+    return "".join(c if c.isprintable() else "?" for c in str(text)[:most])
 
 
 def first_line(error: object) -> str:
-    """Return the first line of what an error says; "" if it has none."""
+    """Return the first line of an error's message; "" if it is empty."""
     return next(iter(str(error).strip().splitlines()), "")
 
 

@@ -18,17 +18,7 @@ class Command(Protocol):
 
 
 COMMANDS: tuple[Command, ...] = (
-    demo,
-    run,
-    server,
-    client,
-    watch,
-    sweep,
-    certs,
-    check,
-    report,
-    suspects,
-    doctor,
-    completion,
+    *(demo, run, server, client, watch, sweep),
+    *(certs, check, report, suspects, doctor, completion),
 )
 """The commands, in the order in which ``breakwater --help`` lists them."""

@@ -1,8 +1,10 @@
 """``breakwater certs init | issue | revoke``: TLS certificates for server and clients."""
 
 import argparse
+from collections.abc import Sequence
+from functools import partial
 
-from deploy.commands.options import Subparsers, add_path
+from deploy.commands.options import Subparsers, add_path, add_value
 
 
 def add(commands: Subparsers) -> None:
@@ -13,54 +15,26 @@ def add(commands: Subparsers) -> None:
     issue = actions.add_parser("issue", help="issue a certificate to each of these clients")
     for action in (init, issue):
         add_path(action, "folder", "folder of the authority; keep its ca.key here")
-        action.add_argument("--days", type=int, metavar="N", default=365, help="validity in days (default: 365)")
+        add_value(action, "--days", "validity in days (default: 365)", "N", type=int, default=365)
         action.add_argument("--renew", action="store_true", help="replace the certificates, but keep the authority")
-    init.add_argument(
-        "--host",
-        action="append",
-        required=True,
-        metavar="NAME_OR_IP",
-        help="host name or IP address at which clients reach the server; repeat for each one",
-    )
-    init.set_defaults(command=_init)
-    issue.add_argument(
-        "names", nargs="+", metavar="NAME", help="client name; copy the folder DIR/NAME to the client's machine"
-    )
-    issue.add_argument(
-        "--watcher", action="store_true", help="issue certificates that allow watching runs, but not taking part"
-    )
-    issue.set_defaults(command=_issue)
+    meaning = "host name or IP address at which clients reach the server; repeat for each one"
+    add_value(init, "--host", meaning, "NAME_OR_IP", action="append", required=True, dest="names")
+    add_value(issue, "names", "client name; copy the folder DIR/NAME to the client's machine", "NAME", nargs="+")
+    meaning = "issue certificates that allow watching runs, but not taking part"
+    issue.add_argument("--watcher", action="store_true", help=meaning)
     revoke = actions.add_parser("revoke", help="revoke all certificates of these clients")
     add_path(revoke, "folder", "folder of the authority")
-    revoke.add_argument(
-        "names",
-        nargs="+",
-        metavar="NAME",
-        help="client name; a certificate issued later (issue --renew) is valid again",
-    )
-    revoke.set_defaults(command=_revoke)
+    meaning = "client name; a certificate issued later (issue --renew) is valid again"
+    add_value(revoke, "names", meaning, "NAME", nargs="+")
+    init.set_defaults(command=partial(_certs, "init", ("days", "renew")))
+    issue.set_defaults(command=partial(_certs, "issue", ("days", "renew", "watcher")))
+    revoke.set_defaults(command=partial(_certs, "revoke", ()))
 
 
-def _init(options: argparse.Namespace) -> int:
-    from deploy.certs import init
+def _certs(action: str, given: Sequence[str], options: argparse.Namespace) -> int:
+    """Call this function of ``deploy.certs`` with the given options, and print its lines."""
+    from deploy import certs
 
-    for line in init(options.folder, options.host, days=options.days, renew=options.renew):
-        print(line)
-    return 0
-
-
-def _issue(options: argparse.Namespace) -> int:
-    from deploy.certs import issue
-
-    given = {"days": options.days, "renew": options.renew, "watcher": options.watcher}
-    for line in issue(options.folder, options.names, **given):
-        print(line)
-    return 0
-
-
-def _revoke(options: argparse.Namespace) -> int:
-    from deploy.certs import revoke
-
-    for line in revoke(options.folder, options.names):
-        print(line)
+    lines = getattr(certs, action)(options.folder, options.names, **{name: getattr(options, name) for name in given})
+    print(*lines, sep="\n")
     return 0

@@ -10,9 +10,8 @@ def add(commands: Subparsers) -> None:
     parser = commands.add_parser("check", help="validate and explain a config without running it")
     add_config(parser)
     add_data(parser)
-    parser.add_argument(
-        "--no-load", action="store_true", help="check the config only; do not load the task and its data"
-    )
+    meaning = "check the config only; do not load the task and its data"
+    parser.add_argument("--no-load", action="store_true", help=meaning)
     parser.set_defaults(command=_check, prints=True)
 
 

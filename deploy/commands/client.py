@@ -3,40 +3,38 @@
 import argparse
 import logging
 
-from deploy.commands.options import Subparsers, add_data, add_logs, add_path, add_set, address, data_dir, log_options
+from deploy.commands.options import (
+    Subparsers,
+    add_data,
+    add_logs,
+    add_path,
+    add_patience,
+    add_set,
+    add_value,
+    address,
+    data_dir,
+    log_options,
+)
 from foundation.errors import ConfigError
 
 
 def add(commands: Subparsers) -> None:
     """Register the command."""
     parser = commands.add_parser("client", help="run a client")
-    parser.add_argument("--connect", type=address, required=True, metavar="HOST:PORT", help="address of the server")
-    parser.add_argument(
-        "--name", metavar="NAME", help="name of this client, unique in the federation (default: the certificate's name)"
-    )
-    add_path(
-        parser,
-        "--tls",
-        "certificate folder of this client; with --seats, the parent of the folders NAME-0, NAME-1, ...",
-    )
-    parser.add_argument(
-        "--worker",
-        type=int,
-        metavar="I",
-        help="index of the worker, 0 to n-1, which determines its share of the data (default: the first free index)",
-    )
+    add_value(parser, "--connect", "address of the server", "HOST:PORT", type=address, required=True)
+    meaning = "name of this client, unique in the federation (default: the certificate's name)"
+    add_value(parser, "--name", meaning, "NAME")
+    meaning = "certificate folder of this client; with --seats, the parent of the folders NAME-0, NAME-1, ..."
+    add_path(parser, "--tls", meaning)
+    meaning = "index of the worker, 0 to n-1, which determines its share of the data (default: the first free index)"
+    add_value(parser, "--worker", meaning, "I", type=int)
     add_path(parser, "--config", "refuse to take part if the server's config differs from FILE", metavar="FILE")
     add_data(parser)
-    parser.add_argument(
-        "--attack", metavar="KIND", help="act as a Byzantine client: any kind of [attack], such as alie"
-    )
-    parser.add_argument(
-        "--seats", type=int, default=1, metavar="N", help="take N seats as one coalition; needs --attack (default: 1)"
-    )
+    add_value(parser, "--attack", "act as a Byzantine client: any kind of [attack], such as alie", "KIND")
+    meaning = "take N seats as one coalition; needs --attack (default: 1)"
+    add_value(parser, "--seats", meaning, "N", type=int, default=1)
     add_set(parser, "attack.KEY=VALUE", "set a parameter of the attack; may be repeated")
-    parser.add_argument(
-        "--patience", type=float, metavar="S", help="exit after S seconds without a server (default: never)"
-    )
+    add_patience(parser, "never")
     add_path(parser, "--log-file", "also append the log to FILE", metavar="FILE")
     add_logs(parser)
     parser.set_defaults(command=_client, complain=parser.error)
@@ -50,22 +48,11 @@ def _client(options: argparse.Namespace) -> int:
     logs.to_terminal(form.level or logging.INFO, form, name)
     if options.log_file is not None:
         logs.to_file(options.log_file, form, name, what=f"--log-file {options.log_file}", at_once=True)
-    reason = run_client(
-        ClientOptions(
-            connect=str(options.connect),
-            name=name,
-            worker=options.worker,
-            seats=options.seats,
-            attack=options.attack,
-            settings=options.set,
-            config=options.config,
-            config_dir=None if options.config is None else options.config.resolve().parent,
-            data=data_dir(options),
-            patience_s=options.patience,
-            tls=options.tls,
-        )
-    )
-    print(f"{name}: {reason}")
+    same = {key: getattr(options, key) for key in ("worker", "seats", "attack", "config", "tls")}
+    given = same | {"settings": options.set, "data": data_dir(options), "patience_s": options.patience}
+    if options.config is not None:
+        given["config_dir"] = options.config.resolve().parent
+    print(f"{name}: {run_client(ClientOptions(connect=str(options.connect), name=name, **given))}")
     return 0
 
 

@@ -19,11 +19,8 @@ _breakwater_config_files() {
 
 def add(commands: Subparsers) -> None:
     """Register the command."""
-    parser = commands.add_parser(
-        "completion",
-        help="print a shell completion script",
-        epilog="docs/troubleshooting.md describes how to install it.",
-    )
+    more = "docs/troubleshooting.md describes how to install it."
+    parser = commands.add_parser("completion", help="print a shell completion script", epilog=more)
     parser.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="shell to print the script for")
     parser.set_defaults(command=_completion, prints=True)
 
@@ -33,12 +30,8 @@ def _completion(options: argparse.Namespace) -> int:
 
     from experiment.config import AttackUnion, kinds_of
 
-    kinds: dict[str | None, Any] = {
-        "DIR": shtab.DIRECTORY,
-        "HOST:PORT|DIR": shtab.DIRECTORY,
-        "FILE": shtab.FILE,
-        "FILE.html": shtab.FILE,
-    }
+    kinds: dict[str, Any] = dict.fromkeys(("DIR", "HOST:PORT|DIR"), shtab.DIRECTORY)
+    kinds |= dict.fromkeys(("FILE", "FILE.html"), shtab.FILE)
     for action in _actions(options.parser):
         toml = action.dest == "config" or str(action.metavar).endswith(".toml")
         kind = _CONFIG if toml else kinds.get(str(action.metavar))

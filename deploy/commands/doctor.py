@@ -5,32 +5,21 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from deploy.commands.options import Subparsers, add_data, add_path, address, address_to_listen_on
+from deploy.commands.options import Subparsers, add_data, add_path, add_value, address, address_to_listen_on
 
 
 def add(commands: Subparsers) -> None:
     """Register the command."""
-    parser = commands.add_parser(
-        "doctor",
-        help="check this machine and suggest fixes",
-        epilog="Exit status: 0 if there is no problem (there may be warnings), 1 if there is a problem.",
-    )
+    more = "Exit status: 0 if there is no problem (there may be warnings), 1 if there is a problem."
+    parser = commands.add_parser("doctor", help="check this machine and suggest fixes", epilog=more)
     add_path(parser, "--config", "also check that this config can run here", metavar="FILE")
     add_data(parser)
     add_path(parser, "--tls", "check the server or client certificate in this folder")
     add_path(parser, "--lists", "folder of the server's ca.crl and clients.txt (default: the folder of --tls)")
-    parser.add_argument(
-        "--connect",
-        type=address,
-        metavar="HOST:PORT",
-        help="check the connection to this server, without taking a seat",
-    )
-    parser.add_argument(
-        "--listen",
-        type=address_to_listen_on,
-        metavar="HOST:PORT",
-        help="check that a server can listen on this address",
-    )
+    meaning = "check the connection to this server, without taking a seat"
+    add_value(parser, "--connect", meaning, "HOST:PORT", type=address)
+    meaning = "check that a server can listen on this address"
+    add_value(parser, "--listen", meaning, "HOST:PORT", type=address_to_listen_on)
     add_path(parser, "--out", "check the folder for run folders (default: runs)", default=Path("runs"))
     parser.add_argument("--json", action="store_true", help="print the findings as one JSON object")
     parser.set_defaults(command=_doctor, prints=True)
@@ -46,8 +35,7 @@ def _doctor(options: argparse.Namespace) -> int:
         findings.append(finding)
         if not options.json:
             print(finding, flush=True)
-    problems = sum(finding.level == "problem" for finding in findings)
-    warnings = sum(finding.level == "warning" for finding in findings)
+    problems, warnings = (sum(each.level == level for each in findings) for level in ("problem", "warning"))
     if options.json:
         result = {"versions": versions(), "problems": problems, "findings": [each.as_json() for each in findings]}
         print(json.dumps(result, indent=2))

@@ -4,6 +4,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -21,12 +22,13 @@ else:  # generic only for the type checker
 
 T = TypeVar("T")
 
+NEW_FOLDER = "new run folder (default: runs/NAME-TIME)"
+"""What ``--out`` means to the commands that run a federation."""
+
 
 def add_config(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """Add ``CONFIG.toml`` and ``--set``, which changes values of it."""
-    parser.add_argument(
-        "config", type=Path, nargs="?" if optional else None, metavar="CONFIG.toml", help="experiment config"
-    )
+    add_path(parser, "config", "experiment config", "CONFIG.toml", nargs="?" if optional else None)
     add_set(parser, "SECTION.KEY=VALUE", "override a value of the config; may be repeated")
 
 
@@ -35,9 +37,14 @@ def add_set(parser: argparse.ArgumentParser, metavar: str, meaning: str) -> None
     parser.add_argument("--set", action="append", default=[], metavar=metavar, help=meaning)
 
 
+def add_value(parser: argparse.ArgumentParser, name: str, meaning: str, metavar: str, **given: Any) -> None:
+    """Add an argument with a value; a text unless ``type`` names something else."""
+    parser.add_argument(name, metavar=metavar, help=meaning, **given)
+
+
 def add_path(parser: argparse.ArgumentParser, name: str, meaning: str, metavar: str = "DIR", **given: Any) -> None:
     """Add an argument that is a path, of a folder unless ``metavar`` names something else."""
-    parser.add_argument(name, type=Path, metavar=metavar, help=meaning, **given)
+    add_value(parser, name, meaning, metavar, type=Path, **given)
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -45,9 +52,9 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     add_path(parser, "--data", "folder of the data sets (default: environment variable BREAKWATER_DATA)")
 
 
-def add_out(parser: argparse.ArgumentParser) -> None:
-    """Add ``--out``, the run folder."""
-    add_path(parser, "--out", "new run folder (default: runs/NAME-TIME)")
+def add_patience(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add ``--patience``."""
+    add_value(parser, "--patience", f"exit after S seconds without a server (default: {default})", "S", type=float)
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:
@@ -58,23 +65,11 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
 def add_monitoring(parser: argparse.ArgumentParser) -> None:
     """Add ``-q``, ``--tensorboard``, ``--metrics-port`` and ``--metrics-host``."""
     add_quiet(parser)
-    parser.add_argument(
-        "--tensorboard",
-        nargs="?",
-        const="",
-        metavar="DIR",
-        help="write TensorBoard event files to DIR (without DIR: to tensorboard/ in the run folder)",
-    )
-    parser.add_argument(
-        "--metrics-port", type=int, metavar="PORT", help="serve Prometheus metrics on this port (0: any free port)"
-    )
-    parser.add_argument(
-        "--metrics-host",
-        type=host,
-        default="127.0.0.1",
-        metavar="HOST",
-        help="host name or IP address for the metrics port (default: 127.0.0.1)",
-    )
+    meaning = "write TensorBoard event files to DIR (without DIR: to tensorboard/ in the run folder)"
+    add_value(parser, "--tensorboard", meaning, "DIR", nargs="?", const="")
+    add_value(parser, "--metrics-port", "serve Prometheus metrics on this port (0: any free port)", "PORT", type=int)
+    meaning = "host name or IP address for the metrics port (default: 127.0.0.1)"
+    add_value(parser, "--metrics-host", meaning, "HOST", type=host, default="127.0.0.1")
 
 
 def monitoring(options: argparse.Namespace) -> "Monitoring":
@@ -88,12 +83,8 @@ def monitoring(options: argparse.Namespace) -> "Monitoring":
     port: int | None = options.metrics_port
     if port is not None and not 0 <= port <= 65535:
         raise ConfigError(f"--metrics-port {port}: must be from 0 to 65535")
-    return Monitoring(
-        quiet=options.quiet,
-        tensorboard=options.tensorboard and str(Path(options.tensorboard).absolute()),
-        metrics_port=port,
-        metrics_host=options.metrics_host,
-    )
+    folder = options.tensorboard and str(Path(options.tensorboard).absolute())
+    return Monitoring(quiet=options.quiet, tensorboard=folder, metrics_port=port, metrics_host=options.metrics_host)
 
 
 def address(text: str) -> Address:
@@ -102,22 +93,22 @@ def address(text: str) -> Address:
     Raises:
         ArgumentTypeError: the argument is not a valid address.
     """
-    return _argument(lambda: Address.parse(text))
+    return _argument(Address.parse, text)
 
 
 def address_to_listen_on(text: str) -> Address:
     """Parse an address to listen on; an argparse type."""
-    return _argument(lambda: Address.parse(text, listens=True))
+    return _argument(partial(Address.parse, listens=True), text)
 
 
 def host(text: str) -> str:
     """Parse a host name or IP address; an argparse type."""
-    return _argument(lambda: parse_host(text))
+    return _argument(parse_host, text)
 
 
-def _argument(parse: Callable[[], T]) -> T:
+def _argument(parse: Callable[[str], T], text: str) -> T:
     try:
-        return parse()
+        return parse(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -9,16 +9,13 @@ from foundation.errors import ConfigError
 
 
 def add(commands: Subparsers) -> None:
-    parser = commands.add_parser(
-        "report",
-        help="regenerate the report of a run, or compare several runs",
-        description="One run: regenerate its report.html; the run may be in progress or may have been killed. Several "
-        "runs: write one page that compares them, where runs that differ only in federation.seed share a line with a "
-        "band.",
+    meaning = "regenerate the report of a run, or compare several runs"
+    more = (
+        "One run: regenerate its report.html; the run may be in progress or may have been killed. Several runs: write "
+        "one page that compares them, where runs that differ only in federation.seed share a line with a band."
     )
-    parser.add_argument(
-        "folders", type=Path, nargs="+", metavar="DIR", help="run folder, or a folder that contains run folders"
-    )
+    parser = commands.add_parser("report", help=meaning, description=more)
+    add_path(parser, "folders", "run folder, or a folder that contains run folders", nargs="+")
     meaning = "file to write (default: report.html in the run folder, or for several runs in their common folder)"
     add_path(parser, "--out", meaning, metavar="FILE.html")
     parser.set_defaults(command=_report)
@@ -33,9 +30,8 @@ def _report(options: argparse.Namespace) -> int:
         if not out.absolute().parent.is_dir():
             raise ConfigError(f"--out {out}: the folder {out.absolute().parent} does not exist")
         if out.exists() and not out.is_file():  # a device would be replaced by the page
-            raise ConfigError(
-                f"--out {out}: is {'a folder' if out.is_dir() else 'not a regular file'}; give the path of a file"
-            )
+            kind = "a folder" if out.is_dir() else "not a regular file"
+            raise ConfigError(f"--out {out}: is {kind}; give the path of a file")
     folders = run_folders(options.folders)
     if len(folders) == 1:
         print(write_report(folders[0], out))

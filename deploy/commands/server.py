@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy.commands.options import (
+    NEW_FOLDER,
     Subparsers,
     add_config,
     add_data,
     add_logs,
     add_monitoring,
-    add_out,
     add_path,
+    add_value,
     address_to_listen_on,
     data_dir,
     log_options,
@@ -31,15 +32,11 @@ def add(commands: Subparsers) -> None:
     parser = commands.add_parser("server", help="run the server of a federation")
     add_config(parser, optional=True)
     add_data(parser)
-    parser.add_argument(
-        "--listen",
-        type=address_to_listen_on,
-        metavar="HOST:PORT",
-        help="address to listen on for clients, such as 0.0.0.0:9090",
-    )
+    meaning = "address to listen on for clients, such as 0.0.0.0:9090"
+    add_value(parser, "--listen", meaning, "HOST:PORT", type=address_to_listen_on)
     meaning = "resume the run in this folder; with CONFIG.toml and --listen, start it there if it does not exist yet"
     add_path(parser, "--resume", meaning)
-    add_out(parser)
+    add_path(parser, "--out", NEW_FOLDER)
     add_path(parser, "--tls", "folder of the server's certificate: server/ in the folder of certs init")
     meaning = "folder of ca.crl and clients.txt, which are re-read while the server runs (default: the folder of --tls)"
     add_path(parser, "--lists", meaning)
@@ -54,6 +51,7 @@ def _server(options: argparse.Namespace) -> int:
     from server.run_folder import MANIFEST
 
     settings = _server_options(options)
+    more = f"; `breakwater server --resume {settings.out}` continues it"
     files.allow(files.for_server(settings.config.federation.clients), "a server of this federation")
     logs.to_terminal(options=log_options(options), process="server")
     logs.to_file(settings.out / "logs" / "server.log", log_options(options), what=f"run folder {settings.out}")
@@ -61,13 +59,10 @@ def _server(options: argparse.Namespace) -> int:
         with raising(Terminated, ctrl_c=KeyboardInterrupt):
             serve(settings, None if options.quiet else lambda address: print(f"listening on {address}", flush=True))
     except KeyboardInterrupt:
-        more = (
-            f"; `breakwater server --resume {settings.out}` continues it" if (settings.out / MANIFEST).exists() else ""
-        )
-        print(f"breakwater: interrupted{more}", file=sys.stderr)
+        print(f"breakwater: interrupted{more if (settings.out / MANIFEST).exists() else ''}", file=sys.stderr)
         return 130
     except RunEndedError as error:
-        print(f"breakwater: {error}; `breakwater server --resume {settings.out}` continues it", file=sys.stderr)
+        print(f"breakwater: {error}{more}", file=sys.stderr)
         return 1
     return 0
 
@@ -80,32 +75,17 @@ def _server_options(options: argparse.Namespace) -> "ServerOptions":
     from server.run_folder.manifest import RunManifest
 
     resume: Path | None = options.resume
+    given = {"tls": options.tls, "lists": options.lists, "monitoring": monitoring(options)}
     if resume is not None and options.out is not None:
         options.complain("--resume DIR writes to DIR: omit --out")
     if resume is not None and (options.config is None or (resume / MANIFEST).exists()):
-        manifest = RunManifest.read(resume)
-        config = load(options.config or resume / CONFIG, options.set)
-        return ServerOptions.of_run(
-            resume,
-            manifest,
-            config,
-            listen=None if options.listen is None else str(options.listen),
-            data=data_dir(options, manifest.data),
-            tls=options.tls,
-            lists=options.lists,
-            monitoring=monitoring(options),
-        )
+        manifest, config = RunManifest.read(resume), load(options.config or resume / CONFIG, options.set)
+        given |= {"data": data_dir(options, manifest.data), "listen": options.listen and str(options.listen)}
+        return ServerOptions.of_run(resume, manifest, config, **given)
     needed = {"CONFIG.toml": options.config, "--listen": options.listen}
     missing = [name for name, given in needed.items() if given is None]
     if missing:
         options.complain(f"the following arguments are required: {', '.join(missing)}; or only --resume DIR")
-    return ServerOptions(
-        config=load(options.config, options.set),
-        listen=str(options.listen),
-        out=resume or out_dir(options, options.config.stem),
-        data=data_dir(options),
-        config_dir=options.config.resolve().parent,
-        tls=options.tls,
-        lists=options.lists,
-        monitoring=monitoring(options),
-    )
+    config, out = load(options.config, options.set), resume or out_dir(options, options.config.stem)
+    given |= {"data": data_dir(options), "config_dir": options.config.resolve().parent}
+    return ServerOptions(config=config, listen=str(options.listen), out=out, **given)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from deploy.commands.options import Subparsers, add_data, add_path, add_set, data_dir
+from deploy.commands.options import Subparsers, add_data, add_path, add_set, add_value, data_dir
 from foundation.signals import raising
 
 
@@ -17,19 +17,14 @@ def add(commands: Subparsers) -> None:
     add_path(parser, "experiment", "experiment file (docs/experiments.md)", metavar="EXPERIMENT.toml")
     add_path(parser, "--out", "new sweep folder, or one to continue", required=True)
     add_data(parser)
-    parser.add_argument(
-        "--in-process",
-        action="store_true",
-        help="run each federation in one process, without sockets: same models and byte counts, many times faster if "
-        "rounds are short",
+    meaning = (
+        "run each federation in one process, without sockets: same models and byte counts, many times faster if rounds "
+        "are short"
     )
-    parser.add_argument(
-        "--jobs",
-        type=_positive,
-        metavar="N",
-        help="number of concurrent runs (default: one per core with --in-process, else one per four cores)",
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="seeds to use instead of the file's")
+    parser.add_argument("--in-process", action="store_true", help=meaning)
+    meaning = "number of concurrent runs (default: one per core with --in-process, else one per four cores)"
+    add_value(parser, "--jobs", meaning, "N", type=_positive)
+    add_value(parser, "--seeds", "seeds to use instead of the file's", "N", type=int, nargs="+")
     parser.add_argument("--reduced", action="store_true", help="run the file's [reduced] version, which takes seconds")
     add_set(parser, "SECTION.KEY=VALUE", "override a value in every run; may be repeated")
     parser.set_defaults(command=_sweep)
@@ -48,13 +43,6 @@ def _sweep(options: argparse.Namespace) -> int:
     from deploy.sweeps.sweep import sweep
 
     plan = load_plan(options.experiment, seeds=options.seeds, reduced=options.reduced, changes=options.set)
-    asked = SweepOptions(
-        path=options.experiment,
-        plan=plan,
-        out=options.out,
-        jobs=options.jobs or default_jobs(options.in_process),
-        in_process=options.in_process,
-        data=data_dir(options),
-    )
+    jobs, data = options.jobs or default_jobs(options.in_process), data_dir(options)
     with raising(ctrl_c=KeyboardInterrupt):
-        return sweep(asked)
+        return sweep(SweepOptions(options.experiment, plan, options.out, jobs, options.in_process, data))

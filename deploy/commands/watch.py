@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.commands.options import Subparsers, add_path
+from deploy.commands.options import Subparsers, add_path, add_patience, add_value
 from foundation.errors import ConfigError, Refused
 from foundation.text import one_line
 
@@ -18,16 +18,11 @@ if TYPE_CHECKING:
 
 def add(commands: Subparsers) -> None:
     parser = commands.add_parser("watch", help="watch a run from another terminal")
-    parser.add_argument(
-        "what",
-        metavar="HOST:PORT|DIR",
-        help="address at which the server listens for clients, or a run folder on this machine",
-    )
+    meaning = "address at which the server listens for clients, or a run folder on this machine"
+    add_value(parser, "what", meaning, "HOST:PORT|DIR")
     add_path(parser, "--tls", "folder of a watcher's certificate, made with certs issue CERTS NAME --watcher")
     parser.add_argument("--json", action="store_true", help="print the state as a line of JSON, twice a second")
-    parser.add_argument(
-        "--patience", type=float, metavar="S", help="exit after S seconds without a server (default: 300)"
-    )
+    add_patience(parser, "300")
     parser.set_defaults(command=_watch, prints=True)
 
 
@@ -62,9 +57,8 @@ def _states(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from link.watch import FIRST_S, PATIENCE_S, follow
 
     identity = None if options.tls is None else Identity.load(options.tls)
-    if options.patience is None:
-        return follow(options.what, identity, first_s=FIRST_S, patience_s=PATIENCE_S)
-    return follow(options.what, identity, first_s=options.patience, patience_s=options.patience)
+    first_s, patience_s = (FIRST_S, PATIENCE_S) if options.patience is None else (options.patience,) * 2
+    return follow(options.what, identity, first_s=first_s, patience_s=patience_s)
 
 
 def _checked(what: str, states: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -4,10 +4,9 @@ import gzip
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.doctor.findings import Finding, ok, problem, warning
+from deploy.doctor.findings import Demand, Finding, ok, problem, warning
 from foundation.errors import ConfigError
 from foundation.text import TextError, read_text
 from tasks.contract import TaskError
@@ -15,18 +14,13 @@ from tasks.mnist import FILES
 
 SUMS = "SHA256SUMS"
 """An optional file of check sums in the data folder, as ``sha256sum`` writes it."""
-_MNIST = dict(
-    zip(
-        FILES,
-        (
-            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-        ),
-        strict=True,
-    )
+_PUBLISHED = (
+    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 )
+_MNIST = dict(zip(FILES, _PUBLISHED, strict=True))
 """SHA-256 of the unpacked files of MNIST as published."""
 _ANEW = "copy the file again"
 
@@ -125,28 +119,13 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(gzip.decompress(content) if path.suffix == ".gz" else content).hexdigest()
 
 
-@dataclass(frozen=True)
-class Demand:
-    """What a config needs of the machine.
-
-    Args:
-        clients: n.
-        disk: about the most bytes that its run writes.
-    """
-
-    clients: int
-    disk: int
-
-
-def config(path: Path, given: Path | None) -> tuple[Finding, Demand | None]:
+def config(path: Path, given: Path | None, demand: Demand) -> Iterator[Finding]:
     """Open the experiment of a config, with its data.
 
     Args:
         path: the config.
         given: ``--data``.
-
-    Returns:
-        The finding; and what the experiment needs, if it can be opened.
+        demand: set to what the experiment needs, if it can be opened.
     """
     from experiment.config import load
     from experiment.opened import open_config, try_out
@@ -158,12 +137,12 @@ def config(path: Path, given: Path | None) -> tuple[Finding, Demand | None]:
         experiment = open_config(read, data_dir, path.resolve().parent)
         try_out(experiment)
     except ConfigError as error:
-        return problem("config", " / ".join(str(error).splitlines()), "`breakwater check` explains a config"), None
+        yield problem("config", " / ".join(str(error).splitlines()), "`breakwater check` explains a config")
+        return
     problem_, federation = experiment.problem, experiment.config.federation
     vector = problem_.dim * problem_.dtype.itemsize
     # A checkpoint holds a few vectors of the server's and at most two for each client; one more is being written.
     kept = (experiment.config.checkpoint.keep + 1) * (2 * federation.clients + 6) * vector
-    line = 200 + 16 * federation.clients
-    demand = Demand(federation.clients, kept + experiment.config.strategy.rounds * line)
-    says = f"{path}: {experiment.config.task.kind}, d = {problem_.dim}, {federation.clients} clients"
-    return ok("config", says), demand
+    demand.clients = federation.clients
+    demand.disk = kept + experiment.config.strategy.rounds * (200 + 16 * federation.clients)
+    yield ok("config", f"{path}: {experiment.config.task.kind}, d = {problem_.dim}, {federation.clients} clients")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.doctor import machine
-from deploy.doctor.findings import Finding, guarded
+from deploy.doctor.findings import Demand, Finding, guarded
 from link.address import Address
 
 
@@ -16,7 +16,7 @@ class Questions:
     """The options of ``breakwater doctor``.
 
     Args:
-        config: an experiment that is to run here.
+        config: experiment to run here.
         tls: folder of a party's certificate.
         lists: folder of a server's lists; None for ``tls``.
         connect: address of a server.
@@ -39,28 +39,18 @@ def examine(questions: Questions) -> Iterator[Finding]:
     clock = machine.Clock()
     torch = machine.torch_probe() if machine.has_torch() else None
     loops = machine.loops_probe()
-    yield from guarded("python", machine.python)
-    yield from guarded("packages", machine.packages)
-    yield from guarded("flwr", machine.flower)
-    yield from guarded("code", machine.code)
+    first = {"python": machine.python, "packages": machine.packages, "flwr": machine.flower, "code": machine.code}
+    for about, look in first.items():
+        yield from guarded(about, look)
     yield from guarded("torch", lambda: machine.torch(torch))
     yield from guarded("numba", lambda: machine.loops(loops))
-    clients, needed = None, 0
-    if questions.config is not None:
-        path, demands = questions.config, []
-
-        def config(data: Any) -> Iterator[Finding]:
-            finding, demand = data.config(path, questions.data)
-            demands.append(demand)
-            yield finding
-
-        yield from _late("config", "data", config)
-        if demands and demands[0] is not None:
-            clients, needed = demands[0].clients, demands[0].disk
+    demand, path = Demand(), questions.config
+    if path is not None:
+        yield from _late("config", "data", lambda data: data.config(path, questions.data, demand))
     yield from _late("data", "data", lambda data: data.look(questions.data))
-    yield from guarded("cores", lambda: machine.cores(clients))
-    yield from guarded("files", lambda: machine.open_files(clients))
-    yield from guarded("disk", lambda: machine.disk(questions.out, needed))
+    yield from guarded("cores", lambda: machine.cores(demand.clients))
+    yield from guarded("files", lambda: machine.open_files(demand.clients))
+    yield from guarded("disk", lambda: machine.disk(questions.out, demand.disk))
     tls, listen, connect = questions.tls, questions.listen, questions.connect
     if tls is not None:
         yield from _late("tls", "party", lambda party: party.look(tls, questions.lists))
@@ -72,5 +62,5 @@ def examine(questions: Questions) -> Iterator[Finding]:
 
 
 def _late(about: str, name: str, look: Callable[[Any], Iterator[Finding]]) -> Iterator[Finding]:
-    """Yield the findings of a check of a module that is imported now: a broken install may break the import too."""
+    """Yield the findings of a check whose module is imported now, because a broken install may break the import too."""
     yield from guarded(about, lambda: look(import_module(f"deploy.doctor.{name}")))

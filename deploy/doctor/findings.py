@@ -35,6 +35,19 @@ class Finding:
         return asdict(self)
 
 
+@dataclass
+class Demand:
+    """What a config needs of the machine, once it has been opened.
+
+    Args:
+        clients: n; None if unknown.
+        disk: about the most bytes that its run writes.
+    """
+
+    clients: int | None = None
+    disk: int = 0
+
+
 def ok(about: str, says: str) -> Finding:
     """Return a finding that needs no fix."""
     return Finding("ok", about, says)
@@ -55,5 +68,5 @@ def guarded(about: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Findi
     try:
         yield from look()
     except Exception as error:  # anything can fail on a broken machine
-        told = " ".join(str(error).split()) or "no reason given"
-        yield problem(about, f"check failed: {type(error).__name__}: {told[:300]}", "report this line")
+        reason = " ".join(str(error).split()) or "no reason given"
+        yield problem(about, f"check failed: {type(error).__name__}: {reason[:300]}", "report this line")

@@ -36,9 +36,9 @@ _TORCH = """
 import json, torch
 value = float((torch.ones(64, 64) @ torch.ones(64, 64)).sum())
 cuda = torch.cuda.is_available()
-told = {"version": torch.__version__, "threads": torch.get_num_threads(), "value": value,
+found = {"version": torch.__version__, "threads": torch.get_num_threads(), "value": value,
         "cuda": torch.cuda.get_device_name(0) if cuda else None}
-print(json.dumps(told))
+print(json.dumps(found))
 """
 
 _LOOPS = """
@@ -79,8 +79,8 @@ class Probe:
             self._process.kill()
             self._process.communicate()
         if self._process.returncode == 0:
-            told: dict[str, Any] = json.loads(out.splitlines()[-1])
-            return told
+            answer: dict[str, Any] = json.loads(out.splitlines()[-1])
+            return answer
         lines = err.strip().splitlines()
         return lines[-1][:300] if lines else f"ended with status {self._process.returncode}"
 
@@ -107,7 +107,7 @@ def python() -> Iterator[Finding]:
 
 def packages() -> Iterator[Finding]:
     """Look at every package that the project names, against its bounds."""
-    needed = [requirement for requirement in _requirements() if _applies(requirement)]
+    needed = [each for each in _requirements() if each.marker is None or each.marker.evaluate({"extra": ""})]
     good = 0
     for requirement in needed:
         try:
@@ -118,9 +118,8 @@ def packages() -> Iterator[Finding]:
         if requirement.specifier.contains(there, prereleases=True):
             good += 1
         else:
-            yield problem(
-                "packages", f"{requirement.name} {there} is outside the tested range {requirement.specifier}", _INSTALL
-            )
+            says = f"{requirement.name} {there} is outside the tested range {requirement.specifier}"
+            yield problem("packages", says, _INSTALL)
     if good == len(needed):
         yield ok("packages", f"{good} of {len(needed)} within their bounds")
 
@@ -137,9 +136,8 @@ def flower() -> Iterator[Finding]:
         flwr_compat.set_identity(1)
         message = Message(RecordDict(), 5, "train")
         flwr_compat.stamp(message, message_id="42", run_id=9)
-        asked = flwr_compat.instruction(
-            RecordDict(), run_id=9, node_id=5, message_id="42", message_type="train", group_id="", ttl_s=1.0
-        )
+        ids: dict[str, Any] = {"run_id": 9, "node_id": 5, "message_id": "42", "group_id": ""}
+        asked = flwr_compat.instruction(RecordDict(), message_type="train", ttl_s=1.0, **ids)
         reply = Message(RecordDict(), reply_to=asked)
         flwr_compat.name_reply(reply, "43")
         seen = message.metadata.message_id, message.metadata.run_id, reply.metadata.message_id
@@ -158,29 +156,26 @@ def torch(probe: Answer | None) -> Iterator[Finding]:
     if probe is None:
         yield warning("torch", "is not installed, so the tasks mnist and custom cannot run", "make setup")
         return
-    told = probe.result()
-    if isinstance(told, str):
-        yield problem("torch", f"cannot be imported: {told}", "reinstall it: make setup")
-    elif told["value"] != 64.0**3:
-        yield problem("torch", f"a product of matrices of ones gives {told['value']}", "reinstall it: make setup")
+    answer = probe.result()
+    if isinstance(answer, str):
+        yield problem("torch", f"cannot be imported: {answer}", "reinstall it: make setup")
+    elif answer["value"] != 64.0**3:
+        yield problem("torch", f"a product of matrices of ones gives {answer['value']}", "reinstall it: make setup")
     else:
-        cuda = f"CUDA: {told['cuda']}, which built-in tasks do not use" if told["cuda"] else "no CUDA"
-        yield ok("torch", f"{told['version']}, {told['threads']} threads, {cuda}")
+        cuda = f"CUDA: {answer['cuda']}, which built-in tasks do not use" if answer["cuda"] else "no CUDA"
+        yield ok("torch", f"{answer['version']}, {answer['threads']} threads, {cuda}")
 
 
 def loops(probe: Answer) -> Iterator[Finding]:
     """Check where compiled loops are cached between runs."""
-    told = probe.result()
-    if isinstance(told, str):
-        yield problem("numba", f"the compiled loops cannot be loaded: {told}", _INSTALL)
-    elif told["cache"] is None or not _writable(Path(told["cache"])):
-        yield warning(
-            "numba",
-            "compiled loops cannot be cached, so with a large model every process compiles them for half a minute",
-            "set NUMBA_CACHE_DIR to a writable folder",
-        )
+    answer = probe.result()
+    if isinstance(answer, str):
+        yield problem("numba", f"the compiled loops cannot be loaded: {answer}", _INSTALL)
+    elif answer["cache"] is None or not _writable(Path(answer["cache"])):
+        says = "compiled loops cannot be cached, so with a large model every process compiles them for half a minute"
+        yield warning("numba", says, "set NUMBA_CACHE_DIR to a writable folder")
     else:
-        yield ok("numba", f"compiled loops are cached in {told['cache']}")
+        yield ok("numba", f"compiled loops are cached in {answer['cache']}")
 
 
 def code() -> Iterator[Finding]:
@@ -254,9 +249,8 @@ class Clock:
         if abs(moved) > _JUMP_S:
             yield warning("clock", f"moved by {moved:+.1f} s during this check", fix)
         elif now < newest:
-            yield problem(
-                "clock", f"it is {now:%Y-%m-%d %H:%M} UTC, before this code was written ({newest:%Y-%m-%d})", fix
-            )
+            says = f"it is {now:%Y-%m-%d %H:%M} UTC, before this code was written ({newest:%Y-%m-%d})"
+            yield problem("clock", says, fix)
         else:
             yield ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC")
 
@@ -275,15 +269,9 @@ def _requirements() -> list[Requirement]:
     path = ROOT / "pyproject.toml"
     if path.is_file():
         project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
-        texts = list(project["dependencies"])
-        if has_torch():
-            texts += project["optional-dependencies"]["torch"]
-        return [Requirement(text) for text in texts]
+        extra = project["optional-dependencies"]["torch"] if has_torch() else []
+        return [Requirement(text) for text in (*project["dependencies"], *extra)]
     return [Requirement(text) for text in requires("breakwater") or []]
-
-
-def _applies(requirement: Requirement) -> bool:
-    return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
 
 
 def _quota() -> float | None:

@@ -43,9 +43,8 @@ def listening(address: Address) -> Iterator[Finding]:
 
 def _fix_of_listening(error: OSError, address: Address) -> str:
     if error.errno == errno.EADDRINUSE:
-        return (
-            f"another process uses it (`ss -ltnp 'sport = :{address.port}'` shows which); stop it, or use another port"
-        )
+        which = f"`ss -ltnp 'sport = :{address.port}'` shows which"
+        return f"another process uses it ({which}); stop it, or use another port"
     if error.errno == errno.EADDRNOTAVAIL:
         return "this machine has no such address; 0.0.0.0 means all its addresses"
     if error.errno in (errno.EACCES, errno.EPERM):
@@ -74,9 +73,8 @@ def connecting(address: Address, tls: Path | None) -> Iterator[Finding]:
         if identity is not None:
             identity.check(CertificateRole.CLIENT)
     except ConfigError as error:
-        yield problem(
-            "connect", f"{address} is reachable, but this certificate cannot be used: {error}", "see the line about tls"
-        )
+        says = f"{address} is reachable, but this certificate cannot be used: {error}"
+        yield problem("connect", says, "see the line about tls")
         return
     yield asyncio.run(_ask(address, identity, route))
 
@@ -116,11 +114,8 @@ async def _ask(address: Address, identity: Identity | None, route: Route) -> Fin
     from experiment.code import code_fingerprint
 
     if theirs[1] != code_fingerprint():
-        return problem(
-            "connect",
-            f"{address}: a Breakwater server, {how}, but it runs code {theirs[1]}, this machine {code_fingerprint()}",
-            "install the same version at both ends",
-        )
+        says = f"a Breakwater server, {how}, but it runs code {theirs[1]}, this machine {code_fingerprint()}"
+        return problem("connect", f"{address}: {says}", "install the same version at both ends")
     return ok("connect", f"{address}: a Breakwater server of the same code, {how}")
 
 

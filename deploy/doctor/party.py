@@ -26,9 +26,8 @@ def look(folder: Path, lists: Path | None = None) -> Iterator[Finding]:
         lists: folder of a server's lists; None for the same.
     """
     if (folder / AUTHORITY_KEY_FILE).exists() and not (folder / CERTIFICATE_FILE).exists():
-        yield problem(
-            "tls", f"{folder} is the authority's folder", f"give --tls {folder}/server, or {folder}/NAME of a client"
-        )
+        fix = f"give --tls {folder}/server, or {folder}/NAME of a client"
+        yield problem("tls", f"{folder} is the authority's folder", fix)
         return
     try:
         identity = Identity.load(folder)
@@ -55,11 +54,8 @@ def look(folder: Path, lists: Path | None = None) -> Iterator[Finding]:
 def role_of(certificate: x509.Certificate) -> CertificateRole:
     """Return the role that a certificate is for; a client if it names none."""
     usages = extension(certificate, x509.ExtendedKeyUsage)
-    return (
-        CertificateRole.SERVER
-        if usages is not None and CertificateRole.SERVER.value in usages
-        else CertificateRole.CLIENT
-    )
+    serves = usages is not None and CertificateRole.SERVER.value in usages
+    return CertificateRole.SERVER if serves else CertificateRole.CLIENT
 
 
 def _secrets(folder: Path) -> Iterator[Finding]:
@@ -71,11 +67,8 @@ def _secrets(folder: Path) -> Iterator[Finding]:
     else:
         yield ok("key", f"{key}: mode {mode:04o}, matches the certificate")
     if (folder / AUTHORITY_KEY_FILE).exists():
-        yield warning(
-            "key",
-            f"{folder / AUTHORITY_KEY_FILE}: this key can impersonate any participant",
-            "keep it only on the machine that issues certificates",
-        )
+        says = f"{folder / AUTHORITY_KEY_FILE}: this key can impersonate any participant"
+        yield warning("key", says, "keep it only on the machine that issues certificates")
 
 
 def _lists(identity: Identity, role: CertificateRole, folder: Path, lists: Path | None) -> Iterator[Finding]:
@@ -100,11 +93,8 @@ def _lists(identity: Identity, role: CertificateRole, folder: Path, lists: Path 
 
 
 def _renewal(folder: Path, role: CertificateRole) -> str:
-    command = (
-        "init DIR --renew --host ..."
-        if role is CertificateRole.SERVER
-        else f"issue DIR {folder.absolute().name} --renew"
-    )
+    issue = f"issue DIR {folder.absolute().name} --renew"
+    command = "init DIR --renew --host ..." if role is CertificateRole.SERVER else issue
     return f"`breakwater certs {command}` on the authority's machine, and copy the folder again"
 
 

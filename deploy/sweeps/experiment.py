@@ -1,4 +1,4 @@
-"""The experiment file of a sweep: a config, what is varied, and what is to be seen.
+"""The experiment file of a sweep: a config, what varies, and which figures to draw.
 
 ::
 
@@ -45,11 +45,11 @@ Value = dict[str, list[str]]
 """The values of an axis: what each is called, and its settings."""
 
 
-def _settings(given: object) -> list[str]:
+def _settings(given: object, *, place: str = "") -> list[str]:
     """Return settings that are one string or a list of them."""
     listed = [given] if isinstance(given, str) else given
     if not isinstance(listed, list) or not all(isinstance(item, str) and "=" in item for item in listed):
-        raise ValueError('must be "section.key=value" or a list of such')
+        raise ValueError(f'{place}must be "section.key=value" or a list of such')
     return listed
 
 
@@ -58,20 +58,13 @@ def _axis(given: object) -> object:
     if not isinstance(given, dict) or not given:
         raise ValueError('must be a table: name = ["section.key=value", ...] for each value; or key and values')
     if set(given) != {"key", "values"}:
-        return {str(name): _named(name, settings) for name, settings in given.items()}
+        return {str(name): _settings(settings, place=f"{name}: ") for name, settings in given.items()}
     key, values = given["key"], given["values"]
     if not isinstance(key, str) or not re.fullmatch(r"\w+\.\w+", key):
         raise ValueError(f'key = {key!r}: must be "section.key", for example "strategy.alpha"')
     if not isinstance(values, list) or not values or not all(isinstance(v, str | int | float | bool) for v in values):
         raise ValueError("values: must be a list of numbers, texts or true and false")
     return {_word(value): [f"{key}={_word(value)}"] for value in values}
-
-
-def _named(name: str, settings: object) -> list[str]:
-    try:
-        return _settings(settings)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
 
 
 def _word(value: str | float | bool) -> str:
@@ -261,11 +254,8 @@ class Plan:
         if tune is None:
             return []
         folder = "tuning" if tune.set else "runs"
-        return [
-            replace(self.run(cell, seed, tune.set), folder=f"{folder}/{cell.folder}/seed-{seed}", tuning=True)
-            for cell in self.cells()
-            for seed in tune.seeds
-        ]
+        runs = (self.run(cell, seed, tune.set) for cell in self.cells() for seed in tune.seeds)
+        return [replace(run, folder=f"{folder}/{run.cell.folder}/seed-{run.seed}", tuning=True) for run in runs]
 
     def runs(self, chosen: Mapping[Cell, str]) -> list[PlannedRun]:
         """Return the runs that the results are made of.
@@ -273,12 +263,9 @@ class Plan:
         Args:
             chosen: the best value of the tuned axis, by the combination of the others.
         """
-        tune = self.file.tune
-        cells = [
-            cell
-            for cell in self.cells()
-            if tune is None or chosen.get(cell.without(tune.axis)) == dict(cell.values)[tune.axis]
-        ]
+        tune, cells = self.file.tune, self.cells()
+        if tune is not None:
+            cells = [cell for cell in cells if chosen.get(cell.without(tune.axis)) == dict(cell.values)[tune.axis]]
         return [self.run(cell, seed) for cell in cells for seed in self.file.seeds]
 
     def run(self, cell: Cell, seed: int, more: Sequence[str] = ()) -> PlannedRun:
@@ -372,32 +359,19 @@ def _reduced(file: ExperimentFile, path: Path) -> ExperimentFile:
     less = file.reduced
     if less is None:
         raise ConfigError(f"{path}: --reduced: the file has no [reduced] table")
-    unknown = [
-        f"{table}.{axis}" for table in ("only", "axes") for axis in getattr(less, table) if axis not in file.axes
-    ]
-    missing = [
-        f"only.{axis}.{value}"
-        for axis, values in less.only.items()
-        for value in values
-        if value not in file.axes.get(axis, {value: []})
-    ]
-    if unknown or missing:
-        lines = [f"{path}: reduced.{name}: no such axis or value" for name in (*unknown, *missing)]
-        raise ConfigError("\n".join(lines))
+    named: list[tuple[str, str, str | None]] = [("axes", axis, None) for axis in less.axes]
+    named += [("only", axis, value) for axis, values in less.only.items() for value in (*values, None)]
+    problems = [line for table, axis, value in named for line in _unknown(f"reduced.{table}", axis, value, file.axes)]
+    if problems:
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems)))
     axes = {
         axis: {value: settings for value, settings in values.items() if value in less.only.get(axis, values)}
         for axis, values in (file.axes | less.axes).items()
     }
-    return file.model_copy(
-        update={
-            "base": less.base or file.base,
-            "set": [*file.set, *less.set],
-            "seeds": less.seeds or file.seeds,
-            "axes": axes,
-            "tune": file.tune and file.tune.model_copy(update={"set": less.tune_set}),
-            "targets": file.targets if less.targets is None else less.targets,
-        }
-    )
+    tune = file.tune and file.tune.model_copy(update={"set": less.tune_set})
+    update = {"set": [*file.set, *less.set], "axes": axes, "tune": tune}
+    update |= {key: given for key in ("base", "seeds", "targets") if (given := getattr(less, key)) is not None}
+    return file.model_copy(update=update)
 
 
 def _flaws(file: ExperimentFile) -> Iterator[str]:
@@ -427,21 +401,22 @@ def _flaws(file: ExperimentFile) -> Iterator[str]:
         elif figure.reach is not None and figure.x not in axes:
             yield f"{place}: reach: needs an axis as x, not {figure.x!r}"
         shown = {figure.x, *figure.where, *figure.axes.values(), file.tune.axis if file.tune else None}
-        for axis, values in axes.items():
-            if axis not in shown and len(values) > 1:
-                yield (
-                    f"{place}: axis {axis!r} has {len(values)} values: name it in panels, rows, lines or styles, or in "
-                    "where"
-                )
+        for axis, count in ((axis, len(values)) for axis, values in axes.items() if axis not in shown):
+            if count > 1:
+                yield f"{place}: axis {axis!r} has {count} values: name it in panels, rows, lines, styles or where"
     names = [figure.name for figure in file.figures]
     if len(set(names)) < len(names):
         yield f"figures: two have the same name: {', '.join(names)}"
 
 
-def _unknown(place: str, axis: str, value: str, axes: Mapping[str, Value]) -> Iterator[str]:
+def _key(setting: str) -> str:
+    return setting.partition("=")[0].strip()
+
+
+def _unknown(place: str, axis: str, value: str | None, axes: Mapping[str, Value]) -> Iterator[str]:
     if axis not in axes:
         yield f"{place}.{axis}: no such axis{suggest(axis, list(axes))}"
-    elif value not in axes[axis]:
+    elif value is not None and value not in axes[axis]:
         yield f"{place}.{axis} = {value!r}: no such value{suggest(value, list(axes[axis]))}"
 
 
@@ -450,15 +425,11 @@ def _config_flaws(plan: Plan) -> list[str]:
     cells = plan.cells()
     if not cells:
         return ["exclude: leaves no combination to run"]
-    set_by_axes = {
-        setting.partition("=")[0].strip(): axis
-        for axis, values in plan.file.axes.items()
-        for settings in values.values()
-        for setting in settings
-    }
+    settings = [(each, axis) for axis, values in plan.file.axes.items() for each in itertools.chain(*values.values())]
+    set_by_axes = {_key(setting): axis for setting, axis in settings}
     flaws = []
     for change in plan.changes:
-        key = change.partition("=")[0].strip()
+        key = _key(change)
         if key == "federation.seed":
             flaws.append(f"--set {change}: the sweep sets it; use --seeds")
         for other, axis in set_by_axes.items():

@@ -5,6 +5,7 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; a second
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -72,18 +73,16 @@ class _Picture:
         width, height = PANEL_IN
         below = 0.35 if lines != [None] or styles != [None] else 0.0
         above = 0.4 if figure.title else 0.1
-        canvas = Canvas(
-            figsize=(max(width * len(columns), 4.6), height * len(rows) + below + above), layout="constrained"
-        )
+        size = max(width * len(columns), 4.6), height * len(rows) + below + above
+        canvas = Canvas(figsize=size, layout="constrained")
         grid = canvas.subplots(len(rows), len(columns), squeeze=False, sharey=True)
         for i, down in enumerate(rows):
             for j, across in enumerate(columns):
                 panel = cast(Axes, grid[i, j])
                 here = _with(_with(self._outcomes, figure.rows, down), figure.panels, across)
-                for k, line in enumerate(lines):
-                    for m, style in enumerate(styles):
-                        group = _with(_with(here, figure.lines, line), figure.styles, style)
-                        self._plot(panel, group, k, m, len(lines))
+                for (k, line), (m, style) in product(enumerate(lines), enumerate(styles)):
+                    group = _with(_with(here, figure.lines, line), figure.styles, style)
+                    self._plot(panel, group, k, m, len(lines))
                 named = ((figure.panels, across), (figure.rows, down))
                 panel.set_title(",  ".join(f"{name}: {value}" for name, value in named if value), fontsize=9)
                 panel.set_xlabel(X_LABELS.get(figure.x, figure.x) if i == len(rows) - 1 else "", fontsize=9)
@@ -108,7 +107,7 @@ class _Picture:
     def _plot(self, panel: Axes, group: Sequence[Outcome], k: int, m: int, count: int) -> None:
         """Draw the runs that differ in nothing but the seed, and perhaps in x: colour k of ``count``, style m."""
         look: dict[str, Any] = {"color": COLOURS[k % len(COLOURS)], "linestyle": STYLES[m % len(STYLES)]}
-        look["linewidth"] = 1.2 + (count - 1 - k) * (1.8 if count == 2 else 0.9)  # so that one below another is seen
+        look["linewidth"] = 1.2 + (count - 1 - k) * (1.8 if count == 2 else 0.9)  # so that hidden lines remain visible
         x = self._figure.x
         if not self._ends:
             shown = band([outcome.curve(cast(X, x), self._y) for outcome in group], log=self._log)
@@ -128,7 +127,7 @@ class _Picture:
             self._band(panel, at, median, low, high, look)
 
     def _end(self, outcome: Outcome) -> float | None:
-        """Return what a run has come to."""
+        """Return the value of a run at its end, or what it took to reach the target."""
         if self._target is None:
             return outcome.measures.get(self._y)
         at = outcome.reached(self._target)
@@ -156,7 +155,7 @@ class _Picture:
                 panel.set_xticks(range(len(values)), values)
             elif min(numbers) > 0 and max(numbers) / min(numbers) >= 10:
                 panel.set_xscale("log")
-                if max(numbers) / min(numbers) < 1000:  # one or two decades have too few marks of their own
+                if max(numbers) / min(numbers) < 1000:  # one or two decades have too few default ticks
                     panel.set_xticks(numbers, values)
                     panel.xaxis.set_minor_formatter(NullFormatter())
         panel.tick_params(which="both", labelsize=8)
@@ -164,7 +163,7 @@ class _Picture:
         panel.spines[["top", "right"]].set_visible(False)
 
     def _limit(self, panels: Sequence[Axes]) -> None:
-        """Set the range of y, which all panels share: as asked for; else so that divergence flattens nothing."""
+        """Set the range of y for all panels: the given one, or one in which diverging runs do not flatten the rest."""
         if self._figure.limits is not None and self._y == self._figure.y:
             panels[0].set_ylim(*self._figure.limits)
         elif not self._log:
@@ -179,20 +178,15 @@ class _Picture:
 
     def _legend(self, canvas: Canvas, lines: Sequence[str | None], styles: Sequence[str | None]) -> None:
         """Explain colours and styles below the panels."""
-        handles = [
-            Line2D([], [], color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)], markersize=4, label=name)
-            if self._ends
-            else Line2D([], [], color=COLOURS[k % len(COLOURS)], label=name)
-            for k, name in enumerate(self._named(self._figure.lines, lines))
-        ]
-        handles += [
-            Line2D([], [], color="0.3", linestyle=STYLES[m % len(STYLES)], label=name)
-            for m, name in enumerate(self._named(self._figure.styles, styles))
-        ]
+        handles = []
+        for k, name in enumerate(self._named(self._figure.lines, lines)):
+            mark: dict[str, Any] = {"marker": MARKERS[k % len(MARKERS)], "markersize": 4} if self._ends else {}
+            handles.append(Line2D([], [], color=COLOURS[k % len(COLOURS)], label=name, **mark))
+        for m, name in enumerate(self._named(self._figure.styles, styles)):
+            handles.append(Line2D([], [], color="0.3", linestyle=STYLES[m % len(STYLES)], label=name))
         if handles:
-            canvas.legend(
-                handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False, fontsize=9
-            )
+            columns = min(len(handles), 5)
+            canvas.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
     @staticmethod
     def _named(axis: str | None, values: Sequence[str | None]) -> list[str]:
@@ -200,15 +194,15 @@ class _Picture:
 
 
 class _Plain(LogFormatter):
-    """Marks of a log axis as plain numbers: 0.6 and not 6e-01."""
+    """Ticks of a log axis as plain numbers: 0.6 and not 6e-01."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        """Return the mark at x; nothing where there is no room for one."""
+        """Return the label of the tick at x; empty if there is no room for it."""
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def _with(outcomes: Sequence[Outcome], axis: str | None, value: str | None) -> list[Outcome]:
-    """Return the runs with this value; all where there is none to have."""
+    """Return the runs with this value; all without an axis or a value."""
     if axis is None or value is None:
         return list(outcomes)
     return [outcome for outcome in outcomes if outcome.run.cell.has({axis: value})]

@@ -8,8 +8,9 @@ import hashlib
 import io
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,13 @@ class Outcome:
     status: str
     folder: Path
     reason: str = ""
-    summary: Mapping[str, Any] | None = None
+    summary: Mapping[str, Any] = field(default_factory=dict)
     how: str = ""
 
     @property
     def warning(self) -> str:
-        """What a reader must know of a run that has ended: "" for nothing."""
-        failure = (self.summary or {}).get("attack_failure")
+        """A warning about a run that has ended; "" if there is none."""
+        failure = self.summary.get("attack_failure")
         return f"the attack failed in {failure['replies']} replies: {failure['reason']}" if failure else ""
 
     @cached_property
@@ -65,18 +66,15 @@ class Outcome:
 
     def curve(self, x: X, y: str) -> Curve:
         """Return one measure of the run against another."""
-        start = measures_from((self.summary or {}).get("start"))
+        start = measures_from(self.summary.get("start"))
         return curve(self.rounds, x, y, start=start, diverged=self.status == "diverged")
 
     @cached_property
     def measures(self) -> dict[str, float]:
         """Loss, accuracy and gap at the end, as far as the task has them; infinite where the run diverged."""
-        summary = self.summary or {}
-        first, last = measures_from(summary.get("start") or summary), measures_from(summary)
+        first, last = measures_from(self.summary.get("start") or self.summary), measures_from(self.summary)
         found = {}
-        for name in MEASURES:
-            if getattr(first, name, None) is None:
-                continue
+        for name in (name for name in MEASURES if getattr(first, name, None) is not None):
             value = getattr(last, name)
             if name in LOWER_IS_BETTER and (value is None or math.isnan(value) or self.status == "diverged"):
                 value = math.inf
@@ -95,20 +93,18 @@ class Outcome:
 
 
 def digest(run: PlannedRun) -> str:
-    """Return what the config of a run is known by."""
+    """Return a hash that identifies the config of a run."""
     return hashlib.sha256(run.config.to_toml().encode()).hexdigest()[:16]
 
 
 def note(run: PlannedRun, how: str) -> str:
     """Return the text of NOTE."""
-    return json.dumps(
-        {"values": dict(run.cell.values), "seed": run.seed, "tuning": run.tuning, "config": digest(run), "how": how},
-        indent=2,
-    )
+    about: dict[str, Any] = {"values": dict(run.cell.values), "seed": run.seed, "tuning": run.tuning}
+    return json.dumps(about | {"config": digest(run), "how": how}, indent=2)
 
 
 def read_outcome(run: PlannedRun, folder: Path) -> Outcome | None:
-    """Return how a run ended that was done with this config; None if it is to be run."""
+    """Return how a finished run with this config ended; None if it must still run."""
     try:
         noted = json.loads((folder / NOTE).read_text(encoding="utf-8"))
         if noted["config"] != digest(run):
@@ -132,13 +128,11 @@ def outcome_of(run: PlannedRun, folder: Path, how: str) -> Outcome | None:
 
 def choose(outcomes: Iterable[Outcome], tune: Tune) -> dict[Cell, str]:
     """Return the best value of the tuned axis, by the combination of the others; none where all runs failed."""
-    groups: dict[Cell, dict[str, list[tuple[float, float]]]] = {}
+    groups: dict[Cell, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for outcome in outcomes:
-        if outcome.status in FAILED:
-            continue
-        cell = outcome.run.cell
-        ranks = groups.setdefault(cell.without(tune.axis), {}).setdefault(dict(cell.values)[tune.axis], [])
-        ranks.append(_rank(outcome, tune))
+        if outcome.status not in FAILED:
+            cell = outcome.run.cell
+            groups[cell.without(tune.axis)][dict(cell.values)[tune.axis]].append(_rank(outcome, tune))
     return {
         rest: min(values, key=lambda value: tuple(np.median(np.array(values[value]), axis=0)))
         for rest, values in groups.items()
@@ -146,11 +140,9 @@ def choose(outcomes: Iterable[Outcome], tune: Tune) -> dict[Cell, str]:
 
 
 def _rank(outcome: Outcome, tune: Tune) -> tuple[float, float]:
-    """Return what is the lower the better the run is."""
-    lower = tune.measure in LOWER_IS_BETTER
-    worst = math.inf if outcome.status != "finished" else None
-    end = outcome.measures.get(tune.measure, math.inf if lower else -math.inf)
-    last = worst if worst is not None else (end if lower else -end)
+    """Return the rank of a run; lower is better."""
+    end = outcome.measures.get(tune.measure) if outcome.status == "finished" else None
+    last = math.inf if end is None else end if tune.measure in LOWER_IS_BETTER else -end
     if tune.reach is None:
         return (last, 0.0)
     at = outcome.reached(Target(measure=tune.measure, value=tune.reach))
@@ -159,32 +151,20 @@ def _rank(outcome: Outcome, tune: Tune) -> tuple[float, float]:
 
 def row(outcome: Outcome, targets: Sequence[Target]) -> dict[str, Any]:
     """Return a run as a row of table.csv."""
-    summary = outcome.summary or {}
-    found: dict[str, Any] = {
-        **dict(outcome.run.cell.values),
-        "seed": outcome.run.seed,
-        "status": outcome.status,
-        "rounds": summary.get("rounds"),
-        **{name: outcome.measures.get(name) for name in MEASURES},
-        "bytes_up": summary.get("bytes_up"),
-        "bytes_down": summary.get("bytes_down"),
-        "seconds": summary.get("wall_s"),
-    }
+    run, summary = outcome.run, outcome.summary
+    found: dict[str, Any] = dict(run.cell.values) | {"seed": run.seed, "status": outcome.status}
+    found |= {"rounds": summary.get("rounds"), **{name: outcome.measures.get(name) for name in MEASURES}}
+    found |= {name: summary.get(name) for name in ("bytes_up", "bytes_down")} | {"seconds": summary.get("wall_s")}
     for target in targets:
         at = outcome.reached(target) if outcome.status in DONE else None
         found[f"rounds to {target.name}"] = None if at is None else int(at[0])
         found[f"bytes_up to {target.name}"] = None if at is None else int(at[1])
-    return found | {
-        "rejected": sum(summary.get("rejected", {}).values()) if summary else None,
-        "how": outcome.how,
-        "folder": outcome.run.folder,
-        "reason": outcome.reason,
-        "warning": outcome.warning,
-    }
+    found["rejected"] = sum(summary.get("rejected", {}).values()) if summary else None
+    return found | {"how": outcome.how, "folder": run.folder, "reason": outcome.reason, "warning": outcome.warning}
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as CSV; a measure that no run has, and a reason that none needs, is no column."""
+    """Return rows as CSV; columns of measures, reasons and warnings that are empty for all runs are omitted."""
     columns = dict.fromkeys(key for each in rows for key in each)
     for name in (*MEASURES, "reason", "warning"):
         if not any(each.get(name) not in (None, "") for each in rows):
@@ -201,15 +181,14 @@ def summaries(outcomes: Sequence[Outcome], targets: Sequence[Target]) -> list[di
 
     A target that not all seeds reached has the median of those that did, and their number.
     """
-    groups: dict[Cell, list[dict[str, Any]]] = {}
+    groups: dict[Cell, list[dict[str, Any]]] = defaultdict(list)
     for outcome in outcomes:
-        groups.setdefault(outcome.run.cell, []).append(row(outcome, targets))
+        groups[outcome.run.cell].append(row(outcome, targets))
     numbers = [*MEASURES, "rounds", "bytes_up", "bytes_down", "seconds"]
     numbers += [f"{what} to {target.name}" for target in targets for what in ("rounds", "bytes_up")]
     table = []
     for cell, rows in groups.items():
-        line: dict[str, Any] = dict(cell.values)
-        line["runs"] = len(rows)
+        line: dict[str, Any] = dict(cell.values) | {"runs": len(rows)}
         for status in ("finished", "diverged", "stalled", "failed"):
             line[status] = sum(each["status"] == status for each in rows)
         line["attack failed"] = sum(bool(each["warning"]) for each in rows)
@@ -238,21 +217,15 @@ def as_markdown(
         preface: lines above the table.
     """
     table = summaries(outcomes, targets)
-    measures = [m for m in ("gap", "loss", "accuracy") if any(f"{m} median" in line for line in table)]
+    measures = [m for m in MEASURES if any(f"{m} median" in line for line in table)]
     if "gap" in measures:
         measures.remove("loss")
     heads = [*axes, *({"gap": "f(x) - f*", "loss": "loss", "accuracy": "accuracy"}[m] for m in measures)]
     for target in targets:
         heads += [f"rounds to {target.name}", "MB up to it"]
     heads += ["MB up", "seconds", "runs"]
-    lines = [
-        f"# {title}",
-        "",
-        *preface,
-        "",
-        _line(heads),
-        _line(["---"] * len(axes) + ["---:"] * (len(heads) - len(axes))),
-    ]
+    rule = ["---"] * len(axes) + ["---:"] * (len(heads) - len(axes))
+    lines = [f"# {title}", "", *preface, "", _line(heads), _line(rule)]
     for each in table:
         cells = [str(each.get(axis, "")) for axis in axes]
         cells += [_spread(each, measure) for measure in measures]
@@ -266,14 +239,9 @@ def as_markdown(
             states.append(f"the attack failed in {each['attack failed']}")
         cells += [_spread(each, "bytes_up"), _spread(each, "seconds"), ", ".join([str(each["runs"]), *states])]
         lines.append(_line(cells))
-    for heading, found in (
-        ("Failed", [(o, o.reason) for o in outcomes if o.status == "failed"]),
-        ("Stalled", [(o, o.reason) for o in outcomes if o.status == "stalled"]),
-        (
-            "The attack failed, so that these runs do not show what the method withstands",
-            [(o, o.warning) for o in outcomes if o.warning],
-        ),
-    ):
+    notes = {s.capitalize(): [(o, o.reason) for o in outcomes if o.status == s] for s in ("failed", "stalled")}
+    attack_failed = "The attack failed, so that these runs do not show what the method withstands"
+    for heading, found in (notes | {attack_failed: [(o, o.warning) for o in outcomes if o.warning]}).items():
         if found:
             lines += ["", f"{heading}:", "", *(f"- {o.run.label}: {_escaped(w)} (`{o.run.folder}`)" for o, w in found)]
     return "\n".join(lines) + "\n"

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Protocol
 
 from deploy import logs
 from deploy.local import (
@@ -25,10 +24,10 @@ from deploy.local import (
     UNUSABLE,
     LocalFederation,
     LocalOptions,
-    Orphan,
     begin,
     fork_server,
     how_it_ended,
+    reachable,
 )
 from deploy.sweeps.experiment import Plan, PlannedRun
 from deploy.sweeps.results import NOTE, Outcome, note, outcome_of
@@ -48,29 +47,9 @@ def default_jobs(in_process: bool) -> int:
     return cores if in_process else max(1, cores // 4)
 
 
-class Running(Protocol):
-    """A run under way."""
-
-    def start(self) -> None:
-        """Begin.
-
-        Raises:
-            BreakwaterError: it cannot; one line.
-        """
-
-    def sentinels(self) -> list[int]:
-        """Return what becomes ready when there is something to look at."""
-
-    def look(self) -> int | None:
-        """Return the exit status; None while it goes on."""
-
-    def stop(self) -> None:
-        """Leave no process behind."""
-
-
 @dataclass
 class Alone:
-    """A whole federation in one process of its own.
+    """A whole federation in one separate process.
 
     Args:
         options: of the run.
@@ -94,37 +73,33 @@ class Alone:
         return [] if self._process is None else [self._process.sentinel]
 
     def look(self) -> int | None:
-        """Return the exit status; None while it goes on."""
+        """Return the exit status; None while it runs."""
         if self._process is None or self._process.is_alive():
             return None
         self._process.join()
-        with suppress(EOFError, OSError):  # it had nothing to say
+        with suppress(EOFError, OSError):  # it sent no message
             if self._pipe is not None and self._pipe.poll():
                 self.say(str(self._pipe.recv()))
         code = self._process.exitcode or 0
-        if code == LOST:
-            self.say("the helper process that started it was killed")
-            return 1
-        if code < 0:
-            self.say(f"the process {how_it_ended(self._process)}")
-        return code if code >= 0 else 1
+        if 0 <= code != LOST:
+            return code
+        lost = "the helper process that started it was killed"
+        self.say(lost if code == LOST else f"the process {how_it_ended(self._process)}")
+        return 1
 
     def stop(self) -> None:
         """Leave no process behind: ask, wait, kill."""
         if self._process is None or self._process.pid is None:
             return
-        lost = self._process.exitcode == LOST
-        process: ForkServerProcess | Orphan = Orphan(self._process.pid) if lost else self._process
-        if process.is_alive():
-            process.terminate()
-            process.join(GRACE_S)
-        if process.is_alive():
-            process.kill()
-            process.join(GRACE_S)
+        process = reachable(self._process)
+        for ask in (process.terminate, process.kill):
+            if process.is_alive():
+                ask()
+                process.join(GRACE_S)
 
 
 def _alone(options: LocalOptions, pipe: Connection) -> None:
-    """Be the process of one run."""
+    """Run one federation; the target of a process."""
     from deploy.inprocess import run_in_process
     from strategies.strategy import StalledError
 
@@ -138,12 +113,12 @@ def _alone(options: LocalOptions, pipe: Connection) -> None:
                     ignore()
                 except StalledError:
                     ignore()
-                    sys.exit(1)  # the run folder says it
+                    sys.exit(1)  # the summary has the reason
                 except BreakwaterError as error:
                     ignore()
                     pipe.send(str(error))
                     sys.exit(UNUSABLE)
-                except Exception as error:  # a fault of one run, whatever it is, is a row of the table
+                except Exception as error:  # any failure of one run becomes a row of the table
                     ignore()
                     log.exception("the run failed")
                     pipe.send(f"{type(error).__name__}: {error}"[:500])
@@ -161,12 +136,12 @@ class Slot:
         folder: its run folder.
         running: its processes.
         began: monotonic seconds.
-        said: lines about trouble.
+        said: lines about problems.
     """
 
     run: PlannedRun
     folder: Path
-    running: Running
+    running: Alone | LocalFederation
     began: float
     said: list[str] = field(default_factory=list)
 
@@ -233,16 +208,12 @@ def _slot(run: PlannedRun, options: SweepOptions) -> Slot:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NOTE).write_text(note(run, options.how), encoding="utf-8")
+    quiet, place = Monitoring(quiet=True, pictures=False), options.plan.base.parent
     local = LocalOptions(
-        config=run.config,
-        out=folder,
-        data=options.data,
-        config_dir=options.plan.base.parent,
-        monitoring=Monitoring(quiet=True, pictures=False),
-        silent=True,
+        config=run.config, out=folder, data=options.data, config_dir=place, monitoring=quiet, silent=True
     )
     said: list[str] = []
-    running: Running = Alone(local, said.append) if options.in_process else LocalFederation(local, said.append)
+    running = Alone(local, said.append) if options.in_process else LocalFederation(local, said.append)
     return Slot(run, folder, running, time.monotonic(), said)
 
 

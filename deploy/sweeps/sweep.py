@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploy import files
-from deploy.sweeps.experiment import PlannedRun
+from deploy.sweeps.experiment import Cell, PlannedRun
 from deploy.sweeps.results import FAILED, Outcome, as_csv, as_markdown, choose, number, read_outcome, row, summaries
 from deploy.sweeps.runner import SweepOptions, run_all
 from foundation.errors import ConfigError
 from foundation.files import lock, replace_text
 
 COPY, LOCK = "experiment.toml", ".lock"
-"""In the sweep's folder: the file that it was made of, and what keeps a second sweep out."""
+"""In the sweep's folder: a copy of the experiment file, and the lock that keeps a second sweep out."""
 
 
 def sweep(options: SweepOptions) -> int:
@@ -30,27 +30,24 @@ def _sweep(options: SweepOptions) -> int:
     plan, out = options.plan, options.out
     _compare(options)
     began = time.monotonic()
-    tuned: list[Outcome] = []
-    outcomes: list[Outcome] = []
+    tuned, chosen = list[Outcome](), dict[Cell, str]()
     try:
         if plan.file.tune is not None:
             tuned = _run("tuning", plan.tuning(), options)
-            for rest, value in choose(tuned, plan.file.tune).items():
+            chosen = choose(tuned, plan.file.tune)
+            for rest, value in chosen.items():
                 print(f"{rest.label or 'all'}: {plan.file.tune.axis} {value}")
-        chosen = choose(tuned, plan.file.tune) if plan.file.tune is not None else {}
         outcomes = _run("runs", plan.runs(chosen), options)
     except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on in {out}")
+        print(f"interrupted; the same command continues in {out}")
         raise
     _write(options, tuned, outcomes)
     from deploy.sweeps.figures import draw_all  # matplotlib takes a second to import, which --help need not wait for
 
     pictures = draw_all(plan.file, outcomes, out)
     failed = [outcome for outcome in (*tuned, *outcomes) if outcome.status in FAILED]
-    print(
-        f"{len(outcomes)} runs in {time.monotonic() - began:.0f} s: {out / 'table.md'}, table.csv, summary.csv"
-        + "".join(f", {picture.name}" for picture in pictures)
-    )
+    written = ", ".join([str(out / "table.md"), "table.csv", "summary.csv", *(picture.name for picture in pictures)])
+    print(f"{len(outcomes)} runs in {time.monotonic() - began:.0f} s: {written}")
     for outcome in failed:
         print(f"{outcome.status}: {outcome.run.label}: {outcome.reason}")
     for outcome in (*tuned, *outcomes):
@@ -65,8 +62,7 @@ def _run(stage: str, runs: Sequence[PlannedRun], options: SweepOptions) -> list[
     found = {outcome.run.folder: outcome for outcome in done if outcome is not None}
     todo = [run for run in runs if run.folder not in found]
     if not options.in_process and todo:
-        federations = [run.config.federation for run in todo]
-        most = max(each.clients for each in federations)
+        most = max(run.config.federation.clients for run in todo)
         files.allow(files.for_server(most), f"a run of {most} clients")
         files.allow(files.for_launcher(options.jobs * (most + 2)), f"a sweep of {options.jobs} such runs at a time")
     beside = f", {options.jobs} at a time" if options.jobs > 1 else ""
@@ -120,10 +116,8 @@ def _compare(options: SweepOptions) -> None:
     copy = options.out / COPY
     before = copy.read_text(encoding="utf-8") if copy.exists() else None
     if before is not None and before != options.plan.text:
-        print(
-            f"{options.path} has changed since {options.out} was begun: runs whose config is still the same are kept, "
-            "the others are run again"
-        )
+        rest = "only runs whose config has changed are run again"
+        print(f"{options.path} has changed since the sweep in {options.out} began: {rest}")
     copy.write_text(options.plan.text, encoding="utf-8")
 
 

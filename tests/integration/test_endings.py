@@ -68,7 +68,7 @@ ENDINGS: dict[str, tuple[int, str, Callable[[Process, Processes, Path], None]]] 
     "timeout -s INT": (130, "interrupted", lambda run, all_, out: twice(run, signal.SIGINT)),
     "SIGHUP to the server": (
         130,
-        "the server was told to end by a signal",
+        "the server was stopped by a signal",
         lambda run, all_, out: os.kill(all_.holding(out / "metrics.jsonl"), signal.SIGHUP),
     ),
     "the helper killed": (
@@ -105,7 +105,7 @@ def test_a_run_goes_on_without_a_client_that_is_told_to_end(
     run = processes.breakwater("run", endless, "--out", out := tmp_path / "run")
     until(lambda: len(rounds_of(out)) >= 4 or not run.running(), "four rounds")
     os.kill(processes.holding(out / "logs" / "client-1.log"), signal.SIGTERM)
-    run.line(r"^client-1 was killed by SIGTERM; the run goes on without it")
+    run.line(r"^client-1 was killed by SIGTERM; the run continues without it")
     run.send(signal.SIGHUP)
     run.ends(130)
     processes.none_left()
@@ -154,7 +154,7 @@ def test_a_hung_up_server_goes_on_and_one_under_nohup_is_not_hung_up(
 # --- output -----------------------------------------------------------------------------------------------------------
 
 OUTPUTS = {
-    "a full disk": (">/dev/full", "standard output: No space left on device; going on without it"),
+    "a full disk": (">/dev/full", "standard output: No space left on device; continuing without it"),
     "closed": (">&- 2>&- <&-", ""),
     "a reader that leaves": ("| head -1", ""),
 }

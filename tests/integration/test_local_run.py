@@ -269,7 +269,7 @@ def test_a_killed_server_ends_the_run(processes: Processes, digits: Path, tmp_pa
 def test_the_run_goes_on_without_a_killed_client(processes: Processes, digits: Path, tmp_path: Path) -> None:
     run = start_long_run(processes, digits, out := tmp_path / "run")
     os.kill(processes.holding(out / "logs" / "client-1.log"), signal.SIGKILL)
-    run.line(r"^client-1 was killed by SIGKILL; the run goes on without it")
+    run.line(r"^client-1 was killed by SIGKILL; the run continues without it")
     at = len(rounds_of(out))
     until(lambda: len(rounds_of(out)) >= at + 20, "twenty more rounds")
     run.ctrl_c()

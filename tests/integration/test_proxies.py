@@ -143,7 +143,7 @@ def test_an_ipv6_address_works_everywhere_with_a_certificate_for_it(
     with pytest.raises(OSError, match="Address already in use"):
         Address.parse(address).try_to_bind()
     (finding,) = connecting(Address.parse(address), certs / "alice")
-    assert finding.says.startswith(f"{address}: a Breakwater server of the same code, by TLS")
+    assert finding.says.startswith(f"{address}: a Breakwater server of the same code, over TLS")
     (finding,) = connecting(Address.parse(address), None)
     assert "it speaks TLS; give this client its certificate" in finding.says
     watch = behind(forked, DEAD, "watch", address, "--json", "--tls", certs / "ops")
@@ -166,7 +166,7 @@ def test_another_host_is_reached_through_a_proxy(
     with monkeypatch.context() as environment:
         environment.setenv("http_proxy", given)
         (finding,) = connecting(Address.parse(elsewhere), tls / "alice")
-    assert finding.says.startswith(f"{elsewhere}: a Breakwater server of the same code, by TLS")
+    assert finding.says.startswith(f"{elsewhere}: a Breakwater server of the same code, over TLS")
     watch = behind(forked, given, "watch", elsewhere, "--json", "--tls", tls / "ops", variable="https_proxy")
     watch.line('"status": "waiting"')
     client = behind(forked, given, "client", "--connect", elsewhere, "--tls", tls / "alice")

@@ -209,7 +209,7 @@ def test_a_sweep_that_is_killed_or_interrupted_leaves_no_process_and_goes_on_whe
     until(lambda: 0 < len(rounds_of(under_way)) != half, "the second run anew")
     interrupted.ctrl_c()
     interrupted.ends(130)
-    interrupted.line("interrupted; the same command goes on")
+    interrupted.line("interrupted; the same command continues")
     assert not fork_server.living()
 
     fork_server.breakwater(*command).ends(0)
@@ -241,7 +241,7 @@ def test_what_fails_or_diverges_is_a_row_and_the_others_are_run(
     plan = load_plan(path)
     assert sweep(SweepOptions(path=path, plan=plan, out=out, jobs=1, in_process=True, data=None)) == 0
     said = capsys.readouterr().out
-    assert said.splitlines()[0].startswith(f"{path} has changed since {out} was begun: ")
+    assert said.splitlines()[0].startswith(f"{path} has changed since the sweep in {out} began: ")
     assert "runs: 3 runs, 2 done before" in said
 
 

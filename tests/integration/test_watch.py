@@ -419,7 +419,7 @@ def test_a_terminal_shows_the_view_and_the_news_and_is_left_as_it_was(
     terminal = processes.start("env", "TERM=xterm", script, "-qefc", command, "/dev/null")
     terminal.line("round [1-9][0-9]*/1000000")
     os.kill(processes.holding(out / "logs" / "client-1.log"), signal.SIGKILL)
-    terminal.line(r"client-1 was killed by SIGKILL; the run goes on without it \(log: ")
+    terminal.line(r"client-1 was killed by SIGKILL; the run continues without it \(log: ")
     terminal.line("connected 4/5")
     (launcher,) = (
         pid for pid, line in processes.living().items() if f"{COMMAND} run " in line and "script" not in line

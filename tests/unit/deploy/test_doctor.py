@@ -27,7 +27,7 @@ import pytest
 from deploy.certs import init, issue, revoke
 from deploy.cli import main
 from deploy.doctor import Finding, data, machine, network, party
-from deploy.doctor.findings import guarded, ok
+from deploy.doctor.findings import Demand, guarded, ok
 from experiment.code import code_fingerprint
 from link import flwr_compat
 from link.address import Address
@@ -584,15 +584,15 @@ def test_mnist_that_is_not_whole_or_not_the_published_one(tmp_path: Path) -> Non
 
 def test_a_config_that_cannot_run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BREAKWATER_DATA", raising=False)
-    finding, demand = data.config(CONFIG, None)
-    assert finding.says == f"{CONFIG}: digits, d = 2410, 10 clients"
-    assert demand is not None
+    demand = Demand()
+    assert only(data.config(CONFIG, None, demand)).says == f"{CONFIG}: digits, d = 2410, 10 clients"
     assert demand.clients == 10
     assert 10_000 < demand.disk < 10_000_000
-    finding, demand = data.config(CONFIG.with_name("a9a.toml"), tmp_path)
-    assert demand is None
+    demand = Demand()
+    finding = bad(data.config(CONFIG.with_name("a9a.toml"), tmp_path, demand))
+    assert demand == Demand(clients=None, disk=0)
     assert finding.says.startswith('[task] data file "a9a.gz" is not in the folder ')
-    assert "absent.toml: no such file" in data.config(tmp_path / "absent.toml", None)[0].says
+    assert "absent.toml: no such file" in bad(data.config(tmp_path / "absent.toml", None, demand)).says
 
 
 def test_nothing_of_a_probe_is_left_running() -> None:

@@ -22,7 +22,7 @@ def logger(monkeypatch: pytest.MonkeyPatch) -> Iterator[logging.Logger]:
     ours = logging.getLogger("breakwater")
     before = ours.handlers, ours.level, ours.propagate
     monkeypatch.setattr(ours, "handlers", [])
-    monkeypatch.setattr(logs._Run, "known", "")
+    monkeypatch.setattr(logs._Json, "run_id", "")
     ours.setLevel(logging.NOTSET)
     yield logging.getLogger("breakwater.test")
     for handler in ours.handlers:

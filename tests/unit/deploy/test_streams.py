@@ -32,7 +32,7 @@ def test_a_full_disk_is_told_once_and_tried_again(full: int, monkeypatch: pytest
     sink = Sink(full, said)
     assert sink.write(b"abc") == 3
     assert sink.write(b"abc") == 3
-    assert said.getvalue() == "breakwater: standard output: No space left on device; going on without it\n"
+    assert said.getvalue() == "breakwater: standard output: No space left on device; continuing without it\n"
     written: list[bytes] = []
 
     def write(fd: int, data: bytes) -> int:

@@ -177,7 +177,7 @@ MISTAKES = {
         [
             "figure 'a': panels = 'atack': no such axis; did you mean attack?",
             "figure 'a': x = 'rouns': neither an axis nor one of round, bytes_up, bytes_down, seconds",
-            "figure 'a': axis 'attack' has 2 values: name it in panels, rows, lines or styles, or in where",
+            "figure 'a': axis 'attack' has 2 values: name it in panels, rows, lines, styles or where",
         ],
     ),
     "figure of a value that is not there": (

@@ -55,9 +55,9 @@ def test_every_certificate_that_a_name_ever_had_is_revoked(certs: Path) -> None:
     assert lines[:3] == [
         "'alice': 3 certificates revoked",
         "certs/ca.crl: the list of all that are revoked, 3 certificates",
-        "certs/server/ca.crl: the same; a server that runs with this folder takes it within seconds",
+        "certs/server/ca.crl: the same; a server that uses this folder reads it within seconds",
     ]
-    assert lines[3].startswith("where the server has its folder elsewhere, copy certs/ca.crl into it")
+    assert lines[3].startswith("if the server's folder is elsewhere, copy certs/ca.crl into it")
     assert len(lines) == 5
     for identity in had:
         assert str(flaw(certs, identity)).startswith("revoked: this certificate of 'alice' was revoked on ")
@@ -141,7 +141,7 @@ def test_a_folder_without_a_register_gets_one_from_what_lies_there(certs: Path) 
     alice = Identity.load(certs / "alice")
     first, second, *_ = revoke(certs, ["alice"])
     assert first == "'alice': 1 certificate revoked"
-    assert second.startswith("'alice': had a certificate before certs/issued.txt was begun; one that had been replaced")
+    assert second.startswith("'alice': certificates replaced before certs/issued.txt existed are unknown; they")
     assert flaw(certs, alice) is not None
     assert len(register_words(certs, "server")) == len(register_words(certs, "bob")) == 1
 
