@@ -64,27 +64,23 @@ class Code:
         try:
             parsed = json.loads(report) if isinstance(report, str) and len(report) <= _MOST_TEXT else {}
             found = parsed["code"]
-            said = {
-                one_line(name, _MOST_FIELD): number
-                for name, number in list(found["revisions"].items())[:_MOST_REVISIONS]
-                if isinstance(number, int) and not isinstance(number, bool) and 0 < number < 1_000_000
-            }
+            pairs = list(found["revisions"].items())[:_MOST_REVISIONS]
+            valid = [(name, number) for name, number in pairs if type(number) is int and 0 < number < 1_000_000]
+            used = {one_line(name, _MOST_FIELD): number for name, number in valid}
             texts = (found["version"], found["fingerprint"])
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
             return cls()
         release, fingerprint = (one_line(text, _MOST_FIELD) if isinstance(text, str) else "" for text in texts)
-        return cls(version=release, fingerprint=fingerprint, revisions=said)
+        return cls(version=release, fingerprint=fingerprint, revisions=used)
 
     def differences(self, other: Self) -> list[str]:
         """Return which revisions a client (this) and its server (the other) do not share, in words.
 
         Raises nothing; a revision that the client does not report is one that it does not share.
         """
-        return [
-            f"revision of {name} {self.revisions.get(name, 'unknown')} at the client, {number} at the server"
-            for name, number in other.revisions.items()
-            if self.revisions.get(name) != number
-        ]
+        mine = {name: self.revisions.get(name, "unknown") for name in other.revisions}
+        pairs = [(name, mine[name], number) for name, number in other.revisions.items() if mine[name] != number]
+        return [f"revision of {name} {own} at the client, {number} at the server" for name, own, number in pairs]
 
     def __str__(self) -> str:
         """Return it as people read it: ``0.1.0 (0123456789ab)``."""
@@ -102,9 +98,8 @@ def code_fingerprint() -> str:
         for path in sorted((ROOT / folder).rglob("*.py")):
             digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     rng = stream(1, Role.WORKER, 2, 3)
-    digest.update(
-        rng.choice(1000, 32, replace=False).tobytes() + rng.random(4).tobytes() + rng.permutation(9).tobytes()
-    )
+    for drawn in (rng.choice(1000, 32, replace=False), rng.random(4), rng.permutation(9)):
+        digest.update(drawn.tobytes())
     rounders = (RandK(k=4), RandK(k=4, levels=3), Identity(values="float16"), Identity(values="bfloat16"), Natural())
     for compressor in (*rounders, QSGD(levels=3), ScaledSign()):
         v = rng.random(64) - 0.5

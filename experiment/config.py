@@ -18,15 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 import tomli_w
-from pydantic import (
-    Discriminator,
-    Field,
-    PrivateAttr,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Discriminator, Field, PrivateAttr, TypeAdapter, ValidationError, field_validator, model_validator
 
 from attacks.adaptive import ROP, Mimic, MinMax, MinSum, OptimalALIE, OptimalIPM
 from attacks.attack import Attack
@@ -87,50 +79,18 @@ if TYPE_CHECKING:
     StrategyUnion = MethodSection
 else:
     StrategyUnion = Annotated[reduce(or_, METHOD_SECTIONS), Discriminator("kind")]
-AggregatorUnion = Annotated[
-    Mean
-    | CoordinateMedian
-    | TrimmedMean
-    | MeanAroundMedian
-    | GeometricMedian
-    | Krum
-    | MultiKrum
-    | Bulyan
-    | MinimumDiameterAveraging
-    | MoNNA
-    | CenteredClipping
-    | CovarianceFilter
-    | SmallestVarianceAveraging,
-    Discriminator("kind"),
-]
-CompressorUnion = Annotated[
-    Identity | RandK | Masked | PermK | TopK | QSGD | Natural | ScaledSign, Discriminator("kind")
-]
-AttackUnion = Annotated[
-    BitFlip
-    | LabelFlip
-    | ALIE
-    | OptimalALIE
-    | IPM
-    | OptimalIPM
-    | FOE
-    | MinMax
-    | MinSum
-    | Mimic
-    | ROP
-    | ShiftBack
-    | Gaussian
-    | Zero
-    | Big
-    | NaN
-    | Infinity
-    | Silence
-    | WireFault,
-    Discriminator("kind"),
-]
-PreAggregatorUnion = Annotated[
-    Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping, Discriminator("kind")
-]
+_Coordinates = Mean | CoordinateMedian | TrimmedMean | MeanAroundMedian
+_Distances = Krum | MultiKrum | Bulyan | MinimumDiameterAveraging | MoNNA
+_Centers = CenteredClipping | CovarianceFilter | SmallestVarianceAveraging
+AggregatorUnion = Annotated[_Coordinates | GeometricMedian | _Distances | _Centers, Discriminator("kind")]
+_Compressors = Identity | RandK | Masked | PermK | TopK | QSGD | Natural | ScaledSign
+CompressorUnion = Annotated[_Compressors, Discriminator("kind")]
+_Directions = BitFlip | LabelFlip | ALIE | OptimalALIE | IPM | OptimalIPM | FOE
+_Searches = MinMax | MinSum | Mimic | ROP
+_Values = ShiftBack | Gaussian | Zero | Big | NaN | Infinity
+AttackUnion = Annotated[_Directions | _Searches | _Values | Silence | WireFault, Discriminator("kind")]
+_PreAggregators = Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping
+PreAggregatorUnion = Annotated[_PreAggregators, Discriminator("kind")]
 TaskUnion = Annotated[LogisticTask | DigitsTask | MnistTask | CustomTask, Discriminator("kind")]
 
 
@@ -177,40 +137,30 @@ class Config(Section):
         if start_with is not None and start_with > n:
             yield f"federation.start_with = {start_with}: must be at most clients = {n}"
         if start_with is not None and start_with <= f < n / 2:
-            yield (
-                f"federation.start_with = {start_with}: must be at least byzantine + 1 = {f + 1}; fewer may all be "
-                "attackers, and no round would count"
-            )
+            fewer = "fewer may all be attackers, and no round would count"
+            yield f"federation.start_with = {start_with}: must be at least byzantine + 1 = {f + 1}; {fewer}"
         steps = " and ".join(step.kind for step in self.aggregator.pre)
         rule = f'aggregator.kind = "{self.aggregator.kind}"{" after " if steps else ""}{steps}'
+        few = f"too few rows for {rule}; sample more clients or choose another rule"
         for key, size in self.cohorts.items():
+            cohort, share = f"strategy.{key} = {size}", expected_byzantine(size, n, f)
             if size > n:
-                yield f"strategy.{key} = {size}: must be at most federation.clients = {n}"
+                yield f"{cohort}: must be at most federation.clients = {n}"
             if self.aggregator.tolerates(size) < 0:
-                yield f"strategy.{key} = {size}: too few rows for {rule}; sample more clients or choose another rule"
-                continue
-            share = expected_byzantine(size, n, f)
-            left = size - share
-            if 0 < left < size and self.aggregator.tolerates(left) < 0:
-                yield (
-                    f"strategy.{key} = {size}: {share} of them may be Byzantine and stay silent, which leaves {left} "
-                    f"rows, too few for {rule}; sample more clients or choose another rule"
-                )
+                yield f"{cohort}: {few}"
+            elif 0 < share < size and self.aggregator.tolerates(size - share) < 0:
+                yield f"{cohort}: if {share} of them are Byzantine and stay silent, {size - share} are left: {few}"
         most = max(self.cohorts.values())
         share, tolerated = expected_byzantine(most, n, f), self.aggregator.tolerates(most)
         if 0 <= tolerated < share:
-            yield (
-                f"{rule} tolerates {tolerated} of {most} rows, but {share} of them may be Byzantine "
-                f"(federation.byzantine = {f} of clients = {n})"
-            )
-        if self.federation.quorum is not None:
-            for key, size in self.cohorts.items():
-                wanted, most = quorum_of(self.federation.quorum, size), min(size, n - f)
-                if wanted > most:
-                    yield (
-                        f"federation.quorum = {self.federation.quorum:g}: wants {wanted} replies of strategy.{key} = "
-                        f"{size}, and {f} silent Byzantine clients leave {most} for ever; at most {most / size:.3g}"
-                    )
+            bound = f"federation.byzantine = {f} of clients = {n}"
+            yield f"{rule} tolerates {tolerated} of {most} rows, but {share} of them may be Byzantine ({bound})"
+        quorum = self.federation.quorum
+        for key, size in self.cohorts.items() if quorum is not None else ():
+            wanted, most = quorum_of(quorum, size), min(size, n - f)
+            if wanted > most:
+                asked = f"federation.quorum = {quorum:g}: wants {wanted} replies of strategy.{key} = {size}"
+                yield f"{asked}, but {f} silent Byzantine clients leave only {most}; at most {most / size:.3g}"
         yield from self.strategy.method.conflicts(dict(self.strategy), self.compressor)
         if self.attack is not None and f == 0:
             yield f'attack.kind = "{self.attack.kind}" with federation.byzantine = 0: nobody attacks; set byzantine'
@@ -225,18 +175,13 @@ class Config(Section):
 
     @property
     def reveals_cohort(self) -> bool:
-        """Whether the server tells the sampled clients who else was sampled."""
+        """Whether the sampled clients learn who else was sampled."""
         return self.federation.reveal_cohort or (self.attack is not None and self.attack.needs_cohort)
 
     def setting(self, data_dir: Path | None, config_dir: Path | None) -> Setting:
         """Return what the task needs in order to load."""
-        return Setting(
-            clients=self.federation.clients,
-            byzantine=self.federation.byzantine,
-            seed=self.federation.seed,
-            data_dir=data_dir,
-            config_dir=config_dir,
-        )
+        who = self.federation
+        return Setting(who.clients, who.byzantine, who.seed, data_dir=data_dir, config_dir=config_dir)
 
     def worker_terms(self) -> dict[str, Any]:
         """Return what an honest client must agree on with the server: data, seed, what it computes and sends."""
@@ -303,8 +248,7 @@ def parse(text: str, overrides: Sequence[str] = (), *, name: str = "config") -> 
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        lines = [f"{name}: {line}" for line in _explain(error)]
-        raise ConfigError("\n".join(lines)) from None
+        raise ConfigError("\n".join(f"{name}: {line}" for line in _explain(error))) from None
 
 
 def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:
@@ -332,16 +276,14 @@ def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:
     if flaw is not None:
         raise ConfigError(f"[attack] {flaw}")
     if attack.needs_cohort and not config.reveals_cohort:
-        raise ConfigError(
-            f'attack "{kind}" with view "{attack.view}" needs to know who was sampled, and this server does not tell; '
-            "set federation.reveal_cohort = true there, or choose another attack or view"
-        )
+        fix = "set federation.reveal_cohort = true there, or choose another attack or view"
+        raise ConfigError(f'attack "{kind}" with view "{attack.view}" needs the cohort, which this server hides; {fix}')
     return attack
 
 
 @dataclass(frozen=True)
 class ProblemConstants:
-    """What a loaded task tells of itself; ``task`` in ``summary.json``, so that a report need not load it again.
+    """What a loaded task reports; ``task`` in ``summary.json``, so that a report need not load it again.
 
     Args:
         dim: d, the number of parameters.
@@ -365,7 +307,7 @@ class ProblemConstants:
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Self:
-        """Return what ``told`` wrote down.
+        """Return what ``to_dict`` returned.
 
         Raises:
             ValueError, KeyError, TypeError: it did not write this.
@@ -391,29 +333,20 @@ def resolve(config: Config, task: Problem | ProblemConstants) -> ResolvedConfig:
         ConfigError: a value does not fit the task, for example k > d.
     """
     try:
-        compressor = _with_parts(config.compressor, config.federation.clients)
+        compressor: Any = config.compressor
+        if getattr(compressor, "parts", 0) is None:  # one part for each worker
+            compressor = replace(compressor, parts=config.federation.clients)
         compressor.layout(task.dim, task.dtype)
     except ValueError as error:
         raise ConfigError(f"[compressor] {error}") from None
-    constants = Constants(
-        n=config.federation.clients,
-        f=config.federation.byzantine,
-        aggregator=config.aggregator,
-        compressor=compressor,
-        dim=task.dim,
-        samples=task.samples,
-        smoothness=lambda: task.smoothness,
-    )
+    who, rule = config.federation, config.aggregator
+    sizes = {"n": who.clients, "f": who.byzantine, "dim": task.dim, "samples": task.samples}
+    constants = Constants(aggregator=rule, compressor=compressor, smoothness=lambda: task.smoothness, **sizes)
     method = config.strategy.method.of(dict(config.strategy), constants)
     parts = dict(config) | {"compressor": compressor, "strategy": config.strategy.holding(method)}
     resolved = ResolvedConfig.model_construct(**parts)
     resolved._method = method
     return resolved
-
-
-def _with_parts(compressor: Any, clients: int) -> Any:
-    """Return the compressor with the number of workers filled in, where it needs that."""
-    return replace(compressor, parts=clients) if getattr(compressor, "parts", clients) is None else compressor
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -425,10 +358,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
     elif len(path) != 2:
         path = []
     if not equals or not path or not all(path):
-        raise ConfigError(
-            f"--set {override}: must read section.key=value, for example --set strategy.rounds=100 or --set "
-            "task.options.hidden=8"
-        )
+        examples = "--set strategy.rounds=100 or --set task.options.hidden=8"
+        raise ConfigError(f"--set {override}: must read section.key=value, for example {examples}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -473,13 +404,10 @@ def _explain(error: ValidationError) -> list[str]:
     """Return one line for each problem: where, which value, which bound, what to do."""
     lines = []
     for item in error.errors():
-        section = str(item["loc"][0]) if item["loc"] else ""
-        if section in Config.model_fields:
-            lines.append(
-                _explain_one({**item, "loc": item["loc"][1:]}, Config.model_fields[section].annotation, section)
-            )
-        else:
-            lines.append(_explain_one(item, Config, ""))
+        section, *inner = map(str, item["loc"] or [""])
+        known = Config.model_fields.get(section)
+        inside = {**item, "loc": inner}
+        lines.append(_explain_one(inside, known.annotation, section) if known else _explain_one(item, Config, ""))
     return lines
 
 
@@ -487,9 +415,7 @@ def _explain_one(item: Any, annotation: Any, section: str) -> str:
     """Return the line for one problem of a section of type ``annotation``; ``item["loc"]`` is the place within it."""
     where = [str(part) for part in item["loc"]]
     kinds = kinds_of(annotation)
-    member = annotation
-    if where and where[0] in kinds:
-        member = kinds[where.pop(0)]
+    member = kinds[where.pop(0)] if where and where[0] in kinds else annotation
     message = item["msg"].removeprefix("Value error, ")
     key = ".".join(where)
     place = f"[{section}] {key}".strip() if section else key
@@ -528,9 +454,7 @@ def kinds_of(annotation: Any) -> dict[str, Any]:
 
 def _keys(member: Any) -> list[str]:
     """Return the keys that a section of this type has."""
-    if is_dataclass(member):
-        return [field.name for field in fields(member)]
-    return list(getattr(member, "model_fields", ()))
+    return [each.name for each in fields(member)] if is_dataclass(member) else list(getattr(member, "model_fields", ()))
 
 
 def suggest(unknown: str, known: Sequence[str]) -> str:

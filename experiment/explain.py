@@ -34,7 +34,7 @@ def explain(config: Config, data_dir: Path | None, config_dir: Path | None, *, l
         ConfigError: the config does not fit its task, or the task cannot be used.
     """
     facts, given = None, config.strategy.model_fields_set
-    task = f"{config.task.kind}; not loaded (--no-load), so nobody has looked at its data"
+    task = f"{config.task.kind}; not loaded (--no-load), so its data were not checked"
     if load:
         experiment = open_experiment(config.to_toml(), data_dir, config_dir)
         try_out(experiment)
@@ -82,20 +82,16 @@ def _on_task(config: Config, task: ProblemConstants) -> Iterator[tuple[str, str]
 
 
 def _task(config: Config, problem: ProblemConstants) -> str:
-    parts = [f"{config.task.kind}: d = {problem.dim} ({problem.dtype.name}), m = {problem.samples} samples a client"]
-    if problem.smoothness is not None:
-        parts.append(f"L = {problem.smoothness:.6g}")
-    if problem.optimum is not None:
-        parts.append(f"f* = {problem.optimum:.10g}")
-    return ", ".join(parts)
+    smoothness = "" if problem.smoothness is None else f", L = {problem.smoothness:.6g}"
+    optimum = "" if problem.optimum is None else f", f* = {problem.optimum:.10g}"
+    data = f"d = {problem.dim} ({problem.dtype.name}), m = {problem.samples} samples a client"
+    return f"{config.task.kind}: {data}{smoothness}{optimum}"
 
 
 def _hyper_parameters(strategy: MethodSection, given: set[str] | None) -> str:
     shown = strategy.model_dump(exclude={"kind", "rounds"}, exclude_none=True)
-    return ", ".join(
-        f"{key} = {_short(value)}{'' if given is None or key in given else ' (default)'}"
-        for key, value in shown.items()
-    )
+    defaults = {key: "" if given is None or key in given else " (default)" for key in shown}
+    return ", ".join(f"{key} = {_short(value)}{defaults[key]}" for key, value in shown.items())
 
 
 def _short(value: object) -> str:
@@ -110,25 +106,18 @@ def _rule(config: Config) -> str:
     n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
     if not rule.defends:
         return f"{_names(rule)}: defends against nobody"
-    most = rule.tolerates(n)
-    return (
-        f"{_names(rule)}: breaks down beyond {most} of {n} rows ({100 * rule.breakdown(n):.0f} %); "
-        f"f/n = {f} of {n} ({100 * f / n:.0f} %)"
-    )
+    tolerated = f"{rule.tolerates(n)} of {n} rows ({100 * rule.breakdown(n):.0f} %)"
+    return f"{_names(rule)}: breaks down beyond {tolerated}; f/n = {f} of {n} ({100 * f / n:.0f} %)"
 
 
 def _compressor(config: Config, problem: ProblemConstants) -> str:
     q, d = config.compressor, problem.dim
     layout = q.layout(d, problem.dtype)
-    if q.unbiased:
-        quality = f"omega = {q.omega(d):.4g}, D_Q = {q.norm_bound(d):.4g}"
-    else:
-        quality = f"biased, contraction {q.contraction(d):.4g}, D_Q = {q.norm_bound(d):.4g}"
+    quality = f"omega = {q.omega(d):.4g}" if q.unbiased else f"biased, contraction {q.contraction(d):.4g}"
     dense = d * problem.dtype.itemsize
-    return (
-        f"{q.kind}: {layout.count} values for d = {d}, {layout.nbytes} bytes a reply "
-        f"({100 * layout.nbytes / dense:.3g} % of {dense}); {quality}"
-    )
+    share = f"{100 * layout.nbytes / dense:.3g} % of {dense}"
+    sent = f"{q.kind}: {layout.count} values for d = {d}, {layout.nbytes} bytes a reply ({share})"
+    return f"{sent}; {quality}, D_Q = {q.norm_bound(d):.4g}"
 
 
 def _clipping(config: ResolvedConfig, task: ProblemConstants) -> Iterator[tuple[str, str]]:
@@ -139,15 +128,11 @@ def _clipping(config: ResolvedConfig, task: ProblemConstants) -> Iterator[tuple[
     if written["clip"] is False:
         yield "clipping", "off"
         return
-    smoothness = task.smoothness
-    if smoothness is None:
-        theory = "this task does not know its L, so theory has no number for it"
-    else:
-        bound = config.compressor.norm_bound(task.dim) * smoothness
-        theory = (
-            f"theory: 2L = {2 * smoothness:.6g} for any unbiased Q (Theorem 4.1); D_Q L = {bound:.6g} clips no honest "
-            "difference (Theorem 4.2)"
-        )
+    theory = "this task does not know its L, so theory has no number for it"
+    if task.smoothness is not None:
+        bound = f"D_Q L = {config.compressor.norm_bound(task.dim) * task.smoothness:.6g}"
+        theory = f"theory: 2L = {2 * task.smoothness:.6g} for any unbiased Q (Theorem 4.1)"
+        theory = f"{theory}; {bound} clips no honest difference (Theorem 4.2)"
     alpha = f"{written['alpha']:.6g}" if "alpha" in written else "auto, from the ratios observed"
     yield "clipping", f"alpha = {alpha}; {theory}"
 
@@ -158,14 +143,11 @@ def _cohorts(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _rounds(config: Config, plan: Sequence[RoundKind]) -> Iterator[tuple[str, str]]:
-    """Tell each kind of round: how often, who takes part, and whether a Byzantine majority is survived."""
+    """Describe each kind of round: how often, who takes part, and whether it survives a Byzantine majority."""
     for kind in plan:
         expected = config.strategy.rounds * kind.share
-        yield (
-            "round",
-            f"{kind.name}: {100 * kind.share:.3g} % of rounds, {_cohort(config, kind.sampled)}; "
-            f"{_majority(config, kind.sampled, expected)}",
-        )
+        who = f"{_cohort(config, kind.sampled)}; {_majority(config, kind.sampled, expected)}"
+        yield "round", f"{kind.name}: {100 * kind.share:.3g} % of rounds, {who}"
         if byzantine_majority(config.federation.clients, config.federation.byzantine, kind.sampled)[0] > 0:
             survives, why = kind.survives
             yield "", f"{'survives' if survives else 'does NOT survive'} a Byzantine majority: {why}"
@@ -181,14 +163,12 @@ def _majority(config: Config, size: int, rounds: float) -> str:
     majority, tie = byzantine_majority(config.federation.clients, config.federation.byzantine, size)
     if majority == tie == 0:
         return "never a Byzantine majority"
-    return (
-        f"Byzantine majority with probability {majority:.3g} (expect {rounds * majority:.3g} rounds), "
-        f"tie with {tie:.3g} ({rounds * tie:.3g})"
-    )
+    ties = f"tie with {tie:.3g} ({rounds * tie:.3g})"
+    return f"Byzantine majority with probability {majority:.3g} (expect {rounds * majority:.3g} rounds), {ties}"
 
 
 def _costs(plan: Sequence[RoundKind], problem: ProblemConstants) -> Iterator[tuple[str, str]]:
-    """Tell what a round costs on average over the kinds of rounds, all sampled clients together."""
+    """Yield what a round costs on average over the kinds of rounds, all sampled clients together."""
     d, dtype = problem.dim, problem.dtype
     up = down = floats_up = floats_down = gradients = 0.0
     for kind in plan:
@@ -201,52 +181,37 @@ def _costs(plan: Sequence[RoundKind], problem: ProblemConstants) -> Iterator[tup
             sent = kind.broadcast.layout(d, dtype)
             down, floats_down = down + weight * sent.nbytes, floats_down + weight * sent.count
         gradients += weight * kind.gradients
-    yield (
-        "traffic",
-        f"a round on average: {floats_up:.6g} values ({words.size(up)}) up, {floats_down:.6g} "
-        f"({words.size(down)}) down, all sampled clients together, envelopes not counted",
-    )
-    yield (
-        "work",
-        f"a round on average: {gradients:.6g} gradients of single samples, all sampled clients together; "
-        f"a full local gradient is {problem.samples}",
-    )
+    values = f"{floats_up:.6g} values ({words.size(up)}) up, {floats_down:.6g} ({words.size(down)}) down"
+    yield "traffic", f"a round on average: {values}, all sampled clients together, envelopes not counted"
+    work = f"{gradients:.6g} gradients of single samples, all sampled clients together"
+    yield "work", f"a round on average: {work}; a full local gradient is {problem.samples}"
 
 
 def _attack(config: Config) -> str:
     if config.attack is None:
         return "none"
-    attack = config.attack
-    return f'{attack.kind} with view "{attack.view}"; the cohort is ' + (
-        "revealed to the clients in it, because this attack needs to know" if config.reveals_cohort else "not revealed"
-    )
+    known = "revealed to the clients in it, because this attack needs to know"
+    cohort = known if config.reveals_cohort else "not revealed"
+    return f'{config.attack.kind} with view "{config.attack.view}"; the cohort is {cohort}'
 
 
 def warnings(config: Config) -> Iterator[str]:
     """Yield what is allowed but deserves a second thought."""
-    n, f = config.federation.clients, config.federation.byzantine
-    rule = config.aggregator
+    n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
     if f and not rule.defends:
         yield f'aggregator.kind = "{rule.kind}" defends against nobody, and {f} of {n} clients may be Byzantine'
     if f and rule.kind == "monna":
-        yield (
-            f'aggregator.kind = "monna" trusts row {rule.pivot}, whichever sampled client that is: where it is '
-            "Byzantine, it decides alone"
-        )
+        trusted = f"row {rule.pivot}, whichever sampled client that is"
+        yield f'aggregator.kind = "monna" trusts {trusted}: where it is Byzantine, it decides alone'
     for key, size in config.cohorts.items():
         share, most = expected_byzantine(size, n, f), rule.tolerates(size)
         if rule.defends and most < share:
-            yield (
-                f"strategy.{key} = {size}: about {share} of them are Byzantine and {rule.kind} with its pre-"
-                f"aggregators tolerates {most}; only clipping limits what such a round can do"
-            )
+            excess = f"about {share} of them are Byzantine and {rule.kind} with its pre-aggregators tolerates {most}"
+            yield f"strategy.{key} = {size}: {excess}; only clipping limits what such a round can do"
         for step in rule.pre:
             rows, spoilt = step.after(size, share)
             if step.kind == "bucketing" and 2 * spoilt >= rows > 1:
-                yield (
-                    f"bucketing leaves {rows} buckets of {size} rows, {spoilt} of which may be spoilt: half or more, "
-                    "where a median breaks down; use a smaller s or none"
-                )
-    remark = None if config.attack is None else config.attack.remark(n, f)
-    if remark is not None:
+                buckets = f"{rows} buckets of {size} rows, {spoilt} of which may be spoilt"
+                yield f"bucketing leaves {buckets}: half or more, where a median breaks down; use a smaller s or none"
+    if config.attack is not None and (remark := config.attack.remark(n, f)) is not None:
         yield remark

@@ -76,10 +76,8 @@ def open_experiment(text: str, data_dir: Path | None, config_dir: Path | None) -
 def load_task(config: configs.Config, setting: Setting) -> Problem:
     """Load the task of a config; see ``open_config``, which resolves the config too."""
     if config.task.kind == "custom" and setting.config_dir is None:
-        raise ConfigError(
-            f'[task] kind = "custom" (path = "{config.task.path}"): the server\'s config names code to run, which is '
-            "only taken from a file of your own; give --config FILE"
-        )
+        code = f'[task] kind = "custom" (path = "{config.task.path}"): the server\'s config names code to run'
+        raise ConfigError(f"{code}, which is only taken from a file of your own; give --config FILE")
     try:
         return config.task.load(setting)
     except TaskError as error:
@@ -103,14 +101,14 @@ def identity_of(problem: Problem, data: Reading = "whole") -> TaskIdentity:
         data: how its data are read.
 
     Raises:
-        ConfigError: the problem of a custom task cannot say it; one line.
+        ConfigError: the problem of a custom task cannot be identified; one line.
     """
     try:
         return identify(problem, data)
     except TaskError as error:
         raise ConfigError(f"[task] {error}") from None
     except Exception as error:  # methods of the user's own
-        raise ConfigError(f"[task] what it is cannot be said: {kind_and_line(error)}") from error
+        raise ConfigError(f"[task] it cannot be identified: {kind_and_line(error)}") from error
 
 
 def try_out(experiment: Experiment, worker: int | None = None, attack: Attack | None = None) -> None:
@@ -133,12 +131,9 @@ def try_out(experiment: Experiment, worker: int | None = None, attack: Attack | 
     strategy = config.strategy.model_dump()
     sizes = [strategy[key] for key in ("batch", "full_batch") if strategy.get(key) is not None]
     full = 0 in sizes or "full_batch" not in strategy or not sizes
-    demands = Demands(
-        workers=range(config.federation.clients) if worker is None else [worker],
-        batches=[size for size in sizes if size] + ([0] if full else []),
-        flipped=attackers if flips else [],
-        evaluates=worker is None,
-    )
+    workers = range(config.federation.clients) if worker is None else [worker]
+    batches = [size for size in sizes if size] + ([0] if full else [])
+    demands = Demands(workers=workers, batches=batches, flipped=attackers if flips else [], evaluates=worker is None)
     try:
         try_task(config.task, experiment.setting, demands, experiment.problem)
     except TaskError as error:

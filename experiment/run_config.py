@@ -20,7 +20,7 @@ _LAST = "last"
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a Flower run config says of the experiment; the comments name its keys.
+    """What a Flower run config sets for the experiment; the comments name its keys.
 
     Args:
         config: path of the experiment's TOML file, absolute or in the bundle. (``config``)
@@ -44,7 +44,7 @@ class RunConfig:
 
     @classmethod
     def read(cls, given: Mapping[str, object]) -> Self:
-        """Return what a run config says.
+        """Return what a run config sets.
 
         Raises:
             ConfigError: it names no experiment, or a value cannot be read; one line.
@@ -54,19 +54,10 @@ class RunConfig:
             raise ConfigError('run config: "config" is missing; name an experiment TOML')
         attackers = given.get("attackers", "")
         if attackers not in ("", _LAST):
-            raise ConfigError(
-                f'run config: attackers = {attackers!r}: must be "{_LAST}", or "" for node configs to say it'
-            )
-        return cls(
-            config=text["config"],
-            changes=split(given.get("set"), "run config"),
-            data=_path(text["data"]),
-            out=_path(text["out"]),
-            resume=_path(text["resume"]),
-            link=text["link"],
-            listen=text["link-listen"],
-            last_attack=attackers == _LAST,
-        )
+            raise ConfigError(f'run config: attackers = {attackers!r}: must be "{_LAST}", or "" to use node configs')
+        data, out, resume = (_path(text[key]) for key in ("data", "out", "resume"))
+        changes, link, listen = split(given.get("set"), "run config"), text["link"], text["link-listen"]
+        return cls(text["config"], changes, data, out, resume, link, listen, last_attack=attackers == _LAST)
 
     @property
     def path(self) -> Path:
@@ -79,9 +70,8 @@ class RunConfig:
         if path.is_file():
             return path
         known = sorted(found.relative_to(code.ROOT).as_posix() for found in code.ROOT.glob("deploy/configs/*.toml"))
-        raise ConfigError(
-            f'run config: config = "{self.config}": no such file in the bundle{configs.suggest(self.config, known)}'
-        )
+        missing = f'run config: config = "{self.config}": no such file in the bundle'
+        raise ConfigError(f"{missing}{configs.suggest(self.config, known)}")
 
     def load(self) -> configs.Config:
         """Return the config, with its changes.

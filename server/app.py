@@ -40,7 +40,7 @@ def main(grid: Grid, context: Context) -> None:
         try:
             _run(grid, context.run_id, context.run_config)
         except BreakwaterError as error:
-            log.error("%s", error)  # Flower prints the stack above it, and says it again with the status of the run
+            log.error("%s", error)  # Flower prints the stack above it, and repeats it with the status of the run
             raise
 
 
@@ -62,18 +62,9 @@ def _run(grid: Grid, run_id: int, given: Mapping[str, object]) -> None:
             return
         if experiment.config.attack and polled.simulated and not settings.last_attack:
             log.warning("[attack] is not used: a simulation's nodes attack if the run config has attackers = 'last'")
-        federation = experiment.config.federation
-        judge = judge_of(experiment)
-        run_over(
-            QueriedGrid(
-                grid,
-                federation.clients,
-                code_fingerprint(),
-                federation.flower_deadline_s,
-                judge,
-                same_code=federation.same_code == "required",
-            )
-        )
+        federation, judge = experiment.config.federation, judge_of(experiment)
+        n, deadline_s, same_code = federation.clients, federation.flower_deadline_s, federation.same_code == "required"
+        run_over(QueriedGrid(grid, n, code_fingerprint(), deadline_s, judge, same_code=same_code))
 
 
 @contextmanager

@@ -110,7 +110,7 @@ class _Host:
                 self._invited[node] = now
         gone = [seat.name for seat in self._link.seats().values() if not seat.connected]
         for name in set(gone).difference(map(_name, online)):
-            self._link.vacate(name)  # Flower says that its node has gone: who takes its place has another name
+            self._link.vacate(name)  # Flower reports its node as gone; its replacement has another name
         new = [node for node in sorted(online) if now - self._invited.get(node, -_AGAIN_S) >= _AGAIN_S]
         if not new:
             return

@@ -37,12 +37,8 @@ def judge_of(experiment: Experiment) -> Callable[[str, str], str | None]:
         for what in theirs.roundings(mine):
             if what not in logged:
                 logged.add(what)
-                log.warning(
-                    "%s of %s is not the same to the last bit as here: its processor or its versions round otherwise, "
-                    "so that other machines may not repeat this run to the last bit; reported once",
-                    what,
-                    name,
-                )
+                effect = "its processor or versions round differently, so other machines may not repeat this run"
+                log.warning("%s of %s is not the same to the last bit as here: %s; reported once", what, name, effect)
         return None
 
     return judge

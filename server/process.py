@@ -167,8 +167,5 @@ def _access(server: Identity | None, folder: Path | None) -> AccessControl | Non
 
 def _warn_insecure(address: str) -> None:
     """Say what is lost without TLS; on loopback too, where every user of the machine can connect."""
-    log.warning(
-        "%s is open, without TLS (--tls): one client can claim as many names as there are seats (a Sybil attack), so "
-        "federation.byzantine bounds nothing; and whoever is in between can read and change the models",
-        address,
-    )
+    sybils = "one client can take all seats under different names (a Sybil attack): federation.byzantine bounds nothing"
+    log.warning("%s is open, without TLS (--tls): %s, and others can read and change the models", address, sybils)

@@ -44,12 +44,11 @@ def console_for(monitoring: Monitoring) -> Console:
 
 
 def load_loops(experiment: Experiment, console: Console) -> None:
-    """Compile or load what long vectors need, and tell the user if that took long; at once if it has been done."""
+    """Compile or load what long vectors need, and report it if that took long; at once if it has been done."""
     seconds = prepare(experiment, aggregates=True)
     if seconds > LONG_S:
-        console.print(
-            f"compiled loops for {seconds:.1f} s, once on this machine: later runs load them from disk", highlight=False
-        )
+        once = "once on this machine: later runs load them from disk"
+        console.print(f"compiled loops for {seconds:.1f} s, {once}", highlight=False)
 
 
 def run(
@@ -80,9 +79,8 @@ def run(
     console = console_for(monitoring)
     load_loops(experiment, console)
     checkpointer = Checkpointer(experiment, folder, point, incarnation, console)
-    over = (
-        checkpointer.state is not None and checkpointer.state.round > rounds
-    )  # only its results are still to be written
+    resumed = checkpointer.state
+    over = resumed is not None and resumed.round > rounds  # only its results are still to be written
     status, joined_s, strategy = "interrupted", 0.0, None
     stalled: StalledError | None = None
     measured: Evaluation | None = None  # of the model that is left, where it is not the last one
@@ -92,12 +90,10 @@ def run(
             x0 = problem.initial()
             start = problem.evaluate(x0)
             folder.begin(config, start, *beside(problem))
-            observers.start(
-                start if checkpointer.state is None else problem.evaluate(checkpointer.state.x), folder.rounds
-            )
+            observers.start(start if resumed is None else problem.evaluate(resumed.x), folder.rounds)
             strategy = _strategy(experiment, transport, observers)
             strategy.on_round = _on_round(strategy, transport, checkpointer, observers)
-            strategy.state = checkpointer.state if checkpointer.state is not None else experiment.method.start(x0)
+            strategy.state = resumed if resumed is not None else experiment.method.start(x0)
             checkpointer.keep(transport, strategy)
             strategy.start(transport, codec.to_arrays(x0), num_rounds=rounds)
             status = "diverged" if strategy.last and strategy.last.diverged else "finished"
@@ -105,7 +101,7 @@ def run(
             status, stalled, measured = "stalled", error, problem.evaluate(error.model)
         finally:
             with held():  # a signal may come at any time, and again
-                state = checkpointer.state if strategy is None else strategy.state
+                state = resumed if strategy is None else strategy.state
                 if strategy is not None and status != "diverged":
                     checkpointer.keep(transport, strategy)
                 summary = folder.finish(
@@ -123,7 +119,7 @@ def run(
                 if status != "interrupted":
                     done()
                 line = last_line(summary, folder.path)
-                observers.end(status, line)
+                observers.live.end(status, line)
                 if monitoring.pictures:
                     _report(folder.path)
     try:
@@ -139,9 +135,7 @@ def run(
 
 def _strategy(experiment: Experiment, transport: Transport, observers: Observers) -> RobustStrategy:
     config, federation = experiment.config, experiment.config.federation
-    deadline_s: float | LearntDeadline | None = (
-        federation.flower_deadline_s if transport.polled else federation.deadline_s
-    )
+    deadline_s = federation.flower_deadline_s if transport.polled else federation.deadline_s
     return RobustStrategy(
         experiment.method,
         codec=codec,
@@ -156,7 +150,7 @@ def _strategy(experiment: Experiment, transport: Transport, observers: Observers
         reveal_cohort=config.reveals_cohort,
         evaluate=experiment.problem.evaluate,
         every=config.evaluation.every,
-        on_hold=observers.hold,
+        on_hold=observers.live.hold,
     )
 
 
@@ -184,7 +178,7 @@ def beside(problem: Problem) -> tuple[Mapping[str, Any], str]:
 
 
 def _facts(experiment: Experiment) -> dict[str, Any] | None:
-    """Return what the summary says of the task; None where a custom task cannot say it."""
+    """Return the problem constants for the summary; None if a custom task does not report them."""
     try:
         return ProblemConstants.of(experiment.problem).to_dict()
     except Exception as error:  # whatever the user's code raises is no reason to lose the results
@@ -218,18 +212,14 @@ def _gather(transport: Transport, federation: Federation, checkpointer: Checkpoi
         NoClientsError: too few have come.
     """
     began = time.monotonic()
-    wanted = federation.start_with or federation.clients
-    least = wanted
-    if checkpointer.present:
-        wanted, least = checkpointer.present, 1
+    wanted = checkpointer.present or federation.start_with or federation.clients
+    least = 1 if checkpointer.present else wanted
     log.info("waiting for %d clients, for up to %g s", wanted, federation.join_timeout_s)
     ready = transport.wait(wanted, federation.join_timeout_s)
     if ready < least:
-        raise NoClientsError(
-            f"{ready} of {wanted} clients joined within {time.monotonic() - began:.0f} s (federation.join_timeout_s = "
-            f"{federation.join_timeout_s:g}); "
-            + (transport.complaints() or "start the others, or lower federation.start_with")
-        )
+        within = f"within {time.monotonic() - began:.0f} s (federation.join_timeout_s = {federation.join_timeout_s:g})"
+        fix = transport.complaints() or "start the others, or lower federation.start_with"
+        raise NoClientsError(f"{ready} of {wanted} clients joined {within}; {fix}")
     if ready < wanted:
         log.warning("%d of %d previous clients reconnected; continuing", ready, wanted)
     joined_s = time.monotonic() - began

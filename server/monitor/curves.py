@@ -72,21 +72,17 @@ def curve(
         diverged: the run ended for that reason: what it lacks is infinite (loss, gap) or its last value (accuracy).
     """
     infinite = diverged and y in LOWER_IS_BETTER
-    at = {"round": 0.0, "bytes_up": 0.0, "bytes_down": 0.0, "seconds": 0.0}
-    points = []
+    at, points = 0.0, []
     first = getattr(start, y, None)
     if first is not None and np.isfinite(first):
         points.append((0.0, float(first)))
     for record in rounds:
-        at["round"] = float(record.round)
-        at["bytes_up"] += record.bytes_up
-        at["bytes_down"] += record.bytes_down
-        at["seconds"] += record.round_s
+        at = float(record.round) if x == "round" else at + getattr(record, "round_s" if x == "seconds" else x)
         value = getattr(record.evaluation, y, None)
         if value is not None and (infinite or np.isfinite(value)):
-            points.append((at[x], float(value) if np.isfinite(value) else np.inf))
+            points.append((at, float(value) if np.isfinite(value) else np.inf))
     if infinite and points and np.isfinite(points[-1][1]):  # its model had no finite number left
-        points.append((max(at[x], points[-1][0]), np.inf))
+        points.append((max(at, points[-1][0]), np.inf))
     xs, ys = np.array(points, dtype=np.float64).reshape(-1, 2).T
     return Curve(xs, ys, holds=diverged)
 

@@ -6,9 +6,7 @@ live view is, and neither ends a run: a failed write is logged once, and the res
 
 import logging
 import sys
-import threading
 import time
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,7 +64,7 @@ class Monitoring:
             ConfigError: a value is none of those that its key may have; one line.
         """
         folder, port = str(run_config.get(TENSORBOARD, "")), run_config.get(METRICS_PORT, -1)
-        quiet = run_config.get(QUIET, False)
+        quiet, host = run_config.get(QUIET, False), str(run_config.get(METRICS_HOST) or LOOPBACK)
         if not isinstance(quiet, bool):
             raise ConfigError(f'run config: {QUIET} = "{quiet}": must be true or false, without quotes')
         if isinstance(port, bool) or not isinstance(port, int) or not -1 <= port <= 65535:
@@ -75,9 +73,7 @@ class Monitoring:
             quiet=quiet,
             tensorboard=None if not folder else "" if folder == "." else folder,
             metrics_port=None if port < 0 else port,
-            metrics_host=parse_host(
-                str(run_config.get(METRICS_HOST) or LOOPBACK), what=f"run config: {METRICS_HOST} ="
-            ),
+            metrics_host=parse_host(host, what=f"run config: {METRICS_HOST} ="),
         )
 
     def check(self, said_in: str = "--") -> None:
@@ -119,7 +115,7 @@ class Monitoring:
 
         Args:
             out: the run folder.
-            again: the last rounds of a run that goes on, see ``EventFiles``.
+            again: the last rounds of a resumed run, see ``EventFiles``.
         """
         if self.tensorboard is None:
             return None
@@ -152,12 +148,12 @@ def _without_torch() -> Iterator[None]:
 class EventFiles:
     """Writes each round's numbers as TensorBoard's scalars.
 
-    A run that goes on begins a new file. It makes TensorBoard forget later rounds of older files, and the last ones
+    A resumed run begins a new file. It makes TensorBoard forget later rounds of older files, and the last ones
     before: a server that was killed may not have written them all, so they are written again.
 
     Args:
         folder: where; made if it is not there.
-        again: the last rounds of a run that goes on; none for a new run.
+        again: the last rounds of a resumed run; none for a new run.
     """
 
     def __init__(self, folder: Path, again: Iterable["RoundRecord"] = ()) -> None:
@@ -169,7 +165,7 @@ class EventFiles:
         self._folder = folder
         self._writer: Any = None
         self._flushed = time.monotonic()
-        try:
+        with self._or_give_up():
             folder.mkdir(parents=True, exist_ok=True)
             # Two files of one second would have one name.
             self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns() % 10**9:09d}")
@@ -179,11 +175,9 @@ class EventFiles:
                     self._writer.write_event(Event(wall_time=time.time(), step=record.round, session_log=start))
                 self.add(record)
             self._writer.flush()
-        except OSError as error:
-            self._give_up(error)
 
     def start(self, evaluation: "Evaluation", after: int) -> None:
-        """Write the measures of the starting point; those of a run that goes on are there."""
+        """Write the measures of the starting point; those of a resumed run are there."""
         if not after:
             self._write(0, _measures(evaluation))
 
@@ -193,31 +187,29 @@ class EventFiles:
     def stop(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
-            try:
+            with self._or_give_up():
                 writer.close()
-            except OSError as error:
-                self._give_up(error)
 
     def _write(self, round_: int, numbers: Mapping[str, float | None]) -> None:
         if self._writer is None:
             return
-        values = [
-            self._summary.Value(tag=tag, simple_value=value)
-            for tag, number in numbers.items()
-            if (value := finite(number)) is not None
-        ]
+        known = {tag: number for tag, number in numbers.items() if finite(number) is not None}
+        values = [self._summary.Value(tag=tag, simple_value=number) for tag, number in known.items()]
         event = self._event(wall_time=time.time(), step=round_, summary=self._summary(value=values))
-        try:
+        with self._or_give_up():
             self._writer.write_event(event)
             if time.monotonic() - self._flushed >= _FLUSH_S:
                 self._flushed = time.monotonic()
                 self._writer.flush()
-        except OSError as error:
-            self._give_up(error)
 
-    def _give_up(self, error: OSError) -> None:
-        self._writer = None
-        log.error("%s: event files cannot be written: %s; no more of them", self._folder, error.strerror or error)
+    @contextmanager
+    def _or_give_up(self) -> Iterator[None]:
+        """Within: a failed write is logged, and is the last one."""
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            log.error("%s: event files cannot be written: %s; no more of them", self._folder, error.strerror or error)
 
 
 def _scalars(record: "RoundRecord") -> dict[str, float | None]:
@@ -252,22 +244,19 @@ class MetricsPort:
     """
 
     def __init__(self, live: LiveRun, host: str, port: int) -> None:
-        from prometheus_client import CollectorRegistry, start_http_server
+        from prometheus_client import CollectorRegistry, Histogram, start_http_server
 
-        registry = CollectorRegistry()  # of its own: no metrics of this Python, and none of another run
+        registry = CollectorRegistry()  # without the metrics of this Python and of other runs
         self._live = live
-        self._counts = [0] * (len(_BUCKETS) + 1)
-        self._seconds = 0.0
-        self._lock = threading.Lock()
+        about = "Seconds that rounds took."
+        self._seconds = Histogram("breakwater_round_duration_seconds", about, buckets=_BUCKETS, registry=None)
         registry.register(self)
         Address(host, port).try_to_bind()  # the library does not say why it cannot
         self._server, self._thread = start_http_server(port, host, registry)
         self.url = f"http://{Address(host, self._server.server_port)}/metrics"
 
     def add(self, record: "RoundRecord") -> None:
-        with self._lock:
-            self._counts[bisect_left(_BUCKETS, record.round_s)] += 1
-            self._seconds += record.round_s
+        self._seconds.observe(record.round_s)
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -276,12 +265,7 @@ class MetricsPort:
 
     def collect(self) -> "Iterable[Metric]":
         """Yield the metrics; the library calls this for every request."""
-        from prometheus_client.core import (
-            CounterMetricFamily,
-            GaugeMetricFamily,
-            HistogramMetricFamily,
-            InfoMetricFamily,
-        )
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
         state = self._live.state()
 
@@ -315,22 +299,14 @@ class MetricsPort:
             ("clipped_replies", "Replies that were clipped.", whole["clipped"]),
         ):
             yield CounterMetricFamily(f"breakwater_{name}", text, value=value)
-        rejected = CounterMetricFamily(
-            "breakwater_rejected_replies", "Replies that did not count, missing ones too, by reason.", labels=["reason"]
-        )
-        for reason, count in state["reasons"].items():
-            rejected.add_metric([reason], count)
-        yield rejected
-        by_client = CounterMetricFamily(
-            "breakwater_client_rejected_replies", "The same by client, at most as many as seats.", labels=["client"]
-        )
-        for name, count in state["rejected_of"].items():
-            by_client.add_metric([name], count)
-        yield by_client
-        with self._lock:
-            counts, seconds = list(self._counts), self._seconds
-        ends = [*map(str, _BUCKETS), "+Inf"]
-        buckets = [(end, float(sum(counts[: i + 1]))) for i, end in enumerate(ends)]
-        yield HistogramMetricFamily(
-            "breakwater_round_duration_seconds", "Seconds that rounds took.", buckets=buckets, sum_value=seconds
-        )
+        for name, text, label, counts in (
+            ("rejected", "Replies that did not count, missing ones too, by reason.", "reason", state["reasons"]),
+            ("client_rejected", "The same by client, at most as many as seats.", "client", state["rejected_of"]),
+        ):
+            family = CounterMetricFamily(f"breakwater_{name}_replies", text, labels=[label])
+            for key, count in counts.items():
+                family.add_metric([key], count)
+            yield family
+        for histogram in self._seconds.collect():
+            histogram.samples = [sample for sample in histogram.samples if not sample.name.endswith("_created")]
+            yield histogram

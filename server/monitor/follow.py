@@ -16,7 +16,7 @@ from server.run_folder.record import from_line
 EVERY_S = 0.5
 """Seconds between two looks."""
 PATIENCE_S = 300.0
-"""How long to wait for a server that goes on with a run."""
+"""How long to wait for a server that resumes the run."""
 
 _STILL_S = 5.0
 """After this many seconds without a round, look whether a server runs it."""
@@ -78,25 +78,24 @@ class _Followed:
         Raises:
             ConfigError: a line is no round.
         """
+        path = self._path / METRICS
         try:
-            size = (self._path / METRICS).stat().st_size
-            if size < self._at:  # a server has gone back to a checkpoint
+            if path.stat().st_size < self._at:  # a server has gone back to a checkpoint
                 self._begin()
-            with (self._path / METRICS).open("rb") as file:
+            with path.open("rb") as file:
                 file.seek(self._at)
                 new = file.read(_MOST)
-        except OSError as error:
-            raise ConfigError(f"{self._path / METRICS}: cannot be read: {error.strerror}") from None
-        whole = new[: new.rfind(b"\n") + 1]
-        first = not self._at
-        try:
+
+            whole = new[: new.rfind(b"\n") + 1]
             for line in whole.splitlines():
                 self.live.add(from_line(line, self._names))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
         except ValueError as error:
-            raise ConfigError(f"{self._path / METRICS}: {error}") from None
-        self._at += len(whole)
-        if first and whole:
+            raise ConfigError(f"{path}: {error}") from None
+        if whole and not self._at:
             self.live.begin()  # from here on is what this process sees
+        self._at += len(whole)
         return bool(whole)
 
 

@@ -9,11 +9,12 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import add, itemgetter
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from foundation.text import one_line
 from server.run_folder.record import MEASURES, Counts, finite, kind_of
@@ -39,6 +40,7 @@ _WINDOW_S = 10.0
 """Rates are averages over this many seconds."""
 _SAMPLE_S = 0.2
 """Seconds between the points that rates are computed from."""
+_RATES = ("rounds_s", "up_s", "down_s")
 _MAX_TEXT = 160
 """The longest name or reason, in characters."""
 
@@ -95,67 +97,64 @@ class LiveRun:
     def __init__(self, title: Title, connected: Callable[[], int] | None = None, address: str = "") -> None:
         self.title = title
         self._connected = connected
-        self._address = address
+
         self._lock = threading.Lock()
-        self._status, self._line = "waiting", ""
-        self._round = self._begun_after = self._added = 0
+        self._now: State = {"address": address, "status": "waiting", "line": "", "held": ""}
+        self._now |= dict.fromkeys(("round", "measured", "up", "down"), 0)
+        self._now |= dict.fromkeys(("incomplete", "incomplete_at", "attack_failed"), 0)
+        self._now |= dict.fromkeys(("lam", "step_norm"))
+        self._begun_after = self._added = 0
         self._began: float | None = None
         self._round_s = 0.0
-        self._up = self._down = 0
         self._measured: Evaluation | None = None
-        self._measured_at = 0
         self._history: list[Evaluation] = []
         self._last = self._all = Counts(0, 0, 0, 0, 0)
-        self._rejections: deque[tuple[int, str, str]] = deque(maxlen=KEPT_REJECTIONS)
+        self._rejections: deque[dict[str, Any]] = deque(maxlen=KEPT_REJECTIONS)
         self._reasons: Counter[str] = Counter()
         self._rejected_of: Counter[str] = Counter()
-        self._held = ""
-        self._incomplete = self._incomplete_at = self._attack_failed = 0
-        self._lam: float | None = None
-        self._step_norm: float | None = None
+
         self._points: deque[tuple[float, int, int, int]] = deque()  # time, round, bytes up, bytes down
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
     def begin(self, evaluation: "Evaluation | None" = None) -> None:
-        """Note that the first round follows, or the next one of a run that goes on.
+        """Note that the first round follows, or the next one of a resumed run.
 
         Args:
             evaluation: the model before the first round, where it is known.
         """
         with self._lock:
-            self._status, self._began, self._begun_after = "running", time.monotonic(), self._round
-            if not self._round and evaluation is not None:
+            self._now["status"], self._began, self._begun_after = "running", time.monotonic(), self._now["round"]
+            if not self._now["round"] and evaluation is not None:
                 self._measure(0, evaluation)
             self._points.clear()
 
     def add(self, record: "RoundRecord") -> None:
         """Note a round that has ended."""
         with self._lock:
-            self._round = record.round
+            now = self._now
+            now.update(round=record.round, lam=finite(record.lam), step_norm=finite(record.step_norm))
+            now.update(up=now["up"] + record.bytes_up, down=now["down"] + record.bytes_down)
             self._added += 1
             self._round_s += record.round_s
-            self._up += record.bytes_up
-            self._down += record.bytes_down
             self._last = Counts.of(record)
-            self._all = Counts(*(a + b for a, b in zip(self._all, self._last, strict=True)))
-            self._lam, self._step_norm = record.lam, record.step_norm
+            self._all = Counts(*map(add, self._all, self._last))
             for name, reason in record.rejected:
                 self._reject(record.round, one_line(name, _MAX_TEXT), one_line(reason, _MAX_TEXT))
             if record.incomplete:
-                self._incomplete, self._incomplete_at = self._incomplete + 1, record.round
+                now.update(incomplete=now["incomplete"] + 1, incomplete_at=record.round)
             if record.evaluation is not None:
                 self._measure(record.round, record.evaluation)
 
     def hold(self, line: str) -> None:
-        """Note that the run is held until enough clients answer, and what it waits for; "" where it goes on."""
+        """Note that the run is held until enough clients answer, and what it waits for; "" when it continues."""
         with self._lock:
-            self._held = line
+            self._now["held"] = line
 
     def end(self, status: str, line: str) -> None:
         """Note how the run has ended, and its last line."""
         with self._lock:
-            self._status, self._line, self._held = status, line, ""
+            self._now.update(status=status, line=line, held="")
 
     # --- what is shown ------------------------------------------------------------------------------------------------
 
@@ -164,41 +163,25 @@ class LiveRun:
         connected = None if self._connected is None else self._connected()
         now = time.monotonic()
         with self._lock:
-            rounds_s, up_s, down_s = self._rates(now)
-            done = self._round - self._begun_after
-            left = max(0, self.title.rounds - self._round)
-            pace = rounds_s or (done / (now - self._began) if self._began is not None and done else 0.0)
-            running = self._status == "running"
+            rates = self._rates(now)
+            done = self._now["round"] - self._begun_after
+            left = max(0, self.title.rounds - self._now["round"])
+            pace = rates["rounds_s"] or (done / (now - self._began) if self._began is not None and done else 0.0)
+            running = self._now["status"] == "running"
             return {
                 **vars(self.title),
-                "address": self._address,
-                "status": self._status,
-                "line": self._line,
-                "held": self._held,
-                "incomplete": self._incomplete,
-                "incomplete_at": self._incomplete_at,
-                "attack_failed": self._attack_failed,
-                "round": self._round,
+                **self._now,
                 **{name: finite(getattr(self._measured, name, None)) for name in MEASURES},
-                "measured": self._measured_at,
+                **rates,
+                "connected": connected,
                 "history": {name: [finite(getattr(each, name)) for each in self._history] for name in MEASURES},
-                "lam": finite(self._lam),
-                "step_norm": finite(self._step_norm),
-                "rounds_s": rounds_s,
                 "round_s": self._round_s / self._added if self._added else None,
                 "left_s": left / pace if running and pace else None,
-                "up": self._up,
-                "down": self._down,
-                "up_s": up_s,
-                "down_s": down_s,
-                "connected": connected,
                 "last": _named(self._last),
                 "all": _named(self._all),
                 "reasons": dict(self._reasons),
                 "rejected_of": dict(self._rejected_of),
-                "rejections": [
-                    {"round": round_, "client": name, "reason": reason} for round_, name, reason in self._rejections
-                ],
+                "rejections": list(self._rejections),
             }
 
     def to_json(self) -> str:
@@ -208,31 +191,30 @@ class LiveRun:
     # --- with the lock ------------------------------------------------------------------------------------------------
 
     def _reject(self, round_: int, name: str, reason: str) -> None:
-        self._rejections.append((round_, name, reason))
+        self._rejections.append({"round": round_, "client": name, "reason": reason})
         kind = kind_of(reason)
-        self._attack_failed += kind == ATTACK_FAILED
+        self._now["attack_failed"] += kind == ATTACK_FAILED
         self._reasons[kind if kind in self._reasons or len(self._reasons) < MAX_REASONS else "other"] += 1
         known = name in self._rejected_of or len(self._rejected_of) < self.title.clients
         self._rejected_of[name if known else OTHERS] += 1
 
     def _measure(self, round_: int, evaluation: "Evaluation") -> None:
-        self._measured, self._measured_at = evaluation, round_
+        self._measured, self._now["measured"] = evaluation, round_
         self._history.append(evaluation)
         if len(self._history) > 2 * HISTORY:
             del self._history[1:-1:2]
 
-    def _rates(self, now: float) -> tuple[float | None, float | None, float | None]:
+    def _rates(self, now: float) -> dict[str, float | None]:
         """Return rounds, bytes up and bytes down a second."""
         points = self._points
-        if self._status == "running" and (not points or now - points[-1][0] >= _SAMPLE_S):
-            points.append((now, self._round, self._up, self._down))
+        if self._now["status"] == "running" and (not points or now - points[-1][0] >= _SAMPLE_S):
+            points.append((now, *itemgetter("round", "up", "down")(self._now)))
             while now - points[0][0] > _WINDOW_S:
                 points.popleft()
         if not points or points[-1][0] - points[0][0] < _SAMPLE_S:
-            return None, None, None
+            return dict.fromkeys(_RATES)
         (then, *before), (later, *after) = points[0], points[-1]
-        rounds, up, down = ((b - a) / (later - then) for a, b in zip(before, after, strict=True))
-        return rounds, up, down
+        return {name: (b - a) / (later - then) for name, a, b in zip(_RATES, before, after, strict=True)}
 
 
 def _named(counts: Counts) -> dict[str, int]:
@@ -253,70 +235,39 @@ class _Exact(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-class _Counts(_Exact):
-    sampled: _Whole
-    replied: _Whole
-    accepted: _Whole
-    answered: _Whole
-    rejected: _Whole
-    clipped: _Whole
-
-
-class _History(_Exact):
-    loss: _Course
-    accuracy: _Course
-    gap: _Course
-
-
 class _Rejection(_Exact):
     round: _Whole
     client: str
     reason: str
 
 
-class _State(BaseModel):
-    """The form of a state: what ``LiveRun.state`` returns, and what a watcher adds."""
+def _required(names: Iterable[str], type_: object) -> dict[str, Any]:
+    """Return keys of one type as pydantic declares them."""
+    return dict.fromkeys(names, (type_, ...))
 
-    model_config = ConfigDict(strict=True, extra="ignore")
 
-    run: str
-    method: str
-    rule: str
-    task: str
-    attack: str | None
-    clients: _Whole
-    byzantine: _Whole
-    rounds: _Whole
-    address: str
-    status: str
-    line: str
-    held: str
-    incomplete: _Whole
-    incomplete_at: _Whole
-    attack_failed: _Whole
-    round: _Whole
-    loss: _Real
-    accuracy: _Real
-    gap: _Real
-    measured: _Whole
-    history: _History
-    lam: _Real
-    step_norm: _Real
-    rounds_s: _Real
-    round_s: _Real
-    left_s: _Real
-    up: _Whole
-    down: _Whole
-    up_s: _Real
-    down_s: _Real
-    connected: _Whole | None
-    last: _Counts
-    all: _Counts
-    reasons: Annotated[dict[str, _Whole], Field(max_length=MAX_REASONS + 1)]
-    rejected_of: dict[str, _Whole]
-    rejections: Annotated[list[_Rejection], Field(max_length=KEPT_REJECTIONS)]
-    away: str = ""
-    goodbye: str = ""
+_Counts = create_model("_Counts", __base__=_Exact, **_required(_named(Counts(0, 0, 0, 0, 0)), _Whole))
+_History = create_model("_History", __base__=_Exact, **_required(MEASURES, _Course))
+_TEXTS = ("run", "method", "rule", "task", "address", "status", "line", "held")
+_WHOLES = ("clients", "byzantine", "rounds", "incomplete", "incomplete_at", "attack_failed", "round", "measured")
+_REALS = (*MEASURES, "lam", "step_norm", "round_s", "left_s", *_RATES)
+_State = create_model(
+    "_State",
+    __config__=ConfigDict(strict=True, extra="ignore"),
+    **_required(_TEXTS, str),
+    **_required((*_WHOLES, "up", "down"), _Whole),
+    **_required(_REALS, _Real),
+    **_required(("last", "all"), _Counts),
+    attack=(str | None, ...),
+    connected=(_Whole | None, ...),
+    history=(_History, ...),
+    reasons=(Annotated[dict[str, _Whole], Field(max_length=MAX_REASONS + 1)], ...),
+    rejected_of=(dict[str, _Whole], ...),
+    rejections=(Annotated[list[_Rejection], Field(max_length=KEPT_REJECTIONS)], ...),
+    away=(str, ""),
+    goodbye=(str, ""),
+)
+"""The form of a state: what ``LiveRun.state`` returns, and what a watcher adds."""
 
 
 def checked(received: Mapping[str, Any]) -> State:
@@ -331,7 +282,7 @@ def checked(received: Mapping[str, Any]) -> State:
         ValueError: a key is missing, or its value has another type or is out of bounds; the message is the key.
     """
     try:
-        return _State.model_validate(received).model_dump(exclude_unset=True)
+        return dict(_State.model_validate(received).model_dump(exclude_unset=True))
     except ValidationError as error:
         raise ValueError(error.errors()[0]["loc"][0]) from None
 
@@ -350,10 +301,8 @@ def sparkline(values: Sequence[float | None], width: int, *, log: bool = False) 
     if log and all(value is None or value > 0 for value in values):
         values = [None if value is None else math.log10(value) for value in values]
     known = [value for value in values if value is not None]
-    if width <= 0 or not known:
-        return ""
-    low, high = min(known), max(known)
-    if low == high or not math.isfinite(high - low):
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    if width <= 0 or low == high or not math.isfinite(high - low):
         return ""
     steps = len(blocks) - 1
     return "".join(" " if value is None else blocks[round(steps * (value - low) / (high - low))] for value in values)

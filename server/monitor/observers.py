@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -20,9 +21,10 @@ from strategies.strategy import RoundRecord
 log = logging.getLogger("breakwater.server")
 
 _AGAIN = 10_000
-"""At most this many rounds before a run goes on are written for TensorBoard again, which takes a second."""
+"""At most this many rounds of a resumed run are written for TensorBoard again, which takes a second."""
 
 
+@dataclass(frozen=True)
 class Observers:
     """Everything that shows one run; made by ``watched``.
 
@@ -33,45 +35,23 @@ class Observers:
         metrics: Prometheus' port.
     """
 
-    def __init__(
-        self,
-        live: LiveRun,
-        progress: RunProgress,
-        events: EventFiles | None,
-        metrics: MetricsPort | None,
-    ) -> None:
-        self._live = live
-        self._progress = progress
-        self._events = events
-        self._metrics = metrics
+    live: LiveRun
+    progress: RunProgress
+    events: EventFiles | None
+    metrics: MetricsPort | None
 
     def start(self, evaluation: Evaluation, after: int) -> None:
         """Note that rounds begin, with this model after round ``after``."""
-        self._live.begin(evaluation)
-        self._progress.start()
-        if self._events is not None:
-            self._events.start(evaluation, after)
+        self.live.begin(evaluation)
+        self.progress.start()
+        if self.events is not None:
+            self.events.start(evaluation, after)
 
     def add(self, record: RoundRecord) -> None:
         """Note a round that has ended."""
-        self._live.add(record)
-        self._progress.add(record)
-        if self._events is not None:
-            self._events.add(record)
-        if self._metrics is not None:
-            self._metrics.add(record)
-
-    def hold(self, line: str) -> None:
-        """Note that the run is held because too few clients answer, or that it goes on.
-
-        Args:
-            line: what it waits for; "" where it goes on.
-        """
-        self._live.hold(line)
-
-    def end(self, status: str, line: str) -> None:
-        """Note how the run has ended, and its last line."""
-        self._live.end(status, line)
+        for each in (self.live, self.progress, self.events, self.metrics):
+            if each is not None:
+                each.add(record)
 
 
 @contextmanager
@@ -84,7 +64,7 @@ def watched(
         transport: where the clients are; its watchers are shown the run too.
         config: of the run.
         out: the run folder.
-        after: the last round that is there already, in a run that goes on.
+        after: the last round that is there already, in a resumed run.
         monitoring: what shows it.
         console: of the user.
 

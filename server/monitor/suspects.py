@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from foundation.text import one_line
-from server.run_folder.record import NO_QUORUM, NO_REPLY, kind_of
+from server.run_folder.record import EVIDENCE, NO_QUORUM, NO_REPLY, kind_of
 from strategies.strategy import RoundRecord
 
 STATEMENT = (
@@ -40,8 +41,7 @@ _FLOORS = {"distance": 0.05, "cosine": 0.02, "clipped": 0.1, "rejected": 0.05, "
 
 Distances are compared by their logarithm; the last three are shares of rounds.
 """
-_EVIDENCE = ("distance", "cosine", "kept", "weight")
-"""Numbers of ``Evidence`` that each accepted client has."""
+
 _REASONS = {
     "distance": ("far away", "very near"),
     "cosine": ("agrees much", "points away"),
@@ -49,7 +49,13 @@ _REASONS = {
     "rejected": ("rejected", ""),
     "same": ("equal vectors", ""),
 }
-"""What is said of a client whose value is higher, or lower, than that of the others."""
+"""The reason shown for a client whose value is higher, or lower, than that of the others."""
+
+
+_COUNTED = ("name", "sampled", "replied", "accepted", "late", "clipped", "same")
+_AVERAGES: Mapping[str, Callable[[list[float]], float]]
+_AVERAGES = {"kept": fmean, "distance": median, "cosine": median, "weight": fmean}
+"""What is typical of a client's rounds, by kind of evidence."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ class _Statistics:
     rejected: Counter[str] = field(default_factory=Counter)
     clipped: int = 0
     same: int = 0
-    seen: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in _EVIDENCE})
+    seen: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in EVIDENCE})
 
     @property
     def replied(self) -> int:
@@ -128,29 +134,12 @@ def tally(rounds: Iterable[RoundRecord], byzantine: int | None = None) -> list[S
     clients = _gather(rounds, byzantine)
     scores = _scores(clients)
 
-    def typical(values: list[float], average: Callable[[list[float]], float]) -> float | None:
-        return average(values) if values else None
-
-    suspects = [
-        Suspect(
-            worker=worker,
-            name=client.name,
-            sampled=client.sampled,
-            replied=client.replied,
-            accepted=client.accepted,
-            late=client.late,
-            rejected=dict(client.rejected),
-            clipped=client.clipped,
-            kept=typical(client.seen["kept"], fmean),
-            distance=typical(client.seen["distance"], median),
-            cosine=typical(client.seen["cosine"], median),
-            weight=typical(client.seen["weight"], fmean),
-            same=client.same,
-            score=scores[worker][0],
-            because=scores[worker][1],
-        )
-        for worker, client in clients.items()
-    ]
+    suspects = []
+    for worker, client in clients.items():
+        score, because = scores[worker]
+        found: dict[str, Any] = {name: getattr(client, name) for name in _COUNTED}
+        found |= {kind: _AVERAGES[kind](values) if values else None for kind, values in client.seen.items()}
+        suspects.append(Suspect(worker, rejected=dict(client.rejected), score=score, because=because, **found))
     return sorted(suspects, key=lambda suspect: (-(suspect.score or 0.0), suspect.worker))
 
 
@@ -175,7 +164,7 @@ def _gather(rounds: Iterable[RoundRecord], byzantine: int | None) -> dict[int, _
         seen = record.evidence
         if seen is None:
             continue
-        for kind in _EVIDENCE:
+        for kind in EVIDENCE:
             for worker, value in zip(seen.workers, getattr(seen, kind), strict=False):
                 if value is not None:
                     clients[worker].seen[kind].append(value)
@@ -217,24 +206,16 @@ def _scores(clients: Mapping[int, _Statistics]) -> dict[int, tuple[float | None,
     return {worker: (score, because if (score or 0.0) >= _LITTLE else "") for worker, (score, because) in best.items()}
 
 
+_DIGITS = {"score": 1, "kept": 2, "distance": 2, "cosine": 2, "weight": 3}
+_COLUMNS = ("score", "sampled", "replied", "late", "clipped", *_AVERAGES, "because", "rejected")
+
+
 def table(suspects: Sequence[Suspect]) -> Table:
     """Return the suspects as a table for a terminal; names and reasons come from the clients.
 
     Empty columns are left out.
     """
-    columns: dict[str, list[str]] = {
-        "score": [_figure(suspect.score, 1) for suspect in suspects],
-        "sampled": [str(suspect.sampled) for suspect in suspects],
-        "replied": ["" if s.replied == s.sampled else str(s.replied) for s in suspects],
-        "late": [str(suspect.late or "") for suspect in suspects],
-        "clipped": [str(suspect.clipped or "") for suspect in suspects],
-        "kept": [_figure(suspect.kept, 2) for suspect in suspects],
-        "distance": [_figure(suspect.distance, 2) for suspect in suspects],
-        "cosine": [_figure(suspect.cosine, 2) for suspect in suspects],
-        "weight": [_figure(suspect.weight, 3) for suspect in suspects],
-        "because": [suspect.because for suspect in suspects],
-        "rejected": [", ".join(f"{count} {reason}" for reason, count in s.rejected.items()) for s in suspects],
-    }
+    columns = {heading: [_cell(suspect, heading) for suspect in suspects] for heading in _COLUMNS}
     columns = {heading: cells for heading, cells in columns.items() if any(cells)}
     shown = Table(title="Who attacked?", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     shown.add_column("client", no_wrap=True)
@@ -247,5 +228,12 @@ def table(suspects: Sequence[Suspect]) -> Table:
     return shown
 
 
-def _figure(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def _cell(suspect: Suspect, heading: str) -> str:
+    value = getattr(suspect, heading)
+    if heading == "rejected":
+        return ", ".join(f"{count} {reason}" for reason, count in value.items())
+    if heading in _DIGITS:
+        return "" if value is None else f"{value:.{_DIGITS[heading]}f}"
+    if heading == "replied":
+        return "" if value == suspect.sampled else str(value)
+    return str(value) if heading == "sampled" else str(value or "")

@@ -39,9 +39,8 @@ class Screen(Live):
 
     def __init__(self, console: Console, state: Callable[[], Mapping[str, Any] | None]) -> None:
         self._state = state
-        super().__init__(
-            console=console, get_renderable=self._draw, refresh_per_second=REFRESHES, vertical_overflow="crop"
-        )
+        draw = self._draw
+        super().__init__(console=console, get_renderable=draw, refresh_per_second=REFRESHES, vertical_overflow="crop")
 
     def _draw(self) -> RenderableType:
         state = self._state()
@@ -101,11 +100,7 @@ class PlainLines:
 
 def plain(state: Mapping[str, Any]) -> str:
     """Return a state as one line."""
-    parts = [
-        f"{state['method']}/{state['rule']}",
-        f"round {state['round']}/{state['rounds']}",
-        *_measured(state["loss"], state["gap"], state["accuracy"]),
-    ]
+    parts = [f"{state['method']}/{state['rule']}", f"round {state['round']}/{state['rounds']}", *_measured(state)]
     if state["round_s"] is not None:
         parts += [f"{1000 * state['round_s']:.1f} ms/round", f"{size(state['up'])} up", f"{size(state['down'])} down"]
     return one_line("  ".join(parts))
@@ -118,23 +113,24 @@ def last_line(summary: Mapping[str, Any], out: Path) -> str:
         summary: as the run folder has it.
         out: the run folder.
     """
-    final = "  ".join(_measured(summary["loss"], summary.get("gap"), summary.get("accuracy")))
+    final = "  ".join(_measured(summary))
     failure = summary.get("attack_failure")
     failed = f"the attack failed in {failure['replies']} replies ({one_line(failure['reason'])})  " if failure else ""
-    return (
-        f"{summary['status']} after {summary['rounds']} rounds in {summary['wall_s']:.1f} s  {final}  {failed}"
-        f"{size(summary['bytes_up'])} up  {size(summary['bytes_down'])} down  run folder {out}"
-    )
+    traffic = f"{size(summary['bytes_up'])} up  {size(summary['bytes_down'])} down"
+    ended = f"{summary['status']} after {summary['rounds']} rounds in {summary['wall_s']:.1f} s"
+    return f"{ended}  {final}  {failed}{traffic}  run folder {out}"
 
 
-def _measured(loss: float | None, gap: float | None, accuracy: float | None) -> list[str]:
-    """Return measures in words; None is a loss that is not finite, and a gap or an accuracy that is not known."""
-    words = [f"loss {'not finite' if loss is None else f'{loss:.4g}'}"]
-    if gap is not None:
-        words.append(f"f-f* {gap:.1e}")
-    if accuracy is not None:
-        words.append(f"accuracy {100 * accuracy:.1f} %")
-    return words
+def _measured(found: Mapping[str, Any]) -> list[str]:
+    return [f"{'f-f*' if name == 'gap' else name} {figure}" for name, figure in _figures(found).items()]
+
+
+def _figures(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return measures for people; None is a loss that is not finite, and a gap or an accuracy that is not known."""
+    formats = {"gap": "{:.1e}", "accuracy": "{:.1%}"}
+    loss = "not finite" if found["loss"] is None else f"{found['loss']:.4g}"
+    known = {name: found[name] for name in formats if found.get(name) is not None}
+    return {"loss": loss} | {name: formats[name].format(value).replace("%", " %") for name, value in known.items()}
 
 
 # --- the live view ----------------------------------------------------------------------------------------------------
@@ -187,20 +183,13 @@ def _bar(state: Mapping[str, Any], width: int) -> Text:
 def _rows(state: Mapping[str, Any], width: int) -> list[tuple[str, Text]]:
     history, spark = state["history"], min(_SPARK, width // 3)
     at = "" if state["measured"] == state["round"] else f"  at round {state['measured']}"
-    loss, accuracy, gap = state["loss"], state["accuracy"], state["gap"]
     rows = []
-    if history["loss"]:  # else nothing has been measured yet
-        rows.append(
-            ("loss", _curve("not finite" if loss is None else f"{loss:.4g}", history["loss"], spark, at, log=True))
-        )
-    if gap is not None:
-        rows.append(("f(x) - f*", _curve(f"{gap:.1e}", history["gap"], spark, at, log=True)))
-    if accuracy is not None:
-        rows.append(("accuracy", _curve(f"{100 * accuracy:.1f} %", history["accuracy"], spark, at)))
-    if state["rounds_s"] is not None or state["round_s"] is not None:
-        rounds_s, round_s = state["rounds_s"], state["round_s"]
-        words = [] if rounds_s is None else [f"{rounds_s:.3g} rounds/s"]
-        words += [] if round_s is None else [f"{1000 * round_s:.3g} ms a round"]
+    for name, figure in _figures(state).items() if history["loss"] else ():  # else nothing has been measured yet
+        curve = sparkline(history[name], spark, log=name != "accuracy")
+        text = Text(f"{figure:<11}").append(curve, style="cyan").append(at, style="dim")
+        rows.append(("f(x) - f*" if name == "gap" else name, text))
+    speeds = ((state["rounds_s"], 1, "rounds/s"), (state["round_s"], 1000, "ms a round"))
+    if words := [f"{factor * value:.3g} {unit}" for value, factor, unit in speeds if value is not None]:
         rows.append(("speed", Text("  ".join(words))))
     last, whole = state["last"], state["all"]
     if state["up"] or state["down"]:
@@ -217,21 +206,14 @@ def _rows(state: Mapping[str, Any], width: int) -> list[tuple[str, Text]]:
         few = f"{_many(state['incomplete'], 'round', 'rounds')} had too few replies to use any"
         rows.append(("incomplete", Text(f"{few}, the last one round {state['incomplete_at']}", style="yellow")))
     if state["attack_failed"]:
-        missing = (
-            f"{_many(state['attack_failed'], 'reply', 'replies')} of attackers missing because their attack failed"
-        )
-        rows.append(("attack", Text(missing, style="yellow")))
+        replies = _many(state["attack_failed"], "reply", "replies")
+        rows.append(("attack", Text(f"{replies} of attackers missing because their attack failed", style="yellow")))
     where = [state["address"], state["run"] and f"run folder {state['run']}"]
     rows.append(("server", Text("  ".join(one_line(part) for part in where if part), style="dim")))
     for i, entry in enumerate(reversed(state["rejections"])):
-        said = f"round {entry['round']}  {one_line(entry['client'])}  {one_line(entry['reason'])}"
-        rows.append(("" if i else "rejected", Text(said)))
+        line = f"round {entry['round']}  {one_line(entry['client'])}  {one_line(entry['reason'])}"
+        rows.append(("" if i else "rejected", Text(line)))
     return rows
-
-
-def _curve(value: str, values: list[float | None], width: int, at: str, *, log: bool = False) -> Text:
-    text = Text(f"{value:<11}")
-    return text.append(sparkline(values, width, log=log), style="cyan").append(at, style="dim")
 
 
 def _traffic(state: Mapping[str, Any], way: str) -> str:

@@ -143,20 +143,16 @@ class Checkpoints:
                     for what in experiment.identity.roundings(before):
                         log.warning("%s is not the same to the last bit as when the run began", what)
                     return found, put_together(start, found.state, found.arrays)
-            except DamagedCheckpointError as damage:
-                log.error("%s: %s; going back to the one before it", place, damage)
-            except StateError as error:
-                log.error("%s: no state of this method: %s; going back to the one before it", place, error)
+            except (DamagedCheckpointError, StateError) as error:
+                why = "no state of this method: " if isinstance(error, StateError) else ""
+                log.error("%s: %s%s; going back to the one before it", place, why, error)
             else:
-                if found.experiment == digest:
-                    raise ConfigError(
-                        f"{place}: is of another task: {'; '.join(other)}; give the same data (--data FOLDER) and task "
-                        "file as before"
-                    )
-                raise ConfigError(
-                    f"{place}: is of another experiment: what changes the models (task, method, seed, ...) must stay "
-                    "as it was; only rounds, evaluation, checkpoint and time-outs may change"
-                )
+                fix = "give the same data (--data FOLDER) and task file as before"
+                if found.experiment != digest:
+                    other = ["what changes the models (task, method, seed, ...) must stay as it was"]
+                    fix = "only rounds, evaluation, checkpoint and time-outs may change"
+                what = "task" if found.experiment == digest else "experiment"
+                raise ConfigError(f"{place}: is of another {what}: {'; '.join(other)}; {fix}")
         if rounds:
             raise ConfigError(f"{self.path}: none of the {len(rounds)} checkpoints is whole; remove them to start anew")
         return of_state(start, experiment=digest, seats={}, present=0, wall_s=0.0), start
@@ -184,15 +180,14 @@ class Checkpoints:
 
 @lru_cache(maxsize=1)
 def resumed(run_folder: Path, experiment: Experiment) -> tuple[Checkpoint, Any]:
-    """Return where a run goes on; see ``Checkpoints.newest``. Who listens and who trains get the same."""
+    """Return where a run is resumed; see ``Checkpoints.newest``. Who listens and who trains get the same."""
     return Checkpoints(run_folder, keep=1).newest(experiment)
 
 
 def _write(draft: Path, checkpoint: Checkpoint) -> None:
     header = {each.name: getattr(checkpoint, each.name) for each in fields(checkpoint) if each.name != "arrays"}
     text = json.dumps({"format": _FORMAT, **header, "seats": dict(checkpoint.seats)})
-    arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}
-    write_arrays(arrays, draft, {_KEY: text, _DIGEST: _digest(text, arrays)})
+    write_arrays(checkpoint.arrays, draft, {_KEY: text, _DIGEST: _digest(text, checkpoint.arrays)})
 
 
 def _read(place: Path) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""The manifest of a run, ``run.json``: what a server that goes on with it must know beside its checkpoints."""
+"""The manifest of a run, ``run.json``: what a server needs beside its checkpoints to resume it."""
 
 import importlib.metadata
 import json
@@ -15,7 +15,7 @@ from server.run_folder import CONFIG, MANIFEST
 
 @dataclass(frozen=True, kw_only=True)
 class RunManifest:
-    """What a server that goes on with a run must know.
+    """What a server must know to resume a run.
 
     Args:
         run_id: of the run: clients know by it that they need not prepare again.
@@ -49,9 +49,8 @@ class RunManifest:
                 found["starts"] = found.pop("lives")
             return cls(**found)
         except FileNotFoundError:
-            raise ConfigError(
-                f"--resume {folder}: no run of `breakwater server` is there ({MANIFEST} is missing)"
-            ) from None
+            missing = f"no run of `breakwater server` is there ({MANIFEST} is missing)"
+            raise ConfigError(f"--resume {folder}: {missing}") from None
         except TextError as error:
             raise ConfigError(f"{path}: {error}") from None
         except (ValueError, TypeError) as error:
@@ -76,7 +75,7 @@ class RunManifest:
 
 
 def unwritable(folder: Path, error: OSError, *, goes_on: bool = False) -> ConfigError:
-    """Return the error of a run folder that cannot be used, for a new run or for one that goes on there."""
+    """Return the error of a run folder that cannot be used, for a new run or one that is resumed."""
     fix = f"fix that, then `breakwater server --resume {folder}`" if goes_on else "give --out another folder"
     return ConfigError(f"{folder}: cannot be written: {error.strerror or error}; {fix}")
 

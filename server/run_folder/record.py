@@ -25,7 +25,8 @@ NO_REPLY = frozenset({"silent", "not connected", "disconnected"})
 NO_QUORUM = "no quorum"
 """Kind of the rejections of good replies in a round that has too few of them."""
 
-_EVIDENCE = ("distance", "cosine", "kept", "weight")
+EVIDENCE = ("distance", "cosine", "kept", "weight")
+"""Numbers of ``Evidence`` that each accepted client has."""
 
 
 class Counts(NamedTuple):
@@ -109,7 +110,7 @@ def from_line(text: str | bytes, names: dict[int, str]) -> RoundRecord:
         accepted = list(line["accepted"])
         if not set(accepted) <= set(line["cohort"]):
             raise ValueError("accepted: holds a worker that is not in the cohort")
-        seen = {key: list(line[key]) for key in _EVIDENCE if key in line}
+        seen = {key: list(line[key]) for key in EVIDENCE if key in line}
         same = [list(group) for group in line.get("same", ())]
         return RoundRecord(
             round=int(line["round"]),

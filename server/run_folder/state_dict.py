@@ -56,9 +56,8 @@ def put_together(start: Any, data: Mapping[str, Any], arrays: Mapping[str, NDArr
         raise StateError(f"is not as it was written: {error}") from error
     for name, array in arrays.items():
         if array.shape != start.x.shape or array.dtype != start.x.dtype:
-            raise StateError(
-                f"array {name} has {array.shape} {array.dtype}, but a model {start.x.shape} {start.x.dtype}"
-            )
+            model = f"{start.x.shape} {start.x.dtype}"
+            raise StateError(f"array {name} has {array.shape} {array.dtype}, but a model {model}")
     if not isinstance(values["x"], np.ndarray) or type(values["round"]) is not int:
         raise StateError("lacks the model or the round")
     return replace(start, **values)

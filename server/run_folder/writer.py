@@ -9,8 +9,10 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from experiment.config import Config
@@ -32,6 +34,9 @@ _RESERVE, _RESERVE_BYTES = ".reserve", 64 << 10
 """A file that keeps room for the summary while the run goes, so that a full disk cannot lose it; and its size."""
 _MAX_UNWRITTEN = 64 << 20
 """At most this many bytes of metrics wait in memory for room on the disk; with more the run ends."""
+
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Claim:
@@ -81,8 +86,8 @@ class RunFolder:
     """Writes one run.
 
     Args:
-        path: created with its parents; must not hold a run already, unless that goes on.
-        checkpoint: where a run goes on that was begun here: what was written about later rounds is removed, as they
+        path: created with its parents; must not hold a run already, unless that is resumed.
+        checkpoint: where the run is resumed: what was written about later rounds is removed, as they
             will be run again. None for a new one.
         claim: the lock on the folder, where this process has it already.
 
@@ -106,18 +111,13 @@ class RunFolder:
         self._began: float | None = None
         self._unwritten = bytearray()
         self._failing: set[str] = set()  # what could not be written at the last attempt
-        goes_on = checkpoint is not None
-        self._metrics = (claim or Claim(path, goes_on=goes_on)).take()
+        self._metrics = (claim or Claim(path, goes_on=checkpoint is not None)).take()
         self._size = 0
-        try:
+        with ExitStack() as after_error:
+            after_error.callback(self.close)
             if checkpoint is not None:
                 self._go_back(checkpoint.round)
-        except OSError as error:
-            self.close()
-            raise unwritable(path, error, goes_on=goes_on) from None
-        except BaseException:
-            self.close()
-            raise
+            after_error.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -137,27 +137,24 @@ class RunFolder:
         Raises:
             ConfigError: its rounds until then are not all there.
         """
-        clear_drafts(self.path)
-        (self.path / SUMMARY).unlink(missing_ok=True)
-        with open(self._metrics, "rb", closefd=False) as lines:
-            for number, line in enumerate(lines, 1):
-                if number > round_:
-                    break
-                try:
+        metrics = self.path / METRICS
+        try:
+            clear_drafts(self.path)
+            (self.path / SUMMARY).unlink(missing_ok=True)
+            with open(self._metrics, "rb", closefd=False) as lines:
+                for number, line in enumerate(islice(lines, round_), 1):
                     record = from_line(line, self._names)
                     if record.round != number:
                         raise ValueError(f"round {record.round} where {number} is due")
-                except ValueError as error:
-                    raise ConfigError(
-                        f"{self.path / METRICS}: line {number}: {error}; it cannot be continued"
-                    ) from None
-                self._count(record)
-                self._size += len(line)
-        if self._rounds < round_:
-            raise ConfigError(
-                f"{self.path / METRICS}: ends with round {self._rounds}, but the checkpoint is of round {round_}"
-            )
-        os.ftruncate(self._metrics, self._size)
+                    self._count(record)
+                    self._size += len(line)
+            if self._rounds < round_:
+                raise ConfigError(f"{metrics}: ends with round {self._rounds}, but the checkpoint is of round {round_}")
+            os.ftruncate(self._metrics, self._size)
+        except ValueError as error:
+            raise ConfigError(f"{metrics}: line {number}: {error}; it cannot be continued") from None
+        except OSError as error:
+            raise unwritable(self.path, error, goes_on=True) from None
 
     @property
     def rounds(self) -> int:
@@ -169,13 +166,7 @@ class RunFolder:
         """Seconds from the first round to now, restarts of the server included."""
         return self._wall_s + (0.0 if self._began is None else time.monotonic() - self._began)
 
-    def begin(
-        self,
-        config: Config,
-        start: Evaluation,
-        frozen: Mapping[str, Any] = {},  # never written to
-        layout: str = "",
-    ) -> None:
+    def begin(self, config: Config, start: Evaluation, frozen: Mapping[str, Any] = _NONE, layout: str = "") -> None:
         """Write the resolved config and keep the measure of x^0; the first round follows.
 
         Args:
@@ -203,10 +194,9 @@ class RunFolder:
         with self._or_later(METRICS):
             self._flush()
         if len(self._unwritten) > _MAX_UNWRITTEN:
-            raise Unwritten(
-                f"{self.path / METRICS}: {len(self._unwritten) >> 20} MiB wait for room on the disk, at most "
-                f"{_MAX_UNWRITTEN >> 20} do; make room, then `breakwater server --resume {self.path}`"
-            )
+            wait = f"{len(self._unwritten) >> 20} MiB wait for room on the disk, at most {_MAX_UNWRITTEN >> 20} do"
+            fix = f"make room, then `breakwater server --resume {self.path}`"
+            raise Unwritten(f"{self.path / METRICS}: {wait}; {fix}")
 
     def save(self, model: Vector) -> None:
         """Write the model; its file is whole at any time, and after a crash of this process."""
@@ -272,16 +262,10 @@ class RunFolder:
             "lives": starts,  # its former name, for one release
             "versions": versions(),
         }
-        if stall is not None:
-            summary["stall"] = dict(stall)
-        if self._incomplete:
-            summary["incomplete_rounds"] = self._incomplete
-        if self._attack_failed:
-            summary["attack_failure"] = {"replies": self._attack_failed, "reason": self._attack_failure}
-        if task is not None:
-            summary["task"] = dict(task)
-        if code is not None:
-            summary["code"] = dict(code)
+        failure = {"replies": self._attack_failed, "reason": self._attack_failure} if self._attack_failed else None
+        optional = {"stall": stall, "incomplete_rounds": self._incomplete or None, "attack_failure": failure}
+        optional |= {"task": task, "code": code}
+        summary |= {key: value for key, value in optional.items() if value is not None}
 
         def write() -> None:
             self._flush()
@@ -341,10 +325,9 @@ class RunFolder:
             del self._unwritten[:whole]
 
     def _save(self, model: Vector, *, durable: bool) -> None:
-        arrays = {"x": model, **self._frozen}
         metadata = {"layout": self._layout} if self._layout else None
         with replacing(self.path / MODEL, durable=durable) as draft:
-            write_arrays(arrays, draft, metadata)
+            write_arrays({"x": model, **self._frozen}, draft, metadata)
 
     @contextmanager
     def _or_later(self, what: str) -> Iterator[None]:

@@ -179,8 +179,8 @@ def test_a_server_that_nobody_joins_gives_up(processes: Processes, digits: Path,
     server.ends(1)
     warning, line = server.err
     assert warning == (
-        f"{address} is open, without TLS (--tls): one client can claim as many names as there are seats (a Sybil "
-        "attack), so federation.byzantine bounds nothing; and whoever is in between can read and change the models"
+        f"{address} is open, without TLS (--tls): one client can take all seats under different names (a Sybil "
+        "attack): federation.byzantine bounds nothing, and others can read and change the models"
     )
     assert re.sub(r"within \d+ s", "within T s", line) == (
         "breakwater: 0 of 5 clients joined within T s (federation.join_timeout_s = 0.2); "

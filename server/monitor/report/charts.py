@@ -42,6 +42,7 @@ LOG_FROM = 20.0
 """The ratio of the largest to the least value from which a loss is drawn on a log scale."""
 
 _INK, _GRID, _SERIES = "#010203", "#010204", "#0102{:02x}"  # stand for the page's colours until the SVG is written
+_LEGEND: Any = {"frameon": False, "borderpad": 0, "handlelength": 1.6, "columnspacing": 1.2}
 _RC: Any = {
     "svg.fonttype": "none",  # the page's own font; that of the measurements is wider than most
     "svg.hashsalt": "breakwater",
@@ -118,10 +119,9 @@ def from_zero(scale: Scale, most: float) -> Scale:
 
 def bytes_scale(label: str, most: float, *, log: bool = False) -> Scale:
     """Return an axis of bytes, in the unit that suits the largest of them."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if most >= unit:
-            return Scale(f"{label} ({name})", unit, log)
-    return Scale(f"{label} (B)", 1.0, log)
+    units = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
+    unit, name = next((each for each in units if most >= each[0]), units[-1])
+    return Scale(f"{label} ({name})", unit, log)
 
 
 def seconds_scale(label: str, most: float, *, log: bool = False) -> Scale:
@@ -146,10 +146,8 @@ def thinned(x: Numbers, y: Numbers, most: int) -> tuple[Numbers, Numbers]:
     cuts = np.linspace(0, x.size, max(1, most // 2) + 1).astype(int)
     kept = {0, x.size - 1}
     for a, b in pairwise(cuts):
-        part = y[a:b]
-        if np.isnan(part).all():
-            continue
-        kept |= {a + int(np.nanargmin(part)), a + int(np.nanargmax(part))}
+        if not np.isnan(part := y[a:b]).all():
+            kept |= {a + int(np.nanargmin(part)), a + int(np.nanargmax(part))}
     order = np.array(sorted(kept))
     return x[order], y[order]
 
@@ -219,15 +217,10 @@ def per_round(kinds: Sequence[Dots], x: Scale, y: Scale, name: str, about: str) 
             if y.limits is not None:
                 above = np.flatnonzero(ys > y.limits[1])
                 above = above[np.argsort(-ys[above], kind="stable")][:12]
-                axes.plot(
-                    dots.x[above], np.full(above.size, y.limits[1]), color=colour, marker=6, markersize=7, linestyle="",
-                    clip_on=False,
-                )  # fmt: skip
+                edge = np.full(above.size, y.limits[1])
+                axes.plot(dots.x[above], edge, color=colour, marker=6, markersize=7, linestyle="", clip_on=False)
         if len(kinds) > 1:
-            axes.legend(
-                loc="lower right", bbox_to_anchor=(1.01, 1.0), ncols=len(kinds), frameon=False, borderpad=0,
-                handlelength=1.6, columnspacing=1.2, labelcolor=_INK,
-            )  # fmt: skip
+            axes.legend(loc="lower right", bbox_to_anchor=(1.01, 1.0), ncols=len(kinds), labelcolor=_INK, **_LEGEND)
 
     return _svg(paint, x, y, name, about, room=20 if len(kinds) > 1 else 0)
 
@@ -259,10 +252,8 @@ def swatch(slot: int) -> str:
     """Return a piece of a line as the legend of a page shows it."""
     dash = DASHES[(slot % COLOURS + slot // COLOURS) % len(DASHES)]
     broken = f' stroke-dasharray="{dash}"' if dash else ""
-    return (
-        '<svg class="swatch" viewBox="0 0 34 10" width="34" height="10" aria-hidden="true">'
-        f'<path d="M1 5H33" style="stroke: var(--c{slot % COLOURS})" stroke-width="2.6"{broken}/></svg>'
-    )
+    path = f'<path d="M1 5H33" style="stroke: var(--c{slot % COLOURS})" stroke-width="2.6"{broken}/>'
+    return f'<svg class="swatch" viewBox="0 0 34 10" width="34" height="10" aria-hidden="true">{path}</svg>'
 
 
 def _span(values: Sequence[Numbers], y: Scale) -> tuple[float, float]:
@@ -299,9 +290,8 @@ def _svg(paint: Callable[[Axes], None], x: Scale, y: Scale, name: str, about: st
     with matplotlib.rc_context(_RC):
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
         left, right, bottom, top = 58, 14, 42, 12 + room
-        axes = figure.add_axes(
-            (left / WIDTH, bottom / HEIGHT, (WIDTH - left - right) / WIDTH, (HEIGHT - bottom - top) / HEIGHT)
-        )
+        wide, high = (WIDTH - left - right) / WIDTH, (HEIGHT - bottom - top) / HEIGHT
+        axes = figure.add_axes((left / WIDTH, bottom / HEIGHT, wide, high))
         axes.patch.set_visible(False)
         axes.grid(visible=True, color=_GRID, linewidth=0.8)
         axes.set_axisbelow(True)
@@ -358,15 +348,13 @@ def _number(value: float, _: int | None = None) -> str:
 
 
 def _inline(text: str, name: str, about: str) -> str:
-    """Make matplotlib's file an element: ids of its own, the page's colours and font, short numbers."""
+    """Make matplotlib's file an element: unique ids, the page's colours and font, short numbers."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->\s*|<style.*?</style>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
-    text = (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(escaped(about))}">'
-        + text[text.index(">") + 1 :]
-    )
+    begin = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(escaped(about))}">'
+    text = begin + text[text.index(">") + 1 :]
     used = set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'href="#([^"]+)"', text))
     text = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)

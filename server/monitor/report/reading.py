@@ -18,7 +18,7 @@ from experiment.explain import ProblemConstants
 from foundation.errors import ConfigError
 from foundation.files import is_locked
 from foundation.text import TextError, read_text
-from server.monitor.curves import X
+from server.monitor.curves import Curve, X, curve
 from server.monitor.suspects import Suspect, tally
 from server.run_folder import CONFIG, METRICS
 from server.run_folder.reader import each_round, read_summary
@@ -79,6 +79,10 @@ class Run:
             return ProblemConstants.read((self.summary or {})["task"])
         except (KeyError, ValueError, TypeError):
             return None
+
+    def curve(self, x: X, measure: str) -> Curve:
+        """Return the curve of "loss", "accuracy" or "gap"."""
+        return curve(self.rounds, x, measure, start=self.start, diverged=self.status == "diverged")
 
     def has(self, measure: str) -> bool:
         """Return whether "loss", "accuracy" or "gap" was measured."""

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -14,11 +14,11 @@ import tomli_w
 
 from experiment.explain import title
 from foundation.units import duration, size
-from server.monitor.curves import Band, X, band, curve, spread
+from server.monitor.curves import Band, X, band, spread
 from server.monitor.report import charts
 from server.monitor.report.charts import Line
 from server.monitor.report.reading import Run
-from server.monitor.report.single import AGAINST, LABELS, measure_scale, scale_of, shown
+from server.monitor.report.single import LABELS, drawn, figure, scale_of, shown
 from server.monitor.report.templates import NONE, page
 from server.run_folder import REPORT
 
@@ -26,6 +26,7 @@ POINTS = 6000
 """All lines of a chart have about this many points together."""
 MOST_ROWS = 400
 """At most this many runs are in the table of single runs."""
+_COSTS: tuple[X, ...] = ("bytes_up", "bytes_down", "seconds")
 _SEEDS = ("federation.seed", "federation.server_seed")
 Settings = Mapping[str, Any]
 """Value by "section.key"."""
@@ -52,35 +53,23 @@ def document(runs: Sequence[Run], place: Path) -> str:
         place: the folder that the page will be in, for the links to the single reports.
     """
     groups = grouped(runs)
-    drawn = groups[: charts.MOST_LINES]
+    first = groups[: charts.MOST_LINES]
     titles = {title(run.config) for run in runs if run.config is not None}
     measures = [measure for measure in LABELS if any(run.has(measure) for run in runs)]
-    labels = [("", LABELS[measure]) for measure in measures]
-    ended = [("text", "ended"), ("", "rounds"), *labels]
+
     return page(
         "several",
         heading=titles.pop() if len(titles) == 1 else f"{len(groups)} settings side by side",
         runs=runs,
         groups=groups,
-        drawn=drawn,
-        swatches=[charts.swatch(slot) for slot in range(len(drawn))],
+        drawn=first,
+        swatches=[charts.swatch(slot) for slot in range(len(first))],
         several_seeds=any(len(group.runs) > 1 for group in groups),
-        diverged=any(run.status == "diverged" for group in drawn for run in group.runs),
-        curves=list(_curves(drawn)),
+        diverged=any(run.status == "diverged" for group in first for run in group.runs),
+        curves=list(_curves(first)),
         finals=[_final(group, measures) for group in groups],
-        final_columns=[
-            *(("text", "settings"), ("", "seeds"), *ended),
-            *(("", "bytes up"), ("", "bytes down"), ("", "time in rounds"), ("", "rejected")),
-        ],
+        labels=[("", LABELS[measure]) for measure in measures],
         rows=[_row(group, run, measures, place) for group in groups for run in group.runs],
-        run_columns=[
-            ("text", "run folder"),
-            ("text", "settings"),
-            ("", "seed"),
-            ("text", "ended"),
-            ("", "rounds"),
-            *labels,
-        ],
         most_rows=MOST_ROWS,
         common=_common(groups),
     )
@@ -95,20 +84,14 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
         found.setdefault(key, []).append(run)
     members = list(found.values())
     labels = _labels([_settings(group[0]) for group in members])
-    return [
-        Group(label or str(group[0].path), group) if len(members) > 1 else Group(label or "all runs", group)
-        for label, group in zip(labels, members, strict=True)
-    ]
+    others = [str(group[0].path) if len(members) > 1 else "all runs" for group in members]
+    return [Group(label or other, group) for label, other, group in zip(labels, others, members, strict=True)]
 
 
 def _settings(run: Run, *, seeds: bool = False) -> Settings:
     """Return the values of a config by section and key; with its seeds where ``seeds`` is true."""
-    flat = {
-        f"{section}.{key}": value
-        for section, values in run.tree.items()
-        if isinstance(values, dict)
-        for key, value in values.items()
-    }
+    sections = {section: values for section, values in run.tree.items() if isinstance(values, dict)}
+    flat = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     return {key: value for key, value in flat.items() if seeds or key not in _SEEDS}
 
 
@@ -119,26 +102,24 @@ def _labels(settings: Sequence[Settings]) -> list[str]:
     of one kind differ are named.
     """
 
-    def kind(each: Settings, key: str) -> object:
-        return repr(each.get(f"{key.partition('.')[0]}.kind"))
-
     differing = []
     for key in dict.fromkeys(key for each in settings for key in each):
-        by_kind: dict[object, set[str]] = {}
+        by_kind: dict[str, set[str]] = {}
         for each in settings:
-            whose = "" if key.endswith(".kind") else kind(each, key)
-            by_kind.setdefault(whose, set()).add(repr(each.get(key)))
+            kind = "" if key.endswith(".kind") else repr(each.get(f"{key.partition('.')[0]}.kind"))
+            by_kind.setdefault(kind, set()).add(repr(each.get(key)))
         if any(len(values) > 1 for values in by_kind.values()):
             differing.append(key)
-    short = [_short(key, differing) for key in differing]
-    return [
-        ", ".join(
-            f"{word} {_value(each[key])}".strip() if key in each else f"no {key.partition('.')[0]}"
-            for key, word in zip(differing, short, strict=True)
-            if key in each or key.endswith(".kind")
-        )
-        for each in settings
-    ]
+    short = {key: _short(key, differing) for key in differing}
+
+    def words(each: Settings) -> Iterator[str]:
+        for key, word in short.items():
+            if key in each:
+                yield f"{word} {_value(each[key])}".strip()
+            elif key.endswith(".kind"):
+                yield f"no {key.partition('.')[0]}"
+
+    return [", ".join(words(each)) for each in settings]
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
@@ -161,20 +142,16 @@ def _value(value: Any) -> str:
 
 def _curves(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
     """Yield the curves, those of the objective first; the gap only where every run that was measured knows it."""
-    runs = [run for group in groups for run in group.runs if run.has("loss")]
-    for measure in ("gap" if runs and all(run.has("gap") for run in runs) else "loss", "accuracy"):
-        for key, x in AGAINST if any(run.has(measure) for run in runs) else ():
-            bands = [_band(group, x, measure) for group in groups]
-            y = measure_scale(measure, np.concatenate([part for b in bands for part in (b.median, b.low, b.high)]))
-            xs = scale_of(x, max((float(b.x[-1]) for b in bands if b.x.size), default=1.0))
-            lines = [_line(b, slot, max(60, POINTS // len(groups))) for slot, b in enumerate(bands) if b.x.size]
-            about = f"{y.label} against {xs.label}, {len(lines)} lines"
-            svg = charts.curves(lines, xs, y, f"{measure}-{key}", about)
-            yield {"against": key, "x": xs.label, "y": y.label, "svg": svg}
+    for measure, key, x in drawn([run for group in groups for run in group.runs if run.has("loss")]):
+        bands = [_band(group, x, measure) for group in groups]
+        values = np.concatenate([part for b in bands for part in (b.median, b.low, b.high)])
+        xs = scale_of(x, max((float(b.x[-1]) for b in bands if b.x.size), default=1.0))
+        lines = [_line(b, slot, max(60, POINTS // len(groups))) for slot, b in enumerate(bands) if b.x.size]
+        yield figure(lines, measure, key, xs, values, f", {len(lines)} lines")
 
 
 def _band(group: Group, x: X, measure: str) -> Band:
-    curves = [curve(run.rounds, x, measure, start=run.start, diverged=run.status == "diverged") for run in group.runs]
+    curves = [run.curve(x, measure) for run in group.runs]
     whole = band(curves, log=measure == "gap")
     ends = [float(c.x[-1]) for c in curves if c.x.size and not c.holds]
     if not ends:
@@ -196,24 +173,16 @@ def _final(group: Group, measures: Iterable[str]) -> dict[str, Any]:
     began = [run for run in group.runs if run.rounds] or group.runs
     statuses = Counter(run.status for run in group.runs)
     single = len(statuses) == 1
-
-    def middle(value: Callable[[Run], float]) -> float:
-        return median(map(value, began))
+    rounds, rejected = median(len(run.rounds) for run in began), median(sum(run.rejected.values()) for run in began)
+    up, down, seconds = (median(run.total(x) for run in began) for x in _COSTS)
 
     return {
         "label": group.label,
         "seeds": len(group.runs),
         "ended": ", ".join(status if single else f"{n} {status}" for status, n in sorted(statuses.items())),
-        "rounds": f"{middle(lambda run: len(run.rounds)):,.0f}",
-        "measures": [
-            _over_seeds(measure, [run.last(measure) for run in group.runs if run.has(measure)]) for measure in measures
-        ],
-        "costs": [
-            size(middle(lambda run: run.total("bytes_up"))),
-            size(middle(lambda run: run.total("bytes_down"))),
-            duration(middle(lambda run: run.total("seconds"))),
-            f"{middle(lambda run: sum(run.rejected.values())):,.0f}",
-        ],
+        "rounds": f"{rounds:,.0f}",
+        "measures": [_over_seeds(each, [run.last(each) for run in group.runs if run.has(each)]) for each in measures],
+        "costs": [size(up), size(down), duration(seconds), f"{rejected:,.0f}"],
     }
 
 
@@ -222,10 +191,8 @@ def _over_seeds(measure: str, values: Sequence[float | None]) -> tuple[str, str 
     if not values:
         return NONE, None, None
     worst = -np.inf if measure == "accuracy" else np.inf
-    middle, low, high = (
-        shown(measure, value) if np.isfinite(value) else "not finite"
-        for value in spread([worst if value is None else value for value in values])
-    )
+    found = spread([worst if value is None else value for value in values])
+    middle, low, high = (shown(measure, value) if np.isfinite(value) else "not finite" for value in found)
     return (middle, low, high) if len(values) > 1 else (middle, None, None)
 
 

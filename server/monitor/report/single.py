@@ -9,7 +9,7 @@ import numpy as np
 from experiment.explain import sentences, title
 from foundation.text import escaped
 from foundation.units import duration, size
-from server.monitor.curves import Numbers, X, curve
+from server.monitor.curves import Numbers, X
 from server.monitor.report import charts
 from server.monitor.report.charts import Dots, Line, Scale
 from server.monitor.report.reading import Run
@@ -42,11 +42,8 @@ def document(run: Run) -> str:
     failure, versions = summary.get("attack_failure"), summary.get("versions")
     starts = summary.get("starts", summary.get("lives"))
     clients = run.suspects[:MOST_CLIENTS]
-    heads = [
-        head
-        for head in _COLUMNS
-        if head in _ALWAYS or any(getattr(each, head) not in (None, 0, "") for each in clients)
-    ]
+    filled = {head for head in _COLUMNS if any(getattr(each, head, None) not in (None, 0, "") for each in clients)}
+    heads = [head for head in _COLUMNS if head in _ALWAYS or head in filled]
     kinds = _by_kind(run.rounds)
     return page(
         "single",
@@ -79,12 +76,9 @@ def _other_code(code: Any) -> dict[str, Any]:
 
 def scale_of(x: X, most: float) -> Scale:
     """Return the horizontal axis for curves that go up to this."""
-    if x == "round":
-        scale = charts.rounds_scale()
-    elif x == "seconds":
-        scale = charts.seconds_scale("time in rounds", most)
-    else:
-        scale = charts.bytes_scale("bytes up, all clients", most)
+    if x == "seconds":
+        return charts.from_zero(charts.seconds_scale("time in rounds", most), most)
+    scale = charts.rounds_scale() if x == "round" else charts.bytes_scale("bytes up, all clients", most)
     return charts.from_zero(scale, most)
 
 
@@ -104,23 +98,36 @@ def shown(measure: str, value: float | None) -> str:
     return f"{value:.2e}" if measure == "gap" else f"{value:.4g}"
 
 
+def drawn(runs: Sequence[Run]) -> Iterator[tuple[str, str, X]]:
+    """Yield measure and axis of each chart: the objective first; its gap only if every run that was measured knows it.
+
+    The axis is given twice: as the page names it, and as ``server.monitor.curves`` does.
+    """
+    known = [run for run in runs if run.has("loss")]
+    for measure in ("gap" if known and all(run.has("gap") for run in known) else "loss", "accuracy"):
+        for key, x in AGAINST if any(run.has(measure) for run in runs) else ():
+            yield measure, key, x
+
+
+def figure(lines: Sequence[Line], measure: str, key: str, x: Scale, values: Numbers, about: str) -> dict[str, str]:
+    """Return a chart of a measure that takes these values, for the page."""
+    y = measure_scale(measure, values)
+    svg = charts.curves(lines, x, y, f"{measure}-{key}", f"{y.label} against {x.label}{about}")
+    return {"against": key, "x": x.label, "y": y.label, "svg": svg}
+
+
 def _status(run: Run) -> str:
     """Return how the run ended, in words."""
     last = run.rounds[-1].round if run.rounds else 0
     of = f" of {run.planned:,}" if run.planned is not None else ""
-    match run.status:
-        case "finished":
-            return f"Finished: all {last:,} rounds.{_worse(run)}"
-        case "diverged":
-            return f"Diverged in round {last:,}{of}: the model or the loss is no longer finite."
-        case "stalled":
-            return f"Stalled after round {last:,}{of}.{_stall(run)}"
-        case "going":
-            return f"Still running: round {last:,}{of} when this page was written."
-        case "killed":
-            return f"Terminated unexpectedly after round {last:,}{of}: the server was killed, or the machine went down."
-        case other:
-            return f"{other[:1].upper()}{other[1:200]} after round {last:,}{of}."
+    known = {
+        "finished": f"Finished: all {last:,} rounds.{_worse(run)}",
+        "diverged": f"Diverged in round {last:,}{of}: the model or the loss is no longer finite.",
+        "stalled": f"Stalled after round {last:,}{of}.{_stall(run)}",
+        "going": f"Still running: round {last:,}{of} when this page was written.",
+        "killed": f"Terminated unexpectedly after round {last:,}{of}: the server was killed, or the machine went down.",
+    }
+    return known.get(run.status, f"{run.status[:1].upper()}{run.status[1:200]} after round {last:,}{of}.")
 
 
 def _stall(run: Run) -> str:
@@ -145,10 +152,9 @@ def _worse(run: Run) -> str:
 def _tiles(run: Run) -> Iterator[tuple[str, str]]:
     """Yield the numbers at the top."""
     yield "rounds", f"{run.total('round'):,.0f}"
-    if run.summary is not None and "wall_s" in run.summary:
-        yield "time", duration(float(run.summary["wall_s"]))
-    else:
-        yield "time in rounds", duration(run.total("seconds"))
+    wall_s = (run.summary or {}).get("wall_s")
+    in_rounds = "time in rounds", duration(run.total("seconds"))
+    yield in_rounds if wall_s is None else ("time", duration(float(wall_s)))
     for measure, label in LABELS.items():
         if any(getattr(record.evaluation, measure, None) is not None for record in run.rounds):
             value = run.last(measure)
@@ -162,20 +168,12 @@ def _tiles(run: Run) -> Iterator[tuple[str, str]]:
 
 def _curves(run: Run) -> Iterator[dict[str, Any]]:
     """Yield the curves against rounds, bytes and seconds, those of the objective first."""
-    for measure in ("gap" if run.has("gap") else "loss", "accuracy"):
-        for key, x in AGAINST if run.has(measure) else ():
-            c = curve(run.rounds, x, measure, start=run.start, diverged=run.status == "diverged")
-            y, xs = measure_scale(measure, c.y), scale_of(x, run.total(x))
-            about = f"{y.label} against {xs.label}: from {_ends(measure, c.y)}"
-            svg = charts.curves([Line(*charts.thinned(c.x, c.y, POINTS))], xs, y, f"{measure}-{key}", about)
-            yield {"against": key, "x": xs.label, "y": y.label, "svg": svg}
-
-
-def _ends(measure: str, y: Numbers) -> str:
-    known = y[np.isfinite(y)]
-    if known.size == 0:
-        return "nothing finite"
-    return f"{shown(measure, float(known[0]))} to {shown(measure, float(known[-1]))}"
+    for measure, key, x in drawn([run]):
+        c = run.curve(x, measure)
+        known = c.y[np.isfinite(c.y)]
+        ends = " to ".join(shown(measure, float(each)) for each in known[[0, -1]]) if known.size else "nothing finite"
+        line = Line(*charts.thinned(c.x, c.y, POINTS))
+        yield figure([line], measure, key, scale_of(x, run.total(x)), c.y, f": from {ends}")
 
 
 def _by_kind(rounds: Sequence[RoundRecord]) -> dict[str, list[RoundRecord]]:
@@ -188,17 +186,10 @@ def _by_kind(rounds: Sequence[RoundRecord]) -> dict[str, list[RoundRecord]]:
 
 def _costs(kinds: Mapping[str, list[RoundRecord]]) -> Iterator[dict[str, Any]]:
     """Yield what each round took, by kind of round."""
-    for key, label in (
-        ("bytes_up", "bytes up in a round"),
-        ("bytes_down", "bytes down in a round"),
-        ("round_s", "time of a round"),
-    ):
-        dots = [
-            Dots(escaped(kind[:80]), _column(records, "round"), _column(records, key), slot)
-            for slot, (kind, records) in enumerate(kinds.items())
-        ]
-        if not dots:
-            return
+    costs = {"bytes_up": "bytes up in a round", "bytes_down": "bytes down in a round", "round_s": "time of a round"}
+    for key, label in costs.items() if kinds else ():
+        columns = [(escaped(kind[:80]), _column(each, "round"), _column(each, key)) for kind, each in kinds.items()]
+        dots = [Dots(*column, slot) for slot, column in enumerate(columns)]
         (low, top), log = charts.robust_limits([d.y for d in dots])
         scale = (charts.seconds_scale if key == "round_s" else charts.bytes_scale)(label, top, log=log)
         scale = replace(scale, limits=(low / scale.unit, top / scale.unit))

@@ -304,7 +304,7 @@ _SEVERAL = """
 {% endcall %}
 
 {% call pieces.section("finals", "Where they ended") %}
-{% call pieces.table("Medians over the seeds; in brackets the lowest and the highest" if several_seeds else "The last values", final_columns) %}
+{% call pieces.table("Medians over the seeds; in brackets the lowest and the highest" if several_seeds else "The last values", [("text", "settings"), ("", "seeds"), ("text", "ended"), ("", "rounds")] + labels + [("", "bytes up"), ("", "bytes down"), ("", "time in rounds"), ("", "rejected")]) %}
 {% for final in finals %}
 <tr><td class="text">{% if loop.index0 < swatches | length %}{{ swatches[loop.index0] | safe }}{% endif %}{{ final.label | cut(200) }}</td><td>{{ final.seeds }}</td><td class="text">{{ final.ended | cut(200) }}</td><td>{{ final.rounds }}</td>
 {%- for middle, low, high in final.measures -%}
@@ -318,7 +318,7 @@ _SEVERAL = """
 
 {% call pieces.section("runs", "Each run") %}
 {% set more = rows | length - most_rows %}
-{% call pieces.table("Run folders" ~ ("; %d more are left out" | format(more) if more > 0 else ""), run_columns) %}
+{% call pieces.table("Run folders" ~ ("; %d more are left out" | format(more) if more > 0 else ""), [("text", "run folder"), ("text", "settings"), ("", "seed"), ("text", "ended"), ("", "rounds")] + labels) %}
 {% for row in rows[:most_rows] %}
 <tr><td class="text">{% if row.link %}<a href="{{ row.link }}">{{ row.folder | cut(200) }}</a>{% else %}{{ row.folder | cut(200) }}{% endif %}</td><td class="text">{{ row.label | cut(200) }}</td><td>{{ row.seed | cut(30) }}</td><td class="text">{{ row.ended | cut(40) }}</td><td>{{ row.rounds | thousands }}</td>
 {%- for value in row.measures %}<td>{{ value }}</td>{% endfor -%}

@@ -95,7 +95,7 @@ def problem(text: str, *overrides: str) -> str:
         (["aggregator.kind=krum", "strategy.cohort=2"], ["strategy.cohort = 2", '"krum"', "too few rows"]),
         (
             ["aggregator.kind=krum", "strategy.cohort=3"],
-            ["strategy.cohort = 3: 1 of them may", "leaves 2 rows", '"krum"'],
+            ["strategy.cohort = 3: if 1 of them", "2 are left: too few rows", '"krum"'],
         ),
         (
             ["aggregator.kind=krum", "strategy.cohort=6", "strategy.full_cohort=8", "federation.byzantine=7"],
@@ -502,7 +502,7 @@ def test_an_attack_takes_the_parameters_of_the_config() -> None:
 
 
 def test_an_attack_that_needs_the_cohort() -> None:
-    with pytest.raises(ConfigError, match=r'attack "shb" with view "omniscient" needs to know who was sampled'):
+    with pytest.raises(ConfigError, match=r'attack "shb" with view "omniscient" needs the cohort, which this server'):
         parse_attack("shb", [], parse(MARINA))
     revealed = parse(MARINA, ["federation.reveal_cohort=true"])
     assert parse_attack("shb", [], revealed) == ShiftBack()

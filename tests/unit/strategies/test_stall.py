@@ -391,7 +391,7 @@ def test_reasons_are_bounded() -> None:
 
 def test_a_quorum_that_silent_attackers_can_defeat_for_ever_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"federation.quorum = 0.9: wants 5 replies.*1 silent.*leave 4 for ever; at most 0.8"
+        ConfigError, match=r"federation.quorum = 0.9: wants 5 replies.*1 silent.*leave only 4; at most 0.8"
     ):
         parse(TEXT, ["federation.quorum=0.9"])
     assert parse(TEXT, ["federation.quorum=0.8"]).federation.quorum == 0.8
