@@ -26,8 +26,8 @@ class Checkpointer:
         experiment: of the run.
         folder: its run folder.
         point: where it is resumed, and the method's state there; None for a new run.
-        life: how often a server was started for it, from 1; 0 where clients do not outlive the server and need not
-            know.
+        incarnation: how often a server was started for it, from 1; 0 where clients do not outlive the server and need
+            not know.
         console: shows the user where it is resumed.
     """
 

@@ -68,7 +68,7 @@ def run(
         transport: where the clients are.
         monitoring: what is shown of the run, and to whom.
         point: where it is resumed; None for a new run.
-        life: how often a server was started for this run, from 1; 0 where clients do not outlive the server.
+        incarnation: how often a server was started for this run, from 1; 0 where clients do not outlive the server.
 
     Raises:
         RunEndedError: too few clients came or answered; the folder holds what there is.

@@ -8,8 +8,8 @@ One round k, as ``RobustStrategy`` drives it::
     ask     = method.ask(state, stream(seed, COIN, round_=k))                        # server
     extra_i = method.resync(state, i)                                                # server, for whom it is behind
     mine_i, packet = method.reply(i, mine_i, ask, oracle, stream(seed, WORKER, i, k))  # each sampled worker i
-    method.knows(state, i, packet.version)                                           # server: built on the right state?
-    q_i     = method.form(ask, i).decompress(packet)                                 # server, once screened
+    method.accepts_version(state, i, packet.version)                                 # server: built on the right state?
+    q_i     = method.compressor_for(ask, i).decompress(packet)                       # server, once screened
     state   = method.update(state, ask, {i: q_i}, stream(seed, AGGREGATE, round_=k))
 
 ``Method`` is what every method has. It answers what a host asks about single workers as a method that keeps nothing of
@@ -70,8 +70,8 @@ class CheckpointEpoch:
     """Where the server would go on if it were killed now.
 
     Args:
-        life: how often it has been started for this run; a worker that sees it grow knows that the server is back from
-            its checkpoint, and that all it did since is undone.
+        incarnation: how often it has been started for this run; a worker that sees it grow knows that the server is
+            back from its checkpoint, and that all it did since is undone.
         round: of its newest checkpoint.
     """
 
@@ -93,7 +93,7 @@ class Ask:
         packet: a compressed vector for every sampled worker, where the method broadcasts one.
         cohort: the sampled workers, in ascending order. Always known to the server; at a worker None, unless the
             experiment reveals it.
-        mark: the server's, where it keeps checkpoints.
+        epoch: of the server's checkpoints, where it keeps any.
         probe: the server only wants to know whether a worker can answer: it replies as to any ask, and keeps nothing.
     """
 
@@ -327,7 +327,7 @@ class Method(ABC):
         """Return how a config writes each hyper-parameter, by field."""
         hints = get_type_hints(cls, include_extras=True)
         marks = {each.name: getattr(hints[each.name], "__metadata__", ()) for each in fields(cls)}
-        keys = {name: next((epoch for epoch in of if isinstance(epoch, Key)), Key()) for name, of in marks.items()}
+        keys = {name: next((key for key in of if isinstance(key, Key)), Key()) for name, of in marks.items()}
         return {name: key for name, key in keys.items() if name not in _SURROUNDINGS}
 
     @classmethod

@@ -35,7 +35,7 @@ def _draw(seed: Any, start: Any, d: Any, last: Any, ratio: Any, drawn: Any) -> N
 
 @compiled
 def _mark(seed: Any, start: Any, stop: Any, d: Any, last: Any, ratio: Any, marked: Any) -> None:
-    """CheckpointEpoch what draws from number ``start`` to before ``stop`` name."""
+    """Mark what draws from number ``start`` to before ``stop`` name."""
     drawn = np.empty(_BATCH, np.uint64)
     for first in range(start, stop, _BATCH):
         batch = drawn[: min(_BATCH, stop - first)]

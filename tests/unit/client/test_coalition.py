@@ -244,11 +244,11 @@ def test_a_round_leaves_nothing_behind_where_workers_keep_no_state() -> None:
     member = CoalitionMember(brain, 5)
     for k, cohort in ((3, (0, 1, 2, 5)), (4, (3, 5))):
         member.answer(ask(opened, cohort=cohort, round_=k))
-        assert {worker for worker, _ in brain._shadows.known} == set(cohort)
+        assert {worker for worker, _ in brain._simulated.known} == set(cohort)
         rows = brain._round.rows if brain._round else None
         assert rows is not None
         for row, worker in zip(rows, cohort, strict=False):
-            shadow = brain._shadows.known[worker, False]
+            shadow = brain._simulated.known[worker, False]
             assert shadow.row is not None
             assert np.shares_memory(shadow.row, row)  # one vector a message
             assert shadow.packet is None

@@ -127,7 +127,7 @@ def test_an_omniscient_coalition_follows_honest_workers_to_the_last_bit(method: 
     for _ in range(4):
         server.round()
         for i in range(4):
-            shadow = brain._shadows.known[i, False]
+            shadow = brain._simulated.known[i, False]
             assert shadow.row is not None
             assert shadow.row.tobytes() == server.rows[i].tobytes()
     assert server.stale == []
@@ -218,7 +218,7 @@ def test_a_coalition_that_has_lost_its_state_says_so_and_is_resynchronised(metho
     assert server.stale == []
     assert set(MEMBERS) <= set(server.rows)
     # It knows of no honest worker's past, so that it can only go by its own messages.
-    assert {i for i, _ in brain._shadows.known} == set(MEMBERS)
+    assert {i for i, _ in brain._simulated.known} == set(MEMBERS)
 
 
 def test_a_server_that_has_gone_back_in_time_makes_the_brain_forget() -> None:
@@ -229,7 +229,7 @@ def test_a_server_that_has_gone_back_in_time_makes_the_brain_forget() -> None:
     member = server.workers[4]
     assert isinstance(member.answer(first), Packet)
     assert brain._memory.round == 1
-    assert {shadow.round for shadow in brain._shadows.known.values()} == {1}
+    assert {shadow.round for shadow in brain._simulated.known.values()} == {1}
 
 
 def test_a_slow_seat_that_answers_in_vain_costs_the_others_nothing() -> None:
@@ -237,10 +237,10 @@ def test_a_slow_seat_that_answers_in_vain_costs_the_others_nothing() -> None:
     server.round()
     second = server.round()
     server.round()
-    known = dict(brain._shadows.known)
+    known = dict(brain._simulated.known)
     with pytest.raises(StateLostError, match="round 2 is over"):
         server.workers[4].answer(second)
-    assert brain._shadows.known == known
+    assert brain._simulated.known == known
     server.round()
     assert server.stale == []
 
@@ -263,14 +263,14 @@ def test_shadows_of_others_are_kept_only_where_they_are_looked_at(attack: str) -
             member.answer(replace(server.method.ask(server.state, np.random.default_rng(0)), cohort=(0, 1, 4)))
         else:
             server.round()
-    assert {i for i, _ in brain._shadows.known} <= set(MEMBERS)
+    assert {i for i, _ in brain._simulated.known} <= set(MEMBERS)
 
 
 def test_packets_of_past_rounds_are_dropped() -> None:
     server, brain = federation("momentum", "attack.kind=alie", "attack.z=1.0", "attack.view=omniscient")
     server.round()
     brain._turn_to(server.method.ask(server.state, np.random.default_rng(0)))
-    assert all(shadow.packet is None for shadow in brain._shadows.known.values())
+    assert all(shadow.packet is None for shadow in brain._simulated.known.values())
 
 
 def test_a_stateless_method_has_nothing_to_hold() -> None:
