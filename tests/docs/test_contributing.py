@@ -74,7 +74,7 @@ def register(tree: Path, table: str, module: str, name: str) -> None:
     path = tree / ("strategies/methods.py" if table == "METHODS" else "experiment/config.py")
     text = path.read_text(encoding="utf-8")
     if table == "METHODS":
-        text, found = re.subn(r"^(METHODS: .* = \(\n)", rf"\1    {name},\n", text, flags=re.MULTILINE)
+        text, found = re.subn(r"^(METHODS: .* = \()", rf"\1{name}, ", text, flags=re.MULTILINE)
     else:
         text, found = re.subn(rf"^({table} = Annotated\[\s*)", rf"\1{name} | ", text, flags=re.MULTILINE)
     assert found == 1, table
