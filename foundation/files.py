@@ -11,13 +11,13 @@ DRAFTS = ".*.new"
 
 
 @contextmanager
-def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Within: write the draft; at the end it takes the file's place. After an error the old file is as it was.
 
     Args:
         path: of the file.
-        durable: wait until the new file is on the disk, so that a crash of the machine leaves one of the two, whole.
-            Without it only a crash of the process does.
+        durable: wait until the new file is on the disk, so that even a crash of the machine leaves one of the two,
+            whole. It may take seconds where others write much.
 
     Raises:
         OSError: the file cannot be written.
@@ -35,7 +35,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8 in one step.
+    """Write a text file in UTF-8 in one step, like ``replacing``.
 
     Raises:
         OSError: it cannot be written; the old file is as it was.

@@ -115,7 +115,7 @@ class Checkpoints:
             OSError: it cannot be written; the others are as before.
         """
         self.path.mkdir(exist_ok=True)
-        with replacing(self._place(checkpoint.round)) as draft:
+        with replacing(self._place(checkpoint.round), durable=True) as draft:
             _write(draft, checkpoint)
         for old in sorted(self._rounds())[: -self._keep]:
             self._place(old).unlink(missing_ok=True)

@@ -201,7 +201,7 @@ class RunFolder:
     def save(self, model: Vector) -> None:
         """Write the model; its file is whole at any time, and after a crash of this process."""
         with self._or_later(MODEL):
-            self._save(model, durable=False)
+            self._save(model)
 
     def keep(self, checkpoints: Checkpoints, checkpoint: Checkpoint) -> bool:
         """Write a checkpoint, and before it the metrics that it builds on; return whether that was possible."""
@@ -270,7 +270,7 @@ class RunFolder:
         def write() -> None:
             self._flush()
             if model is not None:
-                self._save(model, durable=True)
+                self._save(model)
             self._write_summary(summary)
 
         try:
@@ -324,9 +324,9 @@ class RunFolder:
             self._size += whole
             del self._unwritten[:whole]
 
-    def _save(self, model: Vector, *, durable: bool) -> None:
+    def _save(self, model: Vector) -> None:
         metadata = {"layout": self._layout} if self._layout else None
-        with replacing(self.path / MODEL, durable=durable) as draft:
+        with replacing(self.path / MODEL) as draft:
             write_arrays({"x": model, **self._frozen}, draft, metadata)
 
     @contextmanager
