@@ -5,8 +5,6 @@ ServerApp sends each node a single message with an invitation to its own gRPC li
 that message joins, answers round after round in milliseconds, and replies to the message when the run is over.
 """
 
-from typing import Any
-
 from flwr.app import RecordDict
 
 from client.node_config import NodeConfig
@@ -30,9 +28,13 @@ def take_part(content: RecordDict, run: RunConfig, node: NodeConfig) -> str:
     """
     invitation, config = Invitation.read(content), run.load()
     identity = Identity(invitation.authority, invitation.certificate, invitation.key)
-    folders: dict[str, Any] = {"config_dir": run.path.parent, "data": run.data_dir(node.data)}
-    attack, fellows = node.attack_kind(run, config), config.federation.last_seats
-    prepare = Preparation(PreparationOptions(attack=attack, settings=node.settings, fellows=fellows, **folders))
+    options = PreparationOptions(
+        attack=node.attack_kind(run, config),
+        settings=node.settings,
+        fellows=config.federation.last_seats,
+        config_dir=run.path.parent,
+        data=run.data_dir(node.data),
+    )
     seat, code = node.seat(config.federation.clients), code_fingerprint()
     server, name = invitation.address, identity.name
-    return join(server, name, prepare, seat, identity, fingerprint=code, patience_s=PATIENCE_S)
+    return join(server, name, Preparation(options), seat, identity, fingerprint=code, patience_s=PATIENCE_S)

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flwr.app import Context, RecordDict
 
@@ -88,8 +87,9 @@ class Preparation:
         prepare(self._experiment, aggregates=options.attack is not None)
         log.info("%s: takes part in run %d", welcome.name, welcome.run_id, extra={"run_id": welcome.run_id})
         worker = self._worker(self._experiment, welcome.worker)
-        node: dict[str, Any] = {"run_id": welcome.run_id, "node_id": welcome.node_id}
-        context = Context(**node, node_config={}, state=RecordDict(), run_config={})
+        context = Context(
+            run_id=welcome.run_id, node_id=welcome.node_id, node_config={}, state=RecordDict(), run_config={}
+        )
         return Prepared(client_app(worker), context, Code.here(config).added_to(identity.written()))
 
     def _worker(self, experiment: Experiment, index: int) -> Worker:

@@ -458,10 +458,17 @@ def _be_server(options: LocalOptions, pipe: Connection) -> None:
             while True:
                 log.warning("%s", pipe.recv())
 
-    shared = ("config", "out", "data", "config_dir", "monitoring")
-    given = {name: getattr(options, name) for name in shared}
+    settings = ServerOptions(
+        config=options.config,
+        listen="127.0.0.1:0",
+        out=options.out,
+        data=options.data,
+        config_dir=options.config_dir,
+        monitoring=options.monitoring,
+        own=True,
+    )
     try:
-        serve(ServerOptions(**given, listen="127.0.0.1:0", own=True), on_listening)
+        serve(settings, on_listening)
     except BreakwaterError as error:
         ignore()
         if listening:
@@ -478,13 +485,20 @@ def _take_part(options: LocalOptions, address: str, name: str, worker: int, seat
     begin(server=False)
     logs.to_file(options.out / "logs" / f"{name}.log", options.log_options)
     config = options.config
-    given: dict[str, Any] = {"config_dir": options.config_dir, "data": options.data, "tried": True}
-    if config.attack is not None and name == "byzantine":
-        given["attack"] = config.attack.kind
-    # All processes read the same files of this machine: only a custom task may make its own data.
-    given["reading"] = "bits" if config.task.kind == "custom" else "none"
+    settings = ClientOptions(
+        connect=address,
+        name=name,
+        worker=worker,
+        seats=seats,
+        attack=config.attack.kind if config.attack is not None and name == "byzantine" else None,
+        config_dir=options.config_dir,
+        data=options.data,
+        # All processes read the same files of this machine: only a custom task may make its own data.
+        reading="bits" if config.task.kind == "custom" else "none",
+        tried=True,
+    )
     try:
-        run_client(ClientOptions(connect=address, name=name, worker=worker, seats=seats, **given))
+        run_client(settings)
     except BreakwaterError as error:
         log.error("%s", error)
         print(f"{name}: {error}", file=sys.stderr)

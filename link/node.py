@@ -315,8 +315,16 @@ class _Node:
 
     def _settle_in(self, message: pb.Welcome) -> str:
         """Prepare for the run, unless that was done on an earlier stream; return what was loaded for it."""
-        given: dict[str, Any] = {key: getattr(message, key) for key in Welcome.__annotations__ if key != "name"}
-        welcome = Welcome(**{**given, "name": self._name, "settings": dict(message.settings)})
+        welcome = Welcome(
+            name=self._name,
+            run_id=message.run_id,
+            node_id=message.node_id,
+            worker=message.worker,
+            clients=message.clients,
+            settings=dict(message.settings),
+            heartbeat_s=message.heartbeat_s,
+            max_reply_bytes=message.max_reply_bytes,
+        )
         self._welcomed = True
         self._terms.log(f"{self._name}: joined as worker {welcome.worker} of {welcome.clients}")
         if self._prepared is None or _seat(self._prepared[0]) != _seat(welcome):

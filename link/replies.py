@@ -51,10 +51,15 @@ def answer(parcel: Parcel, app: ClientApp, context: Context, *, name: str) -> Re
     if not isinstance(parcel.answer, RecordDict):
         return error(parcel.id, "WireError: an instruction out of order")
     try:
-        kind, group_id, ttl_s = parcel.message_type, parcel.group_id, parcel.ttl_s
-        ids = {"run_id": context.run_id, "node_id": context.node_id}
-        given: dict[str, Any] = {**ids, "message_type": kind, "group_id": group_id, "ttl_s": ttl_s}
-        instruction = flwr_compat.instruction(parcel.answer, message_id=str(parcel.id), **given)
+        instruction = flwr_compat.instruction(
+            parcel.answer,
+            run_id=context.run_id,
+            node_id=context.node_id,
+            message_id=str(parcel.id),
+            message_type=parcel.message_type,
+            group_id=parcel.group_id,
+            ttl_s=parcel.ttl_s,
+        )
         reply: Message = app(instruction, context)
         if reply.has_error():
             return Reply([error_frame(parcel.id, reply.error)])

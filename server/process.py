@@ -41,7 +41,7 @@ class ServerOptions:
         lists: folder of the allow-list and the CRL, see ``link.identity.access``; None for that of the certificate.
         monitoring: what is shown of the run, and to whom.
         own: the caller starts the clients itself, so there is no warning about an open port.
-        card: of the run in ``out`` that is resumed; None for a new run.
+        manifest: of the run in ``out`` that is resumed; None for a new run.
     """
 
     config: Config
@@ -72,7 +72,7 @@ class ServerOptions:
 
         Args:
             folder: the run folder.
-            card: what is in it, of the server before this one.
+            manifest: what is in it, of the server before this one.
             config: the experiment; whatever affects the models must be unchanged, see
                 ``server.run_folder.checkpoints``.
             listen: HOST:PORT.

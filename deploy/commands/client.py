@@ -48,11 +48,22 @@ def _client(options: argparse.Namespace) -> int:
     logs.to_terminal(form.level or logging.INFO, form, name)
     if options.log_file is not None:
         logs.to_file(options.log_file, form, name, what=f"--log-file {options.log_file}", at_once=True)
-    same = {key: getattr(options, key) for key in ("worker", "seats", "attack", "config", "tls")}
-    given = same | {"settings": options.set, "data": data_dir(options), "patience_s": options.patience}
-    if options.config is not None:
-        given["config_dir"] = options.config.resolve().parent
-    print(f"{name}: {run_client(ClientOptions(connect=str(options.connect), name=name, **given))}")
+    reason = run_client(
+        ClientOptions(
+            connect=str(options.connect),
+            name=name,
+            worker=options.worker,
+            seats=options.seats,
+            attack=options.attack,
+            settings=options.set,
+            config=options.config,
+            config_dir=None if options.config is None else options.config.resolve().parent,
+            data=data_dir(options),
+            patience_s=options.patience,
+            tls=options.tls,
+        )
+    )
+    print(f"{name}: {reason}")
     return 0
 
 

@@ -1,7 +1,6 @@
 """``breakwater run``: a whole federation on this machine."""
 
 import argparse
-from typing import Any
 
 from deploy.commands.options import (
     NEW_FOLDER,
@@ -33,7 +32,13 @@ def _run(options: argparse.Namespace) -> int:
     from deploy.local import LocalOptions, run_local
     from experiment.config import load
 
-    config, out = load(options.config, options.set), out_dir(options, options.config.stem)
-    place, data = options.config.resolve().parent, data_dir(options)
-    shown: dict[str, Any] = {"monitoring": monitoring(options), "log_options": log_options(options)}
-    return run_local(LocalOptions(config=config, out=out, data=data, config_dir=place, **shown))
+    return run_local(
+        LocalOptions(
+            config=load(options.config, options.set),
+            out=out_dir(options, options.config.stem),
+            data=data_dir(options),
+            config_dir=options.config.resolve().parent,
+            monitoring=monitoring(options),
+            log_options=log_options(options),
+        )
+    )

@@ -75,17 +75,31 @@ def _server_options(options: argparse.Namespace) -> "ServerOptions":
     from server.run_folder.manifest import RunManifest
 
     resume: Path | None = options.resume
-    given = {"tls": options.tls, "lists": options.lists, "monitoring": monitoring(options)}
     if resume is not None and options.out is not None:
         options.complain("--resume DIR writes to DIR: omit --out")
     if resume is not None and (options.config is None or (resume / MANIFEST).exists()):
         manifest, config = RunManifest.read(resume), load(options.config or resume / CONFIG, options.set)
-        given |= {"data": data_dir(options, manifest.data), "listen": options.listen and str(options.listen)}
-        return ServerOptions.of_run(resume, manifest, config, **given)
+        return ServerOptions.of_run(
+            resume,
+            manifest,
+            config,
+            listen=options.listen and str(options.listen),
+            data=data_dir(options, manifest.data),
+            tls=options.tls,
+            lists=options.lists,
+            monitoring=monitoring(options),
+        )
     needed = {"CONFIG.toml": options.config, "--listen": options.listen}
     missing = [name for name, given in needed.items() if given is None]
     if missing:
         options.complain(f"the following arguments are required: {', '.join(missing)}; or only --resume DIR")
-    config, out = load(options.config, options.set), resume or out_dir(options, options.config.stem)
-    given |= {"data": data_dir(options), "config_dir": options.config.resolve().parent}
-    return ServerOptions(config=config, listen=str(options.listen), out=out, **given)
+    return ServerOptions(
+        config=load(options.config, options.set),
+        listen=str(options.listen),
+        out=resume or out_dir(options, options.config.stem),
+        data=data_dir(options),
+        config_dir=options.config.resolve().parent,
+        tls=options.tls,
+        lists=options.lists,
+        monitoring=monitoring(options),
+    )
