@@ -21,7 +21,8 @@ from types import CodeType, ModuleType
 from typing import Any
 
 OURS = frozenset(
-    {"adapters", "attacks", "client", "deploy", "experiment", "foundation", "link", "server", "strategies", "tasks"}
+    {"adapters", "attacks", "breakwater", "client", "deploy", "experiment"}
+    | {"foundation", "link", "server", "strategies", "tasks"}
 )
 """The product's packages: a sibling of such a name is not seen."""
 

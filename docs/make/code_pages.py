@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGES = {
+    "breakwater": "Library",
     "strategies": "Methods",
     "strategies.aggregators": "Rules",
     "strategies.compressors": "Compressors",

@@ -14,7 +14,7 @@ from tests.packages import PACKAGES
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow]
 
-LAYERS = set(PACKAGES) - {"adapters", "deploy"}
+LAYERS = set(PACKAGES) - {"deploy"}
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])

@@ -19,12 +19,12 @@ from tests.packages import EVERY_PACKAGE, PACKAGES, ROOT, cycles, imports, reach
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NOT_IN_THE_FINGERPRINT = {
     "adapters": "runs in other people's Flower apps, which compare no fingerprints",
+    "breakwater": "gives names to what lies in the other folders",
     "attacks": "an attacker runs what it wants; honest clients and the server compute no attack over the network",
     "deploy": "starts processes and takes no part in a round",
     "server": "only the server runs it: a client cannot depend on it",
 }
 NOT_IN_THE_BUNDLE = {
-    "adapters": "for other people's Flower apps, which bring it along themselves",
     "deploy": "the command line, which a Flower run does not start; its configs are in",
 }
 NOT_IN_THE_REFERENCE = {

@@ -1,0 +1,82 @@
+"""Byzantine-robust federated learning on Flower: what users import.
+
+    import breakwater as bw
+
+    run = bw.run("demo.toml", overrides={"strategy.rounds": 200}, out="runs/first")
+    run.accuracy, run.metrics["loss"]
+    bw.aggregators.GeometricMedian()(rows, f=3)
+
+Names are loaded when they are first used, so ``import breakwater`` costs next to nothing. The catalogue has a module
+for each kind of part: ``methods``, ``aggregators``, ``compressors``, ``attacks`` and ``tasks``.
+
+In a checkout, our folders lie beside this one (``strategies``, ``server``, ...). A wheel holds them inside of it
+(``breakwater.strategies``, ...) and puts nothing else on the path; ``deploy/wheel.py`` builds it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adapters.answers import answer
+    from adapters.app_strategy import AppStrategy
+    from adapters.federated_averaging import RobustFedAvg
+    from adapters.mods import robust_deltas_mod
+    from breakwater import aggregators, attacks, compressors, methods, tasks
+    from experiment.config import CheckpointSection, Config, EvaluationSection
+    from experiment.sections import Federation
+    from foundation.errors import BreakwaterError, ConfigError
+    from strategies.hold import StalledError
+
+_MODULES = frozenset({"aggregators", "attacks", "compressors", "methods", "tasks"})
+_WHERE = {
+    "AppStrategy": "adapters.app_strategy",
+    "BreakwaterError": "foundation.errors",
+    "CheckpointSection": "experiment.config",
+    "Config": "experiment.config",
+    "ConfigError": "foundation.errors",
+    "EvaluationSection": "experiment.config",
+    "Federation": "experiment.sections",
+    "RobustFedAvg": "adapters.federated_averaging",
+    "StalledError": "strategies.hold",
+    "answer": "adapters.answers",
+    "robust_deltas_mod": "adapters.mods",
+}
+"""The module of each name."""
+
+__all__ = [
+    "AppStrategy",
+    "BreakwaterError",
+    "CheckpointSection",
+    "Config",
+    "ConfigError",
+    "EvaluationSection",
+    "Federation",
+    "RobustFedAvg",
+    "StalledError",
+    "aggregators",
+    "answer",
+    "attacks",
+    "compressors",
+    "methods",
+    "robust_deltas_mod",
+    "tasks",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name when it is first used."""
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("breakwater")
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_WHERE[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    """Return what there is to use, loaded or not."""
+    return sorted({*globals(), *__all__, "__version__"})
