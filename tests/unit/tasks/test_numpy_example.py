@@ -6,7 +6,8 @@ import numpy as np
 
 from tasks.contract import Setting
 from tasks.custom import CustomTask
-from tasks.tryout import Demands, try_out
+from tasks.trial import Demands
+from tasks.tryout import try_out
 
 ROOT = Path(__file__).parents[3]
 
