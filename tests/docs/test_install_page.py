@@ -1,4 +1,4 @@
-"""The commands of docs/install.md: a wheel is built, installed into an environment that has its dependencies, and used."""
+"""The commands of docs/install.md: a wheel is built, installed where its dependencies are, and used."""
 
 import json
 import os

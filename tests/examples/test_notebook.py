@@ -30,7 +30,7 @@ def test_it_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (tmp_path / name).mkdir()
         monkeypatch.setenv(name, str(tmp_path / name))  # nothing of the user's is read or written
     monkeypatch.delenv("MPLBACKEND", raising=False)
-    notebook = nbformat.from_dict(json.loads(NOTEBOOK.read_text(encoding="utf-8")))
+    notebook = nbformat.reads(NOTEBOOK.read_text(encoding="utf-8"), as_version=4)  # type: ignore[no-untyped-call]
     client = nbclient.NotebookClient(notebook, timeout=180, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     outputs = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
