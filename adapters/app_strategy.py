@@ -102,7 +102,7 @@ class AppStrategy(RobustStrategy):
 
     byzantine: int
     deadline_s: float
-    hint = "does its ClientApp reply with adapters.answers.answer?"
+    hint = "does its ClientApp reply with breakwater.answer?"
     """What to look at where a reply is not in our format."""
 
     def __init__(

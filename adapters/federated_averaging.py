@@ -71,7 +71,7 @@ class RobustFedAvg(AppStrategy):
 
     method: RobustAveraging
     byzantine: int
-    hint = "is adapters.mods.robust_deltas_mod on its ClientApp?"
+    hint = "is breakwater.robust_deltas_mod on its ClientApp?"
 
     def __init__(
         self,

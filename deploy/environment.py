@@ -5,10 +5,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The checkout."""
+from foundation import origin
 
 
 def settle() -> None:
@@ -41,7 +39,9 @@ def _milder(option: str) -> str:
 
 def with_ours_first() -> dict[str, str]:
     """Return the environment variables with which a Python process finds our packages, and no others of their names."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    # Those of a wheel lie below one package that nobody else has, and beside much that others have.
+    ours = str(origin.ROOT) if origin.manifest() is None else ""
+    path = os.pathsep.join(filter(None, (ours, os.environ.get("PYTHONPATH"))))
     return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 

@@ -236,7 +236,7 @@ def test_an_app_without_the_mod_is_told_at_once(caplog: pytest.LogCaptureFixture
         strategy().start(nodes, model(X0), 3)
     assert str(error.value) == (
         "round 1: no reply has counted yet, and 5 clients replied, of which 2 may be Byzantine: it is their ClientApp. "
-        f"worker 0 (node {SEATED[0]}): undecodable: no packet in the reply; is adapters.mods.robust_deltas_mod on its "
+        f"worker 0 (node {SEATED[0]}): undecodable: no packet in the reply; is breakwater.robust_deltas_mod on its "
         "ClientApp?"
     )
     assert len(nodes.pushed) == 1
@@ -445,7 +445,7 @@ def test_a_node_that_lost_its_state_is_sent_it_again() -> None:
 
 def test_an_app_that_does_not_answer_in_our_format() -> None:
     nodes = AppGrid({node: app(lambda message, context: Message(RecordDict(), reply_to=message)) for node in NODES})
-    with pytest.raises(NoReplyCountsError, match=r"does its ClientApp reply with adapters.answers.answer\?"):
+    with pytest.raises(NoReplyCountsError, match=r"does its ClientApp reply with breakwater.answer\?"):
         driven(MARINA, nodes, 3)
 
 
