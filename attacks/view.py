@@ -113,14 +113,16 @@ def alone(
     def flipped() -> Vector:
         if "flipped" not in seats:
             raise ValueError(needs("flipped"))
-        return seats["flipped"][seat]
+        theirs: Vector = seats["flipped"][seat]
+        return theirs
 
     def aggregated(some: Rows) -> Vector:
         if rule is None:
             raise ValueError(needs("rule"))
         sound = some[np.isfinite(some).all(axis=1)]
         vector = aggregate(rule, sound, n, f, rng, known.get("g")).vector
-        return np.zeros_like(own) if vector is None else vector
+        zero: Vector = np.zeros_like(own)
+        return zero if vector is None else vector
 
     return View(
         worker=n - f + seat,

@@ -198,7 +198,11 @@ def _stacked(rows: Sequence[Any]) -> tuple[Any, tuple[int, ...]]:
         except (ValueError, TypeError) as error:
             raise ValueError(f"rows: no arrays of numbers: {error}") from None
     shapes, types = {tuple(row.shape): None for row in rows}, {str(row.dtype): None for row in rows}
-    for many, name in ((shapes, "shapes"), (types, "types"), ({str(getattr(r, "device", "")) for r in rows}, "devices")):
+    for many, name in (
+        (shapes, "shapes"),
+        (types, "types"),
+        ({str(getattr(r, "device", "")) for r in rows}, "devices"),
+    ):
         if len(many) > 1:
             first, second = list(many)[:2]
             raise ValueError(f"rows of different {name}: {first} and {second}; all must be the same")
