@@ -64,9 +64,9 @@ def run_in_child(options: ChildOptions) -> None:
     here, there = socket.socketpair()
     with here:
         with there:
-            process = subprocess.Popen(  # noqa: S603  # ourselves
+            process = subprocess.Popen(  # ourselves
                 [sys.executable, "-P", "-m", "deploy.child"],
-                env=os.environ | with_ours_first(),
+                env={**os.environ, **with_ours_first()},
                 stdin=there,
                 stdout=None if inherited else subprocess.PIPE,
                 stderr=None if inherited else subprocess.STDOUT,
