@@ -82,7 +82,7 @@ def write(compressor: Compressor) -> str:
         ConfigError: it is not one that a mod knows.
     """
     if COMPRESSORS.get(compressor.kind) is not type(compressor) or not is_dataclass(compressor):
-        must = f"must be one of strategies.compressors: {', '.join(COMPRESSORS)}"
+        must = f"must be one of breakwater.compressors: {', '.join(COMPRESSORS)}"
         raise ConfigError(f"compressor = {type(compressor).__name__}: {must}")
     return json.dumps({name: value for name, value in asdict(compressor).items() if value is not None})
 

@@ -100,7 +100,7 @@ def test_an_app_without_the_mod_ends_with_the_reason(
     status, said = ended(deployment, bundles["forgotten"], tmp_path / "a", {}, **SMALL)
     assert status == "finished:failed", said
     assert "no reply has counted yet, and 3 clients replied, of which 1 may be Byzantine" in said
-    assert "is adapters.mods.robust_deltas_mod on its ClientApp?" in said
+    assert "is breakwater.robust_deltas_mod on its ClientApp?" in said
 
 
 def test_the_apps_in_simulation(simulation: Flower, bundles: dict[str, Path], tmp_path: Path) -> None:

@@ -36,7 +36,9 @@ TIMES = {"round_s", "deadline_s"}
 
 
 def options(config: Config, out: Path) -> LocalOptions:
-    return LocalOptions(config=config, config_dir=CONFIGS, out=out, monitoring=Monitoring(quiet=True, pictures=False), silent=True)
+    return LocalOptions(
+        config=config, config_dir=CONFIGS, out=out, monitoring=Monitoring(quiet=True, pictures=False), silent=True
+    )
 
 
 def told(out: Path) -> list[dict[str, Any]]:

@@ -91,7 +91,8 @@ def grid(byzantine: Mapping[int, ClientApp | str] | None = None, train: Train = 
 
 
 def strategy(**options: Any) -> RobustFedAvg:
-    return RobustFedAvg(**{"clients": N, "byzantine": F, "seed": 1, "join_timeout_s": 0.05, **options})
+    quick = {"seed": 1, "join_timeout_s": 0.05, "fraction_evaluate": 0.0}
+    return RobustFedAvg(**{"clients": N, "byzantine": F, **quick, **options})
 
 
 def plain_loop(
@@ -236,7 +237,7 @@ def test_an_app_without_the_mod_is_told_at_once(caplog: pytest.LogCaptureFixture
         strategy().start(nodes, model(X0), 3)
     assert str(error.value) == (
         "round 1: no reply has counted yet, and 5 clients replied, of which 2 may be Byzantine: it is their ClientApp. "
-        f"worker 0 (node {SEATED[0]}): undecodable: no packet in the reply; is adapters.mods.robust_deltas_mod on its "
+        f"worker 0 (node {SEATED[0]}): undecodable: no packet in the reply; is breakwater.robust_deltas_mod on its "
         "ClientApp?"
     )
     assert len(nodes.pushed) == 1
@@ -338,7 +339,7 @@ def test_fewer_nodes_than_clients_are_said(caplog: pytest.LogCaptureFixture) -> 
     with caplog.at_level(logging.INFO, "flwr.breakwater"):
         strategy().start(nodes, model(X0), 1)
     assert "4 of 5 clients are there after 0.05 s: starting" in caplog.text
-    assert "round 1/1: 4 of 4 replies counted, 0 clipped, step 0, " in caplog.text
+    assert "aggregate_train: Received 4 results and 0 failures" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -445,7 +446,7 @@ def test_a_node_that_lost_its_state_is_sent_it_again() -> None:
 
 def test_an_app_that_does_not_answer_in_our_format() -> None:
     nodes = AppGrid({node: app(lambda message, context: Message(RecordDict(), reply_to=message)) for node in NODES})
-    with pytest.raises(NoReplyCountsError, match=r"does its ClientApp reply with adapters.answers.answer\?"):
+    with pytest.raises(NoReplyCountsError, match=r"does its ClientApp reply with breakwater.answer\?"):
         driven(MARINA, nodes, 3)
 
 

@@ -82,7 +82,7 @@ def test_without_the_second_line_the_server_says_which_it_is(digits: Example, tm
     bare = ClientApp()
     bare.train()(importlib.import_module("digits_app.client_app").fit)
     digits.client = bare
-    with pytest.raises(NoReplyCountsError, match=r"is adapters.mods.robust_deltas_mod on its ClientApp"):
+    with pytest.raises(NoReplyCountsError, match=r"is breakwater.robust_deltas_mod on its ClientApp"):
         digits.run(tmp_path)
 
 
