@@ -26,7 +26,9 @@ def main(grid: Grid, context: Context) -> None:
     clients, fraction = int(config["clients"]), float(config["fraction-train"])
     strategy: Strategy
     if config["robust"]:
-        strategy = RobustFedAvg(clients, int(config["byzantine"]), fraction_train=fraction, seed=int(config["seed"]))
+        strategy = RobustFedAvg(
+            clients, int(config["byzantine"]), fraction_train=fraction, fraction_evaluate=0.0, seed=int(config["seed"])
+        )
     else:
         strategy = FedAvg(fraction_train=fraction, fraction_evaluate=0.0, min_available_nodes=clients)
     result = strategy.start(

@@ -22,7 +22,9 @@ def main(grid: Grid, context: Context) -> None:
     torch.manual_seed(int(config["seed"]))
     strategy: Strategy
     if config["robust"]:
-        strategy = RobustFedAvg(clients, int(config["byzantine"]), seed=int(config["seed"]))
+        strategy = RobustFedAvg(
+            clients, int(config["byzantine"]), fraction_evaluate=fraction_evaluate, seed=int(config["seed"])
+        )
     else:
         strategy = FedAvg(fraction_evaluate=fraction_evaluate, min_available_nodes=clients)
     result = strategy.start(
@@ -38,7 +40,7 @@ def main(grid: Grid, context: Context) -> None:
         torch.save(result.arrays.to_torch_state_dict(), folder / "final_model.pt")
         curves = {
             "accuracy": [metrics["accuracy"] for metrics in result.evaluate_metrics_serverapp.values()],
-            "clients": [metrics.get("eval_acc") for metrics in result.evaluate_metrics_clientapp.values()],
+            "clients": [metrics["eval_acc"] for metrics in result.evaluate_metrics_clientapp.values()],
         }
         (folder / "summary.json").write_text(json.dumps(curves), encoding="utf-8")
 
