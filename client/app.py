@@ -19,6 +19,7 @@ from experiment.code import Code, code_fingerprint
 from experiment.opened import Experiment, identity_of, load_task, resolved, try_out
 from experiment.run_config import RunConfig
 from foundation.errors import BreakwaterError, ConfigError
+from foundation.origin import release
 from link.invitation import JOIN, TASK, WHO
 
 log = logging.getLogger("breakwater.client")
@@ -120,7 +121,7 @@ def train(message: Message, context: Context) -> Message:
 @app.query(WHO)
 def who(message: Message, context: Context) -> Message:
     """Say which worker this is, which code it runs and on what, for servers that have no link to read it from."""
-    answer = ConfigRecord({"fingerprint": code_fingerprint()})
+    answer = ConfigRecord({"fingerprint": code_fingerprint(), "version": release()})
     try:
         nodes, node = _read(context)
         answer[TASK] = nodes.report

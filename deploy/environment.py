@@ -5,10 +5,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The checkout."""
+from foundation import origin
 
 
 def settle() -> None:
@@ -42,7 +40,9 @@ def _milder(option: str) -> str:
 @contextmanager
 def ours_first() -> Iterator[None]:
     """Within: Python processes that are started find our packages, and no others that lie in the current folder."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    # Those of a wheel lie below one package that nobody else has, and beside much that others have.
+    ours = str(origin.ROOT) if origin.manifest() is None else ""
+    path = os.pathsep.join(filter(None, (ours, os.environ.get("PYTHONPATH"))))
     before = {name: os.environ.get(name) for name in ("PYTHONPATH", "PYTHONSAFEPATH")}
     os.environ.update(PYTHONPATH=path, PYTHONSAFEPATH="1")
     try:

@@ -4,10 +4,8 @@ import platform
 import subprocess
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-"""The checkout, or the folder that holds its packages."""
+from foundation import origin
 
 PACKAGES = ("flwr", "grpcio", "protobuf", "cryptography", "numpy", "numba", "scipy", "pydantic", "torch")
 """Packages that can cause a wrong round, a failed handshake or a crash."""
@@ -18,7 +16,9 @@ _GIT_S = 5.0
 
 def versions() -> dict[str, str]:
     """Return the versions by name, ``breakwater`` first; what is not installed says so."""
-    found = {"breakwater": _version("breakwater")}
+    found = {"breakwater": origin.release() or "not installed"}
+    if origin.manifest() is not None:
+        found["wheel"] = "modified since it was built" if origin.sources([""]).modified else "as built"
     revision = _revision()
     if revision is not None:
         found["revision"] = revision
@@ -41,9 +41,9 @@ def _version(name: str) -> str:
 
 def _revision() -> str | None:
     """Return the commit of the checkout, with ``-dirty`` where files are changed; None where there is no checkout."""
-    if not (ROOT / ".git").exists():
+    if not (origin.ROOT / ".git").exists():
         return None
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    command = ["git", "-C", str(origin.ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     with suppress(OSError, subprocess.SubprocessError):
         # What is run is fixed, but for the folder of this file; git is whichever the user has.
         ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_GIT_S)  # noqa: S603

@@ -10,18 +10,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Self
 
 from experiment.config import Config, ResolvedConfig
+from foundation import origin
 from foundation.text import one_line
 from strategies.compressors import QSGD, Identity, Natural, RandK, ScaledSign
 from strategies.randomness import Role, stream
 from strategies.revisions import revisions
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The checkout, or the folder that a Flower App Bundle was unpacked to."""
 FINGERPRINTED = ("foundation", "strategies", "tasks", "experiment", "link", "client")
 """The folders whose source ``code_fingerprint`` covers: what both ends run."""
 
@@ -46,12 +43,8 @@ class Code:
     @classmethod
     def here(cls, config: Config | ResolvedConfig) -> Self:
         """Return that of this process in the run of a config."""
-        try:
-            release = version("breakwater")
-        except PackageNotFoundError:  # a bundle on a SuperNode
-            release = ""
         used = revisions(config.strategy.kind, config.compressor.kind)
-        return cls(version=release, fingerprint=code_fingerprint(), revisions=used)
+        return cls(version=origin.release(), fingerprint=code_fingerprint(), revisions=used)
 
     def added_to(self, loaded: str) -> str:
         """Return what a process reports: what it has loaded, as ``tasks.identity`` writes it, and its code."""
@@ -84,19 +77,20 @@ class Code:
 
     def __str__(self) -> str:
         """Return it as people read it: ``0.1.0 (0123456789ab)``."""
-        return f"{self.version or 'unknown version'} ({self.fingerprint or 'unknown code'})"
+        return origin.named(self.version, self.fingerprint)
 
 
 @lru_cache(maxsize=1)
 def code_fingerprint() -> str:
     """Return 12 hex digits that agree exactly where two ends would compute the same round.
 
-    They cover the source of everything that both ends run, and what the random streams of this NumPy draw.
+    They cover the source of everything that both ends run, and what the random streams of this NumPy draw. A wheel has
+    those of the checkout that it was built from, while its files are as they were built; else ``modified-`` and digits
+    of its own.
     """
-    digest = hashlib.sha256()
-    for folder in FINGERPRINTED:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    digest, found = hashlib.sha256(), origin.sources(FINGERPRINTED)
+    for name, source in found.digests.items():
+        digest.update(f"{name} {source}\n".encode())
     rng = stream(1, Role.WORKER, 2, 3)
     for drawn in (rng.choice(1000, 32, replace=False), rng.random(4), rng.permutation(9)):
         digest.update(drawn.tobytes())
@@ -104,4 +98,4 @@ def code_fingerprint() -> str:
     for compressor in (*rounders, QSGD(levels=3), ScaledSign()):
         v = rng.random(64) - 0.5
         digest.update(compressor.decompress(compressor.compress(v, rng), v.dtype).tobytes())
-    return digest.hexdigest()[:12]
+    return ("modified-" if found.modified else "") + digest.hexdigest()[:12]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from experiment import code
 from experiment import config as configs
+from foundation import origin
 from foundation.errors import ConfigError
 
 _LAST = "last"
@@ -66,10 +66,10 @@ class RunConfig:
         Raises:
             ConfigError: there is none.
         """
-        path = code.ROOT / self.config  # an absolute one stays as it is
+        path = origin.ROOT / self.config  # an absolute one stays as it is
         if path.is_file():
             return path
-        known = sorted(found.relative_to(code.ROOT).as_posix() for found in code.ROOT.glob("deploy/configs/*.toml"))
+        known = sorted(found.relative_to(origin.ROOT).as_posix() for found in origin.ROOT.glob("deploy/configs/*.toml"))
         missing = f'run config: config = "{self.config}": no such file in the bundle'
         raise ConfigError(f"{missing}{configs.suggest(self.config, known)}")
 

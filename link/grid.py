@@ -23,6 +23,7 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 
 from foundation.errors import LinkError, Refused, WireError
+from foundation.origin import named, release
 from link import flwr_compat, loop
 from link import link_pb2 as pb
 from link.address import Address
@@ -50,7 +51,7 @@ _MOST_UNFIT = 1000
 _MAX_STRIKES = 100
 """Disconnect after this many consecutive invalid or unsolicited frames."""
 
-_CODE = re.compile("[0-9a-f]{12}")
+_CODE = re.compile("(modified-)?[0-9a-f]{12}")
 """A fingerprint of code."""
 
 _log = logging.getLogger("breakwater.link")
@@ -315,8 +316,8 @@ class StreamGrid(FramedGrid):
         if self._credentials is not None and may_watch(peer_certificate(context)):
             raise NoSeat("this certificate is for watching; `breakwater certs issue DIR NAME` makes a client's")
         if hello.fingerprint != self._fingerprint and (self._same_code or not _CODE.fullmatch(hello.fingerprint)):
-            theirs, advice = hello.fingerprint[:64], "run the same version at both ends"
-            raise NoSeat(f"code fingerprint {theirs!r}: this server runs {self._fingerprint!r}; {advice}")
+            theirs, ours = named(hello.version, hello.fingerprint), named(release(), self._fingerprint)
+            raise NoSeat(f"other code: {theirs}; this server runs {ours}: run the same version at both ends")
         worker = hello.worker if hello.HasField("worker") else None
         former = hello.former if hello.HasField("former") else None
         with self.changed:

@@ -26,18 +26,20 @@ class Frame(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., envelope: _Optional[_Union[Envelope, _Mapping]] = ..., chunk: _Optional[bytes] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., **kwargs) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "name", "fingerprint", "worker", "former")
+    __slots__ = ("protocol", "name", "fingerprint", "worker", "former", "version")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     FORMER_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     name: str
     fingerprint: str
     worker: int
     former: int
-    def __init__(self, protocol: _Optional[int] = ..., name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., worker: _Optional[int] = ..., former: _Optional[int] = ...) -> None: ...
+    version: str
+    def __init__(self, protocol: _Optional[int] = ..., name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., worker: _Optional[int] = ..., former: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("run_id", "node_id", "worker", "clients", "settings", "heartbeat_s", "max_reply_bytes", "chunk_bytes")

@@ -21,6 +21,7 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 
 from foundation.errors import OtherTask, Refused, ServerGone, WireError
+from foundation.origin import release
 from link import link_pb2 as pb
 from link import loop, replies
 from link.address import Address
@@ -310,8 +311,8 @@ class _Node:
 
     def _hello(self) -> pb.Hello:
         former = self._prepared[0].worker if self._prepared and self._worker is None else None
-        code = self._terms.fingerprint
-        return pb.Hello(protocol=PROTOCOL, name=self._name, fingerprint=code, worker=self._worker, former=former)
+        code = {"fingerprint": self._terms.fingerprint, "version": release()}
+        return pb.Hello(protocol=PROTOCOL, name=self._name, worker=self._worker, former=former, **code)
 
     def _settle_in(self, message: pb.Welcome) -> str:
         """Prepare for the run, unless that was done on an earlier stream; return what was loaded for it."""

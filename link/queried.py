@@ -10,6 +10,7 @@ from math import inf
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from foundation.origin import named, release
 from foundation.text import one_line
 from link.invitation import TASK, WHO
 from link.polled import PolledGrid
@@ -140,8 +141,8 @@ class QueriedGrid(PolledGrid, Transport):
         answer = reply.content.config_records.get(WHO, ConfigRecord())
         worker, fingerprint = answer.get("index"), answer.get("fingerprint")
         if fingerprint != self._fingerprint and (self._same_code or not isinstance(fingerprint, str)):
-            claimed = one_line(fingerprint)
-            return self._foreign(f"runs other code (fingerprint {claimed}, this server {self._fingerprint})")
+            theirs, ours = named(answer.get("version", ""), fingerprint), named(release(), self._fingerprint)
+            return self._foreign(f"runs other code: {theirs}, this server {ours}")
         loaded = answer.get(TASK)
         if self._judge is not None and isinstance(loaded, str) and (other := self._judge(f"node {node}", loaded)):
             return _Unfit(f"cannot take part: {other}")

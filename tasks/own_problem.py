@@ -30,7 +30,7 @@ class OwnProblem:
     def __init__(self, problem: Any) -> None:
         absent = [name for name in PROBLEM if not hasattr(problem, name)]
         if absent:
-            raise TaskError(f"what load() gave has no {', '.join(absent)}; must be a tasks.contract.Problem")
+            raise TaskError(f"what load() gave has no {', '.join(absent)}; must be a breakwater.tasks.Problem")
         self.inner: Problem = problem
         self.dim = _count("dim", problem.dim)
         self.samples = _count("samples", problem.samples)

@@ -182,7 +182,7 @@ def _try_evaluate(trial: Trial, problem: Problem) -> None:
     values: dict[str, float | None] = {}
     for name in ("loss", "accuracy", "gap"):
         if not hasattr(measured, name):
-            trial.refuse(f"evaluate() gave {type(measured).__name__}; must be strategies.method.Evaluation")
+            trial.refuse(f"evaluate() gave {type(measured).__name__}; must be breakwater.tasks.Evaluation")
         value = getattr(measured, name)
         try:
             values[name] = None if value is None and name != "loss" else float(value)

@@ -46,21 +46,21 @@ def examine(questions: Questions) -> Iterator[Finding]:
     yield from guarded("numba", lambda: machine.loops(loops))
     demand, path = Demand(), questions.config
     if path is not None:
-        yield from _late("config", "data", lambda data: data.config(path, questions.data, demand))
-    yield from _late("data", "data", lambda data: data.look(questions.data))
+        yield from _late("config", "deploy.doctor.data", lambda data: data.config(path, questions.data, demand))
+    yield from _late("data", "deploy.doctor.data", lambda data: data.look(questions.data))
     yield from guarded("cores", lambda: machine.cores(demand.clients))
     yield from guarded("files", lambda: machine.open_files(demand.clients))
     yield from guarded("disk", lambda: machine.disk(questions.out, demand.disk))
     tls, listen, connect = questions.tls, questions.listen, questions.connect
     if tls is not None:
-        yield from _late("tls", "party", lambda party: party.look(tls, questions.lists))
+        yield from _late("tls", "deploy.doctor.party", lambda party: party.look(tls, questions.lists))
     if listen is not None:
-        yield from _late("listen", "network", lambda network: network.listening(listen))
+        yield from _late("listen", "deploy.doctor.network", lambda network: network.listening(listen))
     if connect is not None:
-        yield from _late("connect", "network", lambda network: network.connecting(connect, tls))
+        yield from _late("connect", "deploy.doctor.network", lambda network: network.connecting(connect, tls))
     yield from guarded("clock", clock.findings)
 
 
-def _late(about: str, name: str, look: Callable[[Any], Iterator[Finding]]) -> Iterator[Finding]:
+def _late(about: str, module: str, look: Callable[[Any], Iterator[Finding]]) -> Iterator[Finding]:
     """Yield the findings of a check whose module is imported now, because a broken install may break the import too."""
-    yield from guarded(about, lambda: look(import_module(f"deploy.doctor.{name}")))
+    yield from guarded(about, lambda: look(import_module(module)))

@@ -19,8 +19,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from deploy.doctor.findings import Finding, ok, problem, warning
+from deploy.environment import ours_first
 from deploy.files import OWN_FILES
-from deploy.versions import ROOT
+from foundation import origin
 
 ROOM = 512
 """Connections beyond the clients' that a server accepts: ``link.guard.ROOM``, without importing gRPC."""
@@ -30,7 +31,7 @@ PROBE_S = 120.0
 """How long an import may take on a slow disk."""
 _JUMP_S = 0.5
 """Warn if the clock moves by more than this against the monotonic one while the checks run."""
-_INSTALL = "make setup, or pip install --constraint constraints.txt --editable ."
+_LOOPS_MODULE = "strategies.aggregators.kernels"
 
 _TORCH = """
 import json, torch
@@ -42,9 +43,9 @@ print(json.dumps(found))
 """
 
 _LOOPS = """
-import json
+import importlib, json, sys
 from numba.core.dispatcher import Dispatcher
-from strategies.aggregators import kernels
+kernels = importlib.import_module(sys.argv[1])
 found = [kernel.stats.cache_path for kernel in vars(kernels).values() if isinstance(kernel, Dispatcher)]
 print(json.dumps({"cache": next((path for path in found if path), None)}))
 """
@@ -62,12 +63,14 @@ class Probe:
 
     Args:
         code: prints one JSON object, as its last line.
+        argument: of the code, its ``sys.argv[1]``.
     """
 
-    def __init__(self, code: str) -> None:
-        self._process = subprocess.Popen(  # noqa: S603  # this interpreter, on code from this file
-            [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+    def __init__(self, code: str, argument: str = "") -> None:
+        with ours_first():
+            self._process = subprocess.Popen(  # noqa: S603  # this interpreter, on code from this file
+                [sys.executable, "-c", code, argument], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
 
     def result(self) -> dict[str, Any] | str:
         """Return what it printed, or the reason why there is nothing."""
@@ -92,7 +95,7 @@ def torch_probe() -> Probe:
 
 def loops_probe() -> Probe:
     """Begin to look where compiled loops are kept."""
-    return Probe(_LOOPS)
+    return Probe(_LOOPS, _LOOPS_MODULE)
 
 
 def python() -> Iterator[Finding]:
@@ -113,13 +116,13 @@ def packages() -> Iterator[Finding]:
         try:
             there = version(requirement.name)
         except PackageNotFoundError:
-            yield problem("packages", f"{requirement.name} is not installed", _INSTALL)
+            yield problem("packages", f"{requirement.name} is not installed", _how_to_install())
             continue
         if requirement.specifier.contains(there, prereleases=True):
             good += 1
         else:
             says = f"{requirement.name} {there} is outside the tested range {requirement.specifier}"
-            yield problem("packages", says, _INSTALL)
+            yield problem("packages", says, _how_to_install())
     if good == len(needed):
         yield ok("packages", f"{good} of {len(needed)} within their bounds")
 
@@ -170,7 +173,7 @@ def loops(probe: Answer) -> Iterator[Finding]:
     """Check where compiled loops are cached between runs."""
     answer = probe.result()
     if isinstance(answer, str):
-        yield problem("numba", f"the compiled loops cannot be loaded: {answer}", _INSTALL)
+        yield problem("numba", f"the compiled loops cannot be loaded: {answer}", _how_to_install())
     elif answer["cache"] is None or not _writable(Path(answer["cache"])):
         says = "compiled loops cannot be cached, so with a large model every process compiles them for half a minute"
         yield warning("numba", says, "set NUMBA_CACHE_DIR to a writable folder")
@@ -244,7 +247,7 @@ class Clock:
         """Check whether the clock was set meanwhile, or is earlier than the code."""
         now = datetime.now(UTC)
         moved = time.time() - time.monotonic() - self._began
-        newest = datetime.fromtimestamp((ROOT / "deploy" / "versions.py").stat().st_mtime, UTC)
+        newest = datetime.fromtimestamp((origin.ROOT / "deploy" / "versions.py").stat().st_mtime, UTC)
         fix = "enable the system's time service; certificates depend on the clock"
         if abs(moved) > _JUMP_S:
             yield warning("clock", f"moved by {moved:+.1f} s during this check", fix)
@@ -264,9 +267,16 @@ def has_torch() -> bool:
     return True
 
 
+def _how_to_install() -> str:
+    """Return the command that installs what is needed."""
+    if origin.manifest() is not None:
+        return "pip install --upgrade breakwater, from where you got it"
+    return "make setup, or pip install --constraint constraints.txt --editable ."
+
+
 def _requirements() -> list[Requirement]:
     """Return the requirements of the checkout, as an install may be older; without a checkout, of the install."""
-    path = ROOT / "pyproject.toml"
+    path = origin.ROOT / "pyproject.toml"
     if path.is_file():
         project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
         extra = project["optional-dependencies"]["torch"] if has_torch() else []

@@ -15,6 +15,7 @@ import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 
 from deploy.doctor.findings import Finding, ok, problem
 from foundation.errors import ConfigError, WireError
+from foundation.origin import named, release
 from link import link_pb2 as pb
 from link.address import Address
 from link.identity.certificates import CertificateRole
@@ -108,13 +109,14 @@ async def _ask(address: Address, identity: Identity | None, route: Route) -> Fin
         return problem("connect", f"{address}: {says}", fix)
     if identity is not None and may_watch(identity.certificate) and "is for watching" in refusal:
         return ok("connect", f"{address}: a Breakwater server, {how}, which may only watch")
-    theirs = re.search(r"this server runs '([0-9a-f]{12})'", refusal)
+    theirs = re.search(r"this server runs ([^()]{1,64}) \(((?:modified-)?[0-9a-f]{12})\)", refusal)
     if theirs is None:
         return problem("connect", f"{address}: refused: {refusal[:300]}", _TABLE)
     from experiment.code import code_fingerprint
 
-    if theirs[1] != code_fingerprint():
-        says = f"a Breakwater server, {how}, but it runs code {theirs[1]}, this machine {code_fingerprint()}"
+    if theirs[2] != code_fingerprint():
+        ours = named(release(), code_fingerprint())
+        says = f"a Breakwater server, {how}, but it runs {named(theirs[1], theirs[2])}, this machine {ours}"
         return problem("connect", f"{address}: {says}", "install the same version at both ends")
     return ok("connect", f"{address}: a Breakwater server of the same code, {how}")
 

@@ -432,7 +432,7 @@ def test_a_client_can_be_stopped(federation: Federation) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"fingerprint": "other"}, "code fingerprint 'other': this server runs 'code'"),
+        ({"fingerprint": "other"}, "other code: 0.1.0 (other); this server runs 0.1.0 (code)"),
         ({"name": "no spaces"}, "name 'no spaces': must be 1 to 64 characters"),
         ({"name": "x" * 65}, "must be 1 to 64 characters"),
         ({"worker": 2}, "seat 2: must be from 0 to 1"),

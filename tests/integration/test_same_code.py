@@ -9,10 +9,11 @@ import pytest
 
 from client.preparation import Preparation, PreparationOptions
 from deploy.doctor.network import NO_CODE
-from experiment.code import Code
+from experiment.code import Code, code_fingerprint
 from experiment.config import parse
 from experiment.opened import Experiment, open_config
 from foundation.errors import Refused
+from foundation.origin import named, release
 from link.node import Prepared, join
 from link.wire import Welcome
 from server.link import open_link
@@ -69,7 +70,8 @@ def test_other_code_is_refused_unless_the_config_says_otherwise(fingerprint: str
         if mode == "warn" and fingerprint == OTHER:
             assert "revision of robust-sgd unknown at the client, 1 at the server" in ended["a"]
         else:
-            assert f"code fingerprint {fingerprint[:64]!r}: this server runs" in ended["a"]
+            theirs = named(release(), fingerprint)
+            assert f"other code: {theirs}; this server runs {named(release(), code_fingerprint())}: run" in ended["a"]
 
 
 def test_with_a_warning_other_versions_train_together_and_the_run_says_so(

@@ -29,6 +29,7 @@ from deploy.cli import main
 from deploy.doctor import Finding, data, machine, network, party
 from deploy.doctor.findings import Demand, guarded, ok
 from experiment.code import code_fingerprint
+from foundation import origin
 from link import flwr_compat
 from link.address import Address
 from link.grid import StreamGrid
@@ -160,7 +161,7 @@ def test_a_package_that_is_out_of_its_bounds_or_not_there(there: str | None, mon
 def test_without_a_checkout_the_bounds_are_those_of_the_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.setattr(origin, "ROOT", tmp_path)
     assert only(machine.packages()).level == "ok"
     monkeypatch.setattr(machine, "version", lambda name: "0.0.1")
     assert "numpy 0.0.1 is outside the tested range <3,>=2" in [each.says for each in machine.packages()]
@@ -257,7 +258,7 @@ def test_a_clock_before_the_code_was_written(tmp_path: Path, monkeypatch: pytest
     written = tmp_path / "deploy" / "versions.py"
     written.write_text("")
     os.utime(written, (4e9, 4e9))
-    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.setattr(origin, "ROOT", tmp_path)
     finding = bad(machine.Clock().findings())
     assert finding.level == "problem"
     assert "before this code was written (2096-" in finding.says
@@ -491,7 +492,7 @@ def test_a_server_that_has_taken_the_certificate_back(server: tuple[StreamGrid, 
 @pytest.mark.parametrize("server", ["other code"], indirect=True)
 def test_a_server_of_another_version(server: tuple[StreamGrid, str], certs: Path) -> None:
     finding = bad(network.connecting(Address.parse(server[1]), certs / "alice"))
-    assert f"but it runs code 0123456789ab, this machine {code_fingerprint()}" in finding.says
+    assert f"but it runs 0.1.0 (0123456789ab), this machine 0.1.0 ({code_fingerprint()})" in finding.says
     assert finding.fix == "install the same version at both ends"
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from experiment import code as experiment
 from experiment.code import code_fingerprint
 from experiment.config import load
 from experiment.opened import open_config, open_experiment
+from foundation import origin
 from foundation.errors import ConfigError
 from strategies.byz_vr_marina_pp import ByzVRMarinaPP
 
@@ -118,7 +118,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     code_fingerprint()  # that of the checkout itself, kept from now on
     for name in ("foundation", "strategies", "tasks", "experiment", "link", "client"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(experiment, "ROOT", tmp_path)
+    monkeypatch.setattr(origin, "ROOT", tmp_path)
+    monkeypatch.setattr(origin, "manifest", lambda: None)
     return tmp_path
 
 

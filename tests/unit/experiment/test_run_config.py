@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from experiment import code
 from experiment.config import parse
 from experiment.run_config import RunConfig
+from foundation import origin
 from foundation.errors import ConfigError
 from tests.unit.experiment.test_opened import SMALL
 
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_run_config_names_a_file_by_its_path_or_in_the_bundle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     by_path = RunConfig.read({"config": str(folder / "small.toml")})
     assert by_path.load() == parse(SMALL)
-    monkeypatch.setattr(code, "ROOT", folder)
+    monkeypatch.setattr(origin, "ROOT", folder)
     in_bundle = RunConfig.read({"config": "small.toml"})
     assert in_bundle.path == by_path.path
     assert in_bundle.load() == parse(SMALL)

@@ -30,6 +30,7 @@ import server.monitor.suspects
 import server.process
 from deploy.cli import EPILOG, _parser, main
 from deploy.doctor import Finding
+from foundation import origin
 from foundation.errors import ConfigError, Refused, ServerGone, Unwritten
 from server.monitor.live import LiveRun, Title
 from strategies.strategy import NoClientsError
@@ -238,7 +239,7 @@ def test_the_version_names_what_matters_in_a_bug_report(capsys: pytest.CaptureFi
 
 
 def test_the_revision_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploy.versions, "ROOT", tmp_path)
+    monkeypatch.setattr(origin, "ROOT", tmp_path)
     assert "revision" not in deploy.versions.versions()
     git = shutil.which("git")
     if git is None:

@@ -92,7 +92,7 @@ def test_a_node_that_left_is_not_listed() -> None:
         ((0, "same"), "claims seat 0, which node 100 holds: it must wait"),
         ((2, "same"), "claims seat 2: must be 0 .. 1"),
         (("x", "same"), "claims seat x: must be 0 .. 1"),
-        ((1, "other"), "runs other code (fingerprint other, this server same)"),
+        ((1, "other"), "runs other code: unknown version (other), this server 0.1.0 (same)"),
         (None, "node 101: cannot take part: no data here"),
     ],
 )
@@ -125,7 +125,9 @@ def test_the_next_claimant_takes_a_seat_whose_node_has_gone() -> None:
 def test_where_all_nodes_run_other_code_nobody_is_waited_for() -> None:
     roster = QueriedGrid(answers((0, "other"), (0, "other")), 2, "same", timeout_s=0.05)
     assert roster.wait(2, timeout=1e6) == 0
-    assert roster.complaints().startswith("2 of 2 nodes: runs other code (fingerprint other, this server same)")
+    assert roster.complaints().startswith(
+        "2 of 2 nodes: runs other code: unknown version (other), this server 0.1.0 (same)"
+    )
 
 
 def test_nodes_of_another_app_are_told_by_what_flower_says_of_the_question() -> None:
