@@ -245,10 +245,10 @@ class AppStrategy(RobustStrategy):
         self.forget()
         began = time.monotonic()
         show_warnings()
-        log_start(type(self).__name__, num_rounds, initial_arrays, train_config, evaluate_config)
         self.deadline_s = min(self.deadline_s, timeout)
         polled = self.seats.watch(grid)
         self._gather()
+        log_start(type(self).__name__, num_rounds, initial_arrays, train_config, evaluate_config)
         self.summary()
         log.info("")
         first = None
@@ -295,8 +295,14 @@ class AppStrategy(RobustStrategy):
     def _settle(self) -> None:
         """Fix who takes part, where that is still open when the first round begins."""
 
+    def wait_for(self, nodes: int) -> int:
+        """Wait for so many nodes, at most ``join_timeout_s``; return how many there are."""
+        if (ready := len(self.seats.nodes())) < nodes:
+            log.info("Waiting for nodes to connect: %d connected (waiting for %d).", ready, nodes)
+        return self.seats.wait(nodes, self.idle_timeout_s)
+
     def _gather(self) -> None:
-        ready = self.seats.wait(self.clients, self.idle_timeout_s)
+        ready = self.wait_for(self.clients)
         if ready < self.min_available_nodes:
             came = f"{ready} of {self.clients} clients came within {self.idle_timeout_s:g} s"
             needed = f"{self.min_available_nodes} are needed (min_available_nodes)"

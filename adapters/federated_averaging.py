@@ -206,7 +206,7 @@ class RobustFedAvg(AppStrategy):
             return
         least = self.min_available_nodes
         self.seats.open()
-        self.seats.wait(least, self.idle_timeout_s)
+        self.wait_for(least)
         self.clients = self.seats.close()
         if self.clients < least:
             came = f"{self.clients} nodes came within {self.idle_timeout_s:g} s"

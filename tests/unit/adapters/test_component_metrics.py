@@ -392,12 +392,14 @@ def test_flowers_loop_counts_the_nodes_too() -> None:
     assert (len(messages), one.clients, one.byzantine) == (N, N, 2)
 
 
-def test_fewer_nodes_than_must_be_available() -> None:
+def test_fewer_nodes_than_must_be_available(caplog: pytest.LogCaptureFixture) -> None:
     grid = nodes()
     grid.offline = set(SEATED[:3])
+    caplog.set_level(logging.INFO, "flwr.breakwater")
     for options, least in (({"byzantine": 1}, 3), ({"byzantine_fraction": 0.3, "min_available_nodes": 4}, 4)):
         with pytest.raises(NoClientsError, match=rf"^2 nodes came within 0.05 s, and {least} are needed \(min_avail"):
             RobustFedAvg(join_timeout_s=0.05, **options).start(grid, model(X0), 1)
+        assert f"Waiting for nodes to connect: 2 connected (waiting for {least})." in caplog.text
     assert RobustFedAvg(byzantine_fraction=0.3, join_timeout_s=0.05).start(grid, model(X0), 1).arrays
 
 
