@@ -16,7 +16,8 @@ from tests.docs.blocks import ROOT, Block, blocks_of
 from tests.docs.test_pages import checkout
 
 PAGE = "docs/install.md"
-HERE = "tests/docs/test_install_page.py::test_a_wheel_from_the_page_is_installed_and_used"
+pytestmark = [pytest.mark.wheel, pytest.mark.slow]
+HERE = "tests/wheel/test_install_page.py::test_a_wheel_from_the_page_is_installed_and_used"
 
 
 def typed(block: Block, folder: Path, environment: Path, **variables: str) -> str:
@@ -28,7 +29,6 @@ def typed(block: Block, folder: Path, environment: Path, **variables: str) -> st
     return ended.stdout
 
 
-@pytest.mark.slow
 def test_a_wheel_from_the_page_is_installed_and_used(tmp_path: Path) -> None:
     environment, tree = tmp_path / "environment", tmp_path / "tree"
     venv.create(environment, with_pip=True)
