@@ -108,9 +108,11 @@ def _rounds(path: Path) -> list[dict[str, Any]]:
 
 
 def _model(path: Path) -> bytes:
-    from safetensors.numpy import load_file
+    from server.run_folder.reader import read_model  # late: it is heavy, and only this process needs it
 
-    x = load_file(path / "model.safetensors")["x"]
+    x = read_model(path).x
+    if x is None:
+        raise ValueError(f"{path}: the order of its parameters is unknown")
     return str(x.dtype).encode() + x.tobytes()
 
 

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ from server.monitor.report import write_report
 from server.monitor.terminal import last_line
 from server.run_folder import CURVE, REPORT
 from server.run_folder.checkpoints import Checkpoint
+from server.run_folder.model import ModelForm
 from server.run_folder.reader import read_rounds
 from server.run_folder.writer import RunFolder
 from strategies.deadline import LearntDeadline
 from strategies.method import Evaluation
 from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord, StalledError
-from tasks.contract import Problem
 
 log = logging.getLogger("breakwater.server")
 
@@ -77,6 +77,7 @@ def run(
     config, problem = experiment.config, experiment.problem
     federation, rounds = config.federation, config.strategy.rounds
     console = console_for(monitoring)
+    folder.form = ModelForm.of(problem)
     load_loops(experiment, console)
     checkpointer = Checkpointer(experiment, folder, point, incarnation, console)
     resumed = checkpointer.state
@@ -89,7 +90,7 @@ def run(
             joined_s = 0.0 if over else _gather(transport, federation, checkpointer)
             x0 = problem.initial()
             start = problem.evaluate(x0)
-            folder.begin(config, start, *beside(problem))
+            folder.begin(config, start)
             observers.start(start if resumed is None else problem.evaluate(resumed.x), folder.rounds)
             strategy = _strategy(experiment, transport, observers)
             strategy.on_round = _on_round(strategy, transport, checkpointer, observers)
@@ -127,7 +128,7 @@ def run(
             draw({config.strategy.kind: (start, read_rounds(folder.path))}, folder.path / CURVE, title=title(config))
     except OSError as error:
         log.error("%s: cannot be written: %s", folder.path / CURVE, error.strerror or error)
-    console.quiet = False
+    console.quiet = monitoring.silent
     console.print(line, highlight=False, markup=False)
     if stalled is not None:
         raise stalled
@@ -169,12 +170,6 @@ def _on_round(
                 checkpointer.keep(transport, strategy)
 
     return on_round
-
-
-def beside(problem: Problem) -> tuple[Mapping[str, Any], str]:
-    """Return what goes into the model's file beside x: frozen values by name, and the layout of x."""
-    frozen = problem.frozen() if hasattr(problem, "frozen") else {}
-    return frozen, str(problem.layout()) if hasattr(problem, "layout") else ""
 
 
 def _facts(experiment: Experiment) -> dict[str, Any] | None:

@@ -42,6 +42,13 @@ def trained(module: nn.Module) -> dict[str, nn.Parameter]:
     return found
 
 
+def tied(module: nn.Module) -> dict[str, str]:
+    """Return the further names under which a state dict has trained parameters: name -> the name in ``trained``."""
+    names = {id(parameter): name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    found = {name: names.get(id(tensor), name) for name, tensor in module.state_dict(keep_vars=True).items()}
+    return {name: first for name, first in found.items() if name != first}
+
+
 def untrained(module: nn.Module) -> dict[str, NDArray[np.generic]]:
     """Return copies of the frozen parameters and the buffers by name, those that a state dict has."""
     learnt = {id(parameter) for parameter in module.parameters() if parameter.requires_grad}

@@ -13,8 +13,8 @@ PROBLEM = ("dim", "dtype", "smoothness", "optimum", "samples", "initial", "oracl
 """What ``tasks.contract.Problem`` asks for."""
 
 
-OPTIONAL = frozenset({"training_data", "layout", "frozen", "fingerprint"})
-"""What it may have beside that, see ``tasks.identity``."""
+OPTIONAL = frozenset({"training_data", "layout", "tied", "frozen", "fingerprint"})
+"""What it may have beside that, see ``tasks.identity`` and ``server.run_folder.model``."""
 
 
 class OwnProblem:

@@ -19,7 +19,7 @@ from strategies.method import Evaluation, Vector
 from strategies.randomness import Role, stream
 from tasks.contract import Setting, TaskError
 from tasks.measures import highest_score, is_one_hot, share_right
-from tasks.modules import completed, trained, untrained
+from tasks.modules import completed, tied, trained, untrained
 from tasks.partition import Indices, Partitioned, draw, split
 from tasks.threads import one_thread
 
@@ -181,6 +181,10 @@ class TorchProblem(Partitioned["TorchOracle"]):
     def layout(self) -> str:
         """Return the names and shapes of what x holds, in its order."""
         return json.dumps([[name, list(parameter.shape)] for name, parameter in self.model.trained.items()])
+
+    def tied(self) -> dict[str, str]:
+        """Return the further names that a state dict has for trained parameters, with the name in ``layout``."""
+        return tied(self.model.module)
 
     def frozen(self) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
         """Return what belongs to the model beside x: frozen parameters and buffers by name."""

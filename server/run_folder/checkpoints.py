@@ -78,7 +78,7 @@ def write_arrays(arrays: Mapping[str, NDArray[Any]], path: Path, metadata: dict[
         OSError: it cannot be written.
     """
     try:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata)
+        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path, metadata)
     except SafetensorError as error:  # its name for an error of the system
         raise OSError(None, str(error)) from error
 

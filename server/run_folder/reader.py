@@ -1,4 +1,4 @@
-"""What is read from a run folder: its rounds and its summary."""
+"""What is read from a run folder: its rounds, its summary and its model."""
 
 import json
 from collections.abc import Iterator
@@ -7,6 +7,8 @@ from typing import Any
 
 from foundation.errors import ConfigError
 from server.run_folder import METRICS, SUMMARY
+from server.run_folder.model import Model as Model
+from server.run_folder.model import read_model as read_model
 from server.run_folder.record import from_line
 from strategies.strategy import RoundRecord
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Self
 
 from experiment.config import Config
@@ -22,21 +21,17 @@ from foundation.signals import waiting
 from server.run_folder import CONFIG, METRICS, MODEL, SUMMARY
 from server.run_folder.checkpoints import Checkpoint, Checkpoints, clear_drafts, write_arrays
 from server.run_folder.manifest import unwritable, versions
+from server.run_folder.model import ModelForm
 from server.run_folder.record import from_line, kind_of, measures_to, plain, to_line
 from strategies.method import ATTACK_FAILED, Evaluation, Vector
 from strategies.strategy import RoundRecord
 
 log = logging.getLogger("breakwater.server")
 
-FROZEN = "frozen."
-"""Prefix of the arrays in the model's file that belong to the model and are not trained."""
 _RESERVE, _RESERVE_BYTES = ".reserve", 64 << 10
 """A file that keeps room for the summary while the run goes, so that a full disk cannot lose it; and its size."""
 _MAX_UNWRITTEN = 64 << 20
 """At most this many bytes of metrics wait in memory for room on the disk; with more the run ends."""
-
-
-_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Claim:
@@ -91,12 +86,15 @@ class RunFolder:
             will be run again. None for a new one.
         claim: the lock on the folder, where this process has it already.
 
+    ``form`` says how models are written, one vector x at first; whoever knows the task sets it.
+
     Raises:
         ConfigError: the folder cannot be used, or another server uses it; the message says how to fix that.
     """
 
     def __init__(self, path: Path, checkpoint: Checkpoint | None = None, claim: Claim | None = None) -> None:
         self.path = path
+        self.form = ModelForm()
         self._rounds = self._bytes_up = self._bytes_down = 0
         self._incomplete = self._attack_failed = 0
         self._attack_failure = ""  # the first reason
@@ -104,8 +102,6 @@ class RunFolder:
         self._rejected_of: dict[str, Counter[str]] = {}
         self._names: dict[int, str] = {}
         self._start: Evaluation | None = None
-        self._frozen: dict[str, Any] = {}
-        self._layout = ""
         self._last: Evaluation | None = None
         self._wall_s = 0.0 if checkpoint is None else checkpoint.wall_s  # before this server was started
         self._began: float | None = None
@@ -166,16 +162,13 @@ class RunFolder:
         """Seconds from the first round to now, restarts of the server included."""
         return self._wall_s + (0.0 if self._began is None else time.monotonic() - self._began)
 
-    def begin(self, config: Config, start: Evaluation, frozen: Mapping[str, Any] = _NONE, layout: str = "") -> None:
+    def begin(self, config: Config, start: Evaluation) -> None:
         """Write the resolved config and keep the measure of x^0; the first round follows.
 
         Args:
             config: resolved.
             start: the measure of x^0.
-            frozen: arrays by name that belong to the model beside x; they go into the model's file.
-            layout: the names and shapes of what x holds, as JSON, for the file's metadata; "" where there are none.
         """
-        self._frozen, self._layout = {f"{FROZEN}{name}": array for name, array in frozen.items()}, layout
         self._began = time.monotonic()
         with self._or_later(CONFIG):
             replace_text(self.path / CONFIG, config.to_toml())
@@ -325,9 +318,9 @@ class RunFolder:
             del self._unwritten[:whole]
 
     def _save(self, model: Vector) -> None:
-        metadata = {"layout": self._layout} if self._layout else None
+        arrays, metadata = self.form.arrays(model)
         with replacing(self.path / MODEL) as draft:
-            write_arrays({"x": model, **self._frozen}, draft, metadata)
+            write_arrays(arrays, draft, metadata)
 
     @contextmanager
     def _or_later(self, what: str) -> Iterator[None]:

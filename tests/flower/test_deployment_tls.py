@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file
 
 from tests.flower.conftest import CONFIG
 from tests.flower.environments import NEWEST
@@ -17,6 +16,7 @@ from tests.flower.ways import (  # noqa: F401  # two are tests, which are this f
     test_the_run_through_superlink_and_supernodes_is_that_of_the_live_link,
 )
 from tests.integration.processes import free_address, rounds_of, until
+from tests.saved import x_of
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow]
 
@@ -70,7 +70,7 @@ def test_a_task_of_ones_own_is_a_file_of_the_bundle(flower: Flower, app: Path, t
     changes = "strategy.rounds=60 strategy.batch=1 compressor.kind=identity"
     run = flower.run(own, tmp_path / "run", config="deploy/configs/center.toml", set=changes, link=free_address())
     assert run.wait() == "finished:completed", run.log()
-    assert all(0 < x < 3 for x in load_file(run.out / "model.safetensors")["x"])
+    assert all(0 < x < 3 for x in x_of(run.out))
 
 
 def test_a_killed_supernode_costs_a_deadline_and_is_resynchronised_when_it_is_back(

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file
 
 from experiment.config import load
 from experiment.opened import open_experiment
@@ -14,6 +13,7 @@ from tests.flower.environments import NEWEST
 from tests.flower.harness import Flower
 from tests.integration.processes import ROOT, Processes, rounds_of, summary_of
 from tests.local_grid import federation
+from tests.saved import x_of
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow]
 
@@ -50,7 +50,7 @@ def test_a_hundred_virtual_clients_give_the_bits_of_one_process(flower: Flower, 
     experiment = open_experiment(load(ROOT / CONFIG, CHANGES).to_toml(), None, None)
     grid, strategy = federation(experiment)
     strategy.start(grid, codec.to_arrays(experiment.problem.initial()), 4)
-    assert load_file(run.out / "model.safetensors")["x"].tobytes() == strategy.state.x.tobytes()
+    assert x_of(run.out).tobytes() == strategy.state.x.tobytes()
 
 
 def test_another_apps_client_package_is_noticed(flower: Flower, app: Path, tmp_path: Path) -> None:

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import load_file
-
 from tests.flower.conftest import ATTACK, CONFIG
 from tests.flower.harness import Flower, Run, Way
 from tests.flower.pages import typed
 from tests.integration.processes import free_address, rounds_of, summary_of
+from tests.saved import x_of
 
 ROUNDS = 20
 HONEST = typed("docs/flower.md", "flower-supernode", "partition-id=0")
@@ -37,7 +36,7 @@ def is_the_run(run: Run, expected: Path) -> None:
     """Check that a run that has ended is another one, to the last bit."""
     assert summary_of(run.out)["status"] == "finished"
     assert trajectory(run.out) == trajectory(expected)
-    model, wanted = (load_file(out / "model.safetensors")["x"] for out in (run.out, expected))
+    model, wanted = (x_of(out) for out in (run.out, expected))
     assert model.dtype == wanted.dtype
     assert model.tobytes() == wanted.tobytes()
 

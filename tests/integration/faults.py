@@ -24,7 +24,6 @@ from typing import Any, Self
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from examples.plain_loop import trajectory
 from experiment.config import load
@@ -45,6 +44,7 @@ from tests.integration.processes import (
 )
 from tests.reference.compressed_loops import dasha_page
 from tests.reference.plain_methods import descent
+from tests.saved import x_of
 
 CLIENTS = 6
 ROUNDS = 150
@@ -404,8 +404,7 @@ class Site:
     @property
     def model(self) -> Vector:
         """The model in the run folder."""
-        model: Vector = load_file(self.out / "model.safetensors")["x"]
-        return model
+        return x_of(self.out)
 
 
 def name(i: int) -> str:

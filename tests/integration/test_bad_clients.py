@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from safetensors.numpy import load_file
 
 from experiment.code import code_fingerprint
 from experiment.config import load
@@ -32,6 +31,7 @@ from strategies.method import Ask, Packet
 from strategies.randomness import Role, stream
 from tests.integration.fork_server import ForkServer
 from tests.integration.processes import DIGITS, SOON_S, Processes, rounds_of, sets, summary_of
+from tests.saved import x_of
 
 pytestmark = pytest.mark.slow
 
@@ -221,5 +221,5 @@ def test_no_bad_client_disturbs_anybody(processes: Processes, tmp_path: Path) ->
     assert text.count(" rejected: ") == count  # all are in the file, the terminal hears of each reason once
     assert server.said().count(" rejected: ") == len(FAULTS) + 3
 
-    model = load_file(out / "model.safetensors")["x"]
+    model = x_of(out)
     assert model.tobytes() == honest_model(load(path, changes).to_toml()).tobytes()

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import Context, Error, Message, RecordDict
-from safetensors.numpy import load_file
 
 from client.app import app as client_app
 from examples.plain_loop import trajectory
@@ -28,6 +27,7 @@ from server.app import app as server_app
 from strategies.strategy import NoClientsError
 from tests.integration.processes import SOON_S, free_address, rounds_of, summary_of
 from tests.local_grid import LocalGrid
+from tests.saved import x_of
 
 pytestmark = pytest.mark.slow
 
@@ -115,7 +115,7 @@ def test_one_message_a_node_and_the_trajectory_of_a_plain_loop(tmp_path: Path) -
     grid = Nodes(4)
     serve(grid, tmp_path / "run", free_address())
     *_, x = trajectory(open_experiment(TEXT, None, None))
-    assert np.array_equal(load_file(tmp_path / "run" / "model.safetensors")["x"], x)
+    assert np.array_equal(x_of(tmp_path / "run"), x)
     assert sorted(grid.joined) == [0, 1, 2, 3]
     assert sum(len(batch) for batch in grid.pushed) == 4
     assert summary_of(tmp_path / "run")["bytes_up"] > 0
@@ -178,7 +178,7 @@ def test_attackers_on_several_nodes_act_as_one_coalition(tmp_path: Path) -> None
     text = TEXT.replace("clients = 4\nbyzantine = 1", "clients = 7\nbyzantine = 3").replace("cohort = 3", "cohort = 5")
     serve(grid, tmp_path / "run", free_address(), text)
     *_, x = trajectory(open_experiment(text, None, None))
-    assert np.array_equal(load_file(tmp_path / "run" / "model.safetensors")["x"], x)
+    assert np.array_equal(x_of(tmp_path / "run"), x)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from collections import deque
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file
 
 from examples.plain_loop import trajectory
 from experiment.config import load
@@ -28,6 +27,7 @@ from tests.integration.processes import (
     summary_of,
     until,
 )
+from tests.saved import x_of
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +90,7 @@ def test_a_federation_by_hand_ends_at_the_bits_of_a_plain_loop(
         ["honest-0: the run is over"],
     ]
     (expected,) = deque(trajectory(open_experiment(agreed.read_text(encoding="utf-8"), None, tmp_path)), maxlen=1)
-    assert load_file(out / "model.safetensors")["x"].tobytes() == expected.tobytes()
+    assert x_of(out).tobytes() == expected.tobytes()
     assert summary_of(out)["rejected"] == {}
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from deploy.local import LocalOptions, run_local
 from experiment.config import Config, load
@@ -17,6 +16,7 @@ from experiment.opened import open_experiment
 from link import codec
 from tests.integration.processes import ROOT, rounds_of
 from tests.local_grid import federation
+from tests.saved import x_of
 
 pytestmark = pytest.mark.slow
 
@@ -59,4 +59,4 @@ def runs(config: Config, out: Path) -> None:
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert (summary["status"], summary["rounds"], summary["rejected"]) == ("finished", ROUNDS, {})
     assert all(line["accepted"] == line["cohort"] for line in rounds_of(out))
-    assert load_file(out / "model.safetensors")["x"].tobytes() == in_one_process(config).tobytes()
+    assert x_of(out).tobytes() == in_one_process(config).tobytes()

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomli_w
-from safetensors.numpy import load_file
 
 from examples.plain_loop import trajectory
 from experiment.config import load, parse
@@ -28,6 +27,7 @@ from tests.integration.processes import (
     summary_of,
     until,
 )
+from tests.saved import x_of
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ AS_IN_PAGE = tuple(re.findall(r"breakwater run deploy/configs/a9a\.toml --set (\
 
 
 def model_of(out: Path) -> np.ndarray:
-    return load_file(out / "model.safetensors")["x"]
+    return x_of(out)
 
 
 # --- the paper's experiment -------------------------------------------------------------------------------------------

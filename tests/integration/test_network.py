@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file
 
 from examples.plain_loop import trajectory
 from experiment.config import load
 from experiment.opened import open_experiment
 from tests.integration.machines import CLIENTS, Machines
 from tests.integration.processes import ROOT, SOON_S, Process, rounds_of, sets, summary_of, until
+from tests.saved import x_of
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ def test_delay_and_loss_change_no_bit_of_the_model(machines: Machines) -> None:
     assert summary_of(out)["rejected"] == {}
     attacked = load(ROOT / CONFIG, [*changes, "attack.kind=foe", "attack.eps=5.0"])
     (expected,) = deque(trajectory(open_experiment(attacked.to_toml(), None, None)), maxlen=1)
-    assert load_file(out / "model.safetensors")["x"].tobytes() == expected.tobytes()
+    assert x_of(out).tobytes() == expected.tobytes()
     # There and back once, plus what a busy machine takes: no reply waits for a retransmission timer in every round.
     typical = statistics.median(line["round_s"] for line in rounds_of(out))
     assert 2 * ONE_WAY_S < typical < 20 * ONE_WAY_S

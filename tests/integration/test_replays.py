@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from experiment.config import load
 from experiment.opened import open_experiment
@@ -19,6 +18,7 @@ from strategies.randomness import Role, stream
 from tests.integration.fork_server import ForkServer
 from tests.integration.processes import DIGITS, SOON_S, Processes, rounds_of, sets, summary_of, until
 from tests.integration.test_bad_clients import DIM, BadClient, answer, content, ones, packet
+from tests.saved import x_of
 
 pytestmark = pytest.mark.slow
 
@@ -189,4 +189,4 @@ def test_no_reply_counts_but_the_one_that_is_due(processes: Processes, tmp_path:
             assert reasons.pop("returns").startswith("disconnected: ")
         assert reasons == {}
     expected = model(load(path, changes).to_toml(), workers, returned)
-    assert load_file(out / "model.safetensors")["x"].tobytes() == expected.tobytes()
+    assert x_of(out).tobytes() == expected.tobytes()

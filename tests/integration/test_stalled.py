@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from tests.integration import failing_task
 from tests.integration.processes import Processes, free_address, rounds_of, sets, summary_of
+from tests.saved import x_of
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ def test_a_run_whose_clients_all_fail_ends_as_stalled(processes: Processes, conf
     assert since + 2 >= len(rounds), "it stepped along the old estimate at most twice"
     assert "error: RuntimeError: CUDA out of memory" in summary["stall"]["reasons"]
     problem = failing_task.Problem(5, 0, None, 0)
-    model = load_file(out / "model.safetensors")["x"]
+    model = x_of(out)
     assert problem.evaluate(np.array(model)).loss == pytest.approx(summary["loss"])
     assert summary["loss"] < summary["start"]["loss"]
     assert run.line(r"^stalled after \d+ rounds")

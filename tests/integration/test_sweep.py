@@ -36,7 +36,9 @@ TIMES = {"round_s", "deadline_s"}
 
 
 def options(config: Config, out: Path) -> LocalOptions:
-    return LocalOptions(config=config, out=out, monitoring=Monitoring(quiet=True, pictures=False), silent=True)
+    return LocalOptions(
+        config=config, config_dir=CONFIGS, out=out, monitoring=Monitoring(quiet=True, pictures=False), silent=True
+    )
 
 
 def told(out: Path) -> list[dict[str, Any]]:
@@ -50,6 +52,7 @@ SAME = {
     ),
     "rosdhb, with checkpoints that workers are told of": ("rosdhb", ("checkpoint.every=3",)),
     "byz-dasha-page, a reply of each that is not finite": ("byz-dasha-page", ("attack.kind=nan",)),
+    "a torch model, whose file is a state dict": ("custom", ()),
     "garbage on the wire": ("robust-sgd", ("attack.kind=wire", 'attack.fault=["garbage", "truncated", "oversize"]')),
 }
 
@@ -57,6 +60,8 @@ SAME = {
 @pytest.mark.parametrize("case", SAME)
 def test_a_run_in_one_process_writes_what_a_run_of_processes_writes(tmp_path: Path, case: str) -> None:
     name, changes = SAME[case]
+    if name == "custom":
+        pytest.importorskip("torch")
     config = load(CONFIGS / f"{name}.toml", ["strategy.rounds=8", "evaluation.every=4", "checkpoint.every=0", *changes])
     run_in_process(options(config, tmp_path / "one"))
     assert run_local(options(config, tmp_path / "many")) == 0

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 import pytest
-from safetensors.numpy import load_file
 
 from deploy.certs import init, issue
 from examples.plain_loop import trajectory
@@ -28,6 +27,7 @@ from link.wire import METHOD, PROTOCOL, control_frame
 from tests.integration.fork_server import ForkServer
 from tests.integration.processes import ATTACKED, Processes, rounds_of, sets, summary_of
 from tests.integration.test_link import SOON_S, Federation, ask, echoes, reasons, until
+from tests.saved import x_of
 
 pytestmark = pytest.mark.slow
 
@@ -225,7 +225,7 @@ def test_with_tls_a_run_ends_at_the_same_bits(processes: Processes, digits: Path
 
     config = load(digits, changes).to_toml()
     (expected,) = deque(trajectory(open_experiment(config, None, tmp_path)), maxlen=1)
-    assert load_file(out / "model.safetensors")["x"].tobytes() == expected.tobytes()
+    assert x_of(out).tobytes() == expected.tobytes()
     assert summary_of(out)["rejected"] == {}
     assert len(rounds_of(out)) == 20
     log = (out / "logs" / "server.log").read_text(encoding="utf-8")

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from experiment.config import load
 from experiment.opened import open_experiment
 from foundation.faults import Fault
 from strategies.randomness import Role, stream
 from tests.integration.processes import DIGITS, SOON_S, Processes, rounds_of, sets, summary_of
+from tests.saved import x_of
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +75,7 @@ def test_no_wire_fault_disturbs_anybody(forked: Processes, tmp_path: Path) -> No
             assert f"{name} rejected: {slug}" in text
         assert set(range(HONEST)) <= set(line["accepted"])
         assert set(line["accepted"]) <= {*range(HONEST), *([REPLAYER] if line["round"] == 1 else [])}
-    model = load_file(out / "model.safetensors")["x"]
+    model = x_of(out)
     assert model.tobytes() == averaged(load(path, changes).to_toml()).tobytes()
 
 

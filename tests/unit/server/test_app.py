@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from flwr.app import Context, Error, Message, RecordDict
-from safetensors.numpy import load_file
 
 from client.app import app as client_app
 from examples.plain_loop import trajectory
@@ -16,6 +15,7 @@ from link import flwr_compat
 from server.app import app
 from server.run_folder.reader import read_rounds
 from tests.local_grid import FIRST_NODE, LocalGrid
+from tests.saved import x_of
 
 TEXT = """
 [federation]
@@ -57,7 +57,7 @@ def test_the_server_app_runs_on_a_foreign_grid_to_the_same_model(tmp_path: Path)
     config.write_text(TEXT, encoding="utf-8")
     serve(config, out=str(out))
     *_, x = trajectory(open_experiment(TEXT, None, None))
-    assert np.array_equal(load_file(out / "model.safetensors")["x"], x)
+    assert np.array_equal(x_of(out), x)
     assert json.loads((out / "summary.json").read_text())["status"] == "finished"
 
 
@@ -68,6 +68,6 @@ def test_a_run_on_a_foreign_grid_goes_on_for_more_rounds_to_the_same_model(tmp_p
     config.write_text(TEXT, encoding="utf-8")
     serve(config, resume=str(out))
     *_, x = trajectory(open_experiment(TEXT, None, None))
-    assert np.array_equal(load_file(out / "model.safetensors")["x"], x)
+    assert np.array_equal(x_of(out), x)
     assert [record.round for record in read_rounds(out)] == [1, 2, 3, 4, 5, 6]
     assert json.loads((out / "summary.json").read_text())["rounds"] == 6

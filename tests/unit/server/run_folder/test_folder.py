@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors import safe_open
-from safetensors.numpy import load_file
 
 from experiment.config import load, parse
 from foundation.errors import ConfigError, Unwritten
@@ -28,6 +26,7 @@ from server.run_folder.writer import Claim, RunFolder
 from strategies.evidence import Evidence
 from strategies.method import Evaluation
 from tests.rounds import MEASURED, RECORD, START
+from tests.saved import x_of
 
 TEXT = """
 [federation]
@@ -72,7 +71,7 @@ def test_a_run_leaves_these_files(tmp_path: Path) -> None:
         "joined_s": 0.5, "rejected": {"wrong shape": 1}, "rejected_by_client": {"client-1": {"wrong shape": 1}},
         "seed": 7, "starts": 1, "lives": 1,
     }  # fmt: skip
-    assert load_file(folder.path / MODEL)["x"].tolist() == [1.0, -2.0]
+    assert x_of(folder.path).tolist() == [1.0, -2.0]
 
 
 def test_evidence_late_replies_and_new_names_are_in_the_line_of_their_round(tmp_path: Path) -> None:
@@ -369,19 +368,6 @@ def test_a_curve_of_nothing_finite(tmp_path: Path) -> None:
     lost = replace(RECORD, evaluation=Evaluation(math.nan, math.nan))
     draw({"lost": (None, [lost])}, tmp_path / CURVE)
     assert (tmp_path / CURVE).stat().st_size > 0
-
-
-def test_the_models_file_has_what_is_frozen_beside_x(tmp_path: Path) -> None:
-    frozen = {"body.weight": np.arange(6.0).reshape(2, 3).T, "steps": np.array([1, 2])}
-    with RunFolder(tmp_path / "run") as folder:
-        folder.begin(parse(TEXT), START, frozen, '[["head", [3]]]')
-        folder.save(np.ones(3))
-        with safe_open(folder.path / "model.safetensors", "numpy") as file:
-            assert file.metadata() == {"layout": '[["head", [3]]]'}
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
-    assert found.keys() == {"x", "frozen.body.weight", "frozen.steps"}
-    assert np.array_equal(found["frozen.body.weight"], frozen["body.weight"])
-    assert np.array_equal(found["x"], np.ones(3))
 
 
 def test_a_manifest_of_the_version_before_is_read(tmp_path: Path) -> None:
