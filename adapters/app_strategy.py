@@ -2,7 +2,7 @@
 
 ``RobustStrategy`` knows vectors, workers and a roster. A Flower app has an ``ArrayRecord`` of named arrays, nodes that
 come and go, and a Grid that must be polled. ``AppStrategy`` connects them, for any method; the ClientApp answers
-with ``adapters.answers.answer``. ``adapters.federated_averaging`` builds on it for ClientApps written for FedAvg.
+with ``breakwater.answer``. ``adapters.federated_averaging`` builds on it for ClientApps written for FedAvg.
 
 What an instruction holds beside that of ``link.codec``::
 
@@ -13,6 +13,7 @@ What an instruction holds beside that of ``link.codec``::
 import logging
 import math
 import secrets
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypedDict
@@ -21,6 +22,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
+from adapters.flower_log import log_end, log_start, show_warnings
 from adapters.named_arrays import ArrayLayout
 from adapters.node_roster import NodeRoster
 from foundation.errors import ConfigError
@@ -28,7 +30,7 @@ from link import codec
 from strategies.method import Ask, Compressor, Method, Packet, Rejected, Vector
 from strategies.progress import STALL_ROUNDS
 from strategies.randomness import Role, stream
-from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord
+from strategies.strategy import NoClientsError, Outcome, RobustStrategy, RoundRecord
 
 log = logging.getLogger("flwr.breakwater")
 
@@ -92,9 +94,11 @@ class AppStrategy(RobustStrategy):
         min_available_nodes: how many must have come by then; default: the n - f honest ones.
         stall_rounds: rounds in a row without a usable reply after which the model is held and all nodes are asked; see
             ``strategies.progress``.
-        every: rounds between calls of ``evaluate_fn``; the last round is always evaluated.
+        every: rounds between evaluations; the last round is always evaluated.
         configrecord_key: name of the record with the app's own ``train_config``.
-        on_round: called with the record of every finished round; default: one line in Flower's log.
+        on_round: called with the record of every finished round.
+
+    Flower's log shows what happens, in the form that Flower's own strategies use.
 
     Raises:
         ConfigError: a number is out of bounds.
@@ -145,12 +149,12 @@ class AppStrategy(RobustStrategy):
             deadline_s=deadline_s,
             idle_timeout_s=join_timeout_s,
             every=every,
-            on_round=on_round or self._log_round,
+            on_round=on_round,
         )
         self.min_available_nodes = least
         self.configrecord_key = configrecord_key
-        self._num_rounds = 0
-        self._app_config = ConfigRecord()
+        self._num_rounds = 0  # of the run that ``start`` drives
+        self._app_config = self._evaluate_config = ConfigRecord()
 
     def make_codec(self, layout: ArrayLayout) -> AppCodec:
         """Return how this model travels.
@@ -167,9 +171,15 @@ class AppStrategy(RobustStrategy):
         if self.state is None:
             self.codec = self.make_codec(ArrayLayout.of(arrays))
             self.seats.watch(grid)
+            self._settle()
         config["server-round"] = server_round
         self._app_config = ConfigRecord(dict(config))  # the app may go on changing its own
-        return super().configure_train(server_round, arrays, config, grid)
+        if self._num_rounds:  # else Flower's loop says so
+            log.info("")
+            log.info("[ROUND %d/%d]", server_round, self._num_rounds)
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        log.info("configure_train: Sampled %d nodes (out of %d)", len(messages), self.seats.online)
+        return messages
 
     def complete(self, message: Message, worker: int, round_: int) -> None:
         """Add the worker's seat, the seed of its random draws and the app's own configuration."""
@@ -212,7 +222,7 @@ class AppStrategy(RobustStrategy):
             num_rounds: rounds to run.
             timeout: seconds that a round waits for replies, where that is less than ``deadline_s``.
             train_config: reaches the ClientApp as ``configrecord_key``, with "server-round".
-            evaluate_config: not used: what clients claim about a model is no evidence, so they are not asked.
+            evaluate_config: the same for ``@app.evaluate``, where the strategy asks clients to evaluate.
             evaluate_fn: measures the model, before round 1 (as round 0) and then every ``every`` rounds.
 
         Raises:
@@ -224,32 +234,75 @@ class AppStrategy(RobustStrategy):
         """
         if num_rounds < 1:
             raise ConfigError(f"num_rounds = {num_rounds}: must be at least 1")
-        if evaluate_config is not None:
+        if evaluate_config is not None and not self.asks_to_evaluate:
             log.warning("evaluate_config is not used: clients are not asked to evaluate; give evaluate_fn")
+        self._evaluate_config = ConfigRecord() if evaluate_config is None else evaluate_config
         layout = ArrayLayout.of(initial_arrays)
         self.codec = self.make_codec(layout)
         self.codec.from_arrays(initial_arrays)  # find a flaw before waiting
         if unchanged := layout.unchanged():
             log.warning("not floating point, so not trained but kept as they are: %s", ", ".join(unchanged[:10]))
         self.forget()
-        self._num_rounds = num_rounds
+        began = time.monotonic()
+        show_warnings()
         self.deadline_s = min(self.deadline_s, timeout)
         polled = self.seats.watch(grid)
         self._gather()
+        log_start(type(self).__name__, num_rounds, initial_arrays, train_config, evaluate_config)
         self.summary()
-        first = None if evaluate_fn is None else evaluate_fn(0, initial_arrays)
-        result = super().start(polled, initial_arrays, num_rounds, timeout, train_config, None, evaluate_fn)
+        log.info("")
+        first = None
+        if evaluate_fn is not None:
+            first = evaluate_fn(0, initial_arrays)
+            log.info("Initial global evaluation results: %s", first)
+        self._num_rounds = num_rounds
+        try:
+            measure = None if evaluate_fn is None else _logged(evaluate_fn)
+            result = super().start(polled, initial_arrays, num_rounds, timeout, train_config, None, measure)
+        finally:
+            self._num_rounds = 0
         if first is not None:
             result.evaluate_metrics_serverapp = {0: first, **result.evaluate_metrics_serverapp}
+        log_end(time.monotonic() - began, result)
         return result
 
+    @property
+    def asks_to_evaluate(self) -> bool:
+        """Whether clients are asked to evaluate."""
+        return False
+
     def summary(self) -> None:
-        """Log the method and its hyper-parameters."""
-        name, n, f = type(self).__name__, self.clients, self.byzantine
-        log.info("%s of %d clients, %d of them Byzantine: %s", name, n, f, self.method)
+        """Log the clients, the method and its hyper-parameters."""
+        log.info("\t├──> Clients: %d, of which at most %d are Byzantine", self.clients, self.byzantine)
+        log.info("\t└──> Method: %s", self.method)
+
+    def _commit(self, outcome: Outcome) -> RoundRecord:
+        """Let a round take effect, and log what came back."""
+        record = super()._commit(outcome)
+        results, failures = len(record.accepted), len(record.rejected)
+        log.info("aggregate_train: Received %d results and %d failures", results, failures)
+        note = f"; {record.note}" if record.note else ""
+        log.info("\t└──> Clipped %d of %d; last step %.3g%s", len(record.clipped), results, record.step_norm, note)
+        return record
+
+    def _tell(self, round_: int, worker: int, verdict: Rejected) -> None:
+        """Log a rejection: a warning the first time that this client is rejected for this reason."""
+        name = self.roster.name(worker)
+        level = logging.INFO if (name, verdict.slug) in self._warned else logging.WARNING
+        self._warned.add((name, verdict.slug))
+        log.log(level, "round %d: %s rejected: %s", round_, name, verdict.reason)
+
+    def _settle(self) -> None:
+        """Fix who takes part, where that is still open when the first round begins."""
+
+    def wait_for(self, nodes: int) -> int:
+        """Wait for so many nodes, at most ``join_timeout_s``; return how many there are."""
+        if (ready := len(self.seats.nodes())) < nodes:
+            log.info("Waiting for nodes to connect: %d connected (waiting for %d).", ready, nodes)
+        return self.seats.wait(nodes, self.idle_timeout_s)
 
     def _gather(self) -> None:
-        ready = self.seats.wait(self.clients, self.idle_timeout_s)
+        ready = self.wait_for(self.clients)
         if ready < self.min_available_nodes:
             came = f"{ready} of {self.clients} clients came within {self.idle_timeout_s:g} s"
             needed = f"{self.min_available_nodes} are needed (min_available_nodes)"
@@ -257,11 +310,19 @@ class AppStrategy(RobustStrategy):
         if ready < self.clients:
             log.warning("%d of %d clients are there after %g s: starting", ready, self.clients, self.idle_timeout_s)
 
-    def _log_round(self, record: RoundRecord) -> None:
-        note = f"; {record.note}" if record.note else ""
-        counts = len(record.accepted), len(record.cohort), len(record.clipped)
-        text = "round %d/%d: %d of %d replies counted, %d clipped, step %.3g, %.1f s%s"
-        log.info(text, record.round, self._num_rounds, *counts, record.step_norm, record.round_s, note)
+
+def _logged(
+    evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None],
+) -> Callable[[int, ArrayRecord], MetricRecord | None]:
+    """Return an evaluation that logs what it found, as Flower does."""
+
+    def measure(round_: int, arrays: ArrayRecord) -> MetricRecord | None:
+        log.info("Global evaluation")
+        found = evaluate_fn(round_, arrays)
+        log.info("\t└──> MetricRecord: %s", found)
+        return found
+
+    return measure
 
 
 def check_share(clients: int, byzantine: int) -> None:

@@ -3,8 +3,9 @@
     app = ClientApp(mods=[robust_deltas_mod])
 
 On an instruction of ``RobustFedAvg`` it lets the app train, and sends in place of the app's model the compressed
-difference Q(x - y). Other instructions pass through, so the same ClientApp serves a plain FedAvg. It comes first among
-several mods: what those after it do to a model (clipping, noise) then reaches the server. Cheap to import.
+difference Q(x - y), with the app's metrics. Other instructions pass through, so the same ClientApp evaluates models and
+serves a plain FedAvg. It comes first among several mods: what those after it do to a model (clipping, noise) then
+reaches the server. Cheap to import.
 """
 
 from collections.abc import Callable
@@ -41,7 +42,7 @@ def robust_deltas_mod(message: Message, context: Context, call_next: Callable[[M
         return reply
     try:
         delta = _delta(x, layout.flat(_model(reply, order.arrays, "the ClientApp's reply")))
-        return _packet(delta, order, message)
+        return _packet(delta, order, message, reply)
     except (ConfigError, ValueError) as error:
         return _refusal(message, f"what the ClientApp returned cannot be used: {error}")
 
@@ -64,9 +65,11 @@ def _delta(x: Vector, y: Vector) -> Vector:
     return delta
 
 
-def _packet(delta: Vector, order: Order, message: Message) -> Message:
+def _packet(delta: Vector, order: Order, message: Message, reply: Message) -> Message:
+    """Return the message with the packet, and the app's metrics beside it."""
     packet = order.compressor.of_round(order.seed, order.worker).compress(delta, np.random.default_rng(order.draw))
-    return Message(codec.write_packet(packet, Ask(order.round, "", {})), reply_to=message)
+    content = codec.write_packet(packet, Ask(order.round, "", {}))
+    return Message(RecordDict({**reply.content.metric_records, **content}), reply_to=message)
 
 
 def _refusal(message: Message, reason: str) -> Message:

@@ -21,7 +21,7 @@ class NodeRoster(Roster):
     """Which worker sits at which node.
 
     Args:
-        clients: n, how many seats there are.
+        clients: n, how many seats there are; ``open`` and ``close`` make it the number of nodes that are there.
         grid: where the nodes are; None until ``watch``.
     """
 
@@ -29,7 +29,10 @@ class NodeRoster(Roster):
     """Seconds between polls of a Grid, which cannot be waited on."""
 
     def __init__(self, clients: int, grid: Grid | None = None) -> None:
-        self._clients = clients
+        self._clients: int | None = clients  # None while it is open
+        self._why = "`clients` is too small"
+        self.online = 0
+        """How many nodes with a seat were online at the last look."""
         self._grid = None if grid is None else PolledGrid(grid)
         self._node_of: dict[int, int] = {}  # seat -> the node that holds it, online or not
         self._left_out: set[int] = set()
@@ -48,7 +51,21 @@ class NodeRoster(Roster):
         online = set() if self._grid is None else set(self._grid.get_node_ids())
         for node in sorted(online.difference(self._node_of.values())):
             self._seat(node, online)
-        return {worker: node for worker, node in sorted(self._node_of.items()) if node in online}
+        seated = {worker: node for worker, node in sorted(self._node_of.items()) if node in online}
+        self.online = len(seated)
+        return seated
+
+    def open(self) -> None:
+        """Forget all nodes, and give a seat to each one that appears until ``close``."""
+        self._clients, self._node_of, self._left_out = None, {}, set()
+
+    def close(self) -> int:
+        """Give the nodes that are online the seats 0, 1, ... by their ids, and no seat to more; return how many."""
+        self._node_of = dict(enumerate(sorted(self.nodes().values())))
+        self._clients, self._why = len(self._node_of), "nodes that come after the start do not take part"
+        for worker, node in self._node_of.items():
+            log.info("node %d is worker %d", node, worker)
+        return self._clients
 
     def name(self, worker: int) -> str:
         """Return a name for logs."""
@@ -62,6 +79,9 @@ class NodeRoster(Roster):
         return ready
 
     def _seat(self, node: int, online: set[int]) -> None:
+        if self._clients is None:
+            self._node_of[len(self._node_of)] = node
+            return
         free = [seat for seat in range(self._clients) if seat not in self._node_of]
         gone = [seat for seat, holder in sorted(self._node_of.items()) if holder not in online]
         if free or gone:
@@ -70,5 +90,5 @@ class NodeRoster(Roster):
             log.info("node %d is worker %d", node, seat)
         elif node not in self._left_out:
             self._left_out.add(node)
-            why = "all %d seats are held by nodes that are online; `clients` is too small"
+            why = f"all %d seats are held by nodes that are online; {self._why}"
             log.warning(f"node %d is left out: {why}", node, self._clients)

@@ -20,6 +20,7 @@ class Role(IntEnum):
     INITIAL = 5  # the starting point x^0
     PARTITION = 6  # who holds which data
     ATTACK = 7  # a Byzantine client's own choices
+    EVALUATION = 8  # which clients are asked to evaluate
 
 
 def stream(seed: int, role: Role, worker: int = 0, round_: int = 0) -> Generator:

@@ -125,7 +125,7 @@ class _Open:
 
 
 @dataclass(frozen=True)
-class _Outcome:
+class Outcome:
     """What came of a round, before it takes effect.
 
     Args:
@@ -247,7 +247,7 @@ class RobustStrategy(Strategy):
         state: State = self.state
         return self.codec.to_arrays(state.x), MetricRecord({"step-norm": state.report.step_norm})
 
-    def _outcome(self, replies: Iterable[Message]) -> _Outcome:
+    def _outcome(self, replies: Iterable[Message]) -> Outcome:
         """Screen every reply and work out what the round makes of them; ``_commit`` lets it take effect."""
         opened, self._open = self._open, None
         if opened is None:
@@ -290,9 +290,9 @@ class RobustStrategy(Strategy):
             evidence=None if report.evidence is None else report.evidence.of(list(rows)),
             incomplete=not complete,
         )
-        return _Outcome(opened, after, record, list(rows) if complete else [], max(wanted, needed))
+        return Outcome(opened, after, record, list(rows) if complete else [], max(wanted, needed))
 
-    def _commit(self, outcome: _Outcome) -> RoundRecord:
+    def _commit(self, outcome: Outcome) -> RoundRecord:
         """Let a round take effect."""
         self.state, self.last = outcome.after, outcome.record
         if outcome.record.note:
@@ -345,6 +345,16 @@ class RobustStrategy(Strategy):
     ) -> Iterable[Message]:
         """Ask no client: claims about a model are no evidence; the server evaluates itself."""
         return []
+
+    def add_claims(self, round_: int, grid: Grid, result: Result, *, evaluated: bool) -> None:
+        """Add to the result what clients say about themselves after a round; here they are not asked.
+
+        Args:
+            round_: r; the model is that of the state.
+            grid: to ask them.
+            result: of the run.
+            evaluated: whether the model is to be measured after this round.
+        """
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return nothing, see ``configure_evaluate``."""
@@ -417,8 +427,10 @@ class RobustStrategy(Strategy):
             x = self.state.x
             flaw = self.flaw_of_model(x)
             diverged = bool(flaw)
-            evaluation = None
-            if round_ % self.every == 0 or round_ == num_rounds or diverged:
+            evaluation, due = None, round_ % self.every == 0 or round_ == num_rounds
+            if not diverged:
+                self.add_claims(round_, grid, result, evaluated=due)
+            if due or diverged:
                 evaluation = self.evaluate(x) if self.evaluate else None
                 diverged = diverged or (evaluation is not None and not math.isfinite(evaluation.loss))
                 metrics = evaluate_fn(round_, self.codec.to_arrays(x)) if evaluate_fn else None

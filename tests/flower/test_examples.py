@@ -83,13 +83,13 @@ def summary(out: Path) -> dict[str, Any]:
 def test_the_apps_on_a_deployment(deployment: Flower, bundles: dict[str, Path], tmp_path: Path) -> None:
     status, said = ended(deployment, bundles["flower_app"], tmp_path / "a", {}, **SMALL, rounds=2, fraction_train=1.0)
     assert status == "finished:completed", said
-    assert "round 2/2: 3 of 3 replies counted" in said
+    assert "aggregate_train: Received 3 results and 0 failures" in said
     before, *_, after = summary(tmp_path / "a")["accuracy"]
     assert before < 0.2 < 0.6 < after
 
     status, said = ended(deployment, bundles["own_strategy"], tmp_path / "b", {}, **SMALL, rounds=2, cohort=3)
     assert status == "finished:completed", said
-    assert "round 2/2: 3 of 3 replies counted" in said
+    assert "aggregate_train: Received 3 results and 0 failures" in said
     losses = summary(tmp_path / "b")["loss"]
     assert losses == sorted(losses, reverse=True)
 
