@@ -67,7 +67,7 @@ def run_in_child(options: ChildOptions) -> None:
             process = subprocess.Popen(  # ourselves
                 [sys.executable, "-P", "-m", "deploy.child"],
                 env={**os.environ, **with_ours_first()},
-                stdin=there,
+                stdin=there.fileno(),
                 stdout=None if inherited else subprocess.PIPE,
                 stderr=None if inherited else subprocess.STDOUT,
                 encoding="utf-8",
@@ -227,7 +227,17 @@ def _run(options: ChildOptions) -> tuple[int, dict[str, Any]]:
         return status, {"status": status}
     if status == 2:
         return status, {"text": f"a client could not use the experiment; see {out / 'logs'}", "invalid": True}
-    return status, {"text": said[-1] if said else f"the run ended early; see {out / 'logs' / 'server.log'}"}
+    return status, {"text": said[-1] if said else _last_error(out / "logs" / "server.log")}
+
+
+def _last_error(log: Path) -> str:
+    """Return why a server ended, from its log."""
+    with suppress(OSError):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        errors = [line.partition(": ")[2] for line in lines if " ERROR " in line[:40]]
+        if errors:
+            return errors[-1]
+    return f"the run ended early; see {log}"
 
 
 if __name__ == "__main__":

@@ -401,7 +401,7 @@ def _from_method(data: dict[str, Any], method: Method) -> dict[str, Any]:
         own = as_written(getattr(method, part))
         if data.setdefault(part, own) != own:
             raise ValueError(f"{part}: is another one than that of strategy = {name}(...); give it there alone")
-    return data | {"strategy": MethodSection.written_as(method, rounds)}
+    return data | {"strategy": as_written(MethodSection.written_as(method, rounds))}
 
 
 def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:

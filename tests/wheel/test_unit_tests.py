@@ -18,7 +18,7 @@ FILES_ABOUT_A_CHECKOUT = (
     *("deploy/test_wheel.py", "deploy/test_install.py", "deploy/test_ci.py", "deploy/test_readme.py"),
 )
 """Tests of the sources, which a wheel has changed, and of how a checkout is set up."""
-ABOUT_A_CHECKOUT = ("fingerprint", "generated_module", "out_of_its_bounds_or_not_there")
+ABOUT_A_CHECKOUT = ("fingerprint", "generated_module", "out_of_its_bounds_or_not_there", "bash_completes")
 """The same in other files: a part of the test's name."""
 
 
@@ -33,7 +33,8 @@ def test_the_fast_unit_tests_pass(beside: Callable[[str], Path], tmp_path: Path)
     no_caches = shutil.ignore_patterns("__pycache__", "wheel", "flower", "deployment")
     for name in ("tests", "examples", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=no_caches)
-    shutil.copytree(ROOT / "deploy" / "configs", tmp_path / "deploy" / "configs")
+    for name in ("deploy/configs", "benchmarks/experiments"):
+        shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md"):
         shutil.copy2(ROOT / name, tmp_path)
     left_out = [word for name in FILES_ABOUT_A_CHECKOUT for word in ("--ignore", f"tests/unit/{name}")]
