@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -110,11 +109,11 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def demo_module() -> nn.Module:
-    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    return nn.Sequential(nn.Linear(3, 4), nn.GroupNorm(2, 4))
 
 
 @pytest.fixture
-def torch_run(tmp_path: Path, run: bw.Run) -> Iterator[bw.Run]:
+def torch_run(tmp_path: Path) -> bw.Run:
     (tmp_path / "own.py").write_text(
         """
 import torch
@@ -122,7 +121,7 @@ from torch import nn
 
 class Task:
     def model(self):
-        return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+        return nn.Sequential(nn.Linear(3, 4), nn.GroupNorm(2, 4))
     def train_data(self):
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(40, 3, generator=generator)
@@ -136,20 +135,21 @@ class Task:
     small = {"federation.clients": 4, "federation.byzantine": 0, "attack.kind": "none", "strategy.rounds": 2,
              "strategy.gamma": 0.1, "aggregator.kind": "cm"}  # fmt: skip
     bw.load_config(config, small).write(tmp_path / "own.toml")
-    yield bw.run(tmp_path / "own.toml", out=tmp_path / "torch", processes=False, quiet=True)
+    return bw.run(tmp_path / "own.toml", out=tmp_path / "torch", processes=False, quiet=True)
 
 
 def test_a_torch_model_is_loaded_into_a_module(torch_run: bw.Run) -> None:
     module = torch_run.load_into(demo_module())
     state = torch_run.state_dict()
-    assert list(state) and module.state_dict().keys() == state.keys()
+    assert set(state) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    assert module.state_dict().keys() == state.keys()
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, state[name]), name
     trained = torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
     np.testing.assert_array_equal(trained.numpy(), torch_run.model)
     for other, message in (
         (nn.Linear(3, 4), "the module has bias, weight, which the model lacks"),
-        (nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5)), "the model has .* of shape .*, the module another shape"),
+        (nn.Sequential(nn.Linear(3, 5), nn.GroupNorm(5, 5)), "the model has .* of shape .*, the module another shape"),
     ):
         with pytest.raises(bw.ConfigError, match=f"the model does not fit this module: {message}") as error:
             torch_run.load_into(other)
@@ -157,7 +157,7 @@ def test_a_torch_model_is_loaded_into_a_module(torch_run: bw.Run) -> None:
 
 
 def test_a_model_without_names_is_a_vector(run: bw.Run) -> None:
-    assert run.model.shape == (650,)
+    assert run.model.shape == (2410,)
     with pytest.raises(bw.ConfigError, match="the model is one vector without names, no torch module; use model"):
         run.state_dict()
     (run.folder / MODEL).unlink()
@@ -187,9 +187,10 @@ def test_metrics_go_to_pandas_where_it_is_there(original: bw.Run, monkeypatch: p
 def test_the_report_is_written_if_it_is_missing_or_old(run: bw.Run) -> None:
     page = run.report()
     assert page == run.folder / REPORT
-    before = page.read_bytes()
     page.unlink()
-    assert run.report().read_bytes() == before
+    assert str(run.folder) in run.report().read_text(encoding="utf-8")
+    page.write_text("as it was left", encoding="utf-8")
+    assert run.report().read_text(encoding="utf-8") == "as it was left"
 
 
 def test_a_run_and_a_comparison_show_themselves_in_a_notebook(original: bw.Run, run: bw.Run, tmp_path: Path) -> None:
@@ -218,9 +219,9 @@ def test_names_that_somebody_else_chose_are_escaped(run: bw.Run, tmp_path: Path)
     (renamed.folder / "config.toml").write_text(evil, encoding="utf-8")
     for shown in (renamed._repr_html_(), bw.compare([renamed])._repr_html_()):
         seen = Visible(shown)
-        assert not {"img", "b"} & set(seen.tags[3:]) - {"b"}
+        assert "img" not in seen.tags
         assert "<img" not in shown
-        assert "\x1b" not in shown and "\u202e" not in shown
+        assert not {"\x1b", "\u202e"} & set(shown)
         assert "<b>bold" not in shown
     assert "\x1b" not in repr(renamed)
     assert "\n" not in repr(renamed)

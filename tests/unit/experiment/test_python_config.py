@@ -138,4 +138,4 @@ def test_overrides_are_a_mapping_or_as_on_the_command_line() -> None:
         ("strategy.rounds=7", 'overrides = "strategy.rounds=7": must be a mapping, or a list'),
     ):
         with pytest.raises(ConfigError, match=message):
-            load(path, wrong)  # type: ignore[arg-type]  # the last one is what people try
+            load(path, wrong)

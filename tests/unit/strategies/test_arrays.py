@@ -60,7 +60,7 @@ def test_random_pre_aggregators_take_a_generator_or_a_seed_and_ask_for_one() -> 
             call()
     with pytest.raises(ValueError, match="rng = -1: must be a NumPy generator, or a whole number of at least 0"):
         rule(ROWS, 1, rng=-1)
-    assert generator(np.int64(3), "x").random() == np.random.default_rng(3).random()
+    assert generator(3, "x").random() == np.random.default_rng(3).random()
 
 
 WITH_NAN = np.where(np.arange(9)[:, None] % 4 == 1, np.nan, ROWS)
@@ -95,7 +95,7 @@ def test_rows_that_are_none_are_refused_in_one_line(rows: Any, f: Any, message: 
 
 
 def test_numbers_whose_squares_overflow_are_finite() -> None:
-    assert MEDIAN(np.full((3, 4), 1e200), f=1).tolist() == [1e200] * 4
+    np.testing.assert_array_equal(MEDIAN(np.full((3, 4), 1e200), f=1), 1e200)
 
 
 def test_rows_are_never_modified_nor_returned() -> None:
