@@ -29,6 +29,7 @@ from experiment.problems import suggest as suggest
 from experiment.sections import METHOD_SECTIONS, Federation, MethodSection, Section
 from foundation.errors import ConfigError
 from foundation.files import replace_text
+from foundation.origin import examples
 from foundation.text import TextError, read_text
 from strategies.aggregators import (
     Bulyan,
@@ -324,7 +325,7 @@ def load(path: Path | str, overrides: Overrides = ()) -> Config:
     try:
         text = read_text(path)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; deploy/configs/ holds one for each thing to try") from None
+        raise ConfigError(f"{path}: no such file; {examples()} holds one for each thing to try") from None
     except TextError as error:
         raise ConfigError(f"{path}: {error}") from None
     config = parse(text, overrides, name=str(path))
