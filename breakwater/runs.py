@@ -15,7 +15,6 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -283,7 +282,10 @@ class Run:
         Raises:
             ImportError: pandas is not installed; one line that says how to install it.
         """
-        pandas = _imported("pandas", "pip install pandas")
+        try:
+            import pandas
+        except ImportError:
+            raise _missing("pandas", "pip install pandas") from None
         frame: pd.DataFrame = pandas.DataFrame(dict(self.metrics)).set_index("round")
         return frame
 
@@ -309,7 +311,10 @@ class Run:
         tensors = read_model(self._folder).tensors
         if not tensors:
             raise ConfigError(f"{self._folder}: the model is one vector without names, no torch module; use model")
-        torch = _imported("torch", "pip install 'breakwater[torch]'")
+        try:
+            import torch
+        except ImportError:
+            raise _missing("torch", "pip install 'breakwater[torch]'") from None
         return {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
 
     def load_into(self, module: ModuleT) -> ModuleT:
@@ -475,9 +480,6 @@ def _stat(file: Path) -> os.stat_result | None:
         return None
 
 
-def _imported(name: str, command: str) -> Any:
-    """Return an optional library, or say how to install it."""
-    try:
-        return import_module(name)
-    except ImportError:
-        raise ImportError(f"{name} is not installed: {command}", name=name) from None
+def _missing(name: str, command: str) -> ImportError:
+    """Return the error of an optional library that is not there."""
+    return ImportError(f"{name} is not installed: {command}", name=name)
