@@ -24,6 +24,17 @@ def data_dir() -> Path:
     return Path(folder)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch computes with one thread, as in our processes: several tests at once would be in each other's way."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def _a_log_of_ones_own() -> Iterator[None]:
     """What a command sets up for its log is gone when the test ends."""

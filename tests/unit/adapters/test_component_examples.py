@@ -85,6 +85,8 @@ def test_the_two_lines_make_the_difference(digits: Example, tmp_path: Path) -> N
     assert digits.run(tmp_path / "calm", robust=False, attackers=0)["accuracy"][-1] > 0.94
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_the_two_lines_in_flowers_quickstart_with_pytorch(network: Example, tmp_path: Path) -> None:
     robust = network.run(tmp_path / "robust")
     assert robust["accuracy"][-1] > 0.8

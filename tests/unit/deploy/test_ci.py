@@ -13,7 +13,7 @@ import pytest
 from tests.integration.processes import ROOT
 
 CACHES = ("HOME", "XDG_CACHE_HOME", "PIP_CACHE_DIR", "UV_CACHE_DIR", "NUMBA_CACHE_DIR", "FLWR_HOME")
-STEPS = ["clean", "setup", "check", "test", "test-flower"]
+STEPS = ["clean", "setup", "check", "test", "test-wheel", "test-flower"]
 
 
 class Machine:
