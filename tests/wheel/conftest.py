@@ -1,6 +1,5 @@
 """The wheel, built once, and environments that it is installed in."""
 
-import os
 import subprocess
 import sys
 import sysconfig
@@ -10,28 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.integration.processes import ROOT
-
-BUILD_S = 600.0
-"""A bound for what takes seconds, once uv has the packages."""
-OUTSIDE = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+from tests.wheel.building import BUILD_S, OUTSIDE, built, uv
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def uv(*arguments: str | Path) -> None:
-    """Run a command of uv; fail with what it says."""
-    command = [sys.executable, "-m", "uv", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_S, check=False, env=OUTSIDE)
-    assert done.returncode == 0, f"{command}: {done.stderr}"
-
-
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout, built by way of the source distribution, as a release is."""
-    out = tmp_path_factory.mktemp("dist")
-    uv("build", "--no-build-isolation", "--out-dir", out, ROOT)
-    (found,) = out.glob("*.whl")
-    return found
+    """The wheel of this checkout."""
+    return built(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="session")

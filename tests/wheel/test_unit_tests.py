@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.processes import ROOT
 from tests.packages import PACKAGES
-from tests.wheel.conftest import BUILD_S, OUTSIDE
+from tests.wheel.building import BUILD_S, OUTSIDE
 
 pytestmark = [pytest.mark.wheel, pytest.mark.slow]
 

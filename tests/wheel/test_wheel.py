@@ -16,7 +16,8 @@ from experiment.code import code_fingerprint
 from foundation import origin
 from tests.integration.processes import COMMAND, ROOT, Processes, sets, summary_of
 from tests.packages import PACKAGES
-from tests.wheel.conftest import OUTSIDE, Run, uv
+from tests.wheel.building import OUTSIDE, uv
+from tests.wheel.conftest import Run
 
 pytestmark = [pytest.mark.wheel, pytest.mark.slow]
 
