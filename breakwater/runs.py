@@ -28,7 +28,7 @@ from deploy.folders import data_folder, new_folder
 from deploy.local import LocalOptions, check_attack
 from experiment.config import Config, Overrides, changed, load, parse
 from experiment.explain import title
-from foundation.errors import ConfigError
+from foundation.errors import ConfigError, ProcessEnded
 from foundation.signals import raising
 from foundation.text import one_line
 from server.monitor.exporters import Monitoring
@@ -109,6 +109,8 @@ def run(
                 monitoring=Monitoring(quiet=quiet, silent=quiet),
             )
         )
+    if not (folder / METRICS).is_file():
+        raise ProcessEnded("the run was interrupted before it began")
     return Run(folder if out is None else out)
 
 
