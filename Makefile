@@ -8,12 +8,13 @@ STAMP := $(VENV)/.breakwater-setup
 ON_ALL_CORES := --numprocesses $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() + 1))') --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-flower test-containers check format bench fuzz torture soak docs constraints proto clean
+.PHONY: help setup demo test test-fast test-flower test-wheel test-containers check format bench fuzz torture soak docs constraints proto clean
 
 help:
 	@echo "make demo       see it work (about a minute after set-up)"
 	@echo "make test       the test suite; make test-fast leaves out real processes and long runs"
 	@echo "make test-flower  Flower deployments and simulations, each version in an environment of its own"
+	@echo "make test-wheel   the wheel, built, installed elsewhere and used, and the fast unit tests on it"
 	@echo "make test-containers  the image built and run by podman, as root; skips where podman cannot"
 	@echo "make check      lint, formatting, types, import layers"
 	@echo "make bench      the benchmarks"
@@ -40,13 +41,16 @@ demo: $(STAMP)
 	$(BIN)/breakwater demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ON_ALL_CORES) -m "not flower and not containers"
+	$(BIN)/python -m pytest $(ON_ALL_CORES) -m "not flower and not wheel and not containers"
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest $(ON_ALL_CORES) -m "not slow and not flower"
+	$(BIN)/python -m pytest $(ON_ALL_CORES) -m "not slow and not flower and not wheel"
 
 test-flower: $(STAMP)
 	$(BIN)/python -m pytest $(ON_ALL_CORES) tests/flower
+
+test-wheel: $(STAMP)
+	$(BIN)/python -m pytest $(ON_ALL_CORES) tests/wheel
 
 # Debian packages for a base image, and all of ours into an image: some minutes, and root.
 test-containers: $(STAMP)

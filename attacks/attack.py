@@ -13,14 +13,16 @@ seats, and so is the generator that they draw and forge with.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import ClassVar
+from typing import Any, ClassVar, overload
 
 import numpy as np
 
-from attacks.view import SIGHTS, Sight, View
-from strategies.method import Compressor, Packet, Vector
+from attacks.view import SIGHTS, Sight, View, alone
+from strategies.arrays import ArrayT, Random, generator, read_rows, whole
+from strategies.method import Aggregator, Compressor, Packet, Vector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,94 @@ class Attack(ABC):
         """
         with np.errstate(all="ignore"):
             return self._target(view, rng)
+
+    @overload
+    def vectors(
+        self,
+        honest: ArrayT,
+        f: int,
+        *,
+        own: ArrayT | Sequence[ArrayT] | None = None,
+        flipped: ArrayT | Sequence[ArrayT] | None = None,
+        rule: Aggregator | None = None,
+        x: ArrayT | None = None,
+        x0: ArrayT | None = None,
+        g: ArrayT | None = None,
+        gamma: float | None = None,
+        rng: Random = None,
+    ) -> ArrayT: ...
+    @overload
+    def vectors(
+        self,
+        honest: Sequence[ArrayT],
+        f: int,
+        *,
+        own: ArrayT | Sequence[ArrayT] | None = None,
+        flipped: ArrayT | Sequence[ArrayT] | None = None,
+        rule: Aggregator | None = None,
+        x: ArrayT | None = None,
+        x0: ArrayT | None = None,
+        g: ArrayT | None = None,
+        gamma: float | None = None,
+        rng: Random = None,
+    ) -> ArrayT: ...
+    def vectors(
+        self,
+        honest: Any,
+        f: int,
+        *,
+        own: Any = None,
+        flipped: Any = None,
+        rule: Aggregator | None = None,
+        x: Any = None,
+        x0: Any = None,
+        g: Any = None,
+        gamma: float | None = None,
+        rng: Random = None,
+    ) -> Any:
+        """Return what f attackers send, given the honest vectors: the attack alone, without a federation.
+
+        Most attacks need ``honest`` and ``f`` only; one that needs more says so. The attackers see the rows of
+        ``honest``, whatever ``view`` is; to model a coalition that knows its own data only, pass its rows there.
+
+        Args:
+            honest: the vectors of the n - f honest clients: a matrix, shape (n - f, d), or a list of arrays of one
+                shape; NumPy arrays or torch tensors.
+            f: how many attackers there are, at least 1.
+            own: what these would send if they were honest, f rows; default: the mean of the honest rows.
+            flipped: the same on flipped labels, f rows; for ``LabelFlip``.
+            rule: the server's aggregation rule; for attacks that try out what harms it most.
+            x: the model, one vector; for ``ShiftBack``.
+            x0: the model that the run started from; the same.
+            g: the server's previous aggregate; for ``ROP``, which does without it.
+            gamma: the server's step size; for ``ShiftBack``.
+            rng: for attacks that draw, and rules with random pre-aggregators; a generator or a seed.
+
+        Returns:
+            Shape (f, d), or (f, *shape) for a list, as the honest vectors are: type and device. No rows from an
+            attacker that stays silent.
+
+        Raises:
+            ValueError: rows that are no matrix, an f that the attack cannot use, or something is missing; one line.
+        """
+        rows, form = read_rows(honest)
+        f = whole(f)
+        if f < 1:
+            raise ValueError(f"f = {f}: must be at least 1")
+        if (flaw := self.validate(len(rows) + f, f)) is not None:
+            raise ValueError(flaw)
+        seats: dict[str, Any] = {}
+        for name, given in (("own", own), ("flipped", flipped)):
+            if given is not None:
+                seats[name] = read_rows(given)[0].astype(rows.dtype, copy=False)
+                if seats[name].shape != (f, rows.shape[1]):
+                    raise ValueError(f"{name} of shape {seats[name].shape}: must be {(f, rows.shape[1])}, f rows")
+        vectors = {"x": x, "x0": x0, "g": g}
+        known = {name: form.vector(given, name) for name, given in vectors.items() if given is not None}
+        rng = generator(rng, self.kind)
+        views = (alone(self, rows, f, seat, seats, rule, known, gamma, rng) for seat in range(f))
+        sent = [vector for view in views if (vector := self(view, rng)) is not None]
+        return form.back(np.stack(sent) if sent else rows[:0], many=True)
 
     @abstractmethod
     def _target(self, view: View, rng: np.random.Generator) -> Vector | None:

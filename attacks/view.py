@@ -7,11 +7,17 @@
 A ``View`` carries what is cheap, and what is not as a function, so that an attack that needs no gradient costs none.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from strategies.method import Rows, Vector
+import numpy as np
+from numpy.random import Generator
+
+from strategies.arrays import missing
+from strategies.cohorts import aggregate
+from strategies.method import Aggregator, Rows, Vector
+from strategies.vectors import mean_of_rows
 
 Sight = Literal["own", "coalition", "omniscient"]
 """How much an attacker knows, from least to most."""
@@ -69,3 +75,69 @@ class View:
     def honest_ids(self) -> Sequence[int]:
         """Return whose the rows of ``honest`` are."""
         return self.ids() or [self.worker]
+
+
+def alone(
+    attack: Any,
+    rows: Rows,
+    f: int,
+    seat: int,
+    seats: Mapping[str, Rows],
+    rule: Aggregator | None,
+    known: Mapping[str, Vector],
+    gamma: float | None,
+    rng: Generator,
+) -> View:
+    """Return the view of one of f attackers that see these rows, outside a federation; see ``Attack.vectors``.
+
+    The honest workers are 0 .. n-f-1, the attackers the last f of n. What is not known raises ValueError when an attack
+    asks for it.
+
+    Args:
+        attack: whose view it is.
+        rows: the honest messages in view, shape (n - f, d).
+        f: how many attackers there are.
+        seat: which of them, 0 .. f-1.
+        seats: "own" and "flipped", shape (f, d) each, as far as they are known.
+        rule: the server's.
+        known: "x", "x0" and "g", as far as they are known.
+        gamma: the server's step size, where it is known.
+        rng: for the rule.
+    """
+    n = len(rows) + f
+    own = seats["own"][seat] if "own" in seats else mean_of_rows(rows)
+
+    def needs(what: str) -> str:
+        return f"{attack.kind} needs {what}: pass {what}="
+
+    def flipped() -> Vector:
+        if "flipped" not in seats:
+            raise ValueError(needs("flipped"))
+        theirs: Vector = seats["flipped"][seat]
+        return theirs
+
+    def aggregated(some: Rows) -> Vector:
+        if rule is None:
+            raise ValueError(needs("rule"))
+        sound = some[np.isfinite(some).all(axis=1)]
+        vector = aggregate(rule, sound, n, f, rng, known.get("g")).vector
+        zero: Vector = np.zeros_like(own)
+        return zero if vector is None else vector
+
+    return View(
+        worker=n - f + seat,
+        own=own,
+        flipped=flipped,
+        ids=lambda: range(len(rows)),
+        peers=lambda: rows,
+        message=lambda worker: rows[worker] if 0 <= worker < len(rows) else None,
+        n=n,
+        f=f,
+        sampled=n,
+        sampled_byzantine=f,
+        x=known.get("x", missing(needs("x"))),
+        x0=known.get("x0", missing(needs("x0"))),
+        g=known.get("g"),
+        gamma=missing(needs("gamma")) if gamma is None else gamma,
+        aggregate=aggregated,
+    )

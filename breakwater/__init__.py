@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from adapters.federated_averaging import RobustFedAvg
     from adapters.mods import robust_deltas_mod
     from breakwater import aggregators, attacks, compressors, methods, tasks
+    from breakwater.runs import Comparison, Run, compare, load_config, run
     from experiment.config import CheckpointSection, Config, EvaluationSection
     from experiment.sections import Federation
     from foundation.errors import BreakwaterError, ConfigError
@@ -32,14 +33,19 @@ _WHERE = {
     "AppStrategy": "adapters.app_strategy",
     "BreakwaterError": "foundation.errors",
     "CheckpointSection": "experiment.config",
+    "Comparison": "breakwater.runs",
     "Config": "experiment.config",
     "ConfigError": "foundation.errors",
     "EvaluationSection": "experiment.config",
     "Federation": "experiment.sections",
     "RobustFedAvg": "adapters.federated_averaging",
+    "Run": "breakwater.runs",
     "StalledError": "strategies.hold",
     "answer": "adapters.answers",
+    "compare": "breakwater.runs",
+    "load_config": "breakwater.runs",
     "robust_deltas_mod": "adapters.mods",
+    "run": "breakwater.runs",
 }
 """The module of each name."""
 
@@ -47,18 +53,23 @@ __all__ = [
     "AppStrategy",
     "BreakwaterError",
     "CheckpointSection",
+    "Comparison",
     "Config",
     "ConfigError",
     "EvaluationSection",
     "Federation",
     "RobustFedAvg",
+    "Run",
     "StalledError",
     "aggregators",
     "answer",
     "attacks",
+    "compare",
     "compressors",
+    "load_config",
     "methods",
     "robust_deltas_mod",
+    "run",
     "tasks",
 ]
 

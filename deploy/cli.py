@@ -15,11 +15,12 @@ from deploy import streams
 from deploy.commands import COMMANDS
 from deploy.environment import settle
 from foundation.errors import BreakwaterError, ProcessEnded, ServerGone, Unwritten
+from foundation.origin import examples
 from foundation.signals import raising
 
 EPILOG = (
     "Exit status: 0 success; 1 the command started but could not complete, or doctor found a problem; 2 invalid "
-    "options, config or files; 130 interrupted (details: docs/troubleshooting.md). Example configs: deploy/configs/. "
+    f"options, config or files; 130 interrupted (details: docs/troubleshooting.md). Example configs: {examples()} "
     "Introduction: README.md."
 )
 

@@ -37,14 +37,20 @@ def _milder(option: str) -> str:
     return f"default{colon}{rest}" if action.strip() and "error".startswith(action.strip().lower()) else option
 
 
-@contextmanager
-def ours_first() -> Iterator[None]:
-    """Within: Python processes that are started find our packages, and no others that lie in the current folder."""
+def with_ours_first() -> dict[str, str]:
+    """Return the environment variables with which a Python process finds our packages, and no others of their names."""
     # Those of a wheel lie below one package that nobody else has, and beside much that others have.
     ours = str(origin.ROOT) if origin.manifest() is None else ""
     path = os.pathsep.join(filter(None, (ours, os.environ.get("PYTHONPATH"))))
-    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "PYTHONSAFEPATH")}
-    os.environ.update(PYTHONPATH=path, PYTHONSAFEPATH="1")
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+
+@contextmanager
+def ours_first() -> Iterator[None]:
+    """Within: Python processes that are started find our packages, and no others that lie in the current folder."""
+    changes = with_ours_first()
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
     try:
         yield
     finally:

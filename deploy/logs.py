@@ -8,6 +8,8 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -92,6 +94,34 @@ def to_file(
         raise ConfigError(f"{what or path}: cannot be written: {reason}; name another file") from None
     handler.setFormatter(_Json(process or path.stem) if options.form == "json" else _Text(_FORMAT, _TIME))
     _add(handler, logging.INFO if options.level is None else options.level)
+
+
+@contextmanager
+def within(path: Path, *, terminal: bool) -> Iterator[None]:
+    """Within: our log goes to a file, and warnings to standard error; afterwards logging is as it was before.
+
+    For a run inside of somebody else's process.
+
+    Args:
+        path: of the file.
+        terminal: whether warnings are shown.
+
+    Raises:
+        ConfigError: as ``to_file`` does.
+    """
+    logger = logging.getLogger("breakwater")
+    before = list(logger.handlers), logger.level, logger.propagate
+    try:
+        to_file(path)
+        if terminal:
+            to_terminal()
+        yield
+    finally:
+        for handler in [handler for handler in logger.handlers if handler not in before[0]]:
+            logger.removeHandler(handler)
+            handler.close()
+        logger.setLevel(before[1])
+        logger.propagate = before[2]
 
 
 class _Text(logging.Formatter):

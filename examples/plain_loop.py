@@ -15,14 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from breakwater.compressors import Identity
+from breakwater.methods import Ask, ByzVRMarinaPP, Packet, Role, Vector, norm, stream
 from client.coalition import Coalition, CoalitionMember
 from experiment.config import load
 from experiment.opened import Experiment, open_experiment
-from strategies.byz_vr_marina_pp import ByzVRMarinaPP
-from strategies.compressors import Identity
-from strategies.method import Ask, Packet, Vector
-from strategies.randomness import Role, stream
-from strategies.vectors import norm
 
 Attacker = Callable[[int, int, Vector, Vector | None, list[int]], Vector | None]
 """(round, worker, x, x_prev, cohort) -> the vector that the server reads, or None for silence."""

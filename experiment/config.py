@@ -6,7 +6,6 @@ alone can tell. ``resolve`` fills in what only the loaded task knows (L and d): 
 and plain numbers that load again to the same bits.
 """
 
-import difflib
 import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,8 +23,13 @@ from attacks.adaptive import ROP, Mimic, MinMax, MinSum, OptimalALIE, OptimalIPM
 from attacks.attack import Attack
 from attacks.classical import ALIE, FOE, IPM, Big, BitFlip, Gaussian, Infinity, LabelFlip, NaN, ShiftBack, Silence, Zero
 from attacks.faults import WireFault
+from experiment.problems import explain_one
+from experiment.problems import kinds_of as kinds_of
+from experiment.problems import suggest as suggest
 from experiment.sections import METHOD_SECTIONS, Federation, MethodSection, Section
 from foundation.errors import ConfigError
+from foundation.files import replace_text
+from foundation.origin import examples
 from foundation.text import TextError, read_text
 from strategies.aggregators import (
     Bulyan,
@@ -52,6 +56,7 @@ from strategies.cohorts import expected_byzantine, quorum_of
 from strategies.compressors import QSGD, Identity, Masked, Natural, PermK, RandK, ScaledSign, TopK
 from strategies.hyperparameters import Constants
 from strategies.method import Method
+from strategies.methods import METHODS
 from tasks.contract import Problem, Setting
 from tasks.custom import CustomTask
 from tasks.digits import DigitsTask
@@ -95,7 +100,19 @@ TaskUnion = Annotated[LogisticTask | DigitsTask | MnistTask | CustomTask, Discri
 
 
 class Config(Section):
-    """The whole experiment."""
+    """The whole experiment.
+
+    A file gives a config (``load``), and so do objects::
+
+        Config(federation=Federation(clients=10, byzantine=3), task=DigitsTask(), attack=ALIE(),
+               strategy=ByzVRMarinaPP(n=10, f=3, aggregator=TrimmedMean(), compressor=Identity(), ...), rounds=200)
+
+    A method in ``strategy`` comes with ``rounds``, and brings its aggregator and compressor. Its numbers may be written
+    as in a file, ``gamma="0.2/L"``. Parts are checked as those of a file are.
+
+    Raises:
+        ConfigError: one line for each problem.
+    """
 
     federation: Federation
     task: TaskUnion
@@ -105,6 +122,33 @@ class Config(Section):
     attack: AttackUnion | None = None
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    _folder: Path | None = PrivateAttr(default=None)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            federation: Federation,
+            task: TaskUnion,
+            strategy: MethodSection | Method | Mapping[str, Any],
+            rounds: int | None = None,
+            aggregator: AggregatorUnion = ...,
+            compressor: CompressorUnion = ...,
+            attack: AttackUnion | None = None,
+            evaluation: EvaluationSection = ...,
+            checkpoint: CheckpointSection = ...,
+        ) -> None: ...
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_objects(cls, data: Any) -> Any:
+        """Read a method, and other parts made in Python, as the sections that a file would have for them."""
+        if not isinstance(data, dict):
+            return data
+        data = {key: as_written(value) for key, value in data.items()}
+        method = data.get("strategy")
+        return _from_method(data, method) if isinstance(method, Method) else data
 
     @field_validator("aggregator", mode="before")
     @classmethod
@@ -119,7 +163,7 @@ class Config(Section):
             try:
                 steps.append(adapter.validate_python({"kind": item} if isinstance(item, str) else item))
             except ValidationError as error:
-                raise ValueError("pre: " + _explain_one(error.errors()[0], PreAggregatorUnion, "")) from None
+                raise ValueError("pre: " + explain_one(error.errors()[0], PreAggregatorUnion, "")) from None
         return {**section, "pre": tuple(steps)}
 
     @model_validator(mode="after")
@@ -206,9 +250,50 @@ class Config(Section):
         """Return the config as clients may know it: without what is the server's alone."""
         return self.model_copy(update={"federation": self.federation.model_copy(update={"server_seed": None})})
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the file that the config was loaded from, where its custom task lies; None if it has none."""
+        return self._folder
+
     def to_toml(self) -> str:
         """Return the config as TOML; loading it again gives an equal config."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        return tomli_w.dumps(self.tree())
+
+    def tree(self) -> dict[str, Any]:
+        """Return the config as plain tables, as a file has them."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def write(self, path: Path | str) -> None:
+        """Write the config as a TOML file, which loads to an equal config.
+
+        A custom task is looked up relative to that file.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        try:
+            replace_text(Path(path), self.to_toml())
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+    @classmethod
+    def explain(cls, error: ValidationError) -> list[str]:
+        """Return one line for each problem: where, which value, which bound, what to do."""
+        lines = []
+        for item in error.errors():
+            section, *inner = map(str, item["loc"] or [""])
+            known = cls.model_fields.get(section)
+            if known is None:
+                lines.append(explain_one(item, cls, "", noun="section"))
+            else:
+                lines.append(explain_one({**item, "loc": inner}, known.annotation, section))
+        return lines
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether all sections are equal, wherever the configs come from."""
+        return isinstance(other, Config) and type(self) is type(other) and dict(self) == dict(other)
+
+    __hash__ = None  # type: ignore[assignment]  # a custom task's options are a mapping
 
 
 class ResolvedConfig(Config):
@@ -222,33 +307,102 @@ class ResolvedConfig(Config):
         return self._method
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a config file and apply ``section.key=value`` overrides.
+Overrides = Sequence[str] | Mapping[str, Any]
+"""Changes to a config: ``section.key=value`` as on the command line, or values by ``section.key``."""
+
+
+def load(path: Path | str, overrides: Overrides = ()) -> Config:
+    """Read a config file and change values of it.
+
+    Args:
+        path: of the TOML file.
+        overrides: a list of ``section.key=value`` as on the command line, or a mapping: ``{"strategy.rounds": 200}``.
 
     Raises:
         ConfigError: one line for each problem, with the key, the value, the bound and the fix.
     """
+    path = Path(path)
     try:
         text = read_text(path)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; deploy/configs/ holds one for each thing to try") from None
+        raise ConfigError(f"{path}: no such file; {examples()} holds one for each thing to try") from None
     except TextError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return parse(text, overrides, name=str(path))
+    config = parse(text, overrides, name=str(path))
+    config._folder = path.resolve().parent
+    return config
 
 
-def parse(text: str, overrides: Sequence[str] = (), *, name: str = "config") -> Config:
+def parse(text: str, overrides: Overrides = (), *, name: str = "config") -> Config:
     """Read a config from TOML text; see ``load``."""
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: not TOML: {error}") from None
-    for override in overrides:
-        _override(tree, override)
+    return _of_tree(tree, overrides, name)
+
+
+def changed(config: Config, overrides: Overrides) -> Config:
+    """Return a config with other values; see ``load``.
+
+    Raises:
+        ConfigError: as ``load`` does.
+    """
+    if not overrides:
+        return config
+    new = _of_tree(config.tree(), overrides, "config")
+    new._folder = config.folder
+    return new
+
+
+def _of_tree(tree: dict[str, Any], overrides: Overrides, name: str) -> Config:
+    if isinstance(overrides, str):
+        raise ConfigError(f'overrides = "{overrides}": must be a mapping, or a list of "section.key=value"')
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            _change(tree, str(key), as_written(value), f"override {key}")
+    else:
+        for override in overrides:
+            _override(tree, override)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{name}: {line}" for line in _explain(error))) from None
+        raise ConfigError("\n".join(f"{name}: {line}" for line in Config.explain(error))) from None
+
+
+def as_written(value: Any) -> Any:
+    """Return a value made in Python as a file would have it: parts as tables, tuples as lists, NumPy's numbers as plain
+    ones. A method stays as it is.
+    """
+    if isinstance(value, Method):
+        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: as_written(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple):
+        return [as_written(item) for item in value]
+    return {key: as_written(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+def _from_method(data: dict[str, Any], method: Method) -> dict[str, Any]:
+    """Return sections in place of a method; raise ValueError with one line where it contradicts the other sections."""
+    name = type(method).__name__
+    if method.kind not in kinds_of(StrategyUnion) or type(method) not in METHODS:
+        raise ValueError(f"strategy = {name}(...): is not in the table of methods that a config can name")
+    data = dict(data)
+    rounds, federation = data.pop("rounds", None), data.get("federation")
+    if rounds is None:
+        raise ValueError(f"rounds: missing; give Config(strategy={name}(...), rounds=200)")
+    for key, here in (("clients", "n"), ("byzantine", "f")):
+        given = federation.get(key) if isinstance(federation, dict) else getattr(federation, key, None)
+        if given != getattr(method, here):
+            raise ValueError(f"federation.{key} = {given}, but strategy = {name}({here}={getattr(method, here)})")
+    for part in ("aggregator", "compressor"):
+        own = as_written(getattr(method, part))
+        if data.setdefault(part, own) != own:
+            raise ValueError(f"{part}: is another one than that of strategy = {name}(...); give it there alone")
+    return data | {"strategy": as_written(MethodSection.written_as(method, rounds))}
 
 
 def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:
@@ -270,7 +424,7 @@ def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:
     try:
         attack = TypeAdapter(AttackUnion).validate_python(tree["attack"])
     except ValidationError as error:
-        lines = [_explain_one(item, AttackUnion, "attack") for item in error.errors()]
+        lines = [explain_one(item, AttackUnion, "attack") for item in error.errors()]
         raise ConfigError("\n".join(lines)) from None
     flaw = attack.validate(config.federation.clients, config.federation.byzantine)
     if flaw is not None:
@@ -352,18 +506,37 @@ def resolve(config: Config, task: Problem | ProblemConstants) -> ResolvedConfig:
 def _override(tree: dict[str, Any], override: str) -> None:
     """Apply one ``section.key=value`` to the parsed file; the value is TOML, or a bare string."""
     key, equals, text = override.partition("=")
+    label = f"--set {override}"
+    if not equals:
+        raise ConfigError(f"{label}: must read section.key=value, for example {_EXAMPLES}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    _change(tree, key, value, label, text)
+
+
+_EXAMPLES = "--set strategy.rounds=100 or --set task.options.hidden=8"
+
+
+def _change(tree: dict[str, Any], key: str, value: Any, label: str, text: str | None = None) -> None:
+    """Change one value of the parsed file.
+
+    Args:
+        tree: the file, which is changed.
+        key: ``section.key``.
+        value: the new one.
+        label: how messages name the change.
+        text: the value as it was typed; None where it was not.
+    """
     path = key.strip().split(".")
     if path[:2] == ["task", "options"] and len(path) > 2:
         path = _dotted(key) or path
     elif len(path) != 2:
         path = []
-    if not equals or not path or not all(path):
-        examples = "--set strategy.rounds=100 or --set task.options.hidden=8"
-        raise ConfigError(f"--set {override}: must read section.key=value, for example {examples}")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
+    if not path or not all(path):
+        raise ConfigError(f"{label}: must read section.key=value, for example {_EXAMPLES}")
+    text = str(value) if text is None else text
     *tables, name = path
     section = tables[0]
     if path[1] == "kind" and not isinstance(value, str):
@@ -372,7 +545,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         tree.pop("attack", None)
         return
     if not isinstance(tree.setdefault(section, {}), dict):
-        raise ConfigError(f"--set {override}: {section} is not a section")
+        raise ConfigError(f"{label}: {section} is not a section")
     if path[1] == "kind" and tree[section].get("kind") != value:
         # Another kind has other keys: start its section afresh, but keep what every kind of method shares.
         keep = {"rounds", "gamma"} if section == "strategy" else {"pre"} if section == "aggregator" else set()
@@ -381,7 +554,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     for depth, table in enumerate(tables):
         place = place.setdefault(table, {})
         if not isinstance(place, dict):
-            raise ConfigError(f"--set {override}: {'.'.join(tables[: depth + 1])} is not a table")
+            raise ConfigError(f"{label}: {'.'.join(tables[: depth + 1])} is not a table")
     if isinstance(place.get(name), str) and isinstance(value, float) and not math.isfinite(value):
         value = text.strip()  # TOML reads nan and inf as numbers, where a string was
     place[name] = value
@@ -398,66 +571,3 @@ def _dotted(key: str) -> list[str]:
         ((part, tree),) = tree.items()
         path.append(part)
     return path
-
-
-def _explain(error: ValidationError) -> list[str]:
-    """Return one line for each problem: where, which value, which bound, what to do."""
-    lines = []
-    for item in error.errors():
-        section, *inner = map(str, item["loc"] or [""])
-        known = Config.model_fields.get(section)
-        inside = {**item, "loc": inner}
-        lines.append(_explain_one(inside, known.annotation, section) if known else _explain_one(item, Config, ""))
-    return lines
-
-
-def _explain_one(item: Any, annotation: Any, section: str) -> str:
-    """Return the line for one problem of a section of type ``annotation``; ``item["loc"]`` is the place within it."""
-    where = [str(part) for part in item["loc"]]
-    kinds = kinds_of(annotation)
-    member = kinds[where.pop(0)] if where and where[0] in kinds else annotation
-    message = item["msg"].removeprefix("Value error, ")
-    key = ".".join(where)
-    place = f"[{section}] {key}".strip() if section else key
-    head = f"[{section}] kind" if section else "kind"
-    match item["type"]:
-        case "extra_forbidden" | "unexpected_keyword_argument":
-            noun = "section" if annotation is Config else "key"
-            return f"{place}: unknown {noun}{suggest(where[-1], _keys(member))}"
-        case "union_tag_invalid":
-            tag = item["ctx"]["tag"]
-            return f'{head} = "{tag}": unknown{suggest(tag, list(kinds))}'
-        case "union_tag_not_found":
-            return f"{head}: missing; one of {', '.join(kinds)}"
-        case "missing" | "missing_argument":
-            return f"{place}: missing" if key else f"{place}: section missing"
-        case "value_error":
-            return f"{place}: {message}" if key else f"{place} {message}".strip()
-        case _:
-            return f"{place} = {item['input']!r}: {message.replace('Input should be', 'must be')}"
-
-
-def kinds_of(annotation: Any) -> dict[str, Any]:
-    """Return the members of a union of sections by their ``kind``."""
-    found, queue = {}, [annotation]
-    while queue:
-        item = queue.pop(0)
-        if item is type(None):
-            continue
-        if isinstance(item, type):
-            for kind in getattr(item.__annotations__.get("kind"), "__args__", ()):
-                found[kind] = item
-        else:
-            queue = [*getattr(item, "__args__", ()), *queue]
-    return found
-
-
-def _keys(member: Any) -> list[str]:
-    """Return the keys that a section of this type has."""
-    return [each.name for each in fields(member)] if is_dataclass(member) else list(getattr(member, "model_fields", ()))
-
-
-def suggest(unknown: str, known: Sequence[str]) -> str:
-    """Return the end of a sentence about an unknown word: the known one that was meant, or all of them."""
-    close = difflib.get_close_matches(unknown, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"

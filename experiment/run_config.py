@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from experiment import config as configs
+from experiment.problems import suggest
 from foundation import origin
 from foundation.errors import ConfigError
 
@@ -71,7 +72,7 @@ class RunConfig:
             return path
         known = sorted(found.relative_to(origin.ROOT).as_posix() for found in origin.ROOT.glob("deploy/configs/*.toml"))
         missing = f'run config: config = "{self.config}": no such file in the bundle'
-        raise ConfigError(f"{missing}{configs.suggest(self.config, known)}")
+        raise ConfigError(f"{missing}{suggest(self.config, known)}")
 
     def load(self) -> configs.Config:
         """Return the config, with its changes.

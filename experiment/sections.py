@@ -4,23 +4,53 @@ The sections of the methods are derived from the methods, see ``strategies.hyper
 """
 
 from dataclasses import MISSING, fields
-from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
 
+from experiment.problems import explain_one
+from foundation.errors import ConfigError
 from strategies.deadline import FIRST_S
 from strategies.hyperparameters import REQUIRED, Entry, Multiplier
 from strategies.method import Method
 from strategies.methods import METHODS
 from strategies.progress import STALL_ROUNDS
 
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass as _Checked
+else:
 
-class Section(BaseModel):
+    class _Checked(type(BaseModel)):
+        """Lets a section that is made in Python report what is wrong with it as one line for each problem."""
+
+        def __call__(cls, *args: Any, **values: Any) -> Any:
+            """Make a section.
+
+            Raises:
+                ConfigError: a value is missing, unknown or out of bounds.
+            """
+            try:
+                return super().__call__(*args, **values)
+            except ValidationError as error:
+                raise ConfigError("\n".join(cls.explain(error))) from None
+
+
+class Section(BaseModel, metaclass=_Checked):
     """A section of the file: unknown keys are refused, values are not converted."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, ser_json_inf_nan="constants"
     )
+
+    @classmethod
+    def explain(cls, error: ValidationError) -> list[str]:
+        """Return one line for each problem: where, which value, which bound, what to do."""
+        return [explain_one(item, cls, cls._name()) for item in error.errors()]
+
+    @classmethod
+    def _name(cls) -> str:
+        """Return the section's name in the file."""
+        return cls.__name__.removesuffix("Section").lower()
 
 
 class Federation(Section):
@@ -94,6 +124,15 @@ class MethodSection(Section):
         for name, key in self.method.keys().items():
             key.check(name, dict(self))
         return self
+
+    @classmethod
+    def _name(cls) -> str:
+        return "strategy"
+
+    @classmethod
+    def written_as(cls, method: Method, rounds: int) -> dict[str, Any]:
+        """Return the section that a method was written as: what is in units of L, or left open, stays so."""
+        return {"kind": method.kind, "rounds": rounds, **method.written()}
 
     def holding(self, method: Method) -> Self:
         """Return the section that gives this method, with nothing left open."""

@@ -68,6 +68,11 @@ def release() -> str:
         return ""
 
 
+def examples() -> str:
+    """Return the folder of the example configs, as a message names it."""
+    return "deploy/configs/" if manifest() is None else f"{ROOT / 'deploy' / 'configs'}/"
+
+
 def named(version: object, fingerprint: object) -> str:
     """Return what code a peer says that it runs, as people read it: ``0.1.0 (0123456789ab)``."""
     shown, digits = (one_line(value, 64) if isinstance(value, str) else "" for value in (version, fingerprint))

@@ -128,7 +128,7 @@ def run(
             draw({config.strategy.kind: (start, read_rounds(folder.path))}, folder.path / CURVE, title=title(config))
     except OSError as error:
         log.error("%s: cannot be written: %s", folder.path / CURVE, error.strerror or error)
-    console.quiet = False
+    console.quiet = monitoring.silent
     console.print(line, highlight=False, markup=False)
     if stalled is not None:
         raise stalled

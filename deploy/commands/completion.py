@@ -28,7 +28,8 @@ def add(commands: Subparsers) -> None:
 def _completion(options: argparse.Namespace) -> int:
     import shtab
 
-    from experiment.config import AttackUnion, kinds_of
+    from experiment.config import AttackUnion
+    from experiment.problems import kinds_of
 
     kinds: dict[str, Any] = dict.fromkeys(("DIR", "HOST:PORT|DIR"), shtab.DIRECTORY)
     kinds |= dict.fromkeys(("FILE", "FILE.html"), shtab.FILE)

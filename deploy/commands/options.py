@@ -1,13 +1,12 @@
 """Options that several commands share, and the values derived from them: config, data folder, run folder."""
 
 import argparse
-import os
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from deploy.folders import data_folder, new_folder
 from foundation.errors import ConfigError
 from link.address import Address, parse_host
 
@@ -136,15 +135,7 @@ def data_dir(options: argparse.Namespace, recorded: str | None = None) -> Path |
     Raises:
         ConfigError: the folder does not exist.
     """
-    given = options.data or recorded or os.environ.get("BREAKWATER_DATA")
-    if not given:
-        return None
-    path = Path(given).resolve()
-    if not path.is_dir():
-        source = "--data" if options.data else "the run's data folder" if recorded else "BREAKWATER_DATA"
-        fix = "; give another with --data DIR" if recorded and not options.data else ""
-        raise ConfigError(f"{source} {given}: no such folder{fix}")
-    return path
+    return data_folder(options.data, recorded, option="--data")
 
 
 def out_dir(options: argparse.Namespace, name: str) -> Path:
@@ -153,11 +144,4 @@ def out_dir(options: argparse.Namespace, name: str) -> Path:
     Raises:
         ConfigError: it exists and is not an empty folder, or cannot be read.
     """
-    out: Path = options.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    try:
-        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be used: {error.strerror or error}; choose another folder") from None
-    if taken:
-        raise ConfigError(f"--out {out}: exists and is not an empty folder; choose another one or remove it")
-    return out
+    return new_folder(options.out, name, option="--out")

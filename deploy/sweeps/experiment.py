@@ -35,7 +35,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, ValidationError
 
 from experiment import config as configs
-from experiment.config import Config, suggest
+from experiment.config import Config
+from experiment.problems import suggest
 from experiment.sections import Section
 from foundation.errors import ConfigError
 from foundation.text import TextError, read_text

@@ -25,8 +25,8 @@ from experiment.config import (
     PreAggregatorUnion,
     StrategyUnion,
     TaskUnion,
-    kinds_of,
 )
+from experiment.problems import kinds_of
 from experiment.sections import Federation, MethodSection
 from strategies.aggregators.preaggregators import PreAggregator
 

@@ -4,6 +4,7 @@ Pages link to other files by their path in the repository, as readers on a code 
 pages point to those pages; for any other file or folder there is a page that shows it.
 """
 
+import json
 import os
 import re
 import shutil
@@ -93,14 +94,22 @@ def file_page(path: Path) -> str:
 
 
 def shown_file(root: Path, path: Path) -> str:
-    """Return the page that shows a file, or lists a folder."""
+    """Return the page that shows a file or a notebook, or lists a folder."""
     head = f"---\ntitle: {path.as_posix()}\nsearch:\n  exclude: true\n---\n\n# `{path.as_posix()}`\n\n"
     file = root / path
     if file.is_dir():
         names = sorted(p.name + "/" * p.is_dir() for p in file.iterdir() if p.name[0] not in "._")
         return head + "".join(f"- `{name}`\n" for name in names)
     text = file.read_text(encoding="utf-8").rstrip("\n")
+    if file.suffix == ".ipynb":
+        return head.partition("\n# ")[0] + "\n" + notebook(text)
     return f"{head}````` {LANGUAGES.get(file.suffix, 'text')}\n{text}\n`````\n"
+
+
+def notebook(text: str) -> str:
+    """Return the cells of a notebook as Markdown, without outputs."""
+    cells = ((cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"])
+    return "\n\n".join(f"```python\n{source}\n```" if kind == "code" else source for kind, source in cells) + "\n"
 
 
 def write(path: Path, text: str) -> None:

@@ -48,6 +48,7 @@ class Monitoring:
         metrics_port: the port that Prometheus reads; 0 for any that is free, None for none.
         metrics_host: the address to bind it to.
         pictures: leave a picture and a report in the run folder; together they take a second or two.
+        silent: do not even print the last line.
     """
 
     quiet: bool = False
@@ -55,6 +56,7 @@ class Monitoring:
     metrics_port: int | None = None
     metrics_host: str = LOOPBACK
     pictures: bool = True
+    silent: bool = False
 
     @classmethod
     def of(cls, run_config: Mapping[str, object]) -> Self:

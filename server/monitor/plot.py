@@ -1,5 +1,6 @@
 """Pictures of runs: accuracy, if there is one, and loss (or the gap, where f* is known) against rounds."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,12 +16,25 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 Runs = Mapping[str, tuple[Evaluation | None, Sequence[RoundRecord]]]
 
 
+class Picture(Figure):
+    """A figure that a notebook shows, whether pyplot is in use there or not."""
+
+    def _repr_png_(self) -> bytes:
+        out = io.BytesIO()
+        self.savefig(out, format="png", dpi=96)
+        return out.getvalue()
+
+
 def draw(runs: Runs, path: Path, title: str = "") -> None:
+    """Write the picture of ``picture`` as a PNG file."""
+    picture(runs, title).savefig(path, dpi=120)
+
+
+def picture(runs: Runs, title: str = "") -> Picture:
     """Draw runs side by side.
 
     Args:
         runs: by label the measures of x^0, where they are known, and the rounds.
-        path: the PNG to write.
         title: above both panels.
     """
     curves = {
@@ -29,7 +43,7 @@ def draw(runs: Runs, path: Path, title: str = "") -> None:
     }
     accurate, known = (any(c.x.size for c in curves[measure].values()) for measure in ("accuracy", "gap"))
     measure = "gap" if known else "loss"
-    figure = Figure(figsize=(10 if accurate else 5.5, 4), layout="constrained")
+    figure = Picture(figsize=(10 if accurate else 5.5, 4), layout="constrained")
     panels = figure.subplots(1, 2 if accurate else 1, squeeze=False)[0]
     for axes, name, scale in zip(panels[::-1], (measure, "accuracy"), (1.0, 100.0), strict=False):
         for (label, c), colour in zip(curves[name].items(), COLOURS * len(runs), strict=False):
@@ -47,4 +61,4 @@ def draw(runs: Runs, path: Path, title: str = "") -> None:
     if len(runs) > 1:
         left.legend(frameon=False)
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    return figure

@@ -9,15 +9,16 @@ A pre-aggregator returns ``WeightedRows``: weights, not a new array. ``__call__`
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 from numpy.random import Generator
 
 from strategies.aggregators.weighted_rows import Array, WeightedRows
+from strategies.arrays import ArrayT, Random, check_finite, generator, read_rows, whole
 from strategies.checks import check_count, check_positive
-from strategies.method import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +39,35 @@ class _PreAggregator(ABC):
     def mix(self, rows: WeightedRows, f: int, rng: Generator) -> WeightedRows:
         """Return what the rule sees in place of ``rows``, of which f may be Byzantine."""
 
-    def __call__(self, rows: Rows, f: int, rng: Generator) -> tuple[Rows, int]:
+    @overload
+    def __call__(self, rows: ArrayT, f: int, rng: Random = None) -> tuple[ArrayT, int]: ...
+    @overload
+    def __call__(self, rows: Sequence[ArrayT], f: int, rng: Random = None) -> tuple[ArrayT, int]: ...
+    def __call__(self, rows: Any, f: int, rng: Random = None) -> tuple[Any, int]:
         """Apply the step to an array.
 
         Args:
-            rows: shape (n, d); never modified.
+            rows: as a rule takes them: a matrix, shape (n, d), or a list of arrays; finite. Never modified.
             f: how many of them may be Byzantine.
-            rng: for what the step draws.
+            rng: for what the step draws, a generator or a seed; a step that draws nothing needs none.
 
         Returns:
-            Rows of shape (n', d), dtype of ``rows``, and f'.
+            Rows of shape (n', d), of the type and on the device of ``rows``, and f'.
+
+        Raises:
+            ValueError: no such rows, f is out of bounds, or a step that draws and no ``rng``; one line.
         """
-        return self.mix(WeightedRows(rows), f, rng).array(), self.after(len(rows), f)[1]
+        received, form = read_rows(rows)
+        n, f = len(received), whole(f)
+        if not 0 <= f <= self.tolerates(n):
+            raise ValueError(f"f = {f} of n = {n} rows: must be from 0 to {self.tolerates(n)}")
+        check_finite(received)
+        mixed = self.mix(WeightedRows(received), f, generator(rng, self._label)).array()
+        return form.back(mixed, many=True), self.after(n, f)[1]
+
+    @property
+    def _label(self) -> str:
+        return str(getattr(self, "kind", type(self).__name__))
 
 
 @dataclass(frozen=True, kw_only=True)

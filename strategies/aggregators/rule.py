@@ -1,14 +1,16 @@
 """What all robust aggregation rules share: the check of (n', f) and the pre-aggregators."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, overload
 
 import numpy as np
 from numpy.random import Generator
 
 from strategies.aggregators.preaggregators import PreAggregator
 from strategies.aggregators.weighted_rows import Taken, WeightedRows
+from strategies.arrays import ArrayT, Random, check_finite, generator, read_rows, whole
 from strategies.method import Rows, Vector, Weights
 
 
@@ -43,25 +45,54 @@ class Rule(ABC):
     def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Apply the bare rule to n' checked rows; return shape (d,), dtype of ``rows``, an array of its own."""
 
-    def __call__(self, rows: Rows, f: int, rng: Generator, center: Vector | None = None) -> Vector:
+    @overload
+    def __call__(self, rows: ArrayT, f: int, rng: Random = None, center: ArrayT | None = None) -> ArrayT: ...
+    @overload
+    def __call__(self, rows: Sequence[ArrayT], f: int, rng: Random = None, center: ArrayT | None = None) -> ArrayT: ...
+    @overload
+    def __call__(
+        self, rows: Sequence[Sequence[float]], f: int, rng: Random = None, center: Vector | None = None
+    ) -> Vector: ...
+    def __call__(self, rows: Any, f: int, rng: Random = None, center: Any = None) -> Any:
         """Aggregate n' vectors of which up to ``f`` may be Byzantine.
 
         Args:
-            rows: shape (n', d), finite; never modified.
+            rows: a matrix, shape (n', d), or a list of n' arrays of one shape; NumPy arrays, or torch tensors on any
+                device. All numbers must be finite. Never modified.
             f: how many rows to defend against; at most ``tolerates(n')``.
-            rng: for random pre-aggregators.
-            center: where the caller believes the answer to lie, shape (d,); for the rules that need a centre.
+            rng: for random pre-aggregators, a generator or a seed; others need none.
+            center: where the caller believes the answer to lie, one vector; for the rules that need a centre.
 
         Returns:
-            Shape (d,), dtype of ``rows``; an array of its own.
+            One vector as the rows are: type, device, and the shape of an array of a list. float16 and bfloat16 are
+            computed in float32. An array of its own; a tensor without a gradient.
 
         Raises:
-            ValueError: rows of another shape or type, or more Byzantine rows than the rule can take.
+            ValueError: rows of another shape or type or with NaN, more Byzantine rows than the rule can take, or a
+                random pre-aggregator and no ``rng``; one line.
         """
-        return self.weigh(rows, f, rng, center)[0]
+        received, form = read_rows(rows)
+        middle = None if center is None else form.vector(center, "center")
+        f = whole(f)
+        self._check(received, f)
+        check_finite(received)
+        return form.back(self.weigh(received, f, generator(rng, self._name()), middle)[0])
 
     def weigh(self, rows: Rows, f: int, rng: Generator, center: Vector | None = None) -> tuple[Vector, Weights | None]:
-        """Return the same, and the weight of each row in it; see ``algorithm.Aggregator``."""
+        """Return the same for NumPy rows that are known to be finite, and the weight of each row in it.
+
+        A server calls this one, as it has screened the rows; see ``strategies.operators.Aggregator``.
+        """
+        self._check(rows, f)
+        seen = WeightedRows(rows)
+        for step in self.pre:
+            left = step.after(len(seen), f)[1]
+            seen, f = step.mix(seen, f, rng), left
+        taken = seen.taken = Taken()
+        return self.aggregate(seen, f, center), taken.weights
+
+    def _check(self, rows: Rows, f: int) -> None:
+        """Raise ValueError with one line unless the rule takes these rows and this f."""
         if rows.ndim != 2 or 0 in rows.shape or rows.dtype not in (np.float32, np.float64):
             wanted = "must be (n', d), both at least 1, float32 or float64"
             raise ValueError(f"rows of shape {rows.shape}, {rows.dtype}: {wanted}")
@@ -69,12 +100,6 @@ class Rule(ABC):
         if not self._accepts(n, f):
             most = f"{self._name()} takes at most {self.tolerates(n)}{self.refusal(n, f)}"
             raise ValueError(f"f = {f} of n' = {n} rows: {most}")
-        seen = WeightedRows(rows)
-        for step in self.pre:
-            left = step.after(len(seen), f)[1]
-            seen, f = step.mix(seen, f, rng), left
-        taken = seen.taken = Taken()
-        return self.aggregate(seen, f, center), taken.weights
 
     def tolerates(self, n: int) -> int:
         """Return the largest f that rule and pre-aggregators take for n rows; -1 if they cannot take n rows at all."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.random import Generator
 
+from strategies.arrays import ArrayT, Random, check_finite, generator, read_array
 from strategies.compressors import choices
 from strategies.compressors.carriers import Carrier, Full
 from strategies.compressors.choices import Choice
@@ -46,6 +47,27 @@ class Packed:
     def chosen(self, dim: int) -> Choice | None:
         """Return the coordinates that travel, where no packet says which; None for all d in order."""
         return None
+
+    def __call__(self, v: ArrayT, rng: Random = None) -> ArrayT:
+        """Return Q(v): what a receiver reads from the packet.
+
+        Args:
+            v: a vector, or an array of any shape, whose numbers are compressed in their order; of NumPy or torch.
+            rng: for what is drawn, a generator or a seed; a compressor that draws nothing needs none.
+
+        Returns:
+            An array of the shape and type of ``v``, on its device.
+
+        Raises:
+            ValueError: v cannot be compressed, or something is drawn and there is no ``rng``; one line.
+        """
+        array, form = read_array(v, "v")
+        flat = array.reshape(-1)
+        check_finite(flat[None], "v, whose row")
+        self.layout(len(flat), flat.dtype)
+        packet = self.compress(flat, generator(rng, self.kind))
+        result: ArrayT = form.back(self.decompress(packet, flat.dtype))
+        return result
 
     def compress(self, v: Vector, rng: Generator) -> Packet:
         """Return the packet of Q(v); ``v`` has shape (d,) and is never modified."""

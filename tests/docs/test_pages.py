@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 COMMAND = ".venv/bin/breakwater"
 PLAIN = re.compile(r"[^$|&;<>()`*?#\n]+")
 """A command line that needs no shell."""
-MADE_BY_READERS = ("runs", "certs", "mine", "site", "build")
+MADE_BY_READERS = ("runs", "certs", "mine", "site", "build", "dist")
 """Folders that a used checkout has, but a fresh one has not."""
 
 

@@ -11,7 +11,8 @@ from deploy.cli import _parser
 from docs.make import code_pages, commands_page, config_page
 from docs.make.__main__ import build
 from docs.make.pages import ASSETS, sources
-from experiment.config import Config, _keys, kinds_of
+from experiment.config import Config
+from experiment.problems import keys_of, kinds_of
 from tests.browser import started
 from tests.docs.blocks import ROOT
 
@@ -30,7 +31,7 @@ def test_every_key_of_every_section_is_in_the_reference() -> None:
         kinds = kinds_of(field.rebuild_annotation())
         for kind, member in kinds.items() if kinds else [(name, field.annotation)]:
             section = part.partition(f'kind = "{kind}"\n')[2].partition("\n### ")[0] if kinds else part
-            for key in set(_keys(member)) - {"kind"}:
+            for key in set(keys_of(member)) - {"kind"}:
                 row = re.search(rf"^\| `{key}` \| (.+?) \| (.*?) \| (.{{4,}}) \|$", section, re.MULTILINE)
                 assert row, f"[{name}] {kind}: {key} is missing or has no description"
 

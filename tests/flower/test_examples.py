@@ -1,4 +1,7 @@
-"""The example apps under real Flower: copied with the folders that they need, built, and run as a user runs them.
+"""The example apps under real Flower: their pyproject.toml names ``breakwater``, and a wheel of this checkout is it.
+
+On the machines of the deployment the wheel is installed; for the simulation Flower itself installs it, with all that
+the apps name.
 
 ``tests/unit/adapters/test_component_examples.py`` runs the same apps in one process, for more rounds.
 """
@@ -14,6 +17,7 @@ import pytest
 from tests.flower.environments import NEWEST, OLDEST
 from tests.flower.harness import SETTINGS, Flower
 from tests.integration.processes import ROOT, Processes
+from tests.wheel.building import built, uv
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow]
 
@@ -24,14 +28,17 @@ MINUTES_S = 900.0
 
 
 @pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The apps with what their README says to copy into them, and one whose user forgot the mod."""
+    """The apps, and one whose user forgot the mod."""
     folder, apps = tmp_path_factory.mktemp("apps"), {}
     for name in ("flower_app", "own_strategy"):
         apps[name] = folder / name.replace("_", "-")
-        shutil.copytree(ROOT / "examples" / name, apps[name])
-        for package in ("adapters", "strategies", "link", "foundation"):
-            shutil.copytree(ROOT / package, apps[name] / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "examples" / name, apps[name], ignore=shutil.ignore_patterns("__pycache__"))
     apps["forgotten"] = folder / "forgotten"
     shutil.copytree(apps["flower_app"], apps["forgotten"])
     client = apps["forgotten"] / "digits_app" / "client_app.py"
@@ -44,9 +51,12 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def deployment(
-    processes: Processes, installed: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+    processes: Processes, installed: Callable[[str], str], wheel: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Flower]:
-    made = Flower(processes, installed(OLDEST), tmp_path_factory.mktemp("deployment"), env=SETTINGS)
+    # Beside Flower and not into it: its environment is shared with tests of the bundle.
+    place, folder = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("deployment")
+    uv("pip", "install", "--no-deps", "--target", place, wheel)
+    made = Flower(processes, installed(OLDEST), folder, env={**SETTINGS, "PYTHONPATH": str(place)})
     try:
         made.ready()
         for worker in range(NODES):
@@ -59,9 +69,10 @@ def deployment(
 
 @pytest.fixture(scope="module")
 def simulation(
-    processes: Processes, installed: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+    processes: Processes, installed: Callable[[str], str], wheel: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Flower]:
-    made = Flower(processes, installed(NEWEST), tmp_path_factory.mktemp("simulation"), simulation=True)
+    installs = {"FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "0", "UV_FIND_LINKS": str(wheel.parent)}
+    made = Flower(processes, installed(NEWEST), tmp_path_factory.mktemp("simulation"), simulation=True, env=installs)
     try:
         made.ready()
         yield made

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
@@ -100,10 +101,10 @@ class Begun(Protocol):
     def kill(self) -> None: ...
 
 
-def _begin(command: list[str], env: dict[str, str]) -> Begun:
+def _begin(command: list[str], env: dict[str, str], folder: Path = ROOT) -> Begun:
     return subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=folder,
         env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -202,9 +203,15 @@ class Process:
 
 
 class Processes:
-    """Starts processes; at the end of the block none may be left but those that the test holds, which are killed."""
+    """Starts processes; at the end of the block none may be left but those that the test holds, which are killed.
 
-    def __init__(self) -> None:
+    Args:
+        folder: where they start.
+        command: what ``breakwater`` is.
+    """
+
+    def __init__(self, folder: Path = ROOT, command: Path = COMMAND) -> None:
+        self._folder, self._command = folder, command
         self._mark = f"BREAKWATER_TEST_MARK={uuid.uuid4().hex}"
         self._started: list[Process] = []
 
@@ -229,7 +236,7 @@ class Processes:
 
     def breakwater(self, *arguments: str | Path) -> Process:
         """Start a breakwater command."""
-        return self.start(COMMAND, *arguments)
+        return self.start(self._command, *arguments)
 
     def python(self, code: str, *arguments: str) -> Process:
         """Start Python on some code, at the root of the checkout."""
@@ -238,7 +245,7 @@ class Processes:
     def start(self, *command: str | Path) -> Process:
         """Start any command."""
         name, _, value = self._mark.partition("=")
-        process = Process(command, {**os.environ, name: value})
+        process = Process(command, {**os.environ, name: value}, partial(_begin, folder=self._folder))
         self._started.append(process)
         return process
 

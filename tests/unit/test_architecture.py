@@ -96,11 +96,17 @@ def test_the_bundle_holds_every_folder(graph: dict[str, set[str]]) -> None:
         assert {name.split(".")[0] for name in reachable(graph, app)} <= included
 
 
-@pytest.mark.parametrize("app", ["flower_app", "own_strategy"])
-def test_the_bundle_of_an_example_holds_what_the_adapters_import(graph: dict[str, set[str]], app: str) -> None:
-    needed = {other for name in graph if name.startswith("adapters.") for other in reachable(graph, name)}
-    included = folders(bundle(ROOT / "examples" / app))
-    assert {name.split(".")[0] for name in needed} | {"adapters"} == included & set(PACKAGES)
+def test_what_users_read_imports_breakwater_alone() -> None:
+    """Pages and examples; CONTRIBUTING.md is for those who change the code, and the plain loop reads a run's inside."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.*")]
+    inside = re.compile(rf"^\s*(?:from|import) (?:{'|'.join(set(PACKAGES) - {'breakwater'})})\b.*", re.MULTILINE)
+    texts = {
+        page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in pages if "pyc" not in page.name
+    }
+    found = {name: inside.findall(text) for name, text in texts.items() if inside.search(text)}
+    assert found.keys() == {"examples/plain_loop.py"}, found
+    allowed = ("from client.coalition ", "from experiment.config ", "from experiment.opened ")
+    assert all(line.startswith(allowed) for line in found["examples/plain_loop.py"])
 
 
 def test_the_image_holds_every_folder() -> None:

@@ -1,1 +1,1 @@
-"""An ordinary Flower app: softmax regression on handwritten digits."""
+"""An ordinary Flower app: logistic regression of scikit-learn on handwritten digits."""

@@ -3,7 +3,7 @@
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from adapters.answers import answer
+from breakwater import answer
 from marina_app.loss import Flipped, Loss, method
 
 app = ClientApp()

@@ -9,10 +9,9 @@ from functools import cache
 import numpy as np
 from flwr.app import UserConfig
 
-from strategies.aggregators import CoordinateMedian
-from strategies.byz_vr_marina_pp import ByzVRMarinaPP
-from strategies.compressors import RandK
-from strategies.method import Vector
+from breakwater.aggregators import CoordinateMedian
+from breakwater.compressors import RandK
+from breakwater.methods import ByzVRMarinaPP, Vector
 
 DIM = 31
 L2 = 0.01
@@ -47,7 +46,7 @@ def data() -> tuple[Vector, Vector]:
 
 
 class Loss:
-    """The loss of some samples; an ``Oracle`` of ``strategies.method``."""
+    """The loss of some samples; an ``Oracle`` of ``breakwater.methods``."""
 
     dim = DIM
 

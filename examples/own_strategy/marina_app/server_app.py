@@ -7,7 +7,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
-from adapters.app_strategy import AppStrategy
+from breakwater import AppStrategy
 from marina_app.loss import DIM, Loss, data, method
 
 app = ServerApp()
@@ -28,7 +28,7 @@ def main(grid: Grid, context: Context) -> None:
     initial = ArrayRecord({"x": Array(np.zeros(DIM))})
     result = strategy.start(grid, initial, num_rounds=int(config["rounds"]), evaluate_fn=measure)
     curve = [metrics["loss"] for metrics in result.evaluate_metrics_serverapp.values()]
-    print(f"loss {curve[0]:.3f} -> {curve[-1]:.3f} after {len(curve) - 1} rounds")  # noqa: T201  # to the run's log
+    print(f"loss {curve[0]:.3f} -> {curve[-1]:.3f} after {len(curve) - 1} rounds")
     if config["out"]:
         folder = Path(str(config["out"]))
         folder.mkdir(parents=True, exist_ok=True)

@@ -66,8 +66,8 @@ def document(runs: Sequence[Run], place: Path) -> str:
         swatches=[charts.swatch(slot) for slot in range(len(first))],
         several_seeds=any(len(group.runs) > 1 for group in groups),
         diverged=any(run.status == "diverged" for group in first for run in group.runs),
-        curves=list(_curves(first)),
-        finals=[_final(group, measures) for group in groups],
+        curves=list(comparison_curves(first)),
+        finals=finals(groups, measures),
         labels=[("", LABELS[measure]) for measure in measures],
         rows=[_row(group, run, measures, place) for group in groups for run in group.runs],
         most_rows=MOST_ROWS,
@@ -140,7 +140,7 @@ def _value(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _curves(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
+def comparison_curves(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
     """Yield the curves, those of the objective first; the gap only where every run that was measured knows it."""
     for measure, key, x in drawn([run for group in groups for run in group.runs if run.has("loss")]):
         bands = [_band(group, x, measure) for group in groups]
@@ -166,6 +166,11 @@ def _line(whole: Band, slot: int, points: int) -> Line:
         return Line(*charts.thinned(whole.x, whole.median, min(points, 500)), slot)
     some = whole.part(np.unique(np.linspace(0, whole.x.size - 1, min(points, 300, whole.x.size)).astype(int)))
     return Line(some.x, some.median, slot, some.low, some.high)
+
+
+def finals(groups: Sequence[Group], measures: Sequence[str]) -> list[dict[str, Any]]:
+    """Return where the runs of each group ended; see ``_final``."""
+    return [_final(group, measures) for group in groups]
 
 
 def _final(group: Group, measures: Iterable[str]) -> dict[str, Any]:

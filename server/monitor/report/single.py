@@ -50,12 +50,12 @@ def document(run: Run) -> str:
         run=run,
         heading=run.path.absolute().name if run.config is None else title(run.config),
         folder=run.path.absolute(),
-        status=_status(run),
+        status=status_line(run),
         failure={"replies": "?", "reason": "", **failure} if isinstance(failure, dict) else None,
         incomplete=[record.round for record in run.rounds if record.incomplete],
-        tiles=list(_tiles(run)),
+        tiles=list(tiles(run)),
         sentences=None if run.config is None else sentences(run.config, run.task),
-        curves=list(_curves(run)),
+        curves=list(run_curves(run)),
         costs=list(_costs(kinds)),
         stretched=any(len(records) > charts.DOTS for records in kinds.values()),
         clients=clients,
@@ -116,7 +116,7 @@ def figure(lines: Sequence[Line], measure: str, key: str, x: Scale, values: Numb
     return {"against": key, "x": x.label, "y": y.label, "svg": svg}
 
 
-def _status(run: Run) -> str:
+def status_line(run: Run) -> str:
     """Return how the run ended, in words."""
     last = run.rounds[-1].round if run.rounds else 0
     of = f" of {run.planned:,}" if run.planned is not None else ""
@@ -149,7 +149,7 @@ def _worse(run: Run) -> str:
     return ""
 
 
-def _tiles(run: Run) -> Iterator[tuple[str, str]]:
+def tiles(run: Run) -> Iterator[tuple[str, str]]:
     """Yield the numbers at the top."""
     yield "rounds", f"{run.total('round'):,.0f}"
     wall_s = (run.summary or {}).get("wall_s")
@@ -166,7 +166,7 @@ def _tiles(run: Run) -> Iterator[tuple[str, str]]:
         yield "incomplete rounds", f"{incomplete:,}"
 
 
-def _curves(run: Run) -> Iterator[dict[str, Any]]:
+def run_curves(run: Run) -> Iterator[dict[str, Any]]:
     """Yield the curves against rounds, bytes and seconds, those of the objective first."""
     for measure, key, x in drawn([run]):
         c = run.curve(x, measure)

@@ -339,13 +339,62 @@ _SEVERAL = """
 {% endblock %}
 """
 
+_COLOURS = (
+    "--grid: rgba(128, 128, 128, .3); --c0: #1f83c4; --c1: #d9691a; --c2: #12a07a; --c3: #c06a9a; --c4: #c08410; "
+    "--c5: #56a5d8"
+)
+"""Of a fragment, whose page is light or dark; nothing but the charts uses them."""
+
+_FRAGMENT = """
+{% macro charts(figures) %}
+<div style="display: flex; flex-wrap: wrap; gap: 18px">
+{% for figure in figures %}
+<figure style="margin: 0; width: 420px; max-width: 100%">
+<figcaption><b>{{ figure.y }}</b> against {{ figure.x }}</figcaption>
+{{ figure.svg | safe }}
+</figure>
+{% endfor %}
+</div>
+{% endmacro %}
+"""
+
+_RUN_FRAGMENT = """
+{% import "fragment" as fragment %}
+<div class="breakwater" style="{{ colours }}">
+<p><b>{{ heading | cut(200) }}</b><br>{{ status | cut(800) }}</p>
+<table><thead><tr>{% for head, _ in tiles %}<th>{{ head }}</th>{% endfor %}</tr></thead>
+<tbody><tr>{% for _, value in tiles %}<td>{{ value }}</td>{% endfor %}</tr></tbody></table>
+{{ fragment.charts(figures) }}
+<p><code>{{ folder | cut(300) }}</code></p>
+</div>
+"""
+
+_RUNS_FRAGMENT = """
+{% import "fragment" as fragment %}
+<div class="breakwater" style="{{ colours }}">
+<p>{% for swatch, label in legend %}<span style="white-space: nowrap; margin-right: 1.5em">{{ swatch | safe }} \
+{{ label | cut(200) }}</span> {% endfor %}</p>
+{{ fragment.charts(figures) }}
+<table><thead><tr><th>settings</th><th>runs</th><th>ended</th><th>rounds</th>
+{%- for label in labels %}<th>{{ label }}</th>{% endfor -%}
+<th>bytes up</th><th>bytes down</th><th>time in rounds</th><th>rejected</th></tr></thead><tbody>
+{% for row in finals %}
+<tr><td>{{ row.label | cut(200) }}</td><td>{{ row.seeds }}</td><td>{{ row.ended | cut(80) }}</td><td>{{ row.rounds }}</td>
+{%- for middle, low, high in row.measures %}<td>{{ middle }}{% if low is not none %} ({{ low }} to {{ high }}){% endif %}</td>
+{%- endfor -%}
+{%- for cost in row.costs %}<td>{{ cost }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody></table>
+</div>
+"""
+
 NONE = "\N{EN DASH}"
 """Shown in place of a missing number."""
 
 
 def page(template: str, **values: Any) -> str:
-    """Return the page "single" or "several" with these values."""
-    return _environment.get_template(template).render(values, style=STYLE, none_=NONE)
+    """Return the page "single" or "several", or the fragment "run-fragment" or "runs-fragment", with these values."""
+    return _environment.get_template(template).render(values, style=STYLE, colours=_COLOURS, none_=NONE)
 
 
 def digits(value: float | None, form: str) -> str:
@@ -370,7 +419,10 @@ def _visible(value: object) -> object:
 
 
 _environment = Environment(
-    loader=DictLoader({"page": _PAGE, "pieces": _PIECES, "single": _SINGLE, "several": _SEVERAL}),
+    loader=DictLoader(
+        {"page": _PAGE, "pieces": _PIECES, "single": _SINGLE, "several": _SEVERAL, "fragment": _FRAGMENT}
+        | {"run-fragment": _RUN_FRAGMENT, "runs-fragment": _RUNS_FRAGMENT}
+    ),
     autoescape=True,
     finalize=_visible,
     undefined=StrictUndefined,

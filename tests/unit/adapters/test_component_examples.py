@@ -55,18 +55,25 @@ class Example:
             del sys.modules[module]
 
 
-@pytest.fixture
-def digits() -> Iterator[Example]:
-    example = Example("flower_app", "digits_app")
+def opened(name: str, package: str) -> Iterator[Example]:
+    example = Example(name, package)
     yield example
     example.close()
+
+
+@pytest.fixture
+def digits() -> Iterator[Example]:
+    yield from opened("flower_app", "digits_app")
+
+
+@pytest.fixture
+def network() -> Iterator[Example]:
+    yield from opened("pytorch_app", "pytorch_digits")
 
 
 @pytest.fixture
 def marina() -> Iterator[Example]:
-    example = Example("own_strategy", "marina_app")
-    yield example
-    example.close()
+    yield from opened("own_strategy", "marina_app")
 
 
 def test_the_two_lines_make_the_difference(digits: Example, tmp_path: Path) -> None:
@@ -76,6 +83,17 @@ def test_the_two_lines_make_the_difference(digits: Example, tmp_path: Path) -> N
     assert (tmp_path / "robust" / "model.npz").exists()
     assert digits.run(tmp_path / "naive", robust=False)["accuracy"][-1] < 0.2
     assert digits.run(tmp_path / "calm", robust=False, attackers=0)["accuracy"][-1] > 0.94
+
+
+def test_the_two_lines_in_flowers_quickstart_with_pytorch(network: Example, tmp_path: Path) -> None:
+    robust = network.run(tmp_path / "robust")
+    assert robust["accuracy"][-1] > 0.8
+    assert 0.8 < robust["clients"][-1] <= 1  # three of ten claim a billion; the median of the clients does not
+    assert network.run(tmp_path / "naive", robust=False, num_server_rounds=5)["accuracy"][-1] < 0.2
+    import torch
+
+    model = importlib.import_module("pytorch_digits.task").Net()
+    model.load_state_dict(torch.load(tmp_path / "robust" / "final_model.pt"))
 
 
 def test_without_the_second_line_the_server_says_which_it_is(digits: Example, tmp_path: Path) -> None:

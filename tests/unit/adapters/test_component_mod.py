@@ -164,10 +164,7 @@ def test_an_error_of_the_app_stays_its_own() -> None:
     def fail(message: Message, context: Context) -> Message:
         raise ConfigError("no data")
 
-    assert (
-        tell(app(fail), instruction()).error.reason
-        == "<class 'foundation.errors.ConfigError'>:<ConfigError('no data')>"
-    )
+    assert tell(app(fail), instruction()).error.reason == f"{ConfigError}:<ConfigError('no data')>"
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def rng() -> np.random.Generator:
 
 
 def mean(rows: Rows) -> Vector:
-    return Mean()(rows, 0, rng())
+    return Mean().weigh(rows, 0, rng())[0]
 
 
 def view(**other: Any) -> View:

@@ -14,10 +14,9 @@ from experiment.config import (
     PreAggregatorUnion,
     StrategyUnion,
     TaskUnion,
-    _keys,
-    kinds_of,
     load,
 )
+from experiment.problems import keys_of, kinds_of
 
 ROOT = Path(__file__).resolve().parents[3]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -74,5 +73,5 @@ def test_the_catalogue_names_every_key(union: object) -> None:
     catalogue = (ROOT / "docs" / "catalogue.md").read_text(encoding="utf-8")
     shared = {"kind", "pre", "view", "parts"}
     for kind, member in kinds_of(union).items():
-        for key in set(_keys(member)) - shared:
+        for key in set(keys_of(member)) - shared:
             assert f"`{key}`" in catalogue, (kind, key)

@@ -287,7 +287,7 @@ def test_too_many_byzantine_rows_are_refused_with_both_numbers(rule: Rule, n: in
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.kind)
 @pytest.mark.parametrize("rows", [np.zeros(3), np.zeros((0, 3)), np.zeros((3, 0)), np.zeros((3, 3), np.int64)])
 def test_rows_of_another_form_are_refused(rule: Rule, rows: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"must be \(n', d\)"):
+    with pytest.raises(ValueError, match=r"^rows of .*: must be"):
         rule(rows, 0, rng())
 
 

@@ -12,8 +12,9 @@ import pytest
 import tomli_w
 
 from client.rollback import Rollback
-from experiment.config import StrategyUnion, kinds_of, parse
+from experiment.config import StrategyUnion, parse
 from experiment.opened import Experiment, open_experiment
+from experiment.problems import kinds_of
 from foundation.errors import ConfigError
 from link import codec
 from link.worker_state import Page, StateDict

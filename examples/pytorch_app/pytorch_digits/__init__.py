@@ -1,0 +1,1 @@
+"""Flower's PyTorch quickstart, on handwritten digits that need no download."""
