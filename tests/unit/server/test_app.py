@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 from flwr.app import Context, Error, Message, RecordDict
 
 from client.app import app as client_app
@@ -13,8 +14,10 @@ from experiment.opened import open_experiment
 from foundation.errors import Silent
 from link import flwr_compat
 from server.app import app
-from server.run_folder.reader import read_rounds
+from server.run_folder.reader import read_model, read_rounds
+from strategies.strategy import NoClientsError
 from tests.local_grid import FIRST_NODE, LocalGrid
+from tests.packages import ROOT
 from tests.saved import x_of
 
 TEXT = """
@@ -37,10 +40,10 @@ kind = "ipm"
 """
 
 
-def serve(config: Path, **run_config: str) -> None:
+def serve(config: Path, nodes: int = 4, **run_config: str) -> None:
     """Run the ServerApp over nodes that run the ClientApp, the last of them an attacker."""
     named: dict[str, str | float | bool] = {"config": str(config), "attackers": "last"}
-    contexts = [Context(1, FIRST_NODE + i, {"partition-id": i}, RecordDict(), named) for i in range(4)]
+    contexts = [Context(1, FIRST_NODE + i, {"partition-id": i}, RecordDict(), named) for i in range(nodes)]
 
     def answer(worker: int, message: Message) -> Iterator[Message]:
         try:
@@ -48,7 +51,7 @@ def serve(config: Path, **run_config: str) -> None:
         except Silent as error:
             yield Message(Error(flwr_compat.APP_RAISED, str(error)), reply_to=message)
 
-    grid = LocalGrid(4, answer)
+    grid = LocalGrid(nodes, answer)
     app(grid, Context(grid.run_id, 1, {}, RecordDict(), {**named, **run_config}))
 
 
@@ -71,3 +74,20 @@ def test_a_run_on_a_foreign_grid_goes_on_for_more_rounds_to_the_same_model(tmp_p
     assert np.array_equal(x_of(out), x)
     assert [record.round for record in read_rounds(out)] == [1, 2, 3, 4, 5, 6]
     assert json.loads((out / "summary.json").read_text())["rounds"] == 6
+
+
+def test_a_run_that_nobody_comes_back_to_keeps_the_names_in_its_model(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    out, config = tmp_path / "run", tmp_path / "config.toml"
+    task = f'kind = "custom"\npath = "{ROOT / "examples" / "my_task.py"}:TwoMoons"'
+    text = TEXT.replace('kind = "digits"\nmodel = "softmax"', task).replace(
+        "byzantine = 1", "byzantine = 1\njoin_timeout_s = 1"
+    )
+    config.write_text(text, encoding="utf-8")
+    serve(config, out=str(out))
+    before = (out / "model.safetensors").read_bytes()
+    assert read_model(out).tensors
+    config.write_text(text.replace("rounds = 6", "rounds = 9"), encoding="utf-8")
+    with pytest.raises(NoClientsError):
+        serve(config, nodes=0, resume=str(out))
+    assert (out / "model.safetensors").read_bytes() == before
