@@ -211,7 +211,7 @@ class Processes:
     """
 
     def __init__(self, folder: Path = ROOT, command: Path = COMMAND) -> None:
-        self._folder, self._command = folder, command
+        self._folder, self.command = folder, command
         self._mark = f"BREAKWATER_TEST_MARK={uuid.uuid4().hex}"
         self._started: list[Process] = []
 
@@ -236,7 +236,7 @@ class Processes:
 
     def breakwater(self, *arguments: str | Path) -> Process:
         """Start a breakwater command."""
-        return self.start(self._command, *arguments)
+        return self.start(self.command, *arguments)
 
     def python(self, code: str, *arguments: str) -> Process:
         """Start Python on some code, at the root of the checkout."""

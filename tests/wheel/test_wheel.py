@@ -33,6 +33,18 @@ rfa = "aggregator.kind=rfa"
 cm = "aggregator.kind=cm"
 """
 
+OWN_TASK = """
+[federation]
+clients = 2
+[task]
+kind = "custom"
+path = "my_numpy_task.py:LeastSquares"
+[strategy]
+kind = "robust-sgd"
+rounds = 10
+gamma = 0.1
+"""
+
 
 @pytest.fixture
 def processes(elsewhere: Path, installed: Path) -> Iterator[Processes]:
@@ -116,6 +128,23 @@ def test_server_and_clients_by_hand_with_tls_and_a_client_of_the_checkout_among_
     with Processes() as alone:
         alone.breakwater("run", CONFIGS / "by-hand.toml", "--out", tmp_path / "checkout", *SHORT, *honest).ends(0)
     assert model_of(elsewhere / "wheel") == model_of(tmp_path / "checkout")
+
+
+def test_a_file_with_a_task_is_the_same_task_for_a_wheel_and_for_a_checkout(
+    processes: Processes, elsewhere: Path, tmp_path: Path
+) -> None:
+    """Each party has its own copy; the server compares digests of what they have loaded."""
+    for folder in (elsewhere, tmp_path):
+        shutil.copy2(ROOT / "examples" / "my_numpy_task.py", folder)
+        (folder / "own.toml").write_text(OWN_TASK, encoding="utf-8")
+    assert "from breakwater.tasks import" in (tmp_path / "my_numpy_task.py").read_text(encoding="utf-8")
+    server = processes.breakwater("server", "own.toml", "--listen", "127.0.0.1:0", "--out", "out")
+    address = server.line(r"^listening on (\S+)")[1]
+    for name, command, folder in (("wheel", processes.command, elsewhere), ("checkout", COMMAND, tmp_path)):
+        processes.start(command, "client", "--connect", address, "--name", name, "--config", folder / "own.toml")
+    server.ends(0)
+    processes.none_left()
+    assert summary_of(elsewhere / "out")["rejected"] == {}
 
 
 def test_a_wheel_has_the_fingerprint_of_its_checkout_until_a_file_is_changed(
