@@ -35,6 +35,10 @@ class _PreAggregator(ABC):
         """Return (n', f') for n rows with f Byzantine: both unchanged, unless a class says otherwise."""
         return n, f
 
+    def bound(self, n: int, f: int, kappa: float) -> float | None:
+        """Return kappa of this step followed by a rule with the given one, see ``Rule.kappa``; None if not known."""
+        return None
+
     @abstractmethod
     def mix(self, rows: WeightedRows, f: int, rng: Generator) -> WeightedRows:
         """Return what the rule sees in place of ``rows``, of which f may be Byzantine."""
@@ -114,6 +118,10 @@ class NearestNeighbourMixing(_PreAggregator):
     """
 
     kind: Literal["nnm"] = "nnm"
+
+    def bound(self, n: int, f: int, kappa: float) -> float | None:
+        """Return 8 f/(n - f) (1 + kappa)."""
+        return 8 * f / (n - f) * (1 + kappa)
 
     def mix(self, rows: WeightedRows, f: int, rng: Generator) -> WeightedRows:
         """Return the means of neighbours; nothing is drawn."""
