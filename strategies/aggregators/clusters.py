@@ -14,7 +14,7 @@ def largest_cluster(points: Array) -> NDArray[np.bool_]:
     """Return which points belong to the largest cluster that mean shift finds; of equally large ones the densest.
 
     The kernel's width is the mean over the points of the distance to their floor(n/2)-th nearest, the point itself
-    being the first. Centres start on the grid of that width, and move to the mean of the points within the width until
+    being the first; where it is 0, clusters are groups of equal points. Centres start on the grid of that width, and move to the mean of the points within the width until
     they rest. Of centres within the width of each other the one with most points stays. A point belongs to the nearest
     centre; to none if that is further away than the width.
 
@@ -29,6 +29,8 @@ def largest_cluster(points: Array) -> NDArray[np.bool_]:
     """
     n = len(points)
     width = float(np.sort(_distances(points, points), axis=1)[:, max(1, n // 2) - 1].mean())
+    if width == 0.0:
+        return _largest_heap(points)
     centres, found = _shift(points, _seeds(points, width), width)
     order = sorted(range(len(centres)), key=lambda i: (int(found[i]), *centres[i].tolist()), reverse=True)
     kept: list[int] = []
@@ -46,10 +48,16 @@ def largest_cluster(points: Array) -> NDArray[np.bool_]:
 
 def _seeds(points: Array, width: float) -> Array:
     """Return the points of the grid that are nearest to a point; the points themselves where that spares none."""
-    if width == 0.0:
-        return np.unique(points, axis=0)
     seeds = np.unique(np.round(points / width), axis=0) * width
     return points if len(seeds) == len(points) else seeds
+
+
+def _largest_heap(points: Array) -> NDArray[np.bool_]:
+    """Return the largest group of equal points: clusters of width 0, which rounding would keep a mean out of."""
+    values, heap, sizes = np.unique(points, axis=0, return_inverse=True, return_counts=True)
+    most = max(range(len(sizes)), key=lambda i: (int(sizes[i]), *values[i].tolist()))
+    member: NDArray[np.bool_] = heap.reshape(-1) == most
+    return member
 
 
 def _shift(points: Array, centres: Array, width: float) -> tuple[Array, NDArray[np.intp]]:

@@ -68,7 +68,7 @@ class WeightedRows:
         self.rows = rows
         self.weights = weights
         self.divisors = np.ones(len(rows) if weights is None else len(weights)) if divisors is None else divisors
-        self.rng = generator(rng, "the rule")
+        self.rng = generator(None, "the rule") if rng is None else rng
         self.taken = Taken()
         """Shared with what is mixed of this."""
 
