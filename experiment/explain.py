@@ -10,6 +10,7 @@ from experiment.opened import open_experiment, try_out
 from experiment.sections import MethodSection
 from foundation import units as words
 from foundation.errors import ConfigError
+from strategies.aggregators import DivideAndConquer
 from strategies.cohorts import byzantine_majority, expected_byzantine
 from strategies.method import RoundKind
 
@@ -227,12 +228,12 @@ def warnings(config: Config) -> Iterator[str]:
     if f and rule.kind in ("cge", "signguard") and config.strategy.kind == "byz-vr-marina":
         offset = "g + Q(difference), which have g in common"
         yield f'aggregator.kind = "{rule.kind}" compares lengths, but rows of byz-vr-marina are {offset}'
-    for key, size in config.cohorts.items() if rule.kind == "dnc" else ():
-        share = expected_byzantine(size, n, f)
-        most = rule.iters * rule.struck(share)
-        if most > size - 1:
-            fix = "it may be all, which gives their median; lower iters or c"
-            yield f"dnc leaves out up to {most} of {size} rows of strategy.{key}: {fix}"
+    if isinstance(rule, DivideAndConquer):
+        for key, size in config.cohorts.items():
+            most = rule.iters * rule.struck(expected_byzantine(size, n, f))
+            if most > size - 1:
+                fix = "it may be all, which gives their median; lower iters or c"
+                yield f"dnc leaves out up to {most} of {size} rows of strategy.{key}: {fix}"
     for key, size in config.cohorts.items():
         share, most = expected_byzantine(size, n, f), rule.tolerates(size)
         if rule.defends and most < share:

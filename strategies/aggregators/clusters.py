@@ -14,9 +14,9 @@ def largest_cluster(points: Array) -> NDArray[np.bool_]:
     """Return which points belong to the largest cluster that mean shift finds; of equally large ones the densest.
 
     The kernel's width is the mean over the points of the distance to their floor(n/2)-th nearest, the point itself
-    being the first; where it is 0, clusters are groups of equal points. Centres start on the grid of that width, and move to the mean of the points within the width until
-    they rest. Of centres within the width of each other the one with most points stays. A point belongs to the nearest
-    centre; to none if that is further away than the width.
+    being the first; where it is 0, clusters are groups of equal points. Centres start on the grid of that width, and
+    move to the mean of the points within the width until they rest. Of centres within the width of each other the one
+    with most points stays. A point belongs to the nearest centre; to none if that is further away than the width.
 
     Args:
         points: shape (n, k), n at least 1.

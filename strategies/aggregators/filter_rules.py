@@ -27,8 +27,8 @@ class DivideAndConquer(Rule):
     out, of equal scores the later ones; none where all rows are equal there. The result is the mean of the rows that no
     pass has left out. If none remains, it is the coordinate-wise median of all rows.
 
-    A pass looks in one direction: of attackers who lie in several, those off the direction of largest variance remain.
-    So do attackers within the spread of the honest rows.
+    A pass looks in one direction: attackers who are near the mean along it remain, wherever else they are, and honest
+    rows go in their place. So do attackers within the spread of the honest rows.
 
     Args:
         iters: passes, at least 1. More leave out more rows, up to iters * ceil(c f).

@@ -269,7 +269,7 @@ def test_rules_without_kappa_are_moved_where_all_honest_rows_are_equal(rule: Rul
     honest = np.array([1.0, 2.0, -3.0, 0.5])
     attack = {
         "mean": [honest, honest + 1.0],
-        "dnc": [honest + [0.0, 1.0, 0.0, 0.0], honest + [9.0, 0.0, 0.0, 0.0]],  # at right angles: one is left
+        "dnc": [honest + np.array([9.0, 0, 0, 0]), honest + np.array([1.0, 1, 0, 0])],  # one at the mean of axis 0
         "signguard": [honest[[0, 1, 2, 3]], honest[[1, 0, 2, 3]]],  # the same numbers in other places
         "cge": [-0.9 * honest, -0.9 * honest],  # shorter than all
     }[rule.kind]

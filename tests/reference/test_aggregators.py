@@ -216,7 +216,7 @@ def slow_drawn_divide_and_conquer(rows: Lists, f: int) -> list[float]:
     """Three passes, each of which draws two columns and leaves out ceil(f / 2) rows."""
     rng, left = np.random.default_rng(0), set(range(len(rows)))
     for _ in range(3 if f else 0):
-        columns = range(len(rows[0]))
+        columns = list(range(len(rows[0])))
         if len(columns) > 2:
             columns = sorted(rng.choice(len(columns), 2, replace=False, shuffle=False).tolist())
         left &= left_by_a_pass([[row[j] for j in columns] for row in rows], math.ceil(f / 2))
@@ -422,9 +422,7 @@ def test_bucketing_is_its_definition(dtype: type, s: int) -> None:
 
 
 @pytest.mark.parametrize("large", [0, 2**60], ids=["kernels", "numpy"])
-@pytest.mark.parametrize(
-    "rule", [rule for rule, _, _ in REFERENCES if rule not in SAMPLED], ids=lambda rule: rule.kind
-)
+@pytest.mark.parametrize("rule", [rule for rule, _, _ in REFERENCES if rule not in SAMPLED], ids=lambda rule: rule.kind)
 def test_cutting_long_rows_into_blocks_changes_nothing(rule: Rule, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # A row of several blocks is a short one repeated: so must the result be.
     monkeypatch.setattr(weighted_rows, "LARGE", large)
@@ -441,7 +439,7 @@ def test_rules_that_look_at_some_columns_are_their_definition_on_long_rows(
     large: int, dtype: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weighted_rows, "LARGE", large)
-    rows = np.random.default_rng(8).normal(0.2, 1.0, (12, 5000)).astype(dtype)
+    rows: Rows = np.random.default_rng(8).normal(0.2, 1.0, (12, 5000)).astype(dtype)
     rows[:3] -= 0.8  # other signs
     rows[7:9] *= 20.0
     seen = SignGuard()(rows, 3, np.random.default_rng(0))

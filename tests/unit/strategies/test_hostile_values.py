@@ -499,7 +499,7 @@ def test_rows_at_the_ends_of_what_floats_hold_do_not_move_a_rule_out_of_the_hone
 @pytest.mark.parametrize(
     "rule",
     [Mean(), DivideAndConquer(), DivideAndConquer(sub=2, iters=3), *RULES],
-    ids=lambda rule: "-".join([*(step.kind for step in rule.pre), rule.kind])
+    ids=lambda rule: "-".join([*(step.kind for step in rule.pre), rule.kind]),
 )
 def test_no_rows_at_all_make_a_rule_overflow(rule: Rule, dtype: type) -> None:
     """Also where all of a cohort is Byzantine, what comes out can be clipped and stepped along."""
