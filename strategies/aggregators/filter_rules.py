@@ -12,6 +12,7 @@ import numpy as np
 
 from strategies.aggregators.center_rules import main_direction, tamed, taming
 from strategies.aggregators.clusters import largest_cluster
+from strategies.aggregators.preaggregators import middle_of
 from strategies.aggregators.rule import Rule
 from strategies.aggregators.weighted_rows import Array, WeightedRows
 from strategies.checks import check_count, check_positive
@@ -106,10 +107,8 @@ class SignGuard(Rule):
         """Return the mean of the clipped rows that pass both tests."""
         n, d = len(rows), rows.rows.shape[1]
         norms = rows.norms()
-        ordered = np.sort(norms)
-        lower = float(ordered[(n - 1) // 2])
+        lower, middle = float(np.sort(norms)[(n - 1) // 2]), middle_of(norms)
         with np.errstate(over="ignore"):
-            middle = 0.5 * lower + 0.5 * float(ordered[n // 2])
             usual = (norms > 0.1 * middle) & (norms < 3.0 * middle)
         width = max(1, d // 10)
         start = int(rows.rng.integers(0, d - width + 1))

@@ -285,6 +285,11 @@ def slow_static_clipping(rows: Lists, f: int) -> Lists:
     return [[a * min(1.0, 2.0 / max(math.hypot(*row), 1e-300)) for a in row] for row in rows]
 
 
+def slow_median_clipping(rows: Lists, f: int) -> Lists:
+    radius = statistics.median(math.hypot(*row) for row in rows)
+    return [[a * min(1.0, radius / math.hypot(*row)) for a in row] for row in rows]
+
+
 def slow_adaptive_clipping(rows: Lists, f: int) -> Lists:
     n = len(rows)
     norms = sorted(math.hypot(*row) for row in rows)
@@ -370,9 +375,10 @@ def test_kernels_compute_the_definition(  # type: ignore[no-untyped-def]  # any 
     [
         (NearestNeighbourMixing(), slow_nnm),
         (StaticClipping(), slow_static_clipping),
+        (StaticClipping(c="median"), slow_median_clipping),
         (AdaptiveRobustClipping(), slow_adaptive_clipping),
     ],
-    ids=["nnm", "static-clip", "arc"],
+    ids=["nnm", "static-clip", "median-clip", "arc"],
 )
 def test_rules_see_what_a_pre_step_gives(  # type: ignore[no-untyped-def]  # any of the above
     step: PreAggregator, slow, dtype: type, large: int, monkeypatch: pytest.MonkeyPatch

@@ -294,6 +294,17 @@ def test_static_clipping_shortens_what_is_longer_than_c() -> None:
     assert f == 1
 
 
+def test_static_clipping_to_the_median_length() -> None:
+    step = StaticClipping(c="median")
+    np.testing.assert_array_equal(step(column(1.0, -8.0, 4.0), 1)[0], column(1.0, -4.0, 4.0))
+    np.testing.assert_array_equal(step(column(1.0, -8.0, 4.0, 2.0), 1)[0], column(1.0, -3.0, 3.0, 2.0))
+    np.testing.assert_array_equal(step(column(0.0, 0.0, 4.0), 1)[0], column(0.0, 0.0, 0.0))
+    assert Mean(pre=(step,)).tolerates(20) == 9
+    rows = np.random.default_rng(0).normal(size=(20, 6))
+    rows[:9] = 1.5e308  # whose lengths float64 does not hold
+    assert norm(Mean(pre=(step,))(rows, 9)) <= max(norm(row) for row in rows[9:])
+
+
 def test_adaptive_clipping_shortens_the_longest_to_the_next() -> None:
     # n = 4, f = 1: floor(2 * 3 / 4) = 1 row.
     clipped, _ = AdaptiveRobustClipping()(column(1.0, -8.0, 4.0, 2.0), 1, rng())
@@ -414,6 +425,7 @@ def test_geometric_median_refuses_settings_out_of_bounds(settings: dict[str, flo
         (lambda: DivideAndConquer(c=0.0), r"c = 0\.0: must be above 0"),
         (lambda: MoNNA(pivot=-1), "pivot = -1: must be at least 0"),
         (lambda: StaticClipping(c=0.0), r"c = 0\.0: must be above 0"),
+        (lambda: StaticClipping(c="mean"), "c = 'mean': must be a number above 0, or \"median\""),  # type: ignore[arg-type]  # to be refused
         (lambda: StaticClipping(c=float("nan")), "c = nan: must be above 0"),
     ],
 )
