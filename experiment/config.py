@@ -34,8 +34,10 @@ from foundation.text import TextError, read_text
 from strategies.aggregators import (
     Bulyan,
     CenteredClipping,
+    ComparativeGradientElimination,
     CoordinateMedian,
     CovarianceFilter,
+    DivideAndConquer,
     GeometricMedian,
     Krum,
     Mean,
@@ -43,6 +45,7 @@ from strategies.aggregators import (
     MinimumDiameterAveraging,
     MoNNA,
     MultiKrum,
+    SignGuard,
     SmallestVarianceAveraging,
     TrimmedMean,
 )
@@ -87,7 +90,8 @@ else:
 _Coordinates = Mean | CoordinateMedian | TrimmedMean | MeanAroundMedian
 _Distances = Krum | MultiKrum | Bulyan | MinimumDiameterAveraging | MoNNA
 _Centers = CenteredClipping | CovarianceFilter | SmallestVarianceAveraging
-AggregatorUnion = Annotated[_Coordinates | GeometricMedian | _Distances | _Centers, Discriminator("kind")]
+_Filters = DivideAndConquer | SignGuard | ComparativeGradientElimination
+AggregatorUnion = Annotated[_Coordinates | GeometricMedian | _Distances | _Centers | _Filters, Discriminator("kind")]
 _Compressors = Identity | RandK | Masked | PermK | TopK | QSGD | Natural | ScaledSign
 CompressorUnion = Annotated[_Compressors, Discriminator("kind")]
 _Directions = BitFlip | LabelFlip | ALIE | OptimalALIE | IPM | OptimalIPM | FOE

@@ -10,6 +10,7 @@ from experiment.opened import open_experiment, try_out
 from experiment.sections import MethodSection
 from foundation import units as words
 from foundation.errors import ConfigError
+from strategies.aggregators import DivideAndConquer
 from strategies.cohorts import byzantine_majority, expected_byzantine
 from strategies.method import RoundKind
 
@@ -61,6 +62,7 @@ def sentences(
     strategy = config.strategy
     yield "method", f"{strategy.kind}, {strategy.rounds} rounds: {_hyper_parameters(strategy, given)}"
     yield "rule", _rule(config)
+    yield from _kappa(config)
     yield from _cohorts(config) if task is None else _on_task(config, task)
     yield "attack", _attack(config)
     for warning in warnings(config):
@@ -108,6 +110,23 @@ def _rule(config: Config) -> str:
         return f"{_names(rule)}: defends against nobody"
     tolerated = f"{rule.tolerates(n)} of {n} rows ({100 * rule.breakdown(n):.0f} %)"
     return f"{_names(rule)}: breaks down beyond {tolerated}; f/n = {f} of {n} ({100 * f / n:.0f} %)"
+
+
+def _kappa(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield what is known of the rule's error, for each size of a cohort in which it takes the Byzantine share."""
+    n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
+    found = []
+    for size in sorted(set(config.cohorts.values()), reverse=True) if f and rule.defends else ():
+        share = expected_byzantine(size, n, f)
+        if share > rule.tolerates(size):
+            continue
+        kappa, least = rule.kappa(size, share), share / (size - 2 * share)
+        if kappa is None:
+            yield "kappa", f"no bound is known for {_names(rule)}"
+            return
+        found.append(f"kappa = {kappa:.3g} for {size} rows, {share} Byzantine (at least {least:.3g} for any rule)")
+    if found:
+        yield "kappa", "squared error <= kappa times the variance of the honest rows; " + ", ".join(found)
 
 
 def _compressor(config: Config, problem: ProblemConstants) -> str:
@@ -203,6 +222,18 @@ def warnings(config: Config) -> Iterator[str]:
     if f and rule.kind == "monna":
         trusted = f"row {rule.pivot}, whichever sampled client that is"
         yield f'aggregator.kind = "monna" trusts {trusted}: where it is Byzantine, it decides alone'
+    if f and rule.kind == "cge":
+        small = "for strongly convex losses theory needs f/n below about mu / (mu + 2L)"
+        yield f'aggregator.kind = "cge" never leaves out a vector that is shorter than honest ones; {small}'
+    if f and rule.kind in ("cge", "signguard") and config.strategy.kind == "byz-vr-marina":
+        offset = "g + Q(difference), which have g in common"
+        yield f'aggregator.kind = "{rule.kind}" compares lengths, but rows of byz-vr-marina are {offset}'
+    if isinstance(rule, DivideAndConquer):
+        for key, size in config.cohorts.items():
+            most = rule.iters * rule.struck(expected_byzantine(size, n, f))
+            if most > size - 1:
+                fix = "it may be all, which gives their median; lower iters or c"
+                yield f"dnc leaves out up to {most} of {size} rows of strategy.{key}: {fix}"
     for key, size in config.cohorts.items():
         share, most = expected_byzantine(size, n, f), rule.tolerates(size)
         if rule.defends and most < share:
