@@ -19,7 +19,7 @@ import numpy as np
 import tomli_w
 from pydantic import Discriminator, Field, PrivateAttr, TypeAdapter, ValidationError, field_validator, model_validator
 
-from attacks.adaptive import ROP, Mimic, MinMax, MinSum, OptimalALIE, OptimalIPM
+from attacks.adaptive import ROP, Fang, Mimic, MinMax, MinSum, OptimalALIE, OptimalIPM
 from attacks.attack import Attack
 from attacks.classical import ALIE, FOE, IPM, Big, BitFlip, Gaussian, Infinity, LabelFlip, NaN, ShiftBack, Silence, Zero
 from attacks.faults import WireFault
@@ -91,7 +91,7 @@ AggregatorUnion = Annotated[_Coordinates | GeometricMedian | _Distances | _Cente
 _Compressors = Identity | RandK | Masked | PermK | TopK | QSGD | Natural | ScaledSign
 CompressorUnion = Annotated[_Compressors, Discriminator("kind")]
 _Directions = BitFlip | LabelFlip | ALIE | OptimalALIE | IPM | OptimalIPM | FOE
-_Searches = MinMax | MinSum | Mimic | ROP
+_Searches = MinMax | MinSum | Fang | Mimic | ROP
 _Values = ShiftBack | Gaussian | Zero | Big | NaN | Infinity
 AttackUnion = Annotated[_Directions | _Searches | _Values | Silence | WireFault, Discriminator("kind")]
 _PreAggregators = Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping

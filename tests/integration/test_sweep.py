@@ -50,6 +50,10 @@ SAME = {
         "heterogeneous",
         ("attack.kind=alie", "attack.view=omniscient", "attack.z=1.06"),
     ),
+    "byz-vr-marina-pp, attackers that each draw for themselves": (
+        "heterogeneous",
+        ("attack.kind=fang", "attack.view=omniscient"),
+    ),
     "rosdhb, with checkpoints that workers are told of": ("rosdhb", ("checkpoint.every=3",)),
     "byz-dasha-page, a reply of each that is not finite": ("byz-dasha-page", ("attack.kind=nan",)),
     "a torch model, whose file is a state dict": ("custom", ()),
