@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from attacks.moments import calm, fit, mean_and_deviation
 from attacks.view import SIGHTS, Sight, View, alone
 from strategies.arrays import ArrayT, Random, generator, read_rows, whole
 from strategies.method import Aggregator, Compressor, Packet, Vector
+
+Membership = Literal["fixed", "per-cohort"]
+"""Which clients are Byzantine in a round; see ``Attack``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,9 @@ class Attack(ABC):
     Args:
         kind: the attack's name in configs.
         view: how much the attacker knows; at least ``least``.
+        membership: how many Byzantine clients a cohort has. ``"fixed"``: as many as the server happens to sample.
+            ``"per-cohort"``: always their share of it, rounded, as in many published experiments: the server samples
+            the last f clients and the others separately. No cohort then has a Byzantine majority.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -52,6 +58,7 @@ class Attack(ABC):
 
     kind: str
     view: Sight = "own"
+    membership: Membership = "fixed"
 
     def __post_init__(self) -> None:
         if SIGHTS.index(self.view) < SIGHTS.index(self.least):
@@ -61,6 +68,11 @@ class Attack(ABC):
                 value = getattr(self, name)
                 if value is not None and not above < value < inf:
                     raise ValueError(f"{name} = {value}: must be {bound}")
+
+    @property
+    def label(self) -> str:
+        """The attack's name in titles, which marks results of an unusual membership."""
+        return self.kind if self.membership == "fixed" else f"{self.kind}, {self.membership}"
 
     @property
     def needs_cohort(self) -> bool:

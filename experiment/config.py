@@ -222,6 +222,11 @@ class Config(Section):
         """Whether the sampled clients learn who else was sampled."""
         return self.federation.reveal_cohort or (self.attack is not None and self.attack.needs_cohort)
 
+    @property
+    def stratified(self) -> bool:
+        """Whether every cohort has the same number of Byzantine clients."""
+        return self.attack is not None and self.attack.membership == "per-cohort"
+
     def setting(self, data_dir: Path | None, config_dir: Path | None) -> Setting:
         """Return what the task needs in order to load."""
         who = self.federation
@@ -420,6 +425,8 @@ def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:
     for setting in settings:
         if not setting.startswith("attack."):
             raise ConfigError(f"--set {setting}: a client only takes attack.key=value; the rest is the server's")
+        if setting.partition("=")[0].strip() == "attack.membership":
+            raise ConfigError(f"--set {setting}: the server samples the clients; set it in the server's config")
         _override(tree, setting)
     try:
         attack = TypeAdapter(AttackUnion).validate_python(tree["attack"])

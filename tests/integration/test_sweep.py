@@ -77,6 +77,24 @@ def test_a_run_in_one_process_writes_what_a_run_of_processes_writes(tmp_path: Pa
         assert one[key] == many[key], key
 
 
+def test_every_cohort_has_its_share_of_attackers_where_that_is_asked_for(tmp_path: Path) -> None:
+    changes = [
+        "strategy.rounds=40",
+        "strategy.cohort=5",
+        "attack.kind=shb",
+        "evaluation.every=40",
+        "checkpoint.every=0",
+    ]
+    cohorts = {}
+    for membership in ("fixed", "per-cohort"):
+        config = load(CONFIGS / "demo.toml", [*changes, f"attack.membership={membership}"])
+        run_in_process(options(config, tmp_path / membership))
+        rounds = [line["cohort"] for line in rounds_of(tmp_path / membership) if len(line["cohort"]) == 5]
+        cohorts[membership] = {sum(worker >= 7 for worker in cohort) for cohort in rounds}
+    assert cohorts["per-cohort"] == {2}  # 3 of 10 attack: 1.5 of 5, rounded
+    assert len(cohorts["fixed"]) > 1
+
+
 def test_the_clients_of_one_process_have_the_names_of_the_processes() -> None:
     assert names(3, 1) == ["client-0", "client-1", "byzantine"]
     assert names(12, 2)[:1] + names(12, 2)[9:] == ["client-00", "client-09", "byzantine-0", "byzantine-1"]

@@ -75,6 +75,7 @@ def test_a_client_is_told_its_fault_by_hand(fault: Fault) -> None:
         (["attack.kind=fang", "attack.against=cm"], ["[attack] against = 'cm'", "'auto', 'coordinates' or 'krum'"]),
         (["attack.kind=ipm", "attack.jitter=-1.0"], ["[attack] jitter = -1.0: must be at least 0 and finite"]),
         (["attack.kind=shb", "attack.view=own", "attack.jitter=1.0"], ['jitter = 1.0 with view = "own"']),
+        (["attack.kind=bf", "attack.membership=mobile"], ["[attack] membership = 'mobile'", "'fixed' or 'per-cohort'"]),
         (["attack.kind=min-sum", 'attack.view="own"'], ['min-sum needs at least "coalition"']),
     ],
 )
@@ -90,3 +91,13 @@ def test_alie_by_hand_where_it_has_no_default_shift() -> None:
     with pytest.raises(ConfigError, match=r"\[attack\] alie has no default z for f = 0 of n = 2 clients: give z"):
         parse_attack("alie", (), two)
     assert parse_attack("alie", ["attack.z=1.0"], two).kind == "alie"
+
+
+def test_membership_is_the_servers_to_choose() -> None:
+    config = parse(TEXT, ["attack.kind=alie", "attack.membership=per-cohort"])
+    assert config.stratified
+    assert parse(config.to_toml()) == config
+    assert not parse(TEXT, ["attack.kind=alie"]).stratified
+    assert not parse(TEXT).stratified
+    with pytest.raises(ConfigError, match=r"--set attack.membership=fixed: the server samples the clients; set it in"):
+        parse_attack("alie", ["attack.membership=fixed"], config)
