@@ -19,7 +19,7 @@ import numpy as np
 import tomli_w
 from pydantic import Discriminator, Field, PrivateAttr, TypeAdapter, ValidationError, field_validator, model_validator
 
-from attacks.adaptive import ROP, Mimic, MinMax, MinSum, OptimalALIE, OptimalIPM
+from attacks.adaptive import ROP, Fang, Mimic, MinMax, MinSum, OptimalALIE, OptimalIPM
 from attacks.attack import Attack
 from attacks.classical import ALIE, FOE, IPM, Big, BitFlip, Gaussian, Infinity, LabelFlip, NaN, ShiftBack, Silence, Zero
 from attacks.faults import WireFault
@@ -95,7 +95,7 @@ AggregatorUnion = Annotated[_Coordinates | GeometricMedian | _Distances | _Cente
 _Compressors = Identity | RandK | Masked | PermK | TopK | QSGD | Natural | ScaledSign
 CompressorUnion = Annotated[_Compressors, Discriminator("kind")]
 _Directions = BitFlip | LabelFlip | ALIE | OptimalALIE | IPM | OptimalIPM | FOE
-_Searches = MinMax | MinSum | Mimic | ROP
+_Searches = MinMax | MinSum | Fang | Mimic | ROP
 _Values = ShiftBack | Gaussian | Zero | Big | NaN | Infinity
 AttackUnion = Annotated[_Directions | _Searches | _Values | Silence | WireFault, Discriminator("kind")]
 _PreAggregators = Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping
@@ -225,6 +225,11 @@ class Config(Section):
     def reveals_cohort(self) -> bool:
         """Whether the sampled clients learn who else was sampled."""
         return self.federation.reveal_cohort or (self.attack is not None and self.attack.needs_cohort)
+
+    @property
+    def stratified(self) -> bool:
+        """Whether every cohort has the same number of Byzantine clients."""
+        return self.attack is not None and self.attack.membership == "per-cohort"
 
     def setting(self, data_dir: Path | None, config_dir: Path | None) -> Setting:
         """Return what the task needs in order to load."""
@@ -424,6 +429,8 @@ def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:
     for setting in settings:
         if not setting.startswith("attack."):
             raise ConfigError(f"--set {setting}: a client only takes attack.key=value; the rest is the server's")
+        if setting.partition("=")[0].strip() == "attack.membership":
+            raise ConfigError(f"--set {setting}: the server samples the clients; set it in the server's config")
         _override(tree, setting)
     try:
         attack = TypeAdapter(AttackUnion).validate_python(tree["attack"])

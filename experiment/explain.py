@@ -11,14 +11,16 @@ from experiment.sections import MethodSection
 from foundation import units as words
 from foundation.errors import ConfigError
 from strategies.aggregators import DivideAndConquer
-from strategies.cohorts import byzantine_majority, expected_byzantine
+from strategies.cohorts import byzantine_majority, expected_byzantine, share_of_stratum
 from strategies.method import RoundKind
 
 
 def title(config: Config) -> str:
     """Return the experiment in a few words."""
     federation = config.federation
-    attack = f", {federation.byzantine} of {federation.clients} attack by {config.attack.kind}" if config.attack else ""
+    attack = (
+        f", {federation.byzantine} of {federation.clients} attack by {config.attack.label}" if config.attack else ""
+    )
     return f"{config.strategy.kind} on {config.task.kind}{attack}"
 
 
@@ -167,19 +169,31 @@ def _rounds(config: Config, plan: Sequence[RoundKind]) -> Iterator[tuple[str, st
         expected = config.strategy.rounds * kind.share
         who = f"{_cohort(config, kind.sampled)}; {_majority(config, kind.sampled, expected)}"
         yield "round", f"{kind.name}: {100 * kind.share:.3g} % of rounds, {who}"
-        if byzantine_majority(config.federation.clients, config.federation.byzantine, kind.sampled)[0] > 0:
+        if _risk(config, kind.sampled)[0] > 0:
             survives, why = kind.survives
             yield "", f"{'survives' if survives else 'does NOT survive'} a Byzantine majority: {why}"
 
 
 def _cohort(config: Config, size: int) -> str:
     n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
-    who = f"{size} of {n} clients, about {expected_byzantine(size, n, f)} Byzantine"
+    count = (
+        f"exactly {share_of_stratum(size, n, f)}" if config.stratified else f"about {expected_byzantine(size, n, f)}"
+    )
+    who = f"{size} of {n} clients, {count} Byzantine"
     return f"{who} ({_names(rule)} tolerates {rule.tolerates(size)})" if rule.defends else who
 
 
+def _risk(config: Config, size: int) -> tuple[float, float]:
+    """Return the probabilities of a strict Byzantine majority and of a tie in a cohort."""
+    n, f = config.federation.clients, config.federation.byzantine
+    if config.stratified:
+        share = share_of_stratum(size, n, f)
+        return float(2 * share > size), float(2 * share == size)
+    return byzantine_majority(n, f, size)
+
+
 def _majority(config: Config, size: int, rounds: float) -> str:
-    majority, tie = byzantine_majority(config.federation.clients, config.federation.byzantine, size)
+    majority, tie = _risk(config, size)
     if majority == tie == 0:
         return "never a Byzantine majority"
     ties = f"tie with {tie:.3g} ({rounds * tie:.3g})"
@@ -211,7 +225,7 @@ def _attack(config: Config) -> str:
         return "none"
     known = "revealed to the clients in it, because this attack needs to know"
     cohort = known if config.reveals_cohort else "not revealed"
-    return f'{config.attack.kind} with view "{config.attack.view}"; the cohort is {cohort}'
+    return f'{config.attack.label} with view "{config.attack.view}"; the cohort is {cohort}'
 
 
 def warnings(config: Config) -> Iterator[str]:
@@ -244,5 +258,8 @@ def warnings(config: Config) -> Iterator[str]:
             if step.kind == "bucketing" and 2 * spoilt >= rows > 1:
                 buckets = f"{rows} buckets of {size} rows, {spoilt} of which may be spoilt"
                 yield f"bucketing leaves {buckets}: half or more, where a median breaks down; use a smaller s or none"
+    if config.stratified and any(size < n for size in config.cohorts.values()):
+        risk = "no cohort has a Byzantine majority, which uniform sampling would not exclude"
+        yield f'attack.membership = "per-cohort" gives every cohort its share of attackers: {risk}'
     if config.attack is not None and (remark := config.attack.remark(n, f)) is not None:
         yield remark

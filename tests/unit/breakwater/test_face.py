@@ -24,7 +24,7 @@ NAMES = {
         MinimumDiameterAveraging MoNNA MultiKrum NearestNeighbourMixing PreAggregator Rows Rule SignGuard
         SmallestVarianceAveraging StaticClipping TrimmedMean Vector WeightedRows Weights""",
     "breakwater.attacks": """
-        ALIE Attack Big BitFlip FOE Gaussian IPM Infinity LabelFlip Mimic MinMax MinSum NaN OptimalALIE OptimalIPM
+        ALIE Attack Big BitFlip FOE Fang Gaussian IPM Infinity LabelFlip Mimic MinMax MinSum NaN OptimalALIE OptimalIPM
         Packet ROP ShiftBack Sight Silence Vector View WireFault Zero""",
     "breakwater.compressors": """
         Choice Compressor Identity Masked Natural Packed Packet PacketLayout PermK QSGD RandK ScaledSign TopK Vector

@@ -227,3 +227,18 @@ def test_a_task_that_the_config_does_not_fit_is_a_warning() -> None:
     told = list(sentences(config, ProblemConstants(30, np.dtype("f4"), 72, None, None)))
     flaw = "the config does not fit the recorded task: [compressor] k = 65: must be at most d = 30, the length of the"
     assert ("warning", f"{flaw} vectors") in told
+
+
+def test_cohorts_that_always_have_their_share_of_attackers() -> None:
+    said = lines(MARINA, "attack.kind=shb", "attack.membership=per-cohort")
+    full, difference = said["round"].split(" | ")
+    assert "20 of 20 clients, exactly 5 Byzantine" in full
+    assert difference.endswith("4 of 20 clients, exactly 1 Byzantine (cm tolerates 1); never a Byzantine majority")
+    assert "" not in said  # whether a round survives a majority is no question
+    assert said["attack"].startswith('shb, per-cohort with view "omniscient"')
+    assert 'attack.membership = "per-cohort" gives every cohort its share of attackers' in said["warning"]
+    assert "warning" not in lines(MARINA, "attack.kind=bf", "attack.membership=per-cohort", "strategy.cohort=20")
+    assert (
+        "tie with 1 (8)"
+        in lines(MARINA, "attack.kind=bf", "attack.membership=per-cohort", "strategy.cohort=2")["round"]
+    )
