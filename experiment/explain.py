@@ -77,6 +77,7 @@ def _on_task(config: Config, task: ProblemConstants) -> Iterator[tuple[str, str]
     plan = resolved.method.plan(config.strategy.rounds, task.samples)
     yield "compressor", _compressor(resolved, task)
     yield from _clipping(resolved, task)
+    yield from resolved.method.meanings(config.strategy.rounds)
     yield from _rounds(resolved, plan)
     yield from _costs(plan, task)
 
@@ -139,24 +140,27 @@ def _clipping(config: ResolvedConfig, task: ProblemConstants) -> Iterator[tuple[
 
 def _cohorts(config: Config) -> Iterator[tuple[str, str]]:
     for key, size in config.cohorts.items():
-        yield key, f"{_cohort(config, size)}; {_majority(config, size, config.strategy.rounds)}"
+        rows = config.federation.clients if config.strategy.method.aggregates_all else size
+        yield key, f"{_cohort(config, size, rows)}; {_majority(config, size, config.strategy.rounds)}"
 
 
 def _rounds(config: Config, plan: Sequence[RoundKind]) -> Iterator[tuple[str, str]]:
     """Describe each kind of round: how often, who takes part, and whether it survives a Byzantine majority."""
     for kind in plan:
         expected = config.strategy.rounds * kind.share
-        who = f"{_cohort(config, kind.sampled)}; {_majority(config, kind.sampled, expected)}"
+        rows = kind.sampled if kind.rows is None else kind.rows
+        who = f"{_cohort(config, kind.sampled, rows)}; {_majority(config, kind.sampled, expected)}"
         yield "round", f"{kind.name}: {100 * kind.share:.3g} % of rounds, {who}"
         if byzantine_majority(config.federation.clients, config.federation.byzantine, kind.sampled)[0] > 0:
             survives, why = kind.survives
             yield "", f"{'survives' if survives else 'does NOT survive'} a Byzantine majority: {why}"
 
 
-def _cohort(config: Config, size: int) -> str:
+def _cohort(config: Config, size: int, rows: int) -> str:
     n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
     who = f"{size} of {n} clients, about {expected_byzantine(size, n, f)} Byzantine"
-    return f"{who} ({_names(rule)} tolerates {rule.tolerates(size)})" if rule.defends else who
+    of = "" if rows == size else f" of the {rows} vectors that are aggregated"
+    return f"{who} ({_names(rule)} tolerates {rule.tolerates(rows)}{of})" if rule.defends else who
 
 
 def _majority(config: Config, size: int, rounds: float) -> str:
@@ -203,15 +207,16 @@ def warnings(config: Config) -> Iterator[str]:
     if f and rule.kind == "monna":
         trusted = f"row {rule.pivot}, whichever sampled client that is"
         yield f'aggregator.kind = "monna" trusts {trusted}: where it is Byzantine, it decides alone'
-    for key, size in config.cohorts.items():
+    for key, size in config.aggregated.items():
         share, most = expected_byzantine(size, n, f), rule.tolerates(size)
         if rule.defends and most < share:
             excess = f"about {share} of them are Byzantine and {rule.kind} with its pre-aggregators tolerates {most}"
-            yield f"strategy.{key} = {size}: {excess}; only clipping limits what such a round can do"
+            yield f"{key} = {size}: {excess}; only clipping limits what such a round can do"
         for step in rule.pre:
             rows, spoilt = step.after(size, share)
             if step.kind == "bucketing" and 2 * spoilt >= rows > 1:
                 buckets = f"{rows} buckets of {size} rows, {spoilt} of which may be spoilt"
                 yield f"bucketing leaves {buckets}: half or more, where a median breaks down; use a smaller s or none"
+    yield from config.strategy.method.remarks(n, f, rule, config.compressor)
     if config.attack is not None and (remark := config.attack.remark(n, f)) is not None:
         yield remark
