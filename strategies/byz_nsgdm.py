@@ -5,9 +5,10 @@
 
 With g^k = 0 the model stays. NNM is the first pre-aggregator of the rule, ``pre = ["nnm"]``.
 
-Source: Bolatov, Horvath, Takac, Gorbunov (arXiv 2603.12512), as the released code runs it: momentum at the workers, one
-norm over all parameters, gamma_k = gamma / sqrt(k + 1). There the momentum is beta m + gradient: from 0 a multiple of
-this one, so that any rule that commutes with scaling gives the same steps.
+Source: Bolatov, Horvath, Takac, Gorbunov, "Byzantine-Robust Optimization under (L0, L1)-Smoothness", CPAL 2026
+(arXiv 2603.12512), as the released code runs it: momentum at the workers, one norm over all parameters, and
+gamma_k = gamma / sqrt(k + 1). There the momentum is beta m + gradient: from 0 a multiple of this one, so that any rule
+that commutes with scaling gives the same steps.
 
 A step has the length gamma_k whatever the rows are: no attack makes one longer or shorter, and none needs to know L.
 Three things follow. A far start is reached only if 2 gamma sqrt(K) exceeds its distance from the optimum. Near the

@@ -18,7 +18,7 @@ ROUNDS = ["strategy.rounds=50", "evaluation.every=50"]
 CLIPPING = [name for name in KINDS if name.startswith("byz-vr-marina-pp") or "clipped" in name or "auto" in name]
 LOSING = [
     "byz-vr-marina", "byz-vr-marina-2", "byz-vr-marina-pp auto", "robust-momentum-sgd", "robust-momentum-sgd clipped",
-    "local-sgd",
+    "local-sgd", "demoa", "demoa hold", "byz-nsgdm",
 ]  # fmt: skip
 Lost = Callable[[int, int], bool]
 """(round, worker) -> whether this reply is lost on its way to the server."""
