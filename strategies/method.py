@@ -408,6 +408,7 @@ class Stateful(Method):
     * ``absorb(held, ask, q)``: what the server aggregates for a worker (a momentum, an estimate), given what it held
       of it, which is the same of the worker's last reply that counted; None before the first.
     * ``aim(held, ask, target)``: its inverse.
+    * ``fade(held, rounds)``: where what the server holds changes in rounds without a reply, too.
     """
 
     stateful: ClassVar[bool] = True
