@@ -19,8 +19,8 @@ def most_harmful(
 ) -> float:
     """Return the factor whose vectors move the server's aggregate furthest.
 
-    The distance is from what the server makes of the honest vectors alone. All sampled Byzantine seats send the same
-    vector. Where the view has fewer honest rows than were sampled, they are repeated to that number.
+    The distance is from what the server makes of the honest vectors alone. All Byzantine rows are the same
+    vector. Where the view has fewer honest rows than are aggregated, they are repeated to that number.
 
     The rule runs 1 + len(grid) + 2 refinements times.
 
@@ -34,10 +34,11 @@ def most_harmful(
     Returns:
         The best factor tried; the least of those that are equally good.
     """
-    count = max(1, view.sampled - view.sampled_byzantine)
+    count, byzantine = view.counts
+    count = max(1, count)
     honest = rows if count == len(rows) else rows[np.arange(count) % len(rows)]
     undisturbed = view.aggregate(honest).astype(np.float64)
-    crowd = np.empty((count + view.sampled_byzantine, rows.shape[1]), rows.dtype)
+    crowd = np.empty((count + byzantine, rows.shape[1]), rows.dtype)
     crowd[:count] = honest
 
     def harm(factor: float) -> float:

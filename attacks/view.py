@@ -37,7 +37,8 @@ class View:
         own: what this seat would send if it were honest, shape (d,).
         flipped: returns the same computed on flipped labels, shape (d,); costs a gradient.
         ids: returns the workers whose honest messages this view covers: own -> itself; coalition -> its members;
-            omniscient -> the honest workers sampled in this round, of whom there may be none.
+            omniscient -> the honest workers whose vectors the server aggregates in this round: those sampled, of whom
+            there may be none, or all (``all_rows``).
         peers: returns their messages in the same order, shape (h, d); costs h gradients, once a round.
         message: returns the honest message of one worker, shape (d,); None where this view does not cover it.
         n: number of clients.
@@ -53,6 +54,7 @@ class View:
         aggregate: returns what the server would make of any number of rows, at least 1, clipping and rule included.
         rule: the kind of the server's rule; "" where it is not known.
         draw: returns a new generator for what a Byzantine seat draws in this round, always the same for a seat.
+        all_rows: whether the server aggregates a vector of each of the n clients in every round, whoever is sampled.
     """
 
     worker: int
@@ -73,6 +75,14 @@ class View:
     aggregate: Callable[[Rows], Vector]
     rule: str
     draw: Callable[[int], Generator]
+    all_rows: bool = False
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many honest and how many Byzantine rows the server aggregates if everybody sampled replies."""
+        if self.all_rows:
+            return self.n - self.f, self.f
+        return self.sampled - self.sampled_byzantine, self.sampled_byzantine
 
     def honest(self) -> Rows:
         """Return the rows of ``peers``, or this seat's own row where there are none; shape (at least 1, d)."""

@@ -9,10 +9,12 @@ docs/catalogue.md lists them. ``Method`` is the contract; CONTRIBUTING.md has tw
 
 from strategies.byz_dasha_page import ByzDashaPage
 from strategies.byz_ef21 import ByzEF21, ByzEF21BC
+from strategies.byz_nsgdm import ByzNSGDM
 from strategies.byz_vr_marina import ByzVRMarina
 from strategies.byz_vr_marina_2 import ByzVRMarina2
 from strategies.byz_vr_marina_pp import ByzVRMarinaPP
 from strategies.cohorts import aggregate, stack
+from strategies.demoa import DeMoA
 from strategies.descent import Descent, gradient
 from strategies.evidence import examine
 from strategies.hyperparameters import Key
@@ -43,11 +45,13 @@ __all__ = [
     "ByzDashaPage",
     "ByzEF21",
     "ByzEF21BC",
+    "ByzNSGDM",
     "ByzVRMarina",
     "ByzVRMarina2",
     "ByzVRMarinaPP",
     "Combined",
     "Compressor",
+    "DeMoA",
     "Descent",
     "Evaluation",
     "Key",

@@ -73,12 +73,14 @@ class _Memory:
         round: the latest round that was seen.
         x: its model, from which the server's last step can be told; None before round 1.
         held: what the server holds of a member, if all that it sent counted.
+        heard: the round after which it held that.
         first: the first reply of a member, and its round; kept for replays alone.
     """
 
     round: int = 0
     x: Vector | None = None
     held: dict[int, Vector] = field(default_factory=dict)
+    heard: dict[int, int] = field(default_factory=dict)
     first: dict[int, tuple[int, Packet]] = field(default_factory=dict)
 
 
@@ -100,7 +102,11 @@ class Coalition:
         self._seed = experiment.config.federation.seed
         self._members: set[int] = set()
         self._x0 = experiment.problem.initial()
-        self._simulated = SimulatedWorkers(experiment, lambda i: i in self._members or isinstance(attack, Copy))
+        self._simulated = SimulatedWorkers(
+            experiment,
+            sends=lambda i: i in self._members or isinstance(attack, Copy),
+            ours=lambda i: i in self._members,
+        )
         self._memory = _Memory()
         self._round: _Round | None = None
         self._trail = Rollback(experiment.config.checkpoint.keep)
@@ -116,6 +122,7 @@ class Coalition:
         if memory.x is not None:
             saved["x"] = memory.x
         saved |= {f"held/{worker}": v for worker, v in memory.held.items()}
+        saved |= {f"held/{worker}/round": round_ for worker, round_ in memory.heard.items()}
         for worker, (round_, packet) in memory.first.items():
             saved[f"first/{worker}/"] = round_
             saved |= {f"first/{worker}/{name}": value for name, value in vars(packet).items() if value is not None}
@@ -127,8 +134,10 @@ class Coalition:
         self._memory = _Memory(known.get("round", 0), known.get("x"))
         for worker, page in under(known, "held").items():
             self._memory.held[int(worker)] = page[""]  # type: ignore[assignment]  # pages of this name are vectors
+            round_: Any = page.get("round", self._memory.round)
+            self._memory.heard[int(worker)] = round_
         for worker, page in under(known, "first").items():
-            round_: Any = page.pop("")
+            round_ = page.pop("")
             self._memory.first[int(worker)] = round_, Packet(**page)  # type: ignore[arg-type]  # its own fields
         self._round = None
         self._simulated.recall(known)
@@ -157,7 +166,7 @@ class Coalition:
     def _answer(self, worker: int, ask: Ask) -> Packet | Faulty | None:
         self._turn_to(ask)
         if HELD in ask.vectors:
-            self._memory.held[worker] = ask.vectors[HELD]
+            self._memory.held[worker], self._memory.heard[worker] = ask.vectors[HELD], ask.round - 1
         own = self._simulated.packet(worker, ask)
         opened = self._open(worker, ask)
         attack, form = self._attack, self._method.compressor_for(ask, worker)
@@ -172,7 +181,7 @@ class Coalition:
             original = self._simulated.packet(opened.whom, opened.ask)
             if self._reads(form, original, target):
                 return original
-        wanted = self._method.aim(self._memory.held.get(worker), ask, target)
+        wanted = self._method.aim(self._held(worker, ask), ask, target)
         adds = wanted is not target  # the server adds what it reads to something
         if np.isfinite(target).all():  # what overflows would be screened
             largest = np.finfo(wanted.dtype).max / max(1.0, form.norm_bound(len(wanted)))
@@ -225,7 +234,8 @@ class Coalition:
             x_prev = shared.get("x_prev", memory.x if memory.round == ask.round - 1 else None)
             past = Past()
             if x_prev is not None:  # x^k = x^{k-1} - gamma g^{k-1}
-                past = Past(shared["g"] if "g" in shared else (x_prev - x) / self._method.gamma, x_prev)
+                g = (x_prev - x) / self._method.gamma if self._method.steps_along_aggregate else None
+                past = Past(shared.get("g", g), x_prev)
             memory.round, memory.x = ask.round, x
             self._round = _Round(replace(ask, vectors=shared), past, x)
             if self._method.stateful and self._attack.looks_at_peers:
@@ -261,11 +271,17 @@ class Coalition:
 
     def _sent(self, worker: int, ask: Ask, packet: Packet) -> Packet:
         """Note what the server holds of a member once it has read this packet."""
-        form, held = self._method.compressor_for(ask, worker), self._memory.held
+        form, memory = self._method.compressor_for(ask, worker), self._memory
         if self._method.stateful and form.validate(packet, self._x0.size, self._x0.dtype) is None:
             q = form.decompress(packet, self._x0.dtype)
-            held[worker] = self._method.absorb(held.get(worker), ask, q)
+            memory.held[worker] = self._method.absorb(self._held(worker, ask), ask, q)
+            memory.heard[worker] = ask.round
         return packet
+
+    def _held(self, worker: int, ask: Ask) -> Vector | None:
+        """Return what the server holds of a member as this round begins, if all that it sent counted."""
+        held = self._memory.held.get(worker)
+        return None if held is None else self._method.fade(held, ask.round - 1 - self._memory.heard[worker])
 
     def _faulty(self, fault: Fault, worker: int, ask: Ask, own: Packet) -> Faulty | None:
         """Return the member's honest packet with what is to go wrong with it."""
@@ -304,6 +320,7 @@ class Coalition:
             aggregate=lambda rows: self._aggregate(opened, rows),
             rule=self._config.aggregator.kind,
             draw=lambda seat: stream(self._seed, Role.ATTACK, 1 + seat, ask.round),  # 0 is what all seats share
+            all_rows=self._method.aggregates_all,
         )
 
     def _sends_differences(self, ask: Ask) -> bool:
@@ -319,6 +336,8 @@ class Coalition:
             return sorted(self._members)
         if ask.cohort is None:
             raise ConfigError("an omniscient attacker needs the cohort, which this server does not send")
+        if self._method.aggregates_all:
+            return [i for i in range(self._config.federation.clients) if i not in self._members]
         return [i for i in ask.cohort if i not in self._members]
 
     def _known(self, worker: int, opened: _Round) -> list[int]:
@@ -326,25 +345,42 @@ class Coalition:
         if self._attack.view == "own":
             return [worker]
         if opened.peers is None:
-            opened.peers = [
-                i for i in self._in_view(worker, opened.ask) if self._simulated.try_to_follow(i, opened.ask)
-            ]
+            opened.peers = [i for i in self._in_view(worker, opened.ask) if self._follows(i, opened.ask)]
         return opened.peers
+
+    def _follows(self, i: int, ask: Ask) -> bool:
+        """Simulate a worker in this round, whether it is asked or not, and return whether its past is known."""
+        if self._rests(i, ask):
+            self._simulated.resting(i, ask)
+            return True
+        return self._simulated.try_to_follow(i, ask)
+
+    def _rests(self, i: int, ask: Ask) -> bool:
+        """Return whether a worker is not asked in this round, and the server aggregates what it holds of it."""
+        return self._method.aggregates_all and ask.cohort is not None and i not in ask.cohort
+
+    def _row(self, i: int, ask: Ask) -> Vector:
+        """Return what the server aggregates for a worker in view."""
+        if not self._rests(i, ask):
+            return self._simulated.row(i, ask)
+        row = self._simulated.resting(i, ask)
+        return np.zeros_like(self._x0) if row is None else row
 
     def _rows(self, worker: int, opened: _Round) -> Rows:
         if self._attack.view == "own":
             return self._simulated.row(worker, opened.ask)[None, :]
         if opened.rows is None:
-            simulated = [self._simulated.follow(i, opened.ask) for i in self._known(worker, opened)]
-            opened.rows = np.empty((len(simulated), self._x0.size), self._x0.dtype)
-            for row, copy in zip(opened.rows, simulated, strict=True):
-                row[:] = copy.row
-                copy.row = row  # so that every message is in memory once
+            known = self._known(worker, opened)
+            opened.rows = np.empty((len(known), self._x0.size), self._x0.dtype)
+            for row, i in zip(opened.rows, known, strict=True):
+                row[:] = self._row(i, opened.ask)
+                if not self._rests(i, opened.ask):
+                    self._simulated.follow(i, opened.ask).row = row  # so that every message is in memory once
         return opened.rows
 
     def _message(self, i: int, worker: int, opened: _Round) -> Vector | None:
-        covered = i in self._in_view(worker, opened.ask) and self._simulated.try_to_follow(i, opened.ask)
-        return self._simulated.row(i, opened.ask) if covered else None
+        covered = i in self._in_view(worker, opened.ask) and self._follows(i, opened.ask)
+        return self._row(i, opened.ask) if covered else None
 
     def _aggregate(self, opened: _Round, rows: Rows) -> Vector:
         """Return what the server would make of these rows: of those that it would not screen, and 0 if of none."""

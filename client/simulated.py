@@ -16,7 +16,7 @@ class SimulatedWorker:
     """A worker as it would be if it had been honest all along, up to the latest round that was seen.
 
     Args:
-        round: the latest round that it was followed in.
+        round: the latest round that it was followed in, or passed over.
         state: what it keeps after that.
         row: what the server aggregates for it, shape (d,).
         packet: its reply of that round, if it may be sent; dropped when the next one begins.
@@ -34,16 +34,17 @@ class SimulatedWorkers:
     Args:
         experiment: the opened experiment.
         sends: returns whether the packets of a worker may be asked for; only those are kept, for the round.
+        ours: returns whether no ask of a worker is missed here, as it is a member of the coalition.
     """
 
-    def __init__(self, experiment: Experiment, sends: Callable[[int], bool]) -> None:
+    def __init__(self, experiment: Experiment, sends: Callable[[int], bool], ours: Callable[[int], bool]) -> None:
         self.known: dict[tuple[int, bool], SimulatedWorker] = {}
         """By worker and whether its labels are flipped."""
         self._experiment = experiment
         self._method = experiment.method
         self._seed = experiment.config.federation.seed
         self._dtype = experiment.problem.dtype
-        self._sends = sends
+        self._sends, self._ours = sends, ours
 
     def turn(self) -> None:
         """Let go of what only the past round needed: everything, where workers keep no state."""
@@ -98,10 +99,29 @@ class SimulatedWorkers:
             rng = stream(self._seed, Role.WORKER, worker, ask.round)
             state, packet = self._method.reply(worker, copy.state, ask, oracle, rng)
             q = self._method.compressor_for(ask, worker).decompress(packet, self._dtype)
-            row = self._method.absorb(ask.vectors.get(HELD, copy.row), ask, q)
+            held = ask.vectors.get(HELD, copy.row)
+            if held is copy.row and held is not None and self._ours(worker):
+                held = self._method.fade(held, ask.round - copy.round - 1)
+            row = self._method.absorb(held, ask, q)
             copy = SimulatedWorker(ask.round, state, row, packet if self._sends(worker) else None)
             self.known[worker, flipped] = copy
         return copy
+
+    def resting(self, worker: int, ask: Ask) -> Vector | None:
+        """Return what the server holds of a worker after a round in which it is not asked; None for nothing yet.
+
+        A worker that is not ours may have been asked in rounds that nobody here has seen. Its vector is then taken to
+        have stayed: that is what fading and fresh replies come to on average, once they balance.
+        """
+        copy = self.known.get((worker, False))
+        if copy is None or copy.row is None:
+            return None
+        if self._ours(worker):
+            return self._method.fade(copy.row, ask.round - copy.round)
+        if copy.round != ask.round:
+            copy = SimulatedWorker(ask.round, copy.state, self._method.fade(copy.row, 1))
+            self.known[worker, False] = copy
+        return copy.row
 
     def try_to_follow(self, worker: int, ask: Ask) -> bool:
         """Follow a worker and return whether its past is known."""

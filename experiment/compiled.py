@@ -21,7 +21,7 @@ def prepare(experiment: Experiment, *, aggregates: bool) -> float:
     """
     began = perf_counter()
     config, problem = experiment.config, experiment.problem
-    rows = max(config.cohorts.values())
+    rows = max(config.aggregated.values())
     if aggregates and weighted_rows.wanted(rows, problem.dim):
         weighted_rows.prepare(problem.dtype)
     # Who reads packets screens their values with these loops, also where nothing is compressed.

@@ -191,14 +191,15 @@ class Config(Section):
         rule = f'aggregator.kind = "{self.aggregator.kind}"{" after " if steps else ""}{steps}'
         few = f"too few rows for {rule}; sample more clients or choose another rule"
         for key, size in self.cohorts.items():
-            cohort, share = f"strategy.{key} = {size}", expected_byzantine(size, n, f)
             if size > n:
-                yield f"{cohort}: must be at most federation.clients = {n}"
+                yield f"strategy.{key} = {size}: must be at most federation.clients = {n}"
+        for key, size in self.aggregated.items():
+            cohort, share = f"{key} = {size}", expected_byzantine(size, n, f)
             if self.aggregator.tolerates(size) < 0:
                 yield f"{cohort}: {few}"
             elif 0 < share < size and self.aggregator.tolerates(size - share) < 0:
                 yield f"{cohort}: if {share} of them are Byzantine and stay silent, {size - share} are left: {few}"
-        most = max(self.cohorts.values())
+        most = max(self.aggregated.values())
         share, tolerated = expected_byzantine(most, n, f), self.aggregator.tolerates(most)
         if 0 <= tolerated < share:
             bound = f"federation.byzantine = {f} of clients = {n}"
@@ -222,9 +223,20 @@ class Config(Section):
         return self.strategy.method.cohorts(dict(self.strategy), n, f, self.aggregator)
 
     @property
+    def aggregated(self) -> dict[str, int]:
+        """How many vectors a round aggregates if everybody sampled replies, by the key that says so."""
+        if self.strategy.method.aggregates_all:
+            return {"federation.clients": self.federation.clients}
+        return {f"strategy.{key}": size for key, size in self.cohorts.items()}
+
+    @property
     def reveals_cohort(self) -> bool:
         """Whether the sampled clients learn who else was sampled."""
-        return self.federation.reveal_cohort or (self.attack is not None and self.attack.needs_cohort)
+        if self.federation.reveal_cohort or self.attack is None:
+            return self.federation.reveal_cohort
+        # Where all vectors count, attackers that look at several must know which of those are new.
+        all_count = self.strategy.method.aggregates_all and self.attack.view != "own"
+        return self.attack.needs_cohort or all_count
 
     @property
     def stratified(self) -> bool:

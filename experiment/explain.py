@@ -81,6 +81,7 @@ def _on_task(config: Config, task: ProblemConstants) -> Iterator[tuple[str, str]
     plan = resolved.method.plan(config.strategy.rounds, task.samples)
     yield "compressor", _compressor(resolved, task)
     yield from _clipping(resolved, task)
+    yield from resolved.method.meanings(config.strategy.rounds)
     yield from _rounds(resolved, plan)
     yield from _costs(plan, task)
 
@@ -118,7 +119,7 @@ def _kappa(config: Config) -> Iterator[tuple[str, str]]:
     """Yield what is known of the rule's error, for each size of a cohort in which it takes the Byzantine share."""
     n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
     found = []
-    for size in sorted(set(config.cohorts.values()), reverse=True) if f and rule.defends else ():
+    for size in sorted(set(config.aggregated.values()), reverse=True) if f and rule.defends else ():
         share = expected_byzantine(size, n, f)
         if share > rule.tolerates(size):
             continue
@@ -160,27 +161,30 @@ def _clipping(config: ResolvedConfig, task: ProblemConstants) -> Iterator[tuple[
 
 def _cohorts(config: Config) -> Iterator[tuple[str, str]]:
     for key, size in config.cohorts.items():
-        yield key, f"{_cohort(config, size)}; {_majority(config, size, config.strategy.rounds)}"
+        rows = config.federation.clients if config.strategy.method.aggregates_all else size
+        yield key, f"{_cohort(config, size, rows)}; {_majority(config, size, config.strategy.rounds)}"
 
 
 def _rounds(config: Config, plan: Sequence[RoundKind]) -> Iterator[tuple[str, str]]:
     """Describe each kind of round: how often, who takes part, and whether it survives a Byzantine majority."""
     for kind in plan:
         expected = config.strategy.rounds * kind.share
-        who = f"{_cohort(config, kind.sampled)}; {_majority(config, kind.sampled, expected)}"
+        rows = kind.sampled if kind.rows is None else kind.rows
+        who = f"{_cohort(config, kind.sampled, rows)}; {_majority(config, kind.sampled, expected)}"
         yield "round", f"{kind.name}: {100 * kind.share:.3g} % of rounds, {who}"
         if _risk(config, kind.sampled)[0] > 0:
             survives, why = kind.survives
             yield "", f"{'survives' if survives else 'does NOT survive'} a Byzantine majority: {why}"
 
 
-def _cohort(config: Config, size: int) -> str:
+def _cohort(config: Config, size: int, rows: int) -> str:
     n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
     count = (
         f"exactly {share_of_stratum(size, n, f)}" if config.stratified else f"about {expected_byzantine(size, n, f)}"
     )
     who = f"{size} of {n} clients, {count} Byzantine"
-    return f"{who} ({_names(rule)} tolerates {rule.tolerates(size)})" if rule.defends else who
+    of = "" if rows == size else f" of the {rows} vectors that are aggregated"
+    return f"{who} ({_names(rule)} tolerates {rule.tolerates(rows)}{of})" if rule.defends else who
 
 
 def _risk(config: Config, size: int) -> tuple[float, float]:
@@ -243,16 +247,16 @@ def warnings(config: Config) -> Iterator[str]:
         offset = "g + Q(difference), which have g in common"
         yield f'aggregator.kind = "{rule.kind}" compares lengths, but rows of byz-vr-marina are {offset}'
     if isinstance(rule, DivideAndConquer):
-        for key, size in config.cohorts.items():
+        for key, size in config.aggregated.items():
             most = rule.iters * rule.struck(expected_byzantine(size, n, f))
             if most > size - 1:
                 fix = "it may be all, which gives their median; lower iters or c"
                 yield f"dnc leaves out up to {most} of {size} rows of strategy.{key}: {fix}"
-    for key, size in config.cohorts.items():
+    for key, size in config.aggregated.items():
         share, most = expected_byzantine(size, n, f), rule.tolerates(size)
         if rule.defends and most < share:
             excess = f"about {share} of them are Byzantine and {rule.kind} with its pre-aggregators tolerates {most}"
-            yield f"strategy.{key} = {size}: {excess}; only clipping limits what such a round can do"
+            yield f"{key} = {size}: {excess}; only clipping limits what such a round can do"
         for step in rule.pre:
             rows, spoilt = step.after(size, share)
             if step.kind == "bucketing" and 2 * spoilt >= rows > 1:
@@ -261,5 +265,6 @@ def warnings(config: Config) -> Iterator[str]:
     if config.stratified and any(size < n for size in config.cohorts.values()):
         risk = "no cohort has a Byzantine majority, which uniform sampling would not exclude"
         yield f'attack.membership = "per-cohort" gives every cohort its share of attackers: {risk}'
+    yield from config.strategy.method.remarks(n, f, rule, config.compressor)
     if config.attack is not None and (remark := config.attack.remark(n, f)) is not None:
         yield remark

@@ -209,6 +209,7 @@ class RoundKind:
         survives: whether the method survives such a round with a Byzantine majority, and why, in a few words.
         down: dense vectors that every sampled client is sent.
         broadcast: the compressor of what else it is sent, if anything.
+        rows: vectors that are aggregated, where these are not those of the sampled clients.
     """
 
     name: str
@@ -219,6 +220,7 @@ class RoundKind:
     survives: tuple[bool, str] = EVERYBODY
     down: int = 1
     broadcast: Compressor | None = None
+    rows: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +241,10 @@ class Method(ABC):
     """The keys of the config that an honest client must agree on with the server: what a worker computes."""
     stateful: ClassVar[bool] = False
     """Whether a worker's next message depends on its earlier ones: its own state, or what the server holds."""
+    aggregates_all: ClassVar[bool] = False
+    """Whether every round aggregates a vector of each of the n clients, whoever is sampled."""
+    steps_along_aggregate: ClassVar[bool] = True
+    """Whether x^{k+1} = x^k - gamma g^k, so that g^k, its length too, can be worked out from a step."""
 
     n: int
     f: int
@@ -320,6 +326,10 @@ class Method(ABC):
         """Return the q for which ``absorb`` gives ``target``: an attacker steers with it what is aggregated."""
         return target
 
+    def fade(self, held: Vector, rounds: int) -> Vector:
+        """Return what the server holds of a worker after further rounds without a reply of it that counted."""
+        return held
+
     # --- the config -----------------------------------------------------------------------------------------------
 
     @classmethod
@@ -359,6 +369,19 @@ class Method(ABC):
             why = f"biased, and {cls.kind} needs an unbiased one"
             yield f'compressor.kind = "{compressor.kind}": {why}; strategy.kind = "byz-ef21" takes it'
 
+    @classmethod
+    def remarks(cls, n: int, f: int, aggregator: Aggregator, compressor: Compressor) -> Iterator[str]:
+        """Yield what this method allows but deserves a second thought, one line each; for ``breakwater check``."""
+        yield from ()
+
+    def meanings(self, rounds: int) -> Iterator[tuple[str, str]]:
+        """Yield what ``breakwater check`` says about the hyper-parameters as (word, sentence); "" goes on.
+
+        Args:
+            rounds: of the run.
+        """
+        yield from ()
+
     def plan(self, rounds: int, samples: int) -> Sequence[RoundKind]:
         """Return the kinds of rounds, whose shares sum to 1.
 
@@ -385,6 +408,7 @@ class Stateful(Method):
     * ``absorb(held, ask, q)``: what the server aggregates for a worker (a momentum, an estimate), given what it held
       of it, which is the same of the worker's last reply that counted; None before the first.
     * ``aim(held, ask, target)``: its inverse.
+    * ``fade(held, rounds)``: where what the server holds changes in rounds without a reply, too.
     """
 
     stateful: ClassVar[bool] = True

@@ -64,8 +64,10 @@ METHODS = {
     "byz-ef21-bc": ("", TOP),
     "byz-dasha-page": ("batch = 16", RAND),
     "robust-momentum-sgd": ("batch = 16", ""),
+    "byz-nsgdm": ("batch = 16", ""),
+    "demoa": ("batch = 16\ncohort = 3", ""),
 }
-STATEFUL = {"byz-ef21", "byz-ef21-bc", "byz-dasha-page", "robust-momentum-sgd"}
+STATEFUL = {"byz-ef21", "byz-ef21-bc", "byz-dasha-page", "robust-momentum-sgd", "byz-nsgdm"}
 ROUNDS = 10
 UNLUCKY, LOST_IN = 2, 4
 """This worker's reply is lost in this round, so that it is sent its state again where there is one."""

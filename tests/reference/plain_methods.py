@@ -192,3 +192,55 @@ def marina(experiment: Experiment) -> Iterator[Vector]:
             g = g + total
         x, x_prev = x - float(s.gamma) * g, x
         yield x
+
+
+def demoa(experiment: Experiment) -> Iterator[Vector]:
+    """Yield x^1, x^2, ... of DeMoA, and of its first version."""
+    world = World(experiment)
+    s, problem, n = world.strategy, world.problem, world.n
+    p, alpha = s.cohort / n, float(s.alpha)
+    x = problem.initial()
+    m = np.zeros((n, problem.dim), problem.dtype)
+    for k in range(1, s.rounds + 1):
+        cohort = world.cohort(k, s.cohort)
+        came: dict[int, Vector] = {}
+        for i in cohort:
+            if i in world.members:
+                row = world.attacked(k, i, "gradient", {"x": x}, cohort, dense=False)
+                if row is not None and np.isfinite(row).all():
+                    came[i] = row
+                continue
+            rng, oracle = world.worker_rng(k, i), problem.oracle(i)
+            g = oracle.minibatch_gradients([x], s.batch, rng)[0] if s.batch else oracle.full_gradient(x)
+            came[i] = world.q(g, rng)
+        for i in range(n):
+            if s.stale == "decay":
+                m[i] = (1.0 - alpha * p) * m[i] + (alpha * came[i] if i in came else 0.0)
+            elif i in came:
+                m[i] = (1.0 - alpha) * m[i] + alpha * came[i]
+        x = x - float(s.gamma) * world.aggregate(k, list(m), world.f)
+        yield x
+
+
+def nsgdm(experiment: Experiment) -> Iterator[Vector]:
+    """Yield x^1, x^2, ... of Byz-NSGDM."""
+    world = World(experiment)
+    s, problem, n = world.strategy, world.problem, world.n
+    x = problem.initial()
+    m = np.zeros((n, problem.dim), problem.dtype)
+    for k in range(s.rounds):
+        rows: list[Vector] = []
+        for i in range(n):
+            if i in world.members:
+                row = world.attacked(k + 1, i, "momentum", {"x": x}, list(range(n)), dense=False)
+                if row is not None and np.isfinite(row).all():
+                    rows.append(row)
+                continue
+            rng, oracle = world.worker_rng(k + 1, i), problem.oracle(i)
+            g = oracle.minibatch_gradients([x], s.batch, rng)[0] if s.batch else oracle.full_gradient(x)
+            m[i] = s.beta * m[i] + (1 - s.beta) * g
+            rows.append(world.q(m[i], rng))
+        g = world.aggregate(k + 1, rows, world.f)
+        gamma_k = float(s.gamma) / (k + 1) ** 0.5
+        x = x - gamma_k * (g / norm(g))
+        yield x

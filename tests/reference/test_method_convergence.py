@@ -18,7 +18,7 @@ ROUNDS = ["strategy.rounds=50", "evaluation.every=50"]
 CLIPPING = [name for name in KINDS if name.startswith("byz-vr-marina-pp") or "clipped" in name or "auto" in name]
 LOSING = [
     "byz-vr-marina", "byz-vr-marina-2", "byz-vr-marina-pp auto", "robust-momentum-sgd", "robust-momentum-sgd clipped",
-    "local-sgd",
+    "local-sgd", "demoa", "demoa hold", "byz-nsgdm",
 ]  # fmt: skip
 Lost = Callable[[int, int], bool]
 """(round, worker) -> whether this reply is lost on its way to the server."""
@@ -77,7 +77,7 @@ def test_it_learns_while_replies_are_lost_and_workers_restarted(name: str) -> No
         return bool(np.random.default_rng([round_, worker]).random() < 0.15)
 
     records = run(name, [*ROUNDS, *ATTACKS["honest"]], lost, {k: k % 7 for k in range(5, 50, 5)})
-    assert sum(len(record.rejected) for record in records) > 20
+    assert sum(len(record.rejected) for record in records) > 0.06 * sum(len(record.cohort) for record in records)
     assert accuracy(records) > 0.85
 
 

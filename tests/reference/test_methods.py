@@ -15,7 +15,7 @@ from link import codec
 from strategies.method import Vector
 from tasks.contract import Problem, Setting, TaskSpec
 from tests.local_grid import federation
-from tests.reference.plain_methods import descent, marina
+from tests.reference.plain_methods import demoa, descent, marina, nsgdm
 
 COMMON = """
 [federation]
@@ -48,6 +48,10 @@ KINDS: dict[str, tuple[Callable[[Experiment], Iterator[Vector]], str]] = {
     "local-sgd": (descent, "batch = 8\nlocal_steps = 3\nlocal_gamma = 0.2"),
     "local-sgd one step": (descent, "batch = 8\nlocal_steps = 1\nlocal_gamma = 0.2"),
     "local-sgd clipped": (descent, "cohort = 5\nlocal_steps = 2\nlocal_gamma = 0.2\nclip = true\nalpha = 1.5"),
+    "demoa": (demoa, "batch = 8\ncohort = 3\nalpha = 0.5"),
+    "demoa full": (demoa, ""),
+    "demoa hold": (demoa, 'batch = 8\ncohort = 3\nalpha = 0.5\nstale = "hold"'),
+    "byz-nsgdm": (nsgdm, "batch = 8\nbeta = 0.8"),
 }
 ATTACKS = {
     "honest": ["federation.byzantine=0"],

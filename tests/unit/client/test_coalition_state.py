@@ -53,6 +53,9 @@ METHODS = {
         "compressor.ratio=1.0",
     ),
     "rosdhb": ("strategy.kind=rosdhb", "strategy.batch=8", "compressor.kind=masked", "compressor.ratio=1.0"),
+    "demoa": ("strategy.kind=demoa", "strategy.batch=8", "strategy.cohort=4", "strategy.alpha=0.4"),
+    "demoa hold": ("strategy.kind=demoa", "strategy.batch=8", "strategy.alpha=0.4", "strategy.stale=hold"),
+    "nsgdm": ("strategy.kind=byz-nsgdm", "strategy.batch=8", "strategy.beta=0.5"),
 }
 
 
@@ -80,15 +83,22 @@ class Server:
         """What was aggregated for each worker in the last round."""
         self.held: dict[int, Vector] = {}
 
-    def round(self, lost: Iterable[int] = ()) -> Ask:
-        """Run a round; the replies of ``lost`` do not arrive. Returns what was asked."""
+    def round(self, lost: Iterable[int] = (), cohort: tuple[int, ...] | None = None) -> Ask:
+        """Run a round; the replies of ``lost`` do not arrive. Returns what was asked.
+
+        Args:
+            lost: these workers.
+            cohort: who is asked; default: everybody.
+        """
         seed, k = self.opened.config.federation.seed, self.state.round
         ask = self.method.ask(self.state, stream(seed, Role.COIN, round_=k))
-        cohort = tuple(sorted(self.workers))
+        cohort = tuple(sorted(self.workers)) if cohort is None else cohort
         ask = replace(ask, cohort=cohort)
         replies: dict[int, Vector] = {}
         self.stale: list[int] = []
         for i, worker in sorted(self.workers.items()):
+            if i not in cohort:
+                continue
             mine = replace(ask, vectors={**ask.vectors, **self.method.resync(self.state, i)})
             try:
                 packet = worker.answer(mine)
@@ -333,3 +343,56 @@ def test_the_largest_target_there_is_gives_a_packet_that_is_not_screened(method:
         for _ in range(3):
             server.round()  # looks for flaws
             assert np.abs(server.rows[4]).max() > 1e37
+
+
+# --- partial participation, where the server aggregates a vector of everybody ---
+
+COHORTS = ((0, 2, 4), (1, 4, 5), (0, 3, 5), (2, 4, 5), (1, 2, 4), (0, 3, 4))
+"""At least one seat of ours in each."""
+
+
+@pytest.mark.parametrize("method", ["demoa", "demoa hold"])
+def test_an_omniscient_coalition_knows_the_rows_of_all_honest_workers(method: str) -> None:
+    server, brain = federation(
+        method, "strategy.cohort=3", "attack.kind=alie", "attack.z=1.0", "attack.view=omniscient"
+    )
+    for cohort in COHORTS:
+        server.round(cohort=cohort)
+        opened = brain._round
+        assert opened is not None
+        assert opened.rows is not None
+        assert opened.peers == [0, 1, 2, 3]
+        held = [server.state.momenta.get(i, np.zeros(650)) for i in range(4)]
+        np.testing.assert_allclose(opened.rows, held, rtol=1e-12, atol=1e-18)
+        target = opened.rows.mean(axis=0) - opened.rows.std(axis=0, ddof=1)
+        for i in set(cohort) & set(MEMBERS):
+            np.testing.assert_allclose(server.state.momenta[i], target, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["demoa", "demoa hold"])
+def test_a_member_that_is_not_sampled_for_some_rounds_still_hits(method: str) -> None:
+    server, _ = federation(method, "strategy.cohort=3", "attack.kind=big", "attack.value=2.0")
+    for cohort in ((0, 4, 5), (0, 1, 2), (1, 2, 5), (0, 3, 5), (0, 1, 4)):
+        server.round(cohort=cohort)
+        for i in set(cohort) & set(MEMBERS):
+            np.testing.assert_allclose(server.state.momenta[i], 2.0, rtol=1e-12)
+
+
+def test_a_coalition_whose_memory_was_kept_elsewhere_hits_too() -> None:
+    server, brain = federation("demoa", "strategy.cohort=3", "attack.kind=big", "attack.value=2.0")
+    server.round(cohort=(0, 4, 5))
+    saved = brain.remember()
+    server.round(cohort=(0, 1, 2))
+    assert server.opened.config.attack is not None
+    again = Coalition(server.opened, server.opened.config.attack)
+    members = {i: CoalitionMember(again, i) for i in MEMBERS}
+    again.recall(saved)
+    server.workers |= members
+    server.round(cohort=(1, 4, 5))
+    np.testing.assert_allclose(server.state.momenta[4], 2.0, rtol=1e-12)
+
+
+def test_attackers_that_look_at_several_vectors_of_such_a_method_know_the_cohort() -> None:
+    for view, attack, expected in (("coalition", "alie", True), ("own", "bf", False)):
+        opened = experiment("demoa", f"attack.kind={attack}", f"attack.view={view}")
+        assert opened.config.reveals_cohort is expected

@@ -58,6 +58,7 @@ METHODS = {
         "strategy.batch=8",
         *RAND_K,
     ),
+    "demoa": ("strategy.kind=demoa", "strategy.cohort=3", "strategy.alpha=0.5", "strategy.batch=8"),
 }
 ATTACKS = {
     "alie": (),

@@ -242,3 +242,43 @@ def test_cohorts_that_always_have_their_share_of_attackers() -> None:
         "tie with 1 (8)"
         in lines(MARINA, "attack.kind=bf", "attack.membership=per-cohort", "strategy.cohort=2")["round"]
     )
+
+
+DEMOA = MARINA.replace("alpha = 2.0", "alpha = 0.5").replace("p = 0.2\n", "").replace("byz-vr-marina-pp", "demoa")
+
+
+def test_the_alpha_of_demoa_is_explained_as_a_weight() -> None:
+    said = lines(DEMOA)
+    assert "clipping" not in said
+    assert said["momentum"] == (
+        "alpha = 0.5 is the weight of the new gradient, not a clipping multiplier (this method clips nothing); a "
+        "momentum is multiplied by 1 - alpha C/n = 0.9 in every round"
+    )
+    assert said["round"].startswith(
+        "gradient: 100 % of rounds, 4 of 20 clients, about 1 Byzantine (cm tolerates 9 of the 20 vectors that are"
+    )
+    assert said[""] == (
+        "a momentum that was not refreshed for 30 rounds counts as faded: a vote for standing still | survives a "
+        "Byzantine majority: the momenta of all clients are aggregated, sampled or not"
+    )
+    held = lines(DEMOA, "strategy.stale=hold")
+    assert held["momentum"].endswith("is multiplied by 1 - alpha = 0.5 when a new gradient comes")
+    assert held[""].startswith("a momentum that was not refreshed for 250 rounds is left out of the aggregation")
+
+
+def test_a_small_cohort_of_demoa_is_nothing_to_warn_of_but_a_compressor_is() -> None:
+    assert list(warnings(parse(DEMOA, ["aggregator.kind=krum"]))) == []
+    (warning,) = warnings(parse(DEMOA, ["compressor.kind=rand-k", "compressor.k=65"]))
+    assert warning == 'compressor.kind = "rand-k": demoa takes it as it is unbiased, but no theory covers it'
+
+
+def test_how_far_normalised_steps_reach_and_what_they_need() -> None:
+    text = DEMOA.replace("alpha = 0.5\n", "").replace("cohort = 4\n", "").replace('"demoa"', '"byz-nsgdm"')
+    said = lines(text, 'aggregator.pre=["nnm"]', "strategy.rounds=4", "strategy.gamma=2.0")
+    assert said["steps"] == "normalised: from length 2 down to 1, together 5.569 in 4 rounds"
+    assert "warning" not in said
+    assert list(warnings(parse(text))) == [
+        'byz-nsgdm mixes nearest neighbours before the rule; set aggregator.pre = ["nnm"]'
+    ]
+    (warning,) = warnings(parse(text, ['aggregator.pre=["nnm"]', "federation.byzantine=7"]))
+    assert warning == "a step needs 15 usable replies of 20: 7 silent clients can stop the run"

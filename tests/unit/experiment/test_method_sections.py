@@ -9,9 +9,11 @@ import pytest
 from experiment.config import Config, StrategyUnion, kinds_of, parse, resolve
 from experiment.sections import section_of
 from foundation.errors import ConfigError
+from strategies.byz_nsgdm import ByzNSGDM
 from strategies.byz_vr_marina import ByzVRMarina
 from strategies.byz_vr_marina_2 import ByzVRMarina2
 from strategies.byz_vr_marina_pp import ByzVRMarinaPP
+from strategies.demoa import DeMoA
 from strategies.descent import Descent
 from strategies.hyperparameters import Key
 from strategies.local_sgd import LocalSGD
@@ -37,6 +39,8 @@ SECTIONS = {
     "robust-sgd": "",
     "robust-momentum-sgd": "",
     "local-sgd": "local_steps = 4\nlocal_gamma = 0.1",
+    "demoa": "cohort = 4",
+    "byz-nsgdm": "",
 }
 UNKNOWN_L = FakeProblem(None)
 
@@ -50,8 +54,9 @@ def method(kind: str, *overrides: str, smoothness: float | None = 4.0) -> Any:
 
 
 def test_every_kind_gives_its_method() -> None:
-    classes = (ByzVRMarina, ByzVRMarina2, ByzVRMarinaPP, RobustSGD, RobustMomentumSGD, LocalSGD)
-    assert tuple(type(method(kind)) for kind in SECTIONS) == classes
+    marina = (ByzVRMarina, ByzVRMarina2, ByzVRMarinaPP)
+    others = (RobustSGD, RobustMomentumSGD, LocalSGD, DeMoA, ByzNSGDM)
+    assert tuple(type(method(kind)) for kind in SECTIONS) == (*marina, *others)
 
 
 # --- p = min(C/n, b/m, 1/(omega + 1)), with m = 40 and d = 30 ---
@@ -133,6 +138,23 @@ def test_the_least_full_cohort(overrides: list[str], expected: int) -> None:
     assert resolve(parse(resolved.to_toml()), UNKNOWN_L) == resolved
 
 
+# --- DeMoA: alpha C/n = 0.1 ---
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [([], 0.5), (["strategy.cohort=20"], 0.1), (["strategy.cohort=1"], 1.0), (["strategy.alpha=0.25"], 0.25)],
+)
+def test_the_default_weight_of_a_gradient(overrides: list[str], expected: float) -> None:
+    assert method("demoa", *overrides).alpha == pytest.approx(expected)
+
+
+def test_the_rule_of_demoa_has_all_rows_whatever_the_cohort() -> None:
+    assert method("demoa", "aggregator.kind=krum", "strategy.cohort=1").cohort == 1
+    with pytest.raises(ConfigError, match=r"krum.* tolerates 8 of 20 rows, but 9 of them may be Byzantine"):
+        config("demoa", "aggregator.kind=krum", "federation.byzantine=9")
+
+
 # --- the rest ---
 
 
@@ -152,6 +174,17 @@ def test_the_least_full_cohort(overrides: list[str], expected: int) -> None:
         ("byz-vr-marina-pp", "strategy.full_cohort=most", """or "least", not 'most'"""),
         ("robust-sgd", "strategy.alpha=-1.0", "alpha = -1.0: must be a positive number"),
         ("byz-vr-marina", "strategy.cohort=4", "cohort: unknown key"),
+        ("demoa", "strategy.alpha=1.5", "alpha = 1.5: must be less than or equal to 1"),
+        ("demoa", "strategy.alpha=0.0", "alpha = 0.0: must be greater than 0"),
+        ("demoa", "strategy.alpha=2L", "alpha"),
+        ("demoa", "strategy.clip=true", "clip: unknown key"),
+        ("demoa", "strategy.stale=drop", "stale = 'drop': must be 'decay' or 'hold'"),
+        ("demoa", "strategy.cohort=21", "strategy.cohort = 21: must be at most federation.clients = 20"),
+        ("demoa", "strategy.max_age=9", "strategy.max_age = 9: momenta that decay are never left out; set stale"),
+        ("byz-nsgdm", "strategy.cohort=4", "cohort: unknown key"),
+        ("byz-nsgdm", "strategy.beta=1.0", "beta = 1.0: must be less than 1"),
+        ("byz-nsgdm", "strategy.gamma=0.2/L", 'gamma = "0.2/L": this method takes steps of a given length, whatever L'),
+        ("byz-nsgdm", "strategy.gamma=inf", "gamma = inf: must be a positive number"),
         ("byz-vr-marina-2", "strategy.clip=true", "clip: unknown key"),
         ("byz-vr-marina-pp", "strategy.full_batch=-1", "full_batch = -1: must be greater than or equal to 0"),
     ],
@@ -195,7 +228,7 @@ def test_the_shares_of_the_rounds_sum_to_one(kind: str) -> None:
 # --- what is derived from the methods ---
 
 
-@pytest.mark.parametrize("kind", SECTIONS)
+@pytest.mark.parametrize("kind", [kind for kind in SECTIONS if kind != "byz-nsgdm"])
 def test_a_resolved_config_carries_its_method_wherever_it_goes(kind: str) -> None:
     resolved = resolve(config(kind, "strategy.gamma='1/L'"), FakeProblem())
     there = pickle.loads(pickle.dumps(resolved))  # noqa: S301  # our own
