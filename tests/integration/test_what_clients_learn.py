@@ -62,10 +62,12 @@ METHODS = {
     "rosdhb": ("batch = 16", '[compressor]\nkind = "masked"\nratio = 0.2'),
     "byz-ef21": ("", TOP),
     "byz-ef21-bc": ("", TOP),
+    "byz-ef21-sgdm": ("batch = 16", TOP),
+    "byz-dm21": ("batch = 16\nvr = true", TOP),
     "byz-dasha-page": ("batch = 16", RAND),
     "robust-momentum-sgd": ("batch = 16", ""),
 }
-STATEFUL = {"byz-ef21", "byz-ef21-bc", "byz-dasha-page", "robust-momentum-sgd"}
+STATEFUL = {"byz-ef21", "byz-ef21-bc", "byz-ef21-sgdm", "byz-dm21", "byz-dasha-page", "robust-momentum-sgd"}
 ROUNDS = 10
 UNLUCKY, LOST_IN = 2, 4
 """This worker's reply is lost in this round, so that it is sent its state again where there is one."""
