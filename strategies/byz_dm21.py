@@ -7,7 +7,9 @@
     both      g_i = g_i + c_i
     server    g = ARAgg({g_i : i = 1..n}),  x^{k+1} = x^k - gamma g
 
-Source: Li, Liu, Yi, AISTATS 2026 (arXiv 2603.15144), "Byz-DM21" and "Byz-VR-DM21".
+Source: Li, Liu, Yi, "Accelerating Byzantine-Robust Distributed Learning with Compressed Communication via Double
+Momentum and Variance Reduction", AISTATS 2026 (arXiv 2603.15144), Byz-DM21 and Byz-VR-DM21. Their code calls 1 - eta
+the momentum.
 
 The variance-reduced worker keeps the model at which it computed v_i, and compares with that model: after missed rounds
 it is not the one of the round before. With full gradients its v_i is the gradient, so that it sends what Byz-EF21-SGDM
