@@ -5,6 +5,7 @@ min-max and min-sum is the length of a perturbation, not the step size.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, radians, sin, sqrt
 from typing import ClassVar, Literal
@@ -12,10 +13,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.attack import Colluding, Copy
+from attacks.attack import Colluding, Copy, Individual, Jittered
 from attacks.moments import against_mean, calm, fit, mean_and_deviation, shift
 from attacks.search import REFINEMENTS, most_harmful
 from attacks.view import Sight, View
+from strategies.aggregators.distance_rules import krum_scores
 from strategies.method import Rows, Vector
 from strategies.vectors import column_blocks, norm, squared_distances
 
@@ -68,7 +70,7 @@ Direction = Literal["unit", "std", "sign"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Bounded(Colluding, ABC):
+class _Bounded(Colluding, Jittered, ABC):
     """Send mu + gamma p with the largest gamma that keeps this vector as near to the honest rows as they are to others.
 
     The papers bisect for gamma. It is a root of a quadratic for each row, ||mu - x_i + gamma p||^2 = a_i + 2 gamma b_i
@@ -81,7 +83,7 @@ class _Bounded(Colluding, ABC):
     needs_spread: ClassVar[bool] = True
     direction: Direction = "unit"
 
-    def _target(self, view: View, rng: np.random.Generator) -> Vector:
+    def _middle(self, view: View, rng: np.random.Generator) -> Vector:
         rows, unit = calm(view.honest())
         mu, sigma = mean_and_deviation(rows)
         p = {"unit": -mu, "std": -sigma, "sign": -np.sign(mu)}[self.direction]
@@ -114,6 +116,8 @@ class MinMax(_Bounded):
 
     Args:
         direction: of the perturbation, ``"unit"``, ``"std"`` or ``"sign"``.
+        jitter: size of the noise that tells the seats apart, in standard deviations; see ``Jittered``. The bound is
+            then that of the seats' mean.
 
     Source:
         Shejwalkar, Houmansadr: Manipulating the Byzantine (NDSS 2021), Section IV-C, equation (4).
@@ -132,6 +136,8 @@ class MinSum(_Bounded):
 
     Args:
         direction: of the perturbation, ``"unit"``, ``"std"`` or ``"sign"``.
+        jitter: size of the noise that tells the seats apart, in standard deviations; see ``Jittered``. The bound is
+            then that of the seats' mean.
 
     Source:
         Shejwalkar, Houmansadr: Manipulating the Byzantine (NDSS 2021), Section IV-C, equation (5).
@@ -142,6 +148,112 @@ class MinSum(_Bounded):
     def _gamma(self, d2: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
         # The b_i sum up to 0, as mu is the mean.
         return sqrt(max(float(d2.sum(axis=1).max() - a.sum()), 0.0) / len(a))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fang(Colluding, Individual):
+    """Fang's model poisoning: in every coordinate, push the aggregate against the sign s of the honest mean mu.
+
+    Against rules that choose by distances (krum, multi-krum, bulyan) all seats send -lam s with a lam that Krum
+    chooses, found by halving. Against other rules each seat draws its own vector, uniform per coordinate from
+
+    * b min to min where min < 0, min / b to min where min >= 0, if s = 1;
+    * max to b max where max > 0, max to max / b where max <= 0, if s = -1,
+
+    with min and max over the honest rows. With view "coalition" it is from mu - 4 sigma to mu - 3 sigma if s = 1, and
+    from mu + 3 sigma to mu + 4 sigma if s = -1. Where s = 0 all send mu.
+
+    lam starts at sqrt(min_i D_i / ((h - c - 1) d)) + max_i ||x_i|| / sqrt(d), where D_i is the sum of the squared
+    distances of honest row i to its h - 2 nearest, h the number of honest rows in view and c that of seats. It is
+    halved until Krum, with h - 2 neighbours, prefers the c copies; below 1e-5 of the start it is sent all the same.
+
+    Args:
+        b: how far beyond the honest values to draw, above 1.
+        against: the form of the attack, ``"krum"`` or ``"coordinates"``; ``"auto"`` goes by the server's rule.
+
+    Source:
+        Fang, Cao, Jia, Gong: Local model poisoning attacks to Byzantine-robust federated learning (USENIX Security
+        2020), sections 4.2 (Krum) and 4.3 (trimmed mean, median).
+    """
+
+    positive: ClassVar[tuple[str, ...]] = ("b",)
+    kind: Literal["fang"] = "fang"
+    b: float = 2.0
+    against: Literal["auto", "coordinates", "krum"] = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.b <= 1:
+            raise ValueError(f"b = {self.b}: must be above 1")
+
+    def remark(self, n: int, f: int) -> str | None:
+        """Warn where the attack may have no effect."""
+        if self.view == "coalition" and f == 1 and self.against != "krum":
+            problem = (
+                "knows a single message, which has no spread: against most rules it sends that one and harms nobody"
+            )
+            return f'fang with view "coalition" and one Byzantine client {problem}; use view = "omniscient"'
+        return super().remark(n, f)
+
+    def _plan(self, view: View, rng: np.random.Generator) -> Callable[[int], Vector]:
+        rows, unit = calm(view.honest())
+        mu, sigma = mean_and_deviation(rows)
+        s, dtype = np.sign(mu), view.own.dtype
+        if self.against == "krum" or (self.against == "auto" and view.rule in _DISTANCE_RULES):
+            lam = _largest_for_krum(rows, s, max(1, view.sampled_byzantine))
+            vector = fit(-lam * s * unit, dtype)
+            return lambda seat: vector
+        low, high = self._bounds(rows, mu) if self.view == "omniscient" else (mu - 4 * s * sigma, mu - 3 * s * sigma)
+
+        def drawn(seat: int) -> Vector:
+            u = view.draw(seat).random(len(mu))
+            return fit(((1 - u) * low + u * high) * unit, dtype)
+
+        return drawn
+
+    def _bounds(self, rows: Rows, mu: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the outer and the inner end of every coordinate's interval."""
+        inner = np.where(mu > 0, rows.min(axis=0), np.where(mu < 0, rows.max(axis=0), mu)).astype(np.float64)
+        outwards = np.sign(inner) == -np.sign(mu)  # further from 0 is further against the mean
+        return np.where(mu == 0, mu, np.where(outwards, self.b * inner, inner / self.b)), inner
+
+
+_DISTANCE_RULES = ("krum", "multi-krum", "bulyan")
+"""Rules that fang's search for Krum is for."""
+_HALVINGS = 17
+"""After so many, lam is below 1e-5 of its start."""
+
+
+def _largest_for_krum(rows: Rows, s: NDArray[np.float64], copies: int) -> float:
+    """Return fang's lam: see ``Fang``.
+
+    The squared distance of a copy to row i is ||x_i||^2 + 2 lam <x_i, s> + lam^2 <s, s>, so that trying a lam costs no
+    pass over the rows.
+
+    Args:
+        rows: the honest rows, shape (h, d); must be ``calm``.
+        s: signs of their mean, shape (d,).
+        copies: c, at least 1.
+    """
+    h, d = rows.shape
+    neighbours = max(1, h - 2)
+    d2 = np.zeros((h + copies, h + copies))
+    d2[:h, :h] = squared_distances(rows)
+    squares, along = np.zeros((2, h))
+    for columns in column_blocks(rows):
+        block = rows[:, columns].astype(np.float64)
+        squares += np.einsum("ij,ij->i", block, block)
+        along += np.sum(block * s[columns], axis=1)
+    length2 = float(np.sum(s * s))
+    nearest = float(np.min(krum_scores(d2[:h, :h], neighbours)))
+    lam = sqrt(max(nearest, 0.0) / (max(1, h - copies - 1) * d)) + sqrt(float(np.max(squares)) / d)
+    for _ in range(_HALVINGS):
+        d2[:h, h:] = np.maximum(squares + 2 * lam * along + lam**2 * length2, 0.0)[:, None]
+        d2[h:, :h] = d2[:h, h:].T
+        if int(np.argmin(krum_scores(d2, neighbours))) >= h:
+            break
+        lam /= 2
+    return lam
 
 
 @dataclass(frozen=True, kw_only=True)

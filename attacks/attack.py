@@ -9,20 +9,25 @@ stay silent. There are four families, by how that vector becomes a packet:
 * any other attack aims at a vector that no honest packet need carry, and the compressor ``forge``s one.
 
 ``client.coalition`` does all of it. Collusion is agreement without talk: what a coalition knows is the same for all its
-seats, and so is the generator that they draw and forge with.
+seats, and so is the generator that they draw and forge with. Where seats must differ (``Individual``), each also has a
+generator that the others can reproduce.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf
-from typing import Any, ClassVar, overload
+from math import inf, sqrt
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 
+from attacks.moments import calm, fit, mean_and_deviation
 from attacks.view import SIGHTS, Sight, View, alone
 from strategies.arrays import ArrayT, Random, generator, read_rows, whole
 from strategies.method import Aggregator, Compressor, Packet, Vector
+
+Membership = Literal["fixed", "per-cohort"]
+"""Which clients are Byzantine in a round; see ``Attack``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,9 @@ class Attack(ABC):
     Args:
         kind: the attack's name in configs.
         view: how much the attacker knows; at least ``least``.
+        membership: how many Byzantine clients a cohort has. ``"fixed"``: as many as the server happens to sample.
+            ``"per-cohort"``: always their share of it, rounded, as in many published experiments: the server samples
+            the last f clients and the others separately. No cohort then has a Byzantine majority.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -50,6 +58,7 @@ class Attack(ABC):
 
     kind: str
     view: Sight = "own"
+    membership: Membership = "fixed"
 
     def __post_init__(self) -> None:
         if SIGHTS.index(self.view) < SIGHTS.index(self.least):
@@ -59,6 +68,11 @@ class Attack(ABC):
                 value = getattr(self, name)
                 if value is not None and not above < value < inf:
                     raise ValueError(f"{name} = {value}: must be {bound}")
+
+    @property
+    def label(self) -> str:
+        """The attack's name in titles, which marks results of an unusual membership."""
+        return self.kind if self.membership == "fixed" else f"{self.kind}, {self.membership}"
 
     @property
     def needs_cohort(self) -> bool:
@@ -176,13 +190,94 @@ class Attack(ABC):
         vectors = {"x": x, "x0": x0, "g": g}
         known = {name: form.vector(given, name) for name, given in vectors.items() if given is not None}
         rng = generator(rng, self.kind)
-        views = (alone(self, rows, f, seat, seats, rule, known, gamma, rng) for seat in range(f))
-        sent = [vector for view in views if (vector := self(view, rng)) is not None]
+        views = alone(self, rows, f, seats, rule, known, gamma, rng)
+        sent = [vector for vector in self._of_all(views, rng) if vector is not None]
         return form.back(np.stack(sent) if sent else rows[:0], many=True)
+
+    def _of_all(self, views: Sequence[View], rng: np.random.Generator) -> list[Vector | None]:
+        """Return what each seat of a coalition sends."""
+        return [self(view, rng) for view in views]
 
     @abstractmethod
     def _target(self, view: View, rng: np.random.Generator) -> Vector | None:
         """Choose; see ``__call__``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Individual(Attack):
+    """An attack whose seats may send different vectors; what they have in common is computed once a round."""
+
+    @np.errstate(all="ignore")
+    def plan(self, view: View, rng: np.random.Generator) -> Callable[[int], Vector]:
+        """Return a function from a Byzantine seat to the vector that it sends, shape (d,), dtype of ``view.own``.
+
+        The function is the same whichever seat's view it comes from, if those views cover the same honest messages. It
+        may be called any number of times, and neither warns nor raises, as ``__call__``.
+        """
+        return np.errstate(all="ignore")(self._plan(view, rng))
+
+    def _target(self, view: View, rng: np.random.Generator) -> Vector:
+        return self._plan(view, rng)(view.worker)
+
+    def _of_all(self, views: Sequence[View], rng: np.random.Generator) -> list[Vector | None]:
+        sent = self.plan(views[0], rng)
+        return [sent(view.worker) for view in views]
+
+    @abstractmethod
+    def _plan(self, view: View, rng: np.random.Generator) -> Callable[[int], Vector]:
+        """Choose; see ``plan``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jittered(Individual):
+    """An attack whose seats send one vector T or, with ``jitter``, vectors around it that look like honest ones.
+
+    Seat i of b sends T + jitter sigma (xi_i - mean_j xi_j) sqrt(b / (b - 1)) with sigma the standard deviation of the
+    honest rows in view, per coordinate, and xi_i standard normal, independent by seat and coordinate. The mean over the
+    seats stays T, and with jitter = 1 they differ from each other as much as honest rows do. A single seat sends T.
+
+    b is the number of Byzantine clients that were sampled, or of all seats of the coalition where the server does not
+    reveal the cohort.
+    """
+
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.jitter < inf:
+            raise ValueError(f"jitter = {self.jitter}: must be at least 0 and finite")
+        if self.jitter and self.view == "own":
+            problem = 'a single message has no spread; use view = "coalition" or "omniscient"'
+            raise ValueError(f'jitter = {self.jitter} with view = "own": {problem}')
+
+    def remark(self, n: int, f: int) -> str | None:
+        """Warn when the attack, or its jitter, has no effect."""
+        remark = super().remark(n, f)
+        if remark is None and self.jitter and f == 1:
+            return f"{self.kind} has jitter = {self.jitter:g}, which has no effect with one Byzantine client"
+        return remark
+
+    def _plan(self, view: View, rng: np.random.Generator) -> Callable[[int], Vector]:
+        middle, seats = self._middle(view, rng), view.seats
+        if not self.jitter or len(seats) < 2:
+            return lambda seat: middle
+        dim, dtype = len(middle), middle.dtype
+        rows, unit = calm(view.honest())
+        scale = mean_and_deviation(rows)[1] * (self.jitter * sqrt(len(seats) / (len(seats) - 1)))
+        mean = np.zeros(dim)
+        for seat in seats:
+            mean += view.draw(seat).standard_normal(dim)
+        mean /= len(seats)
+
+        def around(seat: int) -> Vector:
+            noise = view.draw(seat).standard_normal(dim) - mean
+            return fit(middle + noise * scale * unit, dtype)
+
+        return around
+
+    @abstractmethod
+    def _middle(self, view: View, rng: np.random.Generator) -> Vector:
+        """Return T, shape (d,)."""
 
 
 @dataclass(frozen=True, kw_only=True)

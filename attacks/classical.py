@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from attacks.attack import Attack, Colluding, Repack
+from attacks.attack import Attack, Colluding, Jittered, Repack
 from attacks.moments import against_mean, fit, shift
 from attacks.search import most_harmful
 from attacks.view import Sight, View
@@ -121,13 +121,14 @@ class Big(Attack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ALIE(Colluding):
+class ALIE(Colluding, Jittered):
     """A little is enough: send mu - z sigma per coordinate, just inside the spread of the honest messages.
 
     mu and sigma are mean and standard deviation (over count - 1; 0 for a single row) of the honest rows in view.
 
     Args:
         z: how many standard deviations to shift; None takes ``default_z(n, f)``.
+        jitter: size of the noise that tells the seats apart, in standard deviations; see ``Jittered``.
 
     Source:
         Baruch, Baruch, Goldberg: A little is enough (NeurIPS 2019), Algorithm 3.
@@ -153,7 +154,7 @@ class ALIE(Colluding):
             return f"alie has z = 0 for n = {n}, f = {f}: it sends the plain mean and harms nobody; give another z"
         return super().remark(n, f)
 
-    def _target(self, view: View, rng: np.random.Generator) -> Vector:
+    def _middle(self, view: View, rng: np.random.Generator) -> Vector:
         return shift(view.honest())(default_z(view.n, view.f) if self.z is None else self.z)
 
 
@@ -177,11 +178,12 @@ def default_z(n: int, f: int) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class IPM(Colluding):
+class IPM(Colluding, Jittered):
     """Inner product manipulation: send -eps mu, a small step against the mean mu of the honest messages.
 
     Args:
         eps: the factor, above 0.
+        jitter: size of the noise that tells the seats apart, in standard deviations; see ``Jittered``.
 
     Source:
         Xie, Koyejo, Gupta: Fall of empires (UAI 2019).
@@ -191,18 +193,20 @@ class IPM(Colluding):
     kind: Literal["ipm"] = "ipm"
     eps: float = 0.1
 
-    def _target(self, view: View, rng: np.random.Generator) -> Vector:
+    def _middle(self, view: View, rng: np.random.Generator) -> Vector:
         return against_mean(view.honest(), self.eps)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FOE(Colluding):
+class FOE(Colluding, Jittered):
     """Fall of empires: send -eps mu with the eps that moves the server's aggregate furthest.
 
     The search (``attacks.search``) runs the server's rule a dozen times.
 
     Args:
         eps: the factor, above 0; None searches ``GRID``.
+        jitter: size of the noise that tells the seats apart, in standard deviations; see ``Jittered``. The search is
+            made without it.
 
     Source:
         Xie, Koyejo, Gupta: Fall of empires (UAI 2019); the search as in Gupta et al., arXiv 2508.17129.
@@ -214,14 +218,14 @@ class FOE(Colluding):
     kind: Literal["foe"] = "foe"
     eps: float | None = None
 
-    def _target(self, view: View, rng: np.random.Generator) -> Vector:
+    def _middle(self, view: View, rng: np.random.Generator) -> Vector:
         rows = view.honest()
         eps = self.eps or most_harmful(view, rows, lambda eps: against_mean(rows, eps), self.GRID)
         return against_mean(rows, eps)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShiftBack(Attack):
+class ShiftBack(Jittered):
     """Shift-back: a Byzantine majority of the cohort pulls the model back to its start; a minority stays unnoticed.
 
     With a strict majority of Byzantine clients every one of them sends (s / gamma) (x - x^0): the server's step of
@@ -229,6 +233,7 @@ class ShiftBack(Attack):
 
     Args:
         s: how much of the way to go back, above 0; None is s = gamma, which sends x - x^0 itself.
+        jitter: size of the noise that tells the seats apart, in standard deviations; see ``Jittered``.
 
     Source:
         Malinovsky, Richtarik, Horvath, Gorbunov: Byzantine robustness and partial participation can be achieved at once
@@ -242,7 +247,7 @@ class ShiftBack(Attack):
     view: Sight = "omniscient"
     s: float | None = None
 
-    def _target(self, view: View, rng: np.random.Generator) -> Vector:
+    def _middle(self, view: View, rng: np.random.Generator) -> Vector:
         if 2 * view.sampled_byzantine <= view.sampled:
             return mean_of_rows(view.honest())
         factor = 1.0 if self.s is None else self.s / view.gamma

@@ -9,6 +9,7 @@ A ``View`` carries what is cheap, and what is not as a function, so that an atta
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -43,12 +44,15 @@ class View:
         f: number of Byzantine clients.
         sampled: number of clients sampled in this round; n where that is not known.
         sampled_byzantine: how many of those are Byzantine, this seat included.
+        seats: who they are, ascending.
         x: the model that the server asks about, shape (d,).
         x0: the model that the run started from, shape (d,).
         g: the server's previous aggregate, worked out from its last step, shape (d,); None where it missed that step,
             and where messages are differences of gradients, which it is not to be compared with.
         gamma: the server's step size.
         aggregate: returns what the server would make of any number of rows, at least 1, clipping and rule included.
+        rule: the kind of the server's rule; "" where it is not known.
+        draw: returns a new generator for what a Byzantine seat draws in this round, always the same for a seat.
     """
 
     worker: int
@@ -61,11 +65,14 @@ class View:
     f: int
     sampled: int
     sampled_byzantine: int
+    seats: Sequence[int]
     x: Vector
     x0: Vector
     g: Vector | None
     gamma: float
     aggregate: Callable[[Rows], Vector]
+    rule: str
+    draw: Callable[[int], Generator]
 
     def honest(self) -> Rows:
         """Return the rows of ``peers``, or this seat's own row where there are none; shape (at least 1, d)."""
@@ -81,63 +88,71 @@ def alone(
     attack: Any,
     rows: Rows,
     f: int,
-    seat: int,
     seats: Mapping[str, Rows],
     rule: Aggregator | None,
     known: Mapping[str, Vector],
     gamma: float | None,
     rng: Generator,
-) -> View:
-    """Return the view of one of f attackers that see these rows, outside a federation; see ``Attack.vectors``.
+) -> list[View]:
+    """Return the views of f attackers that see these rows, outside a federation; see ``Attack.vectors``.
 
     The honest workers are 0 .. n-f-1, the attackers the last f of n. What is not known raises ValueError when an attack
     asks for it.
 
     Args:
-        attack: whose view it is.
+        attack: whose views they are.
         rows: the honest messages in view, shape (n - f, d).
         f: how many attackers there are.
-        seat: which of them, 0 .. f-1.
         seats: "own" and "flipped", shape (f, d) each, as far as they are known.
         rule: the server's.
         known: "x", "x0" and "g", as far as they are known.
         gamma: the server's step size, where it is known.
-        rng: for the rule.
+        rng: for the rule, and for what attackers draw each for itself.
     """
     n = len(rows) + f
-    own = seats["own"][seat] if "own" in seats else mean_of_rows(rows)
+    mean = mean_of_rows(rows)
 
     def needs(what: str) -> str:
         return f"{attack.kind} needs {what}: pass {what}="
 
-    def flipped() -> Vector:
+    def flipped(seat: int) -> Vector:
         if "flipped" not in seats:
             raise ValueError(needs("flipped"))
         theirs: Vector = seats["flipped"][seat]
         return theirs
+
+    @cache
+    def seeds() -> list[int]:
+        return [int(rng.integers(2**63)) for _ in range(f)]
 
     def aggregated(some: Rows) -> Vector:
         if rule is None:
             raise ValueError(needs("rule"))
         sound = some[np.isfinite(some).all(axis=1)]
         vector = aggregate(rule, sound, n, f, rng, known.get("g")).vector
-        zero: Vector = np.zeros_like(own)
+        zero: Vector = np.zeros_like(mean)
         return zero if vector is None else vector
 
-    return View(
-        worker=n - f + seat,
-        own=own,
-        flipped=flipped,
-        ids=lambda: range(len(rows)),
-        peers=lambda: rows,
-        message=lambda worker: rows[worker] if 0 <= worker < len(rows) else None,
-        n=n,
-        f=f,
-        sampled=n,
-        sampled_byzantine=f,
-        x=known.get("x", missing(needs("x"))),
-        x0=known.get("x0", missing(needs("x0"))),
-        g=known.get("g"),
-        gamma=missing(needs("gamma")) if gamma is None else gamma,
-        aggregate=aggregated,
-    )
+    def view(seat: int) -> View:
+        return View(
+            worker=n - f + seat,
+            own=seats["own"][seat] if "own" in seats else mean,
+            flipped=lambda: flipped(seat),
+            ids=lambda: range(len(rows)),
+            peers=lambda: rows,
+            message=lambda worker: rows[worker] if 0 <= worker < len(rows) else None,
+            n=n,
+            f=f,
+            sampled=n,
+            sampled_byzantine=f,
+            seats=range(n - f, n),
+            x=known.get("x", missing(needs("x"))),
+            x0=known.get("x0", missing(needs("x0"))),
+            g=known.get("g"),
+            gamma=missing(needs("gamma")) if gamma is None else gamma,
+            aggregate=aggregated,
+            rule=getattr(rule, "kind", ""),
+            draw=lambda worker: np.random.default_rng(seeds()[worker - (n - f)]),
+        )
+
+    return [view(seat) for seat in range(f)]

@@ -24,8 +24,10 @@ from strategies import parallel
 from strategies.aggregators import (
     Bulyan,
     CenteredClipping,
+    ComparativeGradientElimination,
     CoordinateMedian,
     CovarianceFilter,
+    DivideAndConquer,
     GeometricMedian,
     Krum,
     Mean,
@@ -34,6 +36,7 @@ from strategies.aggregators import (
     MoNNA,
     MultiKrum,
     Rule,
+    SignGuard,
     SmallestVarianceAveraging,
     TrimmedMean,
 )
@@ -62,6 +65,9 @@ RULES: tuple[Rule, ...] = (
     CenteredClipping(),
     CovarianceFilter(),
     SmallestVarianceAveraging(),
+    DivideAndConquer(),
+    SignGuard(),
+    ComparativeGradientElimination(),
     Mean(pre=(NearestNeighbourMixing(),)),
     CoordinateMedian(pre=(NearestNeighbourMixing(),)),
     Krum(pre=(NearestNeighbourMixing(),)),

@@ -25,16 +25,22 @@ from strategies.strategy import RoundRecord
 
 CONFIGS = Path(__file__).parent.parent / "deploy" / "configs"
 FEDERATIONS = {"alike data (demo.toml)": "demo.toml", "uneven data (heterogeneous.toml)": "heterogeneous.toml"}
-ATTACKS = ("bf", "lf", "gaussian", "zero", "big", "foe", "ipm", "shb", "alie", "min-max", "mimic", "none")
-OMNISCIENT = {"foe", "ipm", "shb", "alie", "min-max", "mimic"}
+ATTACKS = (
+    *("bf", "lf", "gaussian", "zero", "big", "foe", "ipm", "shb", "alie", "min-max", "mimic", "fang"),
+    *("ipm, jitter 1", "alie, jitter 1", "min-max, jitter 1", "shb, jitter 1", "none"),
+)
+OMNISCIENT = {"foe", "ipm", "shb", "alie", "min-max", "mimic", "fang"}
 """They see the honest clients' messages: the strongest view."""
 
 
 def run(config: str, attack: str, seed: int, rounds: int) -> list[RoundRecord]:
     """Return the rounds of one run."""
+    attack, _, jitter = attack.partition(", jitter ")
     changes = [f"attack.kind={attack}", f"federation.seed={seed}", f"strategy.rounds={rounds}"]
     if attack in OMNISCIENT:
         changes.append("attack.view=omniscient")
+    if jitter:
+        changes.append(f"attack.jitter={jitter}")
     if attack == "none":
         changes.append("federation.byzantine=0")
     if attack == "foe" and config == "demo.toml":

@@ -7,7 +7,7 @@
 docs/catalogue.md lists them. An attack of one's own derives from ``Attack``.
 """
 
-from attacks.adaptive import ROP, Mimic, MinMax, MinSum, OptimalALIE, OptimalIPM
+from attacks.adaptive import ROP, Fang, Mimic, MinMax, MinSum, OptimalALIE, OptimalIPM
 from attacks.attack import Attack
 from attacks.classical import ALIE, FOE, IPM, Big, BitFlip, Gaussian, Infinity, LabelFlip, NaN, ShiftBack, Silence, Zero
 from attacks.faults import WireFault
@@ -22,6 +22,7 @@ __all__ = [
     "Attack",
     "Big",
     "BitFlip",
+    "Fang",
     "Gaussian",
     "Infinity",
     "LabelFlip",

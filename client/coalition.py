@@ -11,17 +11,17 @@ that one of its seats is asked in, and hears of its own seats alone what the ser
 partial participation, or where honest replies get lost, its simulations of others are as good as it can know. A worker
 whose simulation is behind has no message in view.
 
-Memory: one vector for each message in view, of the current round only; with a method that keeps state also the
-simulated workers' states.
+Memory: one vector for each message in view, of the current round only, and up to three where seats send different
+vectors; with a method that keeps state also the simulated workers' states.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from attacks.attack import Attack, Copy, Repack
+from attacks.attack import Attack, Copy, Individual, Repack
 from attacks.classical import Silence
 from attacks.faults import Fault, Faulty, WireFault
 from attacks.view import View
@@ -50,6 +50,7 @@ class _Round:
         peers: who is in view beside the member that answers, and is simulated; None before that was worked out.
         rows: the honest messages of ``peers``.
         target: what the server is to aggregate, once ``decided``.
+        plan: where that differs from seat to seat, what each seat's is.
         whom: the worker whose message that is, where the attack copies.
     """
 
@@ -60,6 +61,7 @@ class _Round:
     rows: Rows | None = None
     target: Vector | None = None
     decided: bool = False
+    plan: Callable[[int], Vector] | None = None
     whom: int | None = None
 
 
@@ -234,15 +236,21 @@ class Coalition:
         """Return what the server is to aggregate for this member; None for silence."""
         if opened.decided:
             return opened.target
-        view, attack = self._view(worker, ask, opened), self._attack
-        if isinstance(attack, Copy):
+        if opened.plan is not None:
+            return opened.plan(worker)
+        view, attack, plan = self._view(worker, ask, opened), self._attack, None
+        if isinstance(attack, Individual):
+            plan = attack.plan(view, stream(self._seed, Role.ATTACK, round_=ask.round))
+            target: Vector | None = plan(worker)
+        elif isinstance(attack, Copy):
             opened.whom = attack.whom(view)
             self._simulated.keep_packets(self._members | {opened.whom})
             target = view.message(opened.whom)
         else:
             target = attack(view, stream(self._seed, Role.ATTACK, round_=ask.round))
         if attack.view != "own" and (opened.peers is None or opened.peers):
-            opened.target, opened.decided = target, True  # members that know the same decide the same
+            # Members that know the same decide the same.
+            opened.target, opened.decided, opened.plan = target, plan is None, plan
         return target
 
     def _reads(self, form: Compressor, packet: Packet, target: Vector) -> bool:
@@ -276,6 +284,7 @@ class Coalition:
     def _view(self, worker: int, ask: Ask, opened: _Round) -> View:
         federation = self._config.federation
         n, cohort = federation.clients, ask.cohort
+        seats = sorted(self._members if cohort is None else self._members.intersection(cohort))
         return View(
             worker=worker,
             own=self._simulated.row(worker, ask),
@@ -286,12 +295,15 @@ class Coalition:
             n=n,
             f=federation.byzantine,
             sampled=n if cohort is None else len(cohort),
-            sampled_byzantine=len(self._members if cohort is None else self._members.intersection(cohort)),
+            sampled_byzantine=len(seats),
+            seats=seats,
             x=opened.x,
             x0=self._x0,
             g=None if self._sends_differences(ask) else opened.past.g,
             gamma=self._method.gamma,
             aggregate=lambda rows: self._aggregate(opened, rows),
+            rule=self._config.aggregator.kind,
+            draw=lambda seat: stream(self._seed, Role.ATTACK, 1 + seat, ask.round),  # 0 is what all seats share
         )
 
     def _sends_differences(self, ask: Ask) -> bool:

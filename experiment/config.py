@@ -19,7 +19,7 @@ import numpy as np
 import tomli_w
 from pydantic import Discriminator, Field, PrivateAttr, TypeAdapter, ValidationError, field_validator, model_validator
 
-from attacks.adaptive import ROP, Mimic, MinMax, MinSum, OptimalALIE, OptimalIPM
+from attacks.adaptive import ROP, Fang, Mimic, MinMax, MinSum, OptimalALIE, OptimalIPM
 from attacks.attack import Attack
 from attacks.classical import ALIE, FOE, IPM, Big, BitFlip, Gaussian, Infinity, LabelFlip, NaN, ShiftBack, Silence, Zero
 from attacks.faults import WireFault
@@ -34,8 +34,10 @@ from foundation.text import TextError, read_text
 from strategies.aggregators import (
     Bulyan,
     CenteredClipping,
+    ComparativeGradientElimination,
     CoordinateMedian,
     CovarianceFilter,
+    DivideAndConquer,
     GeometricMedian,
     Krum,
     Mean,
@@ -43,6 +45,7 @@ from strategies.aggregators import (
     MinimumDiameterAveraging,
     MoNNA,
     MultiKrum,
+    SignGuard,
     SmallestVarianceAveraging,
     TrimmedMean,
 )
@@ -87,11 +90,12 @@ else:
 _Coordinates = Mean | CoordinateMedian | TrimmedMean | MeanAroundMedian
 _Distances = Krum | MultiKrum | Bulyan | MinimumDiameterAveraging | MoNNA
 _Centers = CenteredClipping | CovarianceFilter | SmallestVarianceAveraging
-AggregatorUnion = Annotated[_Coordinates | GeometricMedian | _Distances | _Centers, Discriminator("kind")]
+_Filters = DivideAndConquer | SignGuard | ComparativeGradientElimination
+AggregatorUnion = Annotated[_Coordinates | GeometricMedian | _Distances | _Centers | _Filters, Discriminator("kind")]
 _Compressors = Identity | RandK | Masked | PermK | TopK | QSGD | Natural | ScaledSign
 CompressorUnion = Annotated[_Compressors, Discriminator("kind")]
 _Directions = BitFlip | LabelFlip | ALIE | OptimalALIE | IPM | OptimalIPM | FOE
-_Searches = MinMax | MinSum | Mimic | ROP
+_Searches = MinMax | MinSum | Fang | Mimic | ROP
 _Values = ShiftBack | Gaussian | Zero | Big | NaN | Infinity
 AttackUnion = Annotated[_Directions | _Searches | _Values | Silence | WireFault, Discriminator("kind")]
 _PreAggregators = Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping
@@ -221,6 +225,11 @@ class Config(Section):
     def reveals_cohort(self) -> bool:
         """Whether the sampled clients learn who else was sampled."""
         return self.federation.reveal_cohort or (self.attack is not None and self.attack.needs_cohort)
+
+    @property
+    def stratified(self) -> bool:
+        """Whether every cohort has the same number of Byzantine clients."""
+        return self.attack is not None and self.attack.membership == "per-cohort"
 
     def setting(self, data_dir: Path | None, config_dir: Path | None) -> Setting:
         """Return what the task needs in order to load."""
@@ -420,6 +429,8 @@ def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:
     for setting in settings:
         if not setting.startswith("attack."):
             raise ConfigError(f"--set {setting}: a client only takes attack.key=value; the rest is the server's")
+        if setting.partition("=")[0].strip() == "attack.membership":
+            raise ConfigError(f"--set {setting}: the server samples the clients; set it in the server's config")
         _override(tree, setting)
     try:
         attack = TypeAdapter(AttackUnion).validate_python(tree["attack"])

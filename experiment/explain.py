@@ -10,14 +10,17 @@ from experiment.opened import open_experiment, try_out
 from experiment.sections import MethodSection
 from foundation import units as words
 from foundation.errors import ConfigError
-from strategies.cohorts import byzantine_majority, expected_byzantine
+from strategies.aggregators import DivideAndConquer
+from strategies.cohorts import byzantine_majority, expected_byzantine, share_of_stratum
 from strategies.method import RoundKind
 
 
 def title(config: Config) -> str:
     """Return the experiment in a few words."""
     federation = config.federation
-    attack = f", {federation.byzantine} of {federation.clients} attack by {config.attack.kind}" if config.attack else ""
+    attack = (
+        f", {federation.byzantine} of {federation.clients} attack by {config.attack.label}" if config.attack else ""
+    )
     return f"{config.strategy.kind} on {config.task.kind}{attack}"
 
 
@@ -61,6 +64,7 @@ def sentences(
     strategy = config.strategy
     yield "method", f"{strategy.kind}, {strategy.rounds} rounds: {_hyper_parameters(strategy, given)}"
     yield "rule", _rule(config)
+    yield from _kappa(config)
     yield from _cohorts(config) if task is None else _on_task(config, task)
     yield "attack", _attack(config)
     for warning in warnings(config):
@@ -112,6 +116,23 @@ def _rule(config: Config) -> str:
     return f"{_names(rule)}: breaks down beyond {tolerated}; f/n = {f} of {n} ({100 * f / n:.0f} %)"
 
 
+def _kappa(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield what is known of the rule's error, for each size of a cohort in which it takes the Byzantine share."""
+    n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
+    found = []
+    for size in sorted(set(config.cohorts.values()), reverse=True) if f and rule.defends else ():
+        share = expected_byzantine(size, n, f)
+        if share > rule.tolerates(size):
+            continue
+        kappa, least = rule.kappa(size, share), share / (size - 2 * share)
+        if kappa is None:
+            yield "kappa", f"no bound is known for {_names(rule)}"
+            return
+        found.append(f"kappa = {kappa:.3g} for {size} rows, {share} Byzantine (at least {least:.3g} for any rule)")
+    if found:
+        yield "kappa", "squared error <= kappa times the variance of the honest rows; " + ", ".join(found)
+
+
 def _compressor(config: Config, problem: ProblemConstants) -> str:
     q, d = config.compressor, problem.dim
     layout = q.layout(d, problem.dtype)
@@ -150,19 +171,31 @@ def _rounds(config: Config, plan: Sequence[RoundKind]) -> Iterator[tuple[str, st
         expected = config.strategy.rounds * kind.share
         who = f"{_cohort(config, kind.sampled)}; {_majority(config, kind.sampled, expected)}"
         yield "round", f"{kind.name}: {100 * kind.share:.3g} % of rounds, {who}"
-        if byzantine_majority(config.federation.clients, config.federation.byzantine, kind.sampled)[0] > 0:
+        if _risk(config, kind.sampled)[0] > 0:
             survives, why = kind.survives
             yield "", f"{'survives' if survives else 'does NOT survive'} a Byzantine majority: {why}"
 
 
 def _cohort(config: Config, size: int) -> str:
     n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
-    who = f"{size} of {n} clients, about {expected_byzantine(size, n, f)} Byzantine"
+    count = (
+        f"exactly {share_of_stratum(size, n, f)}" if config.stratified else f"about {expected_byzantine(size, n, f)}"
+    )
+    who = f"{size} of {n} clients, {count} Byzantine"
     return f"{who} ({_names(rule)} tolerates {rule.tolerates(size)})" if rule.defends else who
 
 
+def _risk(config: Config, size: int) -> tuple[float, float]:
+    """Return the probabilities of a strict Byzantine majority and of a tie in a cohort."""
+    n, f = config.federation.clients, config.federation.byzantine
+    if config.stratified:
+        share = share_of_stratum(size, n, f)
+        return float(2 * share > size), float(2 * share == size)
+    return byzantine_majority(n, f, size)
+
+
 def _majority(config: Config, size: int, rounds: float) -> str:
-    majority, tie = byzantine_majority(config.federation.clients, config.federation.byzantine, size)
+    majority, tie = _risk(config, size)
     if majority == tie == 0:
         return "never a Byzantine majority"
     ties = f"tie with {tie:.3g} ({rounds * tie:.3g})"
@@ -194,7 +227,7 @@ def _attack(config: Config) -> str:
         return "none"
     known = "revealed to the clients in it, because this attack needs to know"
     cohort = known if config.reveals_cohort else "not revealed"
-    return f'{config.attack.kind} with view "{config.attack.view}"; the cohort is {cohort}'
+    return f'{config.attack.label} with view "{config.attack.view}"; the cohort is {cohort}'
 
 
 def warnings(config: Config) -> Iterator[str]:
@@ -205,6 +238,18 @@ def warnings(config: Config) -> Iterator[str]:
     if f and rule.kind == "monna":
         trusted = f"row {rule.pivot}, whichever sampled client that is"
         yield f'aggregator.kind = "monna" trusts {trusted}: where it is Byzantine, it decides alone'
+    if f and rule.kind == "cge":
+        small = "for strongly convex losses theory needs f/n below about mu / (mu + 2L)"
+        yield f'aggregator.kind = "cge" never leaves out a vector that is shorter than honest ones; {small}'
+    if f and rule.kind in ("cge", "signguard") and config.strategy.kind == "byz-vr-marina":
+        offset = "g + Q(difference), which have g in common"
+        yield f'aggregator.kind = "{rule.kind}" compares lengths, but rows of byz-vr-marina are {offset}'
+    if isinstance(rule, DivideAndConquer):
+        for key, size in config.cohorts.items():
+            most = rule.iters * rule.struck(expected_byzantine(size, n, f))
+            if most > size - 1:
+                fix = "it may be all, which gives their median; lower iters or c"
+                yield f"dnc leaves out up to {most} of {size} rows of strategy.{key}: {fix}"
     for key, size in config.cohorts.items():
         share, most = expected_byzantine(size, n, f), rule.tolerates(size)
         if rule.defends and most < share:
@@ -215,5 +260,8 @@ def warnings(config: Config) -> Iterator[str]:
             if step.kind == "bucketing" and 2 * spoilt >= rows > 1:
                 buckets = f"{rows} buckets of {size} rows, {spoilt} of which may be spoilt"
                 yield f"bucketing leaves {buckets}: half or more, where a median breaks down; use a smaller s or none"
+    if config.stratified and any(size < n for size in config.cohorts.values()):
+        risk = "no cohort has a Byzantine majority, which uniform sampling would not exclude"
+        yield f'attack.membership = "per-cohort" gives every cohort its share of attackers: {risk}'
     if config.attack is not None and (remark := config.attack.remark(n, f)) is not None:
         yield remark

@@ -149,6 +149,7 @@ def _strategy(experiment: Experiment, transport: Transport, observers: Observers
         quorum=federation.quorum,
         idle_timeout_s=federation.join_timeout_s if transport.clients_change else 0.0,
         reveal_cohort=config.reveals_cohort,
+        stratum=federation.last_seats if config.stratified else (),
         evaluate=experiment.problem.evaluate,
         every=config.evaluation.every,
         on_hold=observers.live.hold,

@@ -9,7 +9,9 @@ from numpy.random import Generator
 from strategies.operators import Aggregator, Combined, Compressor, Rows, Vector
 
 
-def sample(clients: int, size: int, connected: Collection[int], rng: Generator) -> list[int]:
+def sample(
+    clients: int, size: int, connected: Collection[int], rng: Generator, stratum: Collection[int] = ()
+) -> list[int]:
     """Draw ``size`` workers uniformly without replacement among the connected ones.
 
     The whole permutation of the n workers is drawn and the absent ones are passed over, so that a run in which nobody
@@ -20,12 +22,24 @@ def sample(clients: int, size: int, connected: Collection[int], rng: Generator) 
         size: how many to draw; fewer are returned where fewer are connected.
         connected: the workers that can be reached.
         rng: the round's COHORT stream.
+        stratum: workers of whom the cohort has ``share_of_stratum``; empty for simple random sampling. Where too few of
+            them, or of the others, are connected, the rest is drawn from those that are.
 
     Returns:
         Workers in ascending order.
     """
-    order = rng.permutation(clients)
-    return sorted([int(i) for i in order if int(i) in connected][:size])
+    order = [i for i in rng.permutation(clients).tolist() if i in connected]
+    if stratum:
+        inside = [i for i in order if i in stratum][: share_of_stratum(size, clients, len(stratum))]
+        outside = [i for i in order if i not in stratum][: size - len(inside)]
+        first = {*inside, *outside}
+        order.sort(key=lambda i: i not in first)  # stable
+    return sorted(order[:size])
+
+
+def share_of_stratum(size: int, clients: int, members: int) -> int:
+    """Return the share of ``members`` of all clients in a cohort of ``size``, rounded to the nearest, halves up."""
+    return (2 * members * size + clients) // (2 * clients)
 
 
 def byzantine_majority(clients: int, byzantine: int, cohort: int) -> tuple[float, float]:

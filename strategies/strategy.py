@@ -11,7 +11,7 @@ plain loop, because every draw has its own stream and replies are ordered by wor
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -163,6 +163,7 @@ class RobustStrategy(Strategy):
         idle_timeout_s: seconds to wait when no client is connected before ``NoClientsError`` is raised, and to look for
             clients that answer before ``StalledError`` is.
         reveal_cohort: tell the sampled workers who else was sampled.
+        stratum: workers of whom every cohort has the same number, see ``cohorts.sample``; for experiments.
         evaluate: measures a model; None to measure nothing.
         every: rounds between evaluations; the last round is always measured.
         on_round: called with the record of every finished round.
@@ -182,6 +183,7 @@ class RobustStrategy(Strategy):
     quorum: float | None = None
     idle_timeout_s: float = 120.0
     reveal_cohort: bool = False
+    stratum: Collection[int] = ()
     evaluate: Callable[[Vector], Evaluation] | None = None
     every: int = 50
     on_round: Callable[[RoundRecord], None] | None = None
@@ -214,7 +216,9 @@ class RobustStrategy(Strategy):
         state: State = self.state
         ask = self.method.ask(state, stream(self.seed, Role.COIN, round_=state.round))
         nodes = self.roster.nodes()
-        cohort = sample(self.clients, ask.sample, nodes, stream(self.seed, Role.COHORT, round_=state.round))
+        cohort = sample(
+            self.clients, ask.sample, nodes, stream(self.seed, Role.COHORT, round_=state.round), self.stratum
+        )
         ask = replace(ask, cohort=tuple(cohort))
         given = self.deadline_s
         self.wait_s = given.seconds(ask.kind) if isinstance(given, LearntDeadline) else given

@@ -78,7 +78,7 @@ class Title:
             method=config.strategy.kind,
             rule=" + ".join([*(step.kind for step in aggregator.pre), aggregator.kind]),
             task=config.task.kind,
-            attack=None if config.attack is None or not federation.byzantine else config.attack.kind,
+            attack=None if config.attack is None or not federation.byzantine else config.attack.label,
             clients=federation.clients,
             byzantine=federation.byzantine,
             rounds=config.strategy.rounds,

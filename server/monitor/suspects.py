@@ -25,8 +25,8 @@ from strategies.strategy import RoundRecord
 
 STATEMENT = (
     "A ranking to look into, not a verdict. In our tests it put nearly every attacker first where clients' data were "
-    "alike. Where they differed, an honest client's score was up to 20, and attackers that send nothing but zeros were "
-    "missed half of the time."
+    "alike, but not those that hide by noise (jitter, fang), most of whom it missed. Where data differed, an honest "
+    "client's score was up to 20, and attackers that send nothing but zeros were missed half of the time."
 )
 """The note under every table."""
 

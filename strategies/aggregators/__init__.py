@@ -20,6 +20,9 @@ rfa              geometric median                                         2f < n
 centered-clip    clipped steps from the previous aggregate                2f < n'             ``center_rules``
 caf              weights that shrink along the largest variance           2f < n'             ``center_rules``
 smea             mean of the n' - f rows of least variance                2f < n', few sets   ``center_rules``
+dnc              mean without the furthest along the largest variance     2f < n'             ``filter_rules``
+signguard        mean of rows of usual length and usual signs, clipped    2f < n'             ``filter_rules``
+cge              mean of the n' - f shortest rows                         2f < n'             ``filter_rules``
 ===============  =======================================================  ==================  ==========================
 
 Pre-aggregators (``preaggregators``) lower what is taken: bucketing by s divides the share by about s, which
@@ -34,13 +37,16 @@ from strategies.aggregators.center_rules import (
 )
 from strategies.aggregators.coordinate_rules import CoordinateMedian, Mean, MeanAroundMedian, TrimmedMean
 from strategies.aggregators.distance_rules import Bulyan, Krum, MinimumDiameterAveraging, MoNNA, MultiKrum
+from strategies.aggregators.filter_rules import ComparativeGradientElimination, DivideAndConquer, SignGuard
 from strategies.aggregators.rule import Rule
 
 __all__ = [
     "Bulyan",
     "CenteredClipping",
+    "ComparativeGradientElimination",
     "CoordinateMedian",
     "CovarianceFilter",
+    "DivideAndConquer",
     "GeometricMedian",
     "Krum",
     "Mean",
@@ -49,6 +55,7 @@ __all__ = [
     "MoNNA",
     "MultiKrum",
     "Rule",
+    "SignGuard",
     "SmallestVarianceAveraging",
     "TrimmedMean",
 ]

@@ -49,6 +49,10 @@ class GeometricMedian(Rule):
         check_positive(nu=self.nu, tol=self.tol)
         check_count(max_steps=self.max_steps)
 
+    def bound(self, n: int, f: int) -> float | None:
+        """Return 4 (1 + f/(n - 2f))^2, which holds for the exact geometric median."""
+        return 4 * (1 + f / (n - 2 * f)) ** 2
+
     def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Return the smoothed geometric median of ``rows``; it needs no f."""
         rows, unit = tamed(rows)
@@ -168,7 +172,7 @@ class CovarianceFilter(Rule):
             if step and weights.sum() <= n - 2 * f:
                 break
             share = weights / weights.sum()
-            variance, t = _main_direction(products, share)
+            variance, t = main_direction(products, share)
             if variance < least:
                 least, best = variance, share
             most = t.max()
@@ -195,6 +199,10 @@ class SmallestVarianceAveraging(Rule):
     def limit(self, n: int) -> int:
         """Return the largest f below n/2 with at most ``MOST_SETS`` sets of n - f rows."""
         return max((f for f in range((n + 1) // 2) if comb(n, f) <= MOST_SETS), default=-1)
+
+    def bound(self, n: int, f: int) -> float | None:
+        """Return 4 f/(n - f) (1 + f/(n - 2f))^2; it also holds for the largest eigenvalue of the covariance alone."""
+        return 4 * f / (n - f) * (1 + f / (n - 2 * f)) ** 2
 
     def refusal(self, n: int, f: int) -> str:
         """Say how many sets there are where it is they that are too many."""
@@ -224,7 +232,7 @@ def distances_to(products: Array, a: Array) -> Array:
     return np.sqrt(np.maximum(squares, 0.0))
 
 
-def _main_direction(products: Array, share: Array) -> tuple[float, Array]:
+def main_direction(products: Array, share: Array) -> tuple[float, Array]:
     """Return the largest eigenvalue of the covariance under weights ``share`` (summing to 1), and every row's part.
 
     Returns:
@@ -250,15 +258,25 @@ def tamed(rows: WeightedRows) -> tuple[WeightedRows, float]:
     """
     if rows.dtype == np.float32:
         return rows, 1.0
-    peaks = rows.peaks()
-    largest = float(peaks.max())
-    typical = float(np.sort(peaks)[len(rows) // 2]) or largest
-    if largest < 1e100 and (typical > 1e-100 or typical == 0.0):
+    factors, unit = taming(rows.peaks())
+    if unit == 1.0:
         return rows, 1.0
-    unit = rows.taken.unit = ldexp(0.5, frexp(max(typical, 1e-300))[1])
-    with np.errstate(over="ignore"):
-        factors = np.minimum(1.0, 1e100 / np.maximum(peaks / unit, 1.0))
+    rows.taken.unit = unit
     return rows.mixed(np.diag(factors), np.full(len(rows), unit)), unit
+
+
+def taming(peaks: Array) -> tuple[Array, float]:
+    """Return factors, shape (n',), and the unit, by which ``tamed`` multiplies and divides rows with these peaks.
+
+    Ones where their squares stay within float64.
+    """
+    largest = float(peaks.max())
+    typical = float(np.sort(peaks)[len(peaks) // 2]) or largest
+    if largest < 1e100 and (typical > 1e-100 or typical == 0.0):
+        return np.ones(len(peaks)), 1.0
+    unit = ldexp(0.5, frexp(max(typical, 1e-300))[1])
+    with np.errstate(over="ignore"):
+        return np.minimum(1.0, 1e100 / np.maximum(peaks / unit, 1.0)), unit
 
 
 def _untamed(v: Vector, unit: float) -> Vector:

@@ -34,6 +34,10 @@ class CoordinateMedian(Rule):
 
     kind: Literal["cm"] = "cm"
 
+    def bound(self, n: int, f: int) -> float | None:
+        """Return 4 (1 + f/(n - 2f))^2."""
+        return 4 * (1 + f / (n - 2 * f)) ** 2
+
     def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Return the coordinate-wise median of ``rows``; it needs no f."""
         return rows.medians()
@@ -48,6 +52,10 @@ class TrimmedMean(Rule):
     """
 
     kind: Literal["cwtm"] = "cwtm"
+
+    def bound(self, n: int, f: int) -> float | None:
+        """Return 6 r (1 + r) for r = f/(n - 2f)."""
+        return 6 * f / (n - 2 * f) * (1 + f / (n - 2 * f))
 
     def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Return the coordinate-wise mean of ``rows`` without the f extremes at either end."""

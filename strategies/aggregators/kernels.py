@@ -468,11 +468,16 @@ def _add4(acc: Array, weights: Array, i: int, r0: Array, r1: Array, r2: Array, r
 def lengths(rows: Array, through: Through, lo: int, hi: int, sums: Array) -> None:
     """Add the squared norms of the seen rows, in float64, to ``sums``: shape (m,)."""
     s, t, seen = _scratch(through[1], sums.shape[0], rows)
+    plain = not (through[0].shape[0] or through[1].shape[0] or through[2].shape[0])
     for c in range(lo, hi, BLOCK):
         w = min(BLOCK, hi - c)
-        _see(rows, through, c, w, s, t, seen)
-        for i in range(sums.shape[0]):
-            sums[i] += _square(seen[i, :w])
+        if plain:
+            for i in range(sums.shape[0]):
+                sums[i] += _square(rows[i, c : c + w])
+        else:
+            _see(rows, through, c, w, s, t, seen)
+            for i in range(sums.shape[0]):
+                sums[i] += _square(seen[i, :w])
 
 
 @inlined(fastmath=_SUM)

@@ -35,6 +35,10 @@ class _PreAggregator(ABC):
         """Return (n', f') for n rows with f Byzantine: both unchanged, unless a class says otherwise."""
         return n, f
 
+    def bound(self, n: int, f: int, kappa: float) -> float | None:
+        """Return kappa of this step followed by a rule with the given one, see ``Rule.kappa``; None if not known."""
+        return None
+
     @abstractmethod
     def mix(self, rows: WeightedRows, f: int, rng: Generator) -> WeightedRows:
         """Return what the rule sees in place of ``rows``, of which f may be Byzantine."""
@@ -115,6 +119,10 @@ class NearestNeighbourMixing(_PreAggregator):
 
     kind: Literal["nnm"] = "nnm"
 
+    def bound(self, n: int, f: int, kappa: float) -> float | None:
+        """Return 8 f/(n - f) (1 + kappa)."""
+        return 8 * f / (n - f) * (1 + kappa)
+
     def mix(self, rows: WeightedRows, f: int, rng: Generator) -> WeightedRows:
         """Return the means of neighbours; nothing is drawn."""
         n = len(rows)
@@ -130,23 +138,35 @@ class NearestNeighbourMixing(_PreAggregator):
 class StaticClipping(_PreAggregator):
     """Rows longer than c are shortened to length c.
 
+    Before ``mean`` it bounds what a row can do, and does not remove it: a share delta of Byzantine rows moves the mean
+    by up to delta (c + length of the honest mean), also where all honest rows agree.
+
     Args:
-        c: the radius, above 0 and finite, in the units of what is aggregated.
+        c: the radius, above 0 and finite, in the units of what is aggregated; or "median" for the median length of the
+            rows, which fewer than half of them cannot move out of the range of the others' lengths.
+
+    Source:
+        Sun, Kairouz, Suresh, McMahan: Can you really backdoor federated learning? (arXiv 1911.07963), section 4.
     """
 
     kind: Literal["static-clip"] = "static-clip"
-    c: float = 2.0
+    c: float | Literal["median"] = 2.0
 
     def __post_init__(self) -> None:
-        check_positive(c=self.c)
+        if isinstance(self.c, str):
+            if self.c != "median":
+                raise ValueError(f'c = {self.c!r}: must be a number above 0, or "median"')
+        else:
+            check_positive(c=self.c)
 
     def tolerates(self, n: int) -> int:
-        """Return n: any f, the rule after it decides."""
-        return n
+        """Return n, as the rule after it decides; the largest f below n/2 where the radius is the median."""
+        return (n - 1) // 2 if self.c == "median" else n
 
     def mix(self, rows: WeightedRows, f: int, rng: Generator) -> WeightedRows:
         """Return the clipped rows; nothing is drawn."""
-        return _clipped(rows, rows.norms(), self.c)
+        norms = rows.norms()
+        return _clipped(rows, norms, middle_of(norms) if isinstance(self.c, str) else self.c)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +184,12 @@ class AdaptiveRobustClipping(_PreAggregator):
         """Return the clipped rows; nothing is drawn."""
         n, norms = len(rows), rows.norms()
         return _clipped(rows, norms, float(np.sort(norms)[n - 2 * f * (n - f) // n - 1]))
+
+
+def middle_of(norms: Array) -> float:
+    """Return the median, shape (n,) of what may be inf; for an even n the mean of the two middle values."""
+    ordered = np.sort(norms)
+    return 0.5 * float(ordered[(len(norms) - 1) // 2]) + 0.5 * float(ordered[len(norms) // 2])
 
 
 def _clipped(rows: WeightedRows, norms: Array, radius: float) -> WeightedRows:

@@ -43,7 +43,10 @@ class Rule(ABC):
 
     @abstractmethod
     def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
-        """Apply the bare rule to n' checked rows; return shape (d,), dtype of ``rows``, an array of its own."""
+        """Apply the bare rule to n' checked rows; return shape (d,), dtype of ``rows``, an array of its own.
+
+        A rule that draws at random draws from ``rows.rng``.
+        """
 
     @overload
     def __call__(self, rows: ArrayT, f: int, rng: Random = None, center: ArrayT | None = None) -> ArrayT: ...
@@ -60,7 +63,7 @@ class Rule(ABC):
             rows: a matrix, shape (n', d), or a list of n' arrays of one shape; NumPy arrays, or torch tensors on any
                 device. All numbers must be finite. Never modified.
             f: how many rows to defend against; at most ``tolerates(n')``.
-            rng: for random pre-aggregators, a generator or a seed; others need none.
+            rng: for rules and pre-aggregators that draw, a generator or a seed; others need none.
             center: where the caller believes the answer to lie, one vector; for the rules that need a centre.
 
         Returns:
@@ -69,7 +72,7 @@ class Rule(ABC):
 
         Raises:
             ValueError: rows of another shape or type or with NaN, more Byzantine rows than the rule can take, or a
-                random pre-aggregator and no ``rng``; one line.
+                rule or pre-aggregator that draws and no ``rng``; one line.
         """
         received, form = read_rows(rows)
         middle = None if center is None else form.vector(center, "center")
@@ -84,7 +87,7 @@ class Rule(ABC):
         A server calls this one, as it has screened the rows; see ``strategies.operators.Aggregator``.
         """
         self._check(rows, f)
-        seen = WeightedRows(rows)
+        seen = WeightedRows(rows, rng=rng)
         for step in self.pre:
             left = step.after(len(seen), f)[1]
             seen, f = step.mix(seen, f, rng), left
@@ -96,7 +99,10 @@ class Rule(ABC):
         if rows.ndim != 2 or 0 in rows.shape or rows.dtype not in (np.float32, np.float64):
             wanted = "must be (n', d), both at least 1, float32 or float64"
             raise ValueError(f"rows of shape {rows.shape}, {rows.dtype}: {wanted}")
-        n = len(rows)
+        self._check_count(len(rows), f)
+
+    def _check_count(self, n: int, f: int) -> None:
+        """Raise ValueError with one line unless the rule takes this f of n rows."""
         if not self._accepts(n, f):
             most = f"{self._name()} takes at most {self.tolerates(n)}{self.refusal(n, f)}"
             raise ValueError(f"f = {f} of n' = {n} rows: {most}")
@@ -108,6 +114,39 @@ class Rule(ABC):
     def breakdown(self, n: int) -> float:
         """Return the largest share f/n that rule and pre-aggregators take of n rows; negative if they cannot take n."""
         return self.tolerates(n) / n
+
+    def kappa(self, n: int, f: int) -> float | None:
+        """Return the constant of (f, kappa)-robustness of rule and pre-aggregators.
+
+        For every S of n - f rows, ||R - mean_S||^2 <= kappa * mean over S of ||v_i - mean_S||^2, whatever the other f
+        rows are. No rule has less than f / (n - 2f).
+
+        Args:
+            n: rows, at least 1.
+            f: of which that many may be Byzantine, from 0 to ``tolerates(n)``.
+
+        Returns:
+            kappa; None where no bound is known.
+
+        Raises:
+            ValueError: the rule does not take f of n rows; one line.
+
+        Source:
+            Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan: Fixing by mixing (AISTATS 2023), Definition 2,
+            Table 1 and Lemma 1 for ``nnm``.
+        """
+        self._check_count(n, f)
+        sizes = [(n, f)]
+        for step in self.pre:
+            sizes.append(step.after(*sizes[-1]))
+        kappa = self.bound(*sizes[-1])
+        for step, (rows, spoilt) in zip(reversed(self.pre), sizes[-2::-1], strict=True):
+            kappa = None if kappa is None else step.bound(rows, spoilt, kappa)
+        return kappa
+
+    def bound(self, n: int, f: int) -> float | None:
+        """Return kappa of the bare rule, see ``kappa``; None, unless a rule says otherwise."""
+        return None
 
     def _accepts(self, n: int, f: int) -> bool:
         if f < 0 or n < 1:

@@ -16,10 +16,12 @@ from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from strategies import parallel
 from strategies.aggregators.networks import MEAN_AROUND_MEDIAN, MEDIAN, TRIMMED_MEAN, network
+from strategies.arrays import generator
 from strategies.method import Rows, Vector
 from strategies.vectors import column_blocks, mean_of_rows, norm, sort_columns, squared_distances
 
@@ -53,12 +55,20 @@ class WeightedRows:
         rows: shape (n, d), finite; never modified.
         weights: shape (m, n); None for the rows themselves.
         divisors: shape (m,), so that the mean of equal rows is that row exactly; None for ones.
+        rng: what a rule that draws draws from; None where nothing may be drawn.
     """
 
-    def __init__(self, rows: Rows, weights: Array | None = None, divisors: Array | None = None) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        weights: Array | None = None,
+        divisors: Array | None = None,
+        rng: Generator | None = None,
+    ) -> None:
         self.rows = rows
         self.weights = weights
         self.divisors = np.ones(len(rows) if weights is None else len(weights)) if divisors is None else divisors
+        self.rng = generator(None, "the rule") if rng is None else rng
         self.taken = Taken()
         """Shared with what is mixed of this."""
 
@@ -80,9 +90,13 @@ class WeightedRows:
         """Return weighted means of the seen rows: ``weights`` of shape (m', m), ``divisors`` of shape (m',)."""
         if self.weights is not None:
             weights = np.einsum("ij,jk->ik", weights / self.divisors, self.weights)
-        seen = WeightedRows(self.rows, weights, divisors)
+        seen = WeightedRows(self.rows, weights, divisors, self.rng)
         seen.taken = self.taken
         return seen
+
+    def columns(self, chosen: slice | NDArray[np.intp]) -> "WeightedRows":
+        """Return the same weighted means of these columns alone; what is taken of them is not noted here."""
+        return WeightedRows(self.rows[:, chosen], self.weights, self.divisors)
 
     def array(self) -> Rows:
         """Return the seen rows as an array, shape (m, d); the rows themselves where nothing is mixed."""
@@ -177,6 +191,15 @@ class WeightedRows:
         for _, block in self._blocks():
             np.maximum(peaks, np.maximum(block.max(axis=1), -block.min(axis=1)), out=peaks)
         return peaks
+
+    def signs(self) -> NDArray[np.int64]:
+        """Return how many numbers of each seen row are positive, zero and negative, shape (m, 3)."""
+        counts = np.zeros((len(self), 3), np.int64)
+        for _, block in self._blocks():
+            for i, line in enumerate(block):
+                up, down = np.count_nonzero(line > 0), np.count_nonzero(line < 0)
+                counts[i] += (up, len(line) - up - down, down)
+        return counts
 
     def squared_distances(self) -> Array:
         """Return ||seen_i - seen_j||^2 for all pairs, never negative and exactly 0 between equal rows.

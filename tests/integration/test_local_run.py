@@ -113,6 +113,7 @@ SAME_BITS = {
             "compressor.k=65",
         ),
     ),
+    "digits, alie with jitter": (DIGITS, ("strategy.rounds=40", *ATTACKED, "attack.jitter=1.0")),
     "digits, nan": (DIGITS, ("strategy.rounds=40", "federation.byzantine=2", "attack.kind=nan")),
     "a9a, honest": (A9A.read_text(encoding="utf-8"), ("strategy.rounds=40", "federation.byzantine=0")),
     "a9a, alie, rand-k": (A9A.read_text(encoding="utf-8"), ("strategy.rounds=60",)),

@@ -50,6 +50,10 @@ SAME = {
         "heterogeneous",
         ("attack.kind=alie", "attack.view=omniscient", "attack.z=1.06"),
     ),
+    "byz-vr-marina-pp, attackers that each draw for themselves": (
+        "heterogeneous",
+        ("attack.kind=fang", "attack.view=omniscient"),
+    ),
     "rosdhb, with checkpoints that workers are told of": ("rosdhb", ("checkpoint.every=3",)),
     "byz-dasha-page, a reply of each that is not finite": ("byz-dasha-page", ("attack.kind=nan",)),
     "a torch model, whose file is a state dict": ("custom", ()),
@@ -71,6 +75,24 @@ def test_a_run_in_one_process_writes_what_a_run_of_processes_writes(tmp_path: Pa
     one, many = (summary_of(tmp_path / run) for run in ("one", "many"))
     for key in ("status", "rounds", "loss", "bytes_up", "bytes_down", "rejected_by_client", "seed"):
         assert one[key] == many[key], key
+
+
+def test_every_cohort_has_its_share_of_attackers_where_that_is_asked_for(tmp_path: Path) -> None:
+    changes = [
+        "strategy.rounds=40",
+        "strategy.cohort=5",
+        "attack.kind=shb",
+        "evaluation.every=40",
+        "checkpoint.every=0",
+    ]
+    cohorts = {}
+    for membership in ("fixed", "per-cohort"):
+        config = load(CONFIGS / "demo.toml", [*changes, f"attack.membership={membership}"])
+        run_in_process(options(config, tmp_path / membership))
+        rounds = [line["cohort"] for line in rounds_of(tmp_path / membership) if len(line["cohort"]) == 5]
+        cohorts[membership] = {sum(worker >= 7 for worker in cohort) for cohort in rounds}
+    assert cohorts["per-cohort"] == {2}  # 3 of 10 attack: 1.5 of 5, rounded
+    assert len(cohorts["fixed"]) > 1
 
 
 def test_the_clients_of_one_process_have_the_names_of_the_processes() -> None:

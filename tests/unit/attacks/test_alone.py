@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from attacks.adaptive import MinMax, OptimalALIE
+from attacks.adaptive import Fang, MinMax, OptimalALIE
 from attacks.attack import Attack
 from attacks.classical import ALIE, FOE, IPM, BitFlip, Gaussian, LabelFlip, ShiftBack, Silence, default_z
 from strategies.aggregators import Mean, TrimmedMean
@@ -58,9 +58,19 @@ def test_a_seed_gives_the_same_draws_to_all_attackers_of_equal_calls() -> None:
     np.testing.assert_array_equal(first, second)
 
 
+def test_attackers_that_differ_draw_each_for_itself() -> None:
+    sent = ALIE(jitter=1.0).vectors(HONEST, 3, rng=4)
+    np.testing.assert_allclose(sent.mean(axis=0), ALIE().vectors(HONEST, 3)[0])
+    assert len(np.unique(sent[:, 0])) == 3
+    np.testing.assert_array_equal(sent, ALIE(jitter=1.0).vectors(HONEST, 3, rng=4))
+    assert len(np.unique(Fang().vectors(HONEST, 3, rng=4)[:, 0])) == 3
+
+
 @pytest.mark.parametrize(
     ("attack", "given", "message"),
     [
+        (Fang(), {}, "fang draws at random: pass rng"),
+        (IPM(jitter=1.0), {}, "ipm draws at random: pass rng"),
         (Gaussian(), {}, "gaussian draws at random: pass rng"),
         (LabelFlip(), {}, "lf needs flipped: pass flipped="),
         (FOE(), {}, "foe needs rule: pass rule="),

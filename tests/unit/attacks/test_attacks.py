@@ -1,13 +1,14 @@
 """Every attack's formula by hand, what each may know, and what becomes of it as a packet."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from attacks.adaptive import ROP, Mimic, MinMax, MinSum, OptimalALIE, OptimalIPM
-from attacks.attack import Attack, Repack
+from attacks.adaptive import ROP, Fang, Mimic, MinMax, MinSum, OptimalALIE, OptimalIPM
+from attacks.attack import Attack, Individual, Repack
 from attacks.classical import (
     ALIE,
     FOE,
@@ -27,7 +28,7 @@ from attacks.faults import Fault, WireFault
 from attacks.moments import calm, mean_and_deviation
 from attacks.search import COARSE, REFINEMENTS, most_harmful
 from attacks.view import View
-from strategies.aggregators import CoordinateMedian, Mean
+from strategies.aggregators import CoordinateMedian, Krum, Mean, TrimmedMean
 from strategies.compressors import Identity, RandK
 from strategies.method import Rows, Vector
 
@@ -54,9 +55,18 @@ ALL: list[Attack] = [
     MinSum(),
     MinSum(direction="std"),
     MinSum(direction="sign"),
+    Fang(),
+    Fang(view="omniscient"),
+    Fang(against="krum"),
     Mimic(),
     ROP(),
     WireFault(),
+    ALIE(jitter=1.0),
+    IPM(jitter=1.0),
+    FOE(jitter=1.0),
+    MinMax(jitter=1.0),
+    MinSum(jitter=1.0),
+    ShiftBack(jitter=1.0),
 ]
 
 
@@ -80,11 +90,14 @@ def view(**other: Any) -> View:
         f=5,
         sampled=4,
         sampled_byzantine=1,
+        seats=[4, 6],
         x=np.array([3.0, 5.0]),
         x0=np.array([1.0, 1.0]),
         g=None,
         gamma=0.5,
         aggregate=mean,
+        rule="",
+        draw=np.random.default_rng,
     )
     return replace(known, **other)
 
@@ -217,7 +230,10 @@ def test_an_empty_view_of_honest_clients_falls_back_on_the_own_message(attack: A
 
 
 def label(attack: Attack) -> str:
-    return "-".join([attack.kind, *([attack.direction] if isinstance(attack, MinMax | MinSum) else [])])
+    details: list[str] = [attack.direction] if isinstance(attack, MinMax | MinSum) else []
+    details += [attack.view, attack.against] if isinstance(attack, Fang) else []
+    details += ["jitter"] if getattr(attack, "jitter", 0) else []
+    return "-".join([attack.kind, *details])
 
 
 @pytest.mark.parametrize("attack", ALL, ids=label)
@@ -278,7 +294,7 @@ def test_label_flip_sends_the_packet_on_flipped_labels_as_it_is() -> None:
     assert LabelFlip().repack(honest, Identity()) is honest
 
 
-@pytest.mark.parametrize("kind", [ALIE, IPM, FOE, OptimalALIE, OptimalIPM, MinMax, MinSum, Mimic, ROP])
+@pytest.mark.parametrize("kind", [ALIE, IPM, FOE, OptimalALIE, OptimalIPM, MinMax, MinSum, Fang, Mimic, ROP])
 def test_attacks_on_the_honest_mean_need_fellows(kind: type[Attack]) -> None:
     with pytest.raises(ValueError, match=r'view = "own": [a-z-]+ needs at least "coalition"'):
         kind(view="own")  # type: ignore[call-arg]  # the kinds of the base class have a default
@@ -286,7 +302,9 @@ def test_attacks_on_the_honest_mean_need_fellows(kind: type[Attack]) -> None:
 
 def test_who_must_be_told_the_cohort() -> None:
     told = {attack.kind for attack in ALL if attack.needs_cohort}
+    told -= {"fang"}  # one of those above is omniscient
     assert told == {"shb", "mimic", "optimal-alie", "optimal-ipm"}  # these three see everything unless told otherwise
+    assert not Fang().needs_cohort
     assert ShiftBack(view="own").needs_cohort
     assert ALIE(view="omniscient").needs_cohort
 
@@ -433,6 +451,146 @@ def test_a_cloud_of_one_point_leaves_no_room(kind: Any) -> None:
     np.testing.assert_array_equal(target(kind(), peers=lambda: around), [0.0, 0.0])
 
 
+# --- fang ---
+
+
+def plan(attack: Individual, seats: Sequence[int] = (4, 6), **other: Any) -> Rows:
+    """What each of these seats sends."""
+    sent = attack.plan(view(seats=seats, **other), rng())
+    return np.array([sent(seat) for seat in seats])
+
+
+def test_fang_draws_beyond_the_honest_values_on_the_side_against_their_mean() -> None:
+    # Signs of the means: 1, 1, -1, -1, 0, 1. Least values where they are 1, else largest: -1, 2, 4, -3, -, 0.
+    rows = np.array([[-1.0, 2.0, -9.0, -3.0, -1.0, 0.0], [4.0, 3.0, 4.0, -5.0, 1.0, 5.0]])
+    low, high = np.array([[-3.0, -1.0], [2 / 3, 2.0], [4.0, 12.0], [-3.0, -1.0], [0.0, 0.0], [0.0, 0.0]]).T
+    seats = range(100, 600)
+    sent = plan(Fang(b=3.0, view="omniscient"), seats, own=rows[0], peers=lambda: rows)
+    assert ((low <= sent) & (sent <= high)).all()
+    middle, length = (low + high) / 2, high - low
+    np.testing.assert_allclose(sent.mean(axis=0), middle, atol=0.05 * length.max())  # 500 uniform draws: 4 deviations
+    np.testing.assert_allclose(sent.std(axis=0), length / np.sqrt(12), atol=0.05 * length.max())
+    assert abs(np.corrcoef(sent[:, 0], sent[:, 1])[0, 1]) < 0.2
+
+
+def test_fang_with_the_view_of_its_coalition_stays_three_to_four_deviations_away() -> None:
+    rows = np.array([[1.0, -10.0, 1.0], [3.0, -10.0, -1.0], [5.0, -40.0, 0.0]])  # means 3, -20, 0; deviations 2, ...
+    sent = plan(Fang(), range(50), own=rows[0], peers=lambda: rows)
+    shifted = (sent - rows.mean(axis=0))[:, :2] / rows.std(axis=0, ddof=1)[:2]
+    assert ((shifted[:, 0] >= -4) & (shifted[:, 0] <= -3)).all()
+    assert ((shifted[:, 1] >= 3) & (shifted[:, 1] <= 4)).all()
+    assert (sent[:, 2] == 0).all()
+    assert len(np.unique(sent[:, 0])) == 50
+
+
+def plain_lam(rows: Rows, copies: int) -> float:
+    """Fang's search by its definition: Krum on all rows, with the vector written out, for every lam."""
+    h, d = rows.shape
+    s = np.sign(rows.mean(axis=0))
+    sums = [np.sort([float(((a - b) ** 2).sum()) for b in rows])[1 : h - 1].sum() for a in rows]
+    start = lam = np.sqrt(min(sums) / ((h - copies - 1) * d)) + max(np.linalg.norm(row) for row in rows) / np.sqrt(d)
+    while lam >= 1e-5 * start:
+        crowd = np.concatenate([rows, np.tile(-lam * s, (copies, 1))])
+        scores = [np.sort([float(((a - b) ** 2).sum()) for b in crowd])[1 : h - 1].sum() for a in crowd]
+        if int(np.argmin(scores)) >= h:
+            break
+        lam /= 2
+    return float(lam)
+
+
+@pytest.mark.parametrize("copies", [1, 2, 5])
+@pytest.mark.parametrize("offset", [0.05, 0.5, 3.0])
+def test_fang_against_krum_finds_the_factor_of_a_plain_search(copies: int, offset: float) -> None:
+    rows = np.random.default_rng(8).normal(offset, 1.0, (11, 30))
+    sent = plan(Fang(), range(11, 11 + copies), own=rows[0], peers=lambda: rows, sampled_byzantine=copies, rule="krum")
+    expected = -plain_lam(rows, copies) * np.sign(rows.mean(axis=0))
+    np.testing.assert_allclose(sent, np.tile(expected, (copies, 1)), rtol=1e-9)
+
+
+def test_krum_chooses_what_fang_sends_and_goes_the_wrong_way() -> None:
+    rows = np.random.default_rng(8).normal(0.2, 1.0, (15, 30))
+    sent = Fang().vectors(rows, 5, rule=Krum())
+    chosen = Krum()(np.concatenate([rows, sent]), 5)
+    np.testing.assert_array_equal(chosen, sent[0])
+    assert chosen @ rows.mean(axis=0) < 0
+
+
+@pytest.mark.parametrize("rule", ["krum", "multi-krum", "bulyan", "cm", "rfa", ""])
+def test_fang_takes_the_form_that_the_rule_calls_for_unless_told(rule: str) -> None:
+    by_distances = rule in ("krum", "multi-krum", "bulyan")
+    for against, same in (("auto", by_distances), ("krum", True), ("coordinates", False)):
+        first, second = plan(Fang(against=against), rule=rule)  # type: ignore[arg-type]  # a literal
+        assert np.array_equal(first, second) == same
+
+
+def test_fang_turns_the_trimmed_mean_of_an_honest_cloud_around() -> None:
+    rows = np.random.default_rng(1).normal(0.2, 1.0, (15, 200))
+    moved = {}
+    for attack in (ALIE(), Fang(view="omniscient")):
+        crowd = np.concatenate([rows, attack.vectors(rows, 5, rule=TrimmedMean(), rng=3)])
+        moved[attack.kind] = float(np.sum(rows.mean(axis=0) * TrimmedMean()(crowd, 5)))
+    assert moved["fang"] < 0 < moved["alie"]
+
+
+# --- jitter ---
+
+JITTERED: list[Individual] = [
+    ALIE(jitter=1.0),
+    IPM(jitter=1.0),
+    FOE(jitter=1.0, eps=2.0),
+    MinMax(jitter=1.0),
+    MinSum(jitter=1.0),
+    ShiftBack(jitter=1.0),
+]
+
+
+@pytest.mark.parametrize("attack", JITTERED, ids=label)
+@pytest.mark.parametrize("seats", [(4, 6), (1, 2, 3, 5, 8, 13)])
+def test_jitter_leaves_the_mean_of_the_attackers_where_it_was(attack: Individual, seats: tuple[int, ...]) -> None:
+    calm_one = replace(attack, jitter=0.0)  # type: ignore[call-arg]  # all of these have it
+    sent = plan(attack, seats)
+    np.testing.assert_allclose(sent.mean(axis=0), target(calm_one), rtol=1e-12)
+    assert len(np.unique(sent[:, 0])) == len(seats)
+
+
+@pytest.mark.parametrize("jitter", [0.5, 1.0])
+def test_with_jitter_attackers_are_spread_as_honest_rows_are(jitter: float) -> None:
+    honest = np.random.default_rng(4).normal(0.0, [1.0, 10.0], (20, 2))
+    deviation = honest.std(axis=0, ddof=1)
+    spread = np.zeros(2)
+    for k in range(400):
+        sent = plan(
+            ALIE(z=1.0, jitter=jitter),
+            (7, 8, 9),
+            peers=lambda: honest,
+            draw=lambda i, k=k: np.random.default_rng([i, k]),
+        )
+        spread += sent.var(axis=0, ddof=0) / 400
+    # Each of 3 deviates from the exact mean by a variance of jitter^2 sigma^2.
+    np.testing.assert_allclose(np.sqrt(spread), jitter * deviation, rtol=0.1)
+
+
+def test_jitter_by_its_formula() -> None:
+    seats = (4, 6, 9)
+    xi = np.array([np.random.default_rng(seat).standard_normal(2) for seat in seats])
+    expected = target(ALIE(z=1.5)) + 2.0 * HONEST.std(axis=0, ddof=1) * (xi - xi.mean(axis=0)) * np.sqrt(3 / 2)
+    np.testing.assert_allclose(plan(ALIE(z=1.5, jitter=2.0), seats), expected, rtol=1e-13)
+
+
+def test_a_single_attacker_has_nobody_to_differ_from() -> None:
+    np.testing.assert_array_equal(plan(ALIE(jitter=1.0), (4,)), target(ALIE())[None, :])
+
+
+@pytest.mark.parametrize("attack", [*JITTERED, Fang(), Fang(view="omniscient"), Fang(against="krum")], ids=label)
+def test_a_plan_is_the_same_from_every_seat_and_what_a_call_returns(attack: Individual) -> None:
+    ours = plan(attack)
+    for i, seat in enumerate((4, 6)):
+        theirs = attack.plan(view(worker=seat), rng())
+        np.testing.assert_array_equal(theirs(6), ours[1])
+        np.testing.assert_array_equal(theirs(4), ours[0])
+        np.testing.assert_array_equal(target(attack, view(worker=seat)), ours[i])
+
+
 # --- mimic ---
 
 
@@ -524,6 +682,12 @@ def test_every_wire_fault_has_a_reason_and_a_nearest_one_in_the_records(fault: F
         (ALIE(), 20, 5, None),
         (ALIE(view="omniscient"), 4, 1, None),
         (IPM(), 5, 1, None),
+        (IPM(jitter=1.0), 5, 1, "jitter = 1, which has no effect with one Byzantine client"),
+        (ALIE(z=0.0, jitter=1.0), 20, 5, "sends the plain mean"),
+        (ShiftBack(jitter=1.0), 20, 5, None),
+        (Fang(), 5, 1, "knows a single message"),
+        (Fang(against="krum"), 5, 1, None),
+        (Fang(view="omniscient"), 5, 1, None),
     ],
 )
 def test_remarks(attack: Attack, n: int, f: int, words: str | None) -> None:
@@ -565,6 +729,11 @@ def test_calm_measures_only_what_cannot_be_squared() -> None:
         (ShiftBack, {"s": float("inf")}, "s = inf: must be above 0 and finite"),
         (Big, {"value": float("inf")}, "value = inf: must be finite"),
         (Gaussian, {"sigma": 0.0}, "sigma = 0.0: must be above 0"),
+        (Fang, {"b": 0.5}, "b = 0.5: must be above 1"),
+        (Fang, {"b": float("inf")}, "b = inf: must be above 0 and finite"),
+        (ALIE, {"jitter": float("nan")}, "jitter = nan: must be at least 0 and finite"),
+        (MinMax, {"jitter": -0.5}, "jitter = -0.5: must be at least 0 and finite"),
+        (ShiftBack, {"jitter": 1.0, "view": "own"}, 'jitter = 1.0 with view = "own": a single message has no spread'),
         (Mimic, {"target": -1}, "target = -1: must be 0 or more"),
         (ROP, {"z": 0.0}, "z = 0.0: must be above 0"),
         (ROP, {"lam": 1.5}, "lam = 1.5: must be from 0 to 1"),

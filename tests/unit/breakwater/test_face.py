@@ -19,11 +19,12 @@ NAMES = {
         RobustFedAvg Run StalledError aggregators answer attacks compare compressors load_config methods
         robust_deltas_mod run tasks""",
     "breakwater.aggregators": """
-        AdaptiveRobustClipping Aggregator Bucketing Bulyan CenteredClipping CoordinateMedian CovarianceFilter
-        GeometricMedian Krum Mean MeanAroundMedian MinimumDiameterAveraging MoNNA MultiKrum NearestNeighbourMixing
-        PreAggregator Rows Rule SmallestVarianceAveraging StaticClipping TrimmedMean Vector WeightedRows Weights""",
+        AdaptiveRobustClipping Aggregator Bucketing Bulyan CenteredClipping ComparativeGradientElimination
+        CoordinateMedian CovarianceFilter DivideAndConquer GeometricMedian Krum Mean MeanAroundMedian
+        MinimumDiameterAveraging MoNNA MultiKrum NearestNeighbourMixing PreAggregator Rows Rule SignGuard
+        SmallestVarianceAveraging StaticClipping TrimmedMean Vector WeightedRows Weights""",
     "breakwater.attacks": """
-        ALIE Attack Big BitFlip FOE Gaussian IPM Infinity LabelFlip Mimic MinMax MinSum NaN OptimalALIE OptimalIPM
+        ALIE Attack Big BitFlip FOE Fang Gaussian IPM Infinity LabelFlip Mimic MinMax MinSum NaN OptimalALIE OptimalIPM
         Packet ROP ShiftBack Sight Silence Vector View WireFault Zero""",
     "breakwater.compressors": """
         Choice Compressor Identity Masked Natural Packed Packet PacketLayout PermK QSGD RandK ScaledSign TopK Vector

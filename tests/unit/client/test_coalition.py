@@ -135,6 +135,7 @@ def test_label_flipping_sends_an_honest_message_on_flipped_labels() -> None:
     assert got.tobytes() == flipped.tobytes()
 
 
+INDIVIDUAL = {"fang": [], "alie": ["attack.jitter=1.0"], "shb": ["attack.jitter=1.0"], "foe": ["attack.jitter=0.5"]}
 COLLUSIONS = [
     *("alie", "optimal-alie", "ipm", "optimal-ipm", "foe", "min-max", "min-sum", "mimic", "rop"),
     *("shb", "big", "gaussian", "zero"),
@@ -150,10 +151,64 @@ def test_colluders_say_the_same(attack: str, compressor: list[str]) -> None:
     assert four.tobytes() == five.tobytes()
 
 
-@pytest.mark.parametrize("attack", ["bf", "lf", *COLLUSIONS])
+@pytest.mark.parametrize("attack", INDIVIDUAL)
+@pytest.mark.parametrize("compressor", [[], ["compressor.kind=rand-k", "compressor.k=65"]])
+def test_colluders_that_differ_do_so_on_the_same_coordinates(attack: str, compressor: list[str]) -> None:
+    opened = experiment(f"attack.kind={attack}", "attack.view=omniscient", *INDIVIDUAL[attack], *compressor)
+    question = ask(opened)
+    four, five = (read(opened, question, member.answer(question)) for member in coalition(opened).values())
+    assert not np.array_equal(four, five)
+    if compressor:
+        np.testing.assert_array_equal(np.flatnonzero(four), np.flatnonzero(five))
+
+
+def test_the_mean_of_jittered_messages_is_that_of_those_without() -> None:
+    question, rows = ask(experiment()), {}
+    for jitter in (0.0, 1.0):
+        opened = experiment("attack.kind=alie", "attack.view=omniscient", "attack.z=1.0", f"attack.jitter={jitter}")
+        members = coalition(opened).values()
+        rows[jitter] = np.stack([read(opened, question, member.answer(question)) for member in members])
+    assert rows[1.0].mean(axis=0) == pytest.approx(rows[0.0].mean(axis=0), abs=1e-15)
+    spread = honest(experiment(), question, (0, 2)).std(axis=0, ddof=1)
+    far = np.abs(rows[1.0][0] - rows[0.0][0])  # half the difference of two draws, times the root of 2
+    assert far[spread > 0].mean() == pytest.approx(spread[spread > 0].mean() * np.sqrt(2 / np.pi), rel=0.2)
+
+
+def test_one_attacker_of_a_cohort_has_no_jitter() -> None:
+    plain, jittered = (
+        experiment("attack.kind=ipm", "attack.view=omniscient", f"attack.jitter={jitter}") for jitter in (0.0, 1.0)
+    )
+    question = ask(plain, cohort=(0, 2, 3, 5))
+    one, other = (read(opened, question, coalition(opened)[5].answer(question)) for opened in (plain, jittered))
+    assert one.tobytes() == other.tobytes()
+
+
+KRUM = ("federation.clients=7", "aggregator.kind=krum", "strategy.cohort=7")
+
+
+def test_fang_draws_anew_in_every_round_and_knows_the_servers_rule() -> None:
+    opened = experiment("attack.kind=fang", "attack.view=omniscient")
+    first, second = (
+        read(opened, question, coalition(opened)[4].answer(question))
+        for question in (ask(opened, round_=3), ask(opened, round_=4))
+    )
+    assert not np.array_equal(first, second)
+    opened = experiment("attack.kind=fang", "attack.view=omniscient", *KRUM)
+    question = ask(opened, "full", cohort=tuple(range(7)))
+    four, five = (read(opened, question, member.answer(question)) for member in coalition(opened).values())
+    mean = honest(opened, question, (0, 1, 2, 3, 6)).mean(axis=0)
+    np.testing.assert_array_equal(np.sign(four), -np.sign(mean))
+    assert four.tobytes() == five.tobytes()
+
+
+@pytest.mark.parametrize("attack", ["bf", "lf", *COLLUSIONS, "fang", "alie+jitter", "shb+jitter", "foe+jitter"])
 def test_members_in_processes_of_their_own_act_as_one_coalition(attack: str) -> None:
     """As Flower nodes do: each process has its own brain, which takes the last f workers to be its fellows."""
-    opened = experiment(f"attack.kind={attack}", "attack.view=omniscient", "compressor.kind=rand-k", "compressor.k=65")
+    attack, _, jittered = attack.partition("+")
+    more = INDIVIDUAL[attack] if jittered else []
+    opened = experiment(
+        f"attack.kind={attack}", "attack.view=omniscient", "compressor.kind=rand-k", "compressor.k=65", *more
+    )
     together = coalition(opened)
     for k in (1, 2, 3):
         question = ask(opened, round_=k)
@@ -226,9 +281,9 @@ def test_who_needs_no_messages_of_others_computes_none(attack: str, view: str) -
     assert set(computed) == {4, 5}
 
 
-@pytest.mark.parametrize("attack", ["alie", "foe", "min-max", "mimic", "rop", "shb"])
+@pytest.mark.parametrize("attack", ["alie", "foe", "min-max", "mimic", "rop", "shb", "fang", "alie attack.jitter=1"])
 def test_every_message_is_computed_once_a_round_for_all_members(attack: str) -> None:
-    opened, computed = counted(f"attack.kind={attack}", "attack.view=omniscient")
+    opened, computed = counted(*f"attack.kind={attack}".split(), "attack.view=omniscient")
     members = coalition(opened)
     for k in (3, 4):
         computed.clear()
@@ -309,9 +364,9 @@ def test_without_knowing_the_cohort_the_whole_federation_is_taken_for_it() -> No
     assert [(view.sampled, view.sampled_byzantine) for view in seen] == [(4, 2), (5, 1), (6, 2)]
 
 
-@pytest.mark.parametrize("attack", COLLUSIONS)
+@pytest.mark.parametrize("attack", [*COLLUSIONS, "fang", "alie attack.jitter=1.0"])
 def test_a_diverged_model_crashes_no_attacker(attack: str) -> None:
-    opened = experiment(f"attack.kind={attack}", "attack.view=omniscient", "task.dtype=float32")
+    opened = experiment(*f"attack.kind={attack}".split(), "attack.view=omniscient", "task.dtype=float32")
     x = np.full(opened.problem.dim, 1e38, np.float32)
     for k, point in ((1, x), (2, -3 * x), (3, x * np.nan)):
         question = Ask(k, "difference", {"x": point, "x_prev": x}, cohort=COHORT)

@@ -153,6 +153,30 @@ def test_what_the_server_aggregates_for_a_member_is_the_target(method: str, atta
             np.testing.assert_allclose(server.rows[i], target(honest_rows(server)), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_what_it_aggregates_for_members_with_jitter_differs_and_has_the_target_as_its_mean(method: str) -> None:
+    overrides, target = EXPECTED["alie"]
+    server, _ = federation(method, *overrides, "attack.jitter=1.0", "attack.view=omniscient")
+    for _ in range(4):
+        server.round()
+        four, five = (server.rows[i] for i in MEMBERS)
+        assert not np.allclose(four, five)
+        np.testing.assert_allclose((four + five) / 2, target(honest_rows(server)), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_it_aggregates_for_members_that_run_fang_is_beyond_the_honest_values(method: str) -> None:
+    server, _ = federation(method, "attack.kind=fang", "attack.view=omniscient")
+    for _ in range(4):
+        server.round()
+        rows = honest_rows(server)
+        s = np.sign(rows.mean(axis=0))
+        inner = np.where(s > 0, rows.min(axis=0), rows.max(axis=0))
+        assert not np.array_equal(server.rows[4], server.rows[5])
+        for i in MEMBERS:
+            assert (s * server.rows[i] <= s * inner + 1e-9).all()
+
+
 @pytest.mark.parametrize("attack", ["optimal-alie", "optimal-ipm", "foe", "min-max", "min-sum", "mimic", "rop", "shb"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_collusion_runs_against_every_method(method: str, attack: str) -> None:

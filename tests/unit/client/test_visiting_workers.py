@@ -157,7 +157,7 @@ def same_as_staying(experiment: Experiment) -> None:
 
 @pytest.mark.parametrize("kind", sorted(set(kinds_of(AttackUnion)) - {"wire"}))
 def test_every_attack_works_where_nothing_stays(kind: str) -> None:
-    view = {"alie", "ipm", "foe", "mimic", "rop", "min-max", "min-sum", "optimal-alie", "optimal-ipm"}
+    view = {"alie", "ipm", "foe", "mimic", "rop", "min-max", "min-sum", "fang", "optimal-alie", "optimal-ipm"}
     same_as_staying(opened(f"attack.kind={kind}", *(["attack.view=omniscient"] if kind in view else [])))
 
 

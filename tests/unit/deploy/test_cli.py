@@ -11,6 +11,7 @@ import pytest
 from deploy.cli import main
 from deploy.commands import check
 from deploy.commands.options import out_dir
+from foundation.origin import examples
 
 ROOT = Path(__file__).parents[3]
 DEMO = str(ROOT / "deploy" / "configs" / "demo.toml")
@@ -86,7 +87,7 @@ def test_a_run_that_does_not_exist_is_not_resumed(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["absent.toml"], "absent.toml: no such file; deploy/configs/"),
+        (["absent.toml"], f"absent.toml: no such file; {examples()}"),
         ([DEMO, "--set", "strategy.round=3"], "[strategy] round: unknown key; did you mean rounds?"),
         ([DEMO, "--set", "rounds=3"], "--set rounds=3: must read section.key=value"),
         (

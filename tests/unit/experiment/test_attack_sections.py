@@ -2,7 +2,8 @@
 
 import pytest
 
-from attacks.adaptive import ROP, Mimic, MinMax
+from attacks.adaptive import ROP, Fang, Mimic, MinMax
+from attacks.classical import ALIE
 from attacks.faults import Fault, WireFault
 from experiment.config import AttackUnion, kinds_of, parse, parse_attack
 from foundation.errors import ConfigError
@@ -24,7 +25,7 @@ KINDS = kinds_of(AttackUnion)
 def test_the_kinds() -> None:
     assert set(KINDS) == {
         *("bf", "lf", "alie", "optimal-alie", "ipm", "optimal-ipm", "foe", "min-max", "min-sum", "mimic", "rop", "shb"),
-        *("gaussian", "zero", "big", "nan", "inf", "silence", "wire"),
+        *("fang", "gaussian", "zero", "big", "nan", "inf", "silence", "wire"),
     }
 
 
@@ -44,6 +45,8 @@ def test_parameters() -> None:
     assert parse(TEXT, ["attack.kind=mimic", "attack.target=0"]).attack == Mimic(target=0)
     overrides = ["attack.kind=rop", "attack.angle=180.0", "attack.lam=0.5"]
     assert parse(TEXT, overrides).attack == ROP(angle=180.0, lam=0.5)
+    assert parse(TEXT, ["attack.kind=fang", "attack.b=3", "attack.against=krum"]).attack == Fang(b=3.0, against="krum")
+    assert parse(TEXT, ["attack.kind=alie", "attack.jitter=0.5"]).attack == ALIE(jitter=0.5)
 
 
 def test_wire_faults_are_named_one_by_one_or_in_a_list() -> None:
@@ -68,6 +71,11 @@ def test_a_client_is_told_its_fault_by_hand(fault: Fault) -> None:
         (["attack.kind=mimic", "attack.target=20"], ["target = 20: must be below clients = 20"]),
         (["attack.kind=minmax"], ['kind = "minmax": unknown; did you mean min-max?']),
         (["attack.kind=rop", "attack.z=-1.0"], ["z = -1.0: must be above 0 and finite"]),
+        (["attack.kind=fang", "attack.b=1.0"], ["[attack] b = 1.0: must be above 1"]),
+        (["attack.kind=fang", "attack.against=cm"], ["[attack] against = 'cm'", "'auto', 'coordinates' or 'krum'"]),
+        (["attack.kind=ipm", "attack.jitter=-1.0"], ["[attack] jitter = -1.0: must be at least 0 and finite"]),
+        (["attack.kind=shb", "attack.view=own", "attack.jitter=1.0"], ['jitter = 1.0 with view = "own"']),
+        (["attack.kind=bf", "attack.membership=mobile"], ["[attack] membership = 'mobile'", "'fixed' or 'per-cohort'"]),
         (["attack.kind=min-sum", 'attack.view="own"'], ['min-sum needs at least "coalition"']),
     ],
 )
@@ -83,3 +91,13 @@ def test_alie_by_hand_where_it_has_no_default_shift() -> None:
     with pytest.raises(ConfigError, match=r"\[attack\] alie has no default z for f = 0 of n = 2 clients: give z"):
         parse_attack("alie", (), two)
     assert parse_attack("alie", ["attack.z=1.0"], two).kind == "alie"
+
+
+def test_membership_is_the_servers_to_choose() -> None:
+    config = parse(TEXT, ["attack.kind=alie", "attack.membership=per-cohort"])
+    assert config.stratified
+    assert parse(config.to_toml()) == config
+    assert not parse(TEXT, ["attack.kind=alie"]).stratified
+    assert not parse(TEXT).stratified
+    with pytest.raises(ConfigError, match=r"--set attack.membership=fixed: the server samples the clients; set it in"):
+        parse_attack("alie", ["attack.membership=fixed"], config)

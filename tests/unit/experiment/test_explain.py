@@ -72,6 +72,19 @@ def test_a_config_explained() -> None:
     assert "warning" not in said
 
 
+def test_kappa_of_every_cohort_in_one_line() -> None:
+    # r = 5/10 and 1/2: 4 (1 + r)^2
+    assert lines(MARINA, load=False)["kappa"] == (
+        "squared error <= kappa times the variance of the honest rows; kappa = 9 for 20 rows, 5 Byzantine (at least "
+        "0.5 for any rule), kappa = 9 for 4 rows, 1 Byzantine (at least 0.5 for any rule)"
+    )
+    assert lines(MARINA, "aggregator.kind=dnc", load=False)["kappa"] == "no bound is known for dnc"
+    # Of 4 rows with 1 Byzantine krum takes none, and 6 (20 - 5)/(20 - 10 - 2) is what remains.
+    assert "; kappa = 11.2 for 20 rows, 5 " in lines(MARINA, "aggregator.kind=krum", load=False)["kappa"]
+    for overrides in (["aggregator.kind=mean"], ["federation.byzantine=0"]):
+        assert "kappa" not in lines(MARINA, *overrides, load=False)
+
+
 def test_what_defaults_come_to() -> None:
     said = lines(MARINA.replace("p = 0.2\n", ""), "compressor.kind=rand-k", "compressor.k=65")
     assert "p = 0.1 (default)" in said["method"]  # min(C/n, b/m, k/d) = min(0.2, 8/72, 0.1)
@@ -181,6 +194,21 @@ def test_a_rule_that_trusts_a_row() -> None:
     assert warned("aggregator.kind=monna", "federation.byzantine=0") == []
 
 
+def test_rules_that_leave_out_too_little_or_too_much() -> None:
+    (said,) = warned("aggregator.kind=cge")
+    assert "shorter than honest ones" in said
+    assert warned("aggregator.kind=cge", "federation.byzantine=0") == []
+    assert warned("aggregator.kind=dnc", "aggregator.iters=3") == []
+    assert warned("aggregator.kind=dnc", "aggregator.iters=4") == [
+        f"dnc leaves out up to {most} of {size} rows of strategy.{key}: it may be all, which gives their median; lower "
+        "iters or c"
+        for most, size, key in ((4, 4, "cohort"), (20, 20, "full_cohort"))
+    ]
+    path = CONFIGS / "byz-vr-marina.toml"
+    assert any("which have g in common" in said for said in warnings(load(path, ["aggregator.kind=signguard"])))
+    assert not any("in common" in said for said in warnings(load(path)))
+
+
 def test_a_cohort_too_small_for_its_rule() -> None:
     assert warned("aggregator.kind=krum") == [
         "strategy.cohort = 4: about 1 of them are Byzantine and krum with its pre-aggregators tolerates 0; only "
@@ -205,3 +233,18 @@ def test_a_task_that_the_config_does_not_fit_is_a_warning() -> None:
     told = list(sentences(config, ProblemConstants(30, np.dtype("f4"), 72, None, None)))
     flaw = "the config does not fit the recorded task: [compressor] k = 65: must be at most d = 30, the length of the"
     assert ("warning", f"{flaw} vectors") in told
+
+
+def test_cohorts_that_always_have_their_share_of_attackers() -> None:
+    said = lines(MARINA, "attack.kind=shb", "attack.membership=per-cohort")
+    full, difference = said["round"].split(" | ")
+    assert "20 of 20 clients, exactly 5 Byzantine" in full
+    assert difference.endswith("4 of 20 clients, exactly 1 Byzantine (cm tolerates 1); never a Byzantine majority")
+    assert "" not in said  # whether a round survives a majority is no question
+    assert said["attack"].startswith('shb, per-cohort with view "omniscient"')
+    assert 'attack.membership = "per-cohort" gives every cohort its share of attackers' in said["warning"]
+    assert "warning" not in lines(MARINA, "attack.kind=bf", "attack.membership=per-cohort", "strategy.cohort=20")
+    assert (
+        "tie with 1 (8)"
+        in lines(MARINA, "attack.kind=bf", "attack.membership=per-cohort", "strategy.cohort=2")["round"]
+    )

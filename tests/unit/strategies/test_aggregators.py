@@ -8,8 +8,10 @@ import pytest
 from strategies.aggregators import (
     Bulyan,
     CenteredClipping,
+    ComparativeGradientElimination,
     CoordinateMedian,
     CovarianceFilter,
+    DivideAndConquer,
     GeometricMedian,
     Krum,
     Mean,
@@ -18,9 +20,11 @@ from strategies.aggregators import (
     MoNNA,
     MultiKrum,
     Rule,
+    SignGuard,
     SmallestVarianceAveraging,
     TrimmedMean,
 )
+from strategies.aggregators.clusters import largest_cluster
 from strategies.aggregators.preaggregators import (
     AdaptiveRobustClipping,
     Bucketing,
@@ -43,6 +47,9 @@ RULES: list[Rule] = [
     CenteredClipping(),
     CovarianceFilter(),
     SmallestVarianceAveraging(),
+    DivideAndConquer(),
+    SignGuard(),
+    ComparativeGradientElimination(),
 ]
 
 
@@ -186,10 +193,116 @@ def test_smallest_variance_averages_the_rows_of_least_main_variance() -> None:
     np.testing.assert_allclose(SmallestVarianceAveraging()(rows, 1, rng()), rows[[0, 1, 3]].mean(axis=0))
 
 
+def test_dnc_leaves_out_what_lies_furthest_along_the_largest_variance() -> None:
+    rows = np.array([[9.0, 0.0], [0.0, 1.0], [1.0, -1.0], [-1.0, 0.0], [0.0, 2.0]])
+    np.testing.assert_allclose(DivideAndConquer()(rows, 1), [0.0, 0.5])  # draws nothing where it looks at everything
+    np.testing.assert_allclose(DivideAndConquer()(rows, 0), [1.8, 0.4])
+    # c f = 0.5 * 2 is one row; 1.1 * 10 is 11 in spite of rounding.
+    np.testing.assert_allclose(DivideAndConquer(c=0.5)(rows, 2), [0.0, 0.5])
+    assert DivideAndConquer(c=1.1).struck(10) == 11
+
+
+def test_dnc_leaves_out_the_later_of_equal_scores_and_nothing_where_all_rows_are_equal() -> None:
+    assert DivideAndConquer()(column(-1.0, 0.0, 1.0), 1) == [-0.5]
+    assert DivideAndConquer()(column(1.0, 0.0, -1.0), 1) == [0.5]
+    copies = np.repeat(np.random.default_rng(0).normal(size=(4, 30)), 2, axis=0)  # equal but for rounding
+    copies[6:] += 100.0
+    np.testing.assert_allclose(DivideAndConquer()(copies, 1), copies[:7].mean(axis=0))
+    assert DivideAndConquer()(column(3.0, 3.0, 3.0), 1) == [3.0]
+
+
+def test_dnc_that_leaves_out_every_row_is_the_median() -> None:
+    rows = np.random.default_rng(0).normal(size=(5, 3))
+    vector, weights = DivideAndConquer(c=3.0).weigh(rows, 2, rng())
+    np.testing.assert_array_equal(vector, np.median(rows, axis=0))
+    assert weights is None
+
+
+def test_dnc_draws_the_same_columns_from_the_same_seed() -> None:
+    rows = np.random.default_rng(0).normal(size=(9, 400))
+    results = [DivideAndConquer(sub=5)(rows, 3, seed) for seed in (1, 1, *range(2, 12))]
+    np.testing.assert_array_equal(results[0], results[1])
+    assert any(not np.array_equal(results[0], other) for other in results[2:])
+    with pytest.raises(ValueError, match=r"^dnc draws at random: pass rng"):
+        DivideAndConquer(sub=5)(rows, 3)
+
+
+def test_signguard_takes_rows_of_usual_length_and_signs_and_clips_them() -> None:
+    # Lengths 5, 5, 10, 100, 0.2, 5: the median is 5. The window is one column; one row has another sign there.
+    rows = np.array([[3.0, 4.0], [4.0, 3.0], [6.0, 8.0], [60.0, 80.0], [0.1, 0.1], [-3.0, -4.0]])
+    np.testing.assert_allclose(SignGuard()(rows, 1, rng()), [10.0 / 3.0, 11.0 / 3.0])
+    _, weights = SignGuard().weigh(rows, 1, rng())
+    assert weights is not None
+    np.testing.assert_allclose(weights, [1 / 3, 1 / 3, 1 / 6, 0.0, 0.0, 0.0])
+
+
+def test_signguard_without_a_usual_row_is_the_median() -> None:
+    np.testing.assert_array_equal(SignGuard()(np.array([[0.0], [0.0], [7.0]]), 1, rng()), [0.0])
+    # The largest cluster has signs of rows that are all too long or too short.
+    assert SignGuard()(column(100.0, 200.0, 300.0, -5.0, -6.0, 1e-3, 1e-3), 1, rng()) == [-5.5]
+
+
+def test_the_largest_cluster() -> None:
+    points = np.array([[0.0, 0.0], [0.1, 0.0], [0.0, 0.1], [1.0, 1.0], [1.1, 1.0], [9.0, 9.0]])
+    assert largest_cluster(points[:5]).tolist() == [True, True, True, False, False]
+    assert largest_cluster(points[5:]).tolist() == [True]
+    assert largest_cluster(np.ones((4, 3))).all()
+    assert largest_cluster(np.array([[0.0], [0.0], [1.0], [1.0]])).tolist() == [False, False, True, True]
+
+
+def test_cge_averages_the_shortest_and_of_equally_long_ones_the_first() -> None:
+    assert ComparativeGradientElimination()(column(-3.0, 1.0, 3.0, -100.0), 1) == [pytest.approx(1 / 3)]
+    assert ComparativeGradientElimination()(column(2.0, -4.0, 4.0), 1) == [-1.0]
+    rows = np.full((5, 3), 1.5e308)  # whose lengths float64 does not hold
+    rows[:3] = 1.0
+    np.testing.assert_array_equal(ComparativeGradientElimination()(rows, 2), np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("rule", "values"),
+    [
+        (TrimmedMean(), (2.67, 4.50, 18.7)),
+        (CoordinateMedian(), (7.11, 9.00, 21.8)),
+        (GeometricMedian(), (7.11, 9.00, 21.8)),
+        (Krum(), (12.0, 11.3, 42.0)),
+        (SmallestVarianceAveraging(), (1.78, 3.00, 12.4)),
+        (CoordinateMedian(pre=(NearestNeighbourMixing(),)), (16.2, 26.7, 104.0)),
+    ],
+    ids=lambda rule: rule._name() if isinstance(rule, Rule) else "",
+)
+def test_kappa(rule: Rule, values: tuple[float, ...]) -> None:
+    found = [rule.kappa(n, f) for n, f in ((10, 2), (20, 5), (11, 4))]
+    assert found == [pytest.approx(value, rel=0.005) for value in values]
+
+
+def test_kappa_of_pre_aggregators() -> None:
+    nnm = NearestNeighbourMixing()
+    once = CoordinateMedian(pre=(nnm,)).kappa(20, 5)
+    assert once is not None
+    assert once == pytest.approx(8 / 3 * 10)
+    assert CoordinateMedian(pre=(nnm, nnm)).kappa(20, 5) == pytest.approx(8 / 3 * (1 + once))
+    assert CoordinateMedian(pre=(nnm,)).kappa(20, 0) == 0.0  # which is the mean
+    assert CoordinateMedian(pre=(Bucketing(s=2),)).kappa(20, 2) is None
+    assert Mean(pre=(nnm,)).kappa(20, 5) is None
+    with pytest.raises(ValueError, match="f = 10 of n' = 20 rows: cm takes at most 9"):
+        CoordinateMedian().kappa(20, 10)
+
+
 def test_static_clipping_shortens_what_is_longer_than_c() -> None:
     clipped, f = StaticClipping(c=5.0)(np.array([[3.0, 4.0], [30.0, -40.0], [0.0, 0.0]]), 1, rng())
     np.testing.assert_allclose(clipped, [[3.0, 4.0], [3.0, -4.0], [0.0, 0.0]])
     assert f == 1
+
+
+def test_static_clipping_to_the_median_length() -> None:
+    step = StaticClipping(c="median")
+    np.testing.assert_array_equal(step(column(1.0, -8.0, 4.0), 1)[0], column(1.0, -4.0, 4.0))
+    np.testing.assert_array_equal(step(column(1.0, -8.0, 4.0, 2.0), 1)[0], column(1.0, -3.0, 3.0, 2.0))
+    np.testing.assert_array_equal(step(column(0.0, 0.0, 4.0), 1)[0], column(0.0, 0.0, 0.0))
+    assert Mean(pre=(step,)).tolerates(20) == 9
+    rows = np.random.default_rng(0).normal(size=(20, 6))
+    rows[:9] = 1.5e308  # whose lengths float64 does not hold
+    assert norm(Mean(pre=(step,))(rows, 9)) <= max(norm(row) for row in rows[9:])
 
 
 def test_adaptive_clipping_shortens_the_longest_to_the_next() -> None:
@@ -244,6 +357,9 @@ def test_presteps_run_in_their_order() -> None:
         (CenteredClipping(), {1: 0, 2: 0, 3: 1, 20: 9}),
         (CovarianceFilter(), {1: 0, 2: 0, 3: 1, 20: 9}),
         (SmallestVarianceAveraging(), {1: 0, 3: 1, 15: 7, 16: 7, 20: 5, 50: 3}),
+        (DivideAndConquer(), {1: 0, 2: 0, 3: 1, 20: 9}),
+        (SignGuard(), {1: 0, 2: 0, 3: 1, 20: 9}),
+        (ComparativeGradientElimination(), {1: 0, 2: 0, 3: 1, 20: 9}),
         (Mean(pre=(StaticClipping(),)), {1: 1, 4: 4}),
         (Mean(pre=(AdaptiveRobustClipping(),)), {1: 0, 20: 9}),
         (CoordinateMedian(pre=(Bucketing(s=2),)), {1: 0, 2: 0, 4: 0, 5: 1, 20: 4}),
@@ -304,8 +420,12 @@ def test_geometric_median_refuses_settings_out_of_bounds(settings: dict[str, flo
         (lambda: CenteredClipping(tau=0.0), r"tau = 0\.0: must be above 0"),
         (lambda: CenteredClipping(tau=float("inf")), "tau = inf: must be"),
         (lambda: CenteredClipping(steps=0), "steps = 0: must be at least 1"),
+        (lambda: DivideAndConquer(iters=0), "iters = 0: must be at least 1"),
+        (lambda: DivideAndConquer(sub=0), "sub = 0: must be at least 1"),
+        (lambda: DivideAndConquer(c=0.0), r"c = 0\.0: must be above 0"),
         (lambda: MoNNA(pivot=-1), "pivot = -1: must be at least 0"),
         (lambda: StaticClipping(c=0.0), r"c = 0\.0: must be above 0"),
+        (lambda: StaticClipping(c="mean"), "c = 'mean': must be a number above 0, or \"median\""),  # type: ignore[arg-type]  # to be refused
         (lambda: StaticClipping(c=float("nan")), "c = nan: must be above 0"),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from strategies.aggregators import CoordinateMedian, Krum, Mean, TrimmedMean
-from strategies.cohorts import aggregate, byzantine_majority, expected_byzantine, sample, stack
+from strategies.cohorts import aggregate, byzantine_majority, expected_byzantine, sample, share_of_stratum, stack
 from strategies.method import Aggregator
 from strategies.randomness import Role, stream
 
@@ -104,3 +104,31 @@ def test_rows_that_cannot_be_aggregated() -> None:
 )
 def test_probability_of_a_byzantine_majority(n: int, f: int, cohort: int, majority: float, tie: float) -> None:
     assert byzantine_majority(n, f, cohort) == pytest.approx((majority, tie), abs=5e-5)
+
+
+# --- strata ---
+
+
+def test_a_stratified_cohort_has_the_rounded_share_of_the_stratum_in_every_round() -> None:
+    last = range(15, 20)
+    for size, expected in ((4, 1), (6, 2), (7, 2), (1, 0), (2, 1), (20, 5)):  # 1, 1.5, 1.75, 0.25, 0.5, 5
+        assert share_of_stratum(size, 20, 5) == expected
+        for k in range(50):
+            cohort = sample(20, size, range(20), stream(2, Role.COHORT, round_=k), last)
+            assert len(set(cohort)) == size
+            assert cohort == sorted(cohort)
+            assert sum(i in last for i in cohort) == expected
+
+
+def test_each_stratum_is_sampled_uniformly() -> None:
+    drawn = Counter(
+        i for k in range(4000) for i in sample(10, 5, range(10), stream(1, Role.COHORT, round_=k), (6, 7, 8, 9))
+    )
+    for i in range(10):  # 2 of 4, and 3 of 6
+        assert drawn[i] / 4000 == pytest.approx(0.5, abs=0.04)
+
+
+def test_absent_members_of_a_stratum_are_replaced_by_others() -> None:
+    assert sample(6, 3, {0, 1, 2, 3}, rng(), (4, 5)) == sample(6, 3, {0, 1, 2, 3}, rng())
+    assert sum(i > 3 for i in sample(6, 3, {0, 4, 5}, rng(), (4, 5))) == 2
+    assert sample(6, 3, set(), rng(), (4, 5)) == []

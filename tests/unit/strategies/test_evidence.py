@@ -4,8 +4,10 @@ import pytest
 from strategies.aggregators import (
     Bulyan,
     CenteredClipping,
+    ComparativeGradientElimination,
     CoordinateMedian,
     CovarianceFilter,
+    DivideAndConquer,
     GeometricMedian,
     Krum,
     Mean,
@@ -13,6 +15,7 @@ from strategies.aggregators import (
     MoNNA,
     MultiKrum,
     Rule,
+    SignGuard,
     SmallestVarianceAveraging,
 )
 from strategies.aggregators.preaggregators import Bucketing, NearestNeighbourMixing, StaticClipping
@@ -106,6 +109,9 @@ MEANS = [
     MinimumDiameterAveraging(),
     MoNNA(),
     SmallestVarianceAveraging(),
+    DivideAndConquer(),
+    SignGuard(),
+    ComparativeGradientElimination(),
     MultiKrum(pre=(NearestNeighbourMixing(),)),
     GeometricMedian(pre=(Bucketing(s=2),)),
     Mean(pre=(StaticClipping(c=1.0),)),

@@ -20,8 +20,10 @@ from link import codec, flwr_compat
 from strategies.aggregators import (
     Bulyan,
     CenteredClipping,
+    ComparativeGradientElimination,
     CoordinateMedian,
     CovarianceFilter,
+    DivideAndConquer,
     GeometricMedian,
     Krum,
     Mean,
@@ -30,6 +32,7 @@ from strategies.aggregators import (
     MoNNA,
     MultiKrum,
     Rule,
+    SignGuard,
     SmallestVarianceAveraging,
     TrimmedMean,
 )
@@ -454,6 +457,7 @@ def data_of(content: RecordDict) -> bytes:
 ROBUST: list[Rule] = [
     CoordinateMedian(), TrimmedMean(), MeanAroundMedian(), GeometricMedian(), Krum(), MultiKrum(), Bulyan(),
     MinimumDiameterAveraging(), MoNNA(), CenteredClipping(), CovarianceFilter(), SmallestVarianceAveraging(),
+    SignGuard(), ComparativeGradientElimination(),
 ]  # fmt: skip
 PRE = ((), (NearestNeighbourMixing(),), (AdaptiveRobustClipping(),), (Bucketing(s=2),))
 RULES = [replace(rule, pre=pre) for rule in ROBUST for pre in PRE if not (rule.kind == "monna" and pre == PRE[3])]
@@ -493,7 +497,9 @@ def test_rows_at_the_ends_of_what_floats_hold_do_not_move_a_rule_out_of_the_hone
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
-    "rule", [Mean(), *RULES], ids=lambda rule: "-".join([*(step.kind for step in rule.pre), rule.kind])
+    "rule",
+    [Mean(), DivideAndConquer(), DivideAndConquer(sub=2, iters=3), *RULES],
+    ids=lambda rule: "-".join([*(step.kind for step in rule.pre), rule.kind]),
 )
 def test_no_rows_at_all_make_a_rule_overflow(rule: Rule, dtype: type) -> None:
     """Also where all of a cohort is Byzantine, what comes out can be clipped and stepped along."""

@@ -11,8 +11,10 @@ from strategies import parallel
 from strategies.aggregators import (
     Bulyan,
     CenteredClipping,
+    ComparativeGradientElimination,
     CoordinateMedian,
     CovarianceFilter,
+    DivideAndConquer,
     GeometricMedian,
     Krum,
     Mean,
@@ -21,6 +23,7 @@ from strategies.aggregators import (
     MoNNA,
     MultiKrum,
     Rule,
+    SignGuard,
     TrimmedMean,
     kernels,
     weighted_rows,
@@ -49,6 +52,9 @@ RULES: list[Rule] = [
     GeometricMedian(),
     CenteredClipping(),
     CovarianceFilter(),
+    DivideAndConquer(),
+    SignGuard(),
+    ComparativeGradientElimination(),
 ]
 MIXED: list[Rule] = [
     Mean(pre=(NNM,)),
