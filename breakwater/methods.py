@@ -8,7 +8,9 @@ docs/catalogue.md lists them. ``Method`` is the contract; CONTRIBUTING.md has tw
 """
 
 from strategies.byz_dasha_page import ByzDashaPage
+from strategies.byz_dm21 import ByzDM21
 from strategies.byz_ef21 import ByzEF21, ByzEF21BC
+from strategies.byz_ef21_sgdm import ByzEF21SGDM
 from strategies.byz_nsgdm import ByzNSGDM
 from strategies.byz_vr_marina import ByzVRMarina
 from strategies.byz_vr_marina_2 import ByzVRMarina2
@@ -42,9 +44,11 @@ from strategies.vectors import norm
 __all__ = [
     "Aggregator",
     "Ask",
+    "ByzDM21",
     "ByzDashaPage",
     "ByzEF21",
     "ByzEF21BC",
+    "ByzEF21SGDM",
     "ByzNSGDM",
     "ByzVRMarina",
     "ByzVRMarina2",

@@ -367,7 +367,8 @@ class Method(ABC):
         """Yield what in the config does not go with this method, one line each: for most a biased compressor."""
         if not compressor.unbiased:
             why = f"biased, and {cls.kind} needs an unbiased one"
-            yield f'compressor.kind = "{compressor.kind}": {why}; strategy.kind = "byz-ef21" takes it'
+            fix = 'strategy.kind = "byz-ef21" or, with minibatches, "byz-ef21-sgdm" takes it'
+            yield f'compressor.kind = "{compressor.kind}": {why}; {fix}'
 
     @classmethod
     def remarks(cls, n: int, f: int, aggregator: Aggregator, compressor: Compressor) -> Iterator[str]:
@@ -390,6 +391,14 @@ class Method(ABC):
             samples: m, the samples of a worker.
         """
         return [RoundKind("round", 1.0, self.n, self.compressor, samples)]
+
+    def remarks(self, smoothness: float | None) -> Iterator[str]:
+        """Yield warnings about these hyper-parameters, one line each, for ``breakwater check``.
+
+        Args:
+            smoothness: L; None where the task does not know it.
+        """
+        yield from ()
 
 
 _SURROUNDINGS = ("n", "f", "aggregator", "compressor")

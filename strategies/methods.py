@@ -1,7 +1,9 @@
 """The table of the methods that a config can name; a new one is one name here."""
 
 from strategies.byz_dasha_page import ByzDashaPage
+from strategies.byz_dm21 import ByzDM21
 from strategies.byz_ef21 import ByzEF21, ByzEF21BC
+from strategies.byz_ef21_sgdm import ByzEF21SGDM
 from strategies.byz_nsgdm import ByzNSGDM
 from strategies.byz_vr_marina import ByzVRMarina
 from strategies.byz_vr_marina_2 import ByzVRMarina2
@@ -15,5 +17,5 @@ from strategies.rosdhb import RoSDHB, RoSDHBLocal
 
 MARINA = (ByzVRMarinaPP, ByzVRMarina, ByzVRMarina2)
 DESCENT = (RobustSGD, RobustMomentumSGD, LocalSGD)
-ESTIMATES = (ByzDashaPage, ByzEF21, ByzEF21BC)
+ESTIMATES = (ByzDashaPage, ByzEF21, ByzEF21BC, ByzEF21SGDM, ByzDM21)
 METHODS: tuple[type[Method], ...] = (*MARINA, *DESCENT, *ESTIMATES, RoSDHB, RoSDHBLocal, DeMoA, ByzNSGDM)

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 
 KEPT = {
     "byz-dasha-page": ("strategy.batch=16", "compressor.kind=rand-k", "compressor.k=65"),
+    "byz-dm21": ("strategy.batch=16", "strategy.vr=true", "compressor.kind=top-k", "compressor.k=65"),
     "robust-momentum-sgd": ("strategy.batch=16",),
     "byz-nsgdm": ("strategy.batch=16",),
 }

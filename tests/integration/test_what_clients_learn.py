@@ -62,12 +62,15 @@ METHODS = {
     "rosdhb": ("batch = 16", '[compressor]\nkind = "masked"\nratio = 0.2'),
     "byz-ef21": ("", TOP),
     "byz-ef21-bc": ("", TOP),
+    "byz-ef21-sgdm": ("batch = 16", TOP),
+    "byz-dm21": ("batch = 16\nvr = true", TOP),
     "byz-dasha-page": ("batch = 16", RAND),
     "robust-momentum-sgd": ("batch = 16", ""),
     "byz-nsgdm": ("batch = 16", ""),
     "demoa": ("batch = 16\ncohort = 3", ""),
 }
-STATEFUL = {"byz-ef21", "byz-ef21-bc", "byz-dasha-page", "robust-momentum-sgd", "byz-nsgdm"}
+STATEFUL = {"byz-ef21", "byz-ef21-bc", "byz-ef21-sgdm", "byz-dm21", "byz-dasha-page", "robust-momentum-sgd"}
+STATEFUL |= {"byz-nsgdm"}
 ROUNDS = 10
 UNLUCKY, LOST_IN = 2, 4
 """This worker's reply is lost in this round, so that it is sent its state again where there is one."""

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from strategies.aggregators import CoordinateMedian
 from strategies.byz_dasha_page import ByzDashaPage
+from strategies.byz_dm21 import ByzDM21
 from strategies.byz_ef21 import ByzEF21, ByzEF21BC
+from strategies.byz_ef21_sgdm import ByzEF21SGDM
 from strategies.compressors import Identity, RandK, TopK
 from strategies.estimates import START
 from strategies.method import HELD, Ask, Packet, WorkerState
@@ -25,6 +27,9 @@ METHODS: dict[str, Any] = {
     "byz-dasha-page": ByzDashaPage(**SHARED, compressor=RandK(k=2), p=0.3, batch=4, a=0.25),
     "byz-ef21": ByzEF21(**SHARED, compressor=TopK(k=2)),
     "byz-ef21-bc": ByzEF21BC(**SHARED, compressor=TopK(k=2)),
+    "byz-ef21-sgdm": ByzEF21SGDM(**SHARED, compressor=TopK(k=2), eta=0.3),
+    "byz-dm21": ByzDM21(**SHARED, compressor=TopK(k=2), eta=0.3),
+    "byz-vr-dm21": ByzDM21(**SHARED, compressor=TopK(k=2), eta=0.3, vr=True),
 }
 SOME = st.sets(st.integers(0, N - 1), max_size=2)
 SCHEDULES = st.lists(st.fixed_dictionaries({"away": SOME, "lost": SOME, "restarted": SOME}), min_size=1, max_size=12)

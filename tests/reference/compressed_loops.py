@@ -1,4 +1,4 @@
-"""Byz-DASHA-PAGE, Byz-EF21, Byz-EF21-BC and RoSDHB as one loop each: the papers' lines in order, nothing around them.
+"""Byz-DASHA-PAGE, the methods with error feedback and RoSDHB as one loop each: the papers' lines in order.
 
 What is under test (strategies, codec, apps) must give the same models bit for bit. Compressors, rules, gradients and
 attacks are the project's own; they have tests of their own. Nothing gets lost here, and a client says either something
@@ -13,7 +13,9 @@ import numpy as np
 from client.coalition import Coalition, CoalitionMember
 from experiment.opened import Experiment
 from strategies.byz_dasha_page import ByzDashaPage
+from strategies.byz_dm21 import ByzDM21
 from strategies.byz_ef21 import ByzEF21, ByzEF21BC
+from strategies.byz_ef21_sgdm import ByzEF21SGDM
 from strategies.compressors import Identity
 from strategies.method import Ask, Packet, Vector
 from strategies.randomness import Role, stream
@@ -140,6 +142,47 @@ def ef21(experiment: Experiment) -> Iterator[Vector]:
                 packet = q.compress(parties.problem.oracle(i).full_gradient(w) - g_worker[i], parties.rng(i, k))
                 g_worker[i] = g_worker[i] + q.decompress(packet, parties.dtype)
             g_server[i] = g_server[i] + q.decompress(packet, parties.dtype)
+        g = parties.aggregate(rule, g_server, k, g)
+
+
+def momenta(experiment: Experiment) -> Iterator[Vector]:
+    """Yield the models after round 1, 2, ... of a run whose config says byz-ef21-sgdm or byz-dm21."""
+    s, q, rule = experiment.method, experiment.config.compressor, experiment.config.aggregator
+    assert isinstance(s, ByzEF21SGDM | ByzDM21)
+    rounds, batch, eta = experiment.config.strategy.rounds, s.batch, s.eta
+    parties, gamma = Parties(experiment), s.gamma
+    x = x_old = parties.problem.initial()
+    v: dict[int, Vector] = {}
+    u, g_worker, g_server = v.copy(), v.copy(), v.copy()
+    for i in parties.everybody:
+        if not parties.attacks(i):
+            [first] = parties.problem.oracle(i).minibatch_gradients([x], batch, parties.rng(i, 1))
+            v[i] = u[i] = g_worker[i] = g_server[i] = first
+        elif (packet := parties.attack(i, 1, "start", {"x": x})) is not None:
+            g_server[i] = Identity().decompress(packet, parties.dtype)
+    g = parties.aggregate(rule, g_server, 1, None)
+    for k in range(2, rounds + 2):
+        x, x_old = x - gamma * g, x
+        yield x
+        for i in parties.everybody:
+            if parties.attacks(i):
+                sent = parties.attack(i, k, "change", {"x": x})
+                if sent is None:
+                    continue
+            else:
+                rng, oracle = parties.rng(i, k), parties.problem.oracle(i)
+                new, old = oracle.minibatch_gradients([x, x_old], batch, rng)
+                if isinstance(s, ByzEF21SGDM):
+                    u[i] = v[i] = (1 - eta) * v[i] + eta * new
+                elif s.vr:
+                    v[i] = new + (1 - eta) * (v[i] - old)
+                    u[i] = (1 - eta) * u[i] + eta * v[i]
+                else:
+                    v[i] = (1 - eta) * v[i] + eta * new
+                    u[i] = (1 - eta) * u[i] + eta * v[i]
+                sent = q.compress(u[i] - g_worker[i], rng)
+                g_worker[i] = g_worker[i] + q.decompress(sent, parties.dtype)
+            g_server[i] = g_server[i] + q.decompress(sent, parties.dtype)
         g = parties.aggregate(rule, g_server, k, g)
 
 

@@ -16,7 +16,7 @@ from link import codec
 from strategies.method import Vector
 from tasks.contract import Problem, Setting, TaskSpec
 from tests.local_grid import federation
-from tests.reference.compressed_loops import dasha_page, ef21, rosdhb
+from tests.reference.compressed_loops import dasha_page, ef21, momenta, rosdhb
 
 DIGITS = """
 [federation]
@@ -47,6 +47,9 @@ METHODS: dict[str, tuple[Callable[[Experiment], Iterator[Vector]], list[str]]] =
     "byz-dasha-page, masked": (dasha_page, ["compressor.kind=masked", "compressor.ratio=0.1"]),
     "byz-ef21": (ef21, ["strategy.kind=byz-ef21", *TOP_K]),
     "byz-ef21-bc": (ef21, ["strategy.kind=byz-ef21-bc", *TOP_K]),
+    "byz-ef21-sgdm": (momenta, ["strategy.kind=byz-ef21-sgdm", "strategy.batch=16", *TOP_K]),
+    "byz-dm21": (momenta, ["strategy.kind=byz-dm21", "strategy.batch=16", *TOP_K]),
+    "byz-vr-dm21": (momenta, ["strategy.kind=byz-dm21", "strategy.batch=16", "strategy.vr=true", *TOP_K]),
     "rosdhb": (rosdhb, ["strategy.kind=rosdhb", "compressor.kind=masked", "compressor.ratio=0.1"]),
     "rosdhb-local": (rosdhb, ["strategy.kind=rosdhb-local", "strategy.batch=16", "strategy.beta=0.8"]),
     "rosdhb-local, steps": (

@@ -30,9 +30,10 @@ NAMES = {
         Choice Compressor Identity Masked Natural Packed Packet PacketLayout PermK QSGD RandK ScaledSign TopK Vector
         draw_seed""",
     "breakwater.methods": """
-        Aggregator Ask ByzDashaPage ByzEF21 ByzEF21BC ByzNSGDM ByzVRMarina ByzVRMarina2 ByzVRMarinaPP Combined
-        Compressor DeMoA Descent Evaluation Key LocalSGD Method Oracle Packet PacketLayout Past Rejected Report RoSDHB
-        RoSDHBLocal RobustAveraging RobustMomentumSGD RobustSGD Role Rows StateLostError Stateful Vector Weights
+        Aggregator Ask ByzDM21 ByzDashaPage ByzEF21 ByzEF21BC ByzEF21SGDM ByzNSGDM ByzVRMarina ByzVRMarina2
+        ByzVRMarinaPP Combined Compressor DeMoA Descent Evaluation Key LocalSGD Method Oracle Packet PacketLayout Past
+        Rejected Report RoSDHB RoSDHBLocal RobustAveraging RobustMomentumSGD RobustSGD Role Rows StateLostError Stateful
+        Vector Weights
         WorkerState aggregate examine gradient norm stack stream""",
     "breakwater.tasks": """
         CustomTask DigitsTask Evaluation LogisticTask MnistTask Oracle Problem Setting TaskError TaskSpec Vector""",

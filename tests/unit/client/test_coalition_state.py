@@ -38,6 +38,8 @@ MEMBERS = (4, 5)
 METHODS = {
     "dasha": ("strategy.kind=byz-dasha-page", "strategy.batch=8", "strategy.p=0.3"),
     "ef21": ("strategy.kind=byz-ef21", "compressor.kind=identity"),
+    "ef21-sgdm": ("strategy.kind=byz-ef21-sgdm", "strategy.batch=8", "compressor.kind=identity"),
+    "vr-dm21": ("strategy.kind=byz-dm21", "strategy.vr=true", "strategy.batch=8", "compressor.kind=identity"),
     "marina-2": ("strategy.kind=byz-vr-marina-2", "strategy.batch=8", "strategy.p=0.3"),
     "momentum": ("strategy.kind=robust-momentum-sgd", "strategy.batch=8", "strategy.beta=0.5"),
     "clipped momentum": (

@@ -50,6 +50,7 @@ METHODS = {
     "momentum": (),
     "dasha": ("strategy.kind=byz-dasha-page", "strategy.p=0.5", "strategy.batch=8", *RAND_K),
     "ef21": ("strategy.kind=byz-ef21", "compressor.kind=top-k", "compressor.ratio=0.2"),
+    "vr-dm21": ("strategy.kind=byz-dm21", "strategy.vr=true", "compressor.kind=top-k", "compressor.ratio=0.2"),
     "pp": (
         "strategy.kind=byz-vr-marina-pp",
         "strategy.p=0.3",

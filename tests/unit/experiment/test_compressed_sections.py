@@ -1,11 +1,13 @@
-"""The sections of Byz-DASHA-PAGE, Byz-EF21, Byz-EF21-BC and RoSDHB: defaults, refusals, what a round costs."""
+"""The sections of Byz-DASHA-PAGE, error feedback and RoSDHB: defaults, refusals, what a round costs."""
 
 import pytest
 
 from experiment.config import ResolvedConfig, parse, resolve
 from foundation.errors import ConfigError
 from strategies.byz_dasha_page import ByzDashaPage
+from strategies.byz_dm21 import ByzDM21
 from strategies.byz_ef21 import ByzEF21, ByzEF21BC
+from strategies.byz_ef21_sgdm import ByzEF21SGDM
 from strategies.compressors import TopK
 from strategies.rosdhb import RoSDHB, RoSDHBLocal
 from tasks.contract import Problem
@@ -32,6 +34,8 @@ KINDS = {
     "byz-dasha-page": ([], ByzDashaPage),
     "byz-ef21": (["strategy.kind=byz-ef21", *TOP_K], ByzEF21),
     "byz-ef21-bc": (["strategy.kind=byz-ef21-bc", *TOP_K], ByzEF21BC),
+    "byz-ef21-sgdm": (["strategy.kind=byz-ef21-sgdm", *TOP_K], ByzEF21SGDM),
+    "byz-dm21": (["strategy.kind=byz-dm21", *TOP_K], ByzDM21),
     "rosdhb": (["strategy.kind=rosdhb", *MASKED], RoSDHB),
     "rosdhb-local": (["strategy.kind=rosdhb-local"], RoSDHBLocal),
 }
@@ -96,7 +100,8 @@ def test_a_coin_that_never_shows_tails_is_not_planned_for(problem: Problem) -> N
     [
         (
             TOP_K,
-            'compressor.kind = "top-k": biased, and byz-dasha-page needs an unbiased one; strategy.kind = "byz-ef21"',
+            'compressor.kind = "top-k": biased, and byz-dasha-page needs an unbiased one; strategy.kind = "byz-ef21" or'
+            ', with minibatches, "byz-ef21-sgdm" takes it',
         ),
         (
             ["strategy.kind=rosdhb"],
@@ -118,6 +123,15 @@ def test_a_coin_that_never_shows_tails_is_not_planned_for(problem: Problem) -> N
         (["strategy.cohort=4"], "[strategy] cohort: unknown key"),
         (["strategy.kind=byz-ef21", *TOP_K, "strategy.cohort=4"], "[strategy] cohort: unknown key"),
         (["strategy.kind=byz-ef21", *TOP_K, "strategy.batch=4"], "[strategy] batch: unknown key"),
+        (["strategy.kind=byz-ef21-sgdm", *TOP_K, "strategy.eta=0.0"], "[strategy] eta = 0.0: must be greater than 0"),
+        (["strategy.kind=byz-ef21-sgdm", *TOP_K, "strategy.vr=true"], "[strategy] vr: unknown key"),
+        (
+            ["strategy.kind=byz-dm21", *TOP_K, "strategy.eta=1.5"],
+            "[strategy] eta = 1.5: must be less than or",
+        ),
+        (["strategy.kind=byz-dm21", *TOP_K, "strategy.eta=nan"], "[strategy] eta = nan"),
+        (["strategy.kind=byz-dm21", *TOP_K, "strategy.batch=-1"], "[strategy] batch = -1"),
+        (["strategy.kind=byz-dm21", *TOP_K, "strategy.cohort=4"], "[strategy] cohort: unknown key"),
         (["federation.byzantine=4"], "no rule withstands half"),
     ],
 )
@@ -127,7 +141,15 @@ def test_what_makes_no_sense_is_refused(overrides: list[str], message: str) -> N
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["byz-ef21", "byz-ef21-bc"])
+def test_variance_reduction_computes_every_minibatch_at_two_models(problem: Problem) -> None:
+    for vr in ("false", "true"):
+        method = resolved(problem, "strategy.kind=byz-dm21", *TOP_K, f"strategy.vr={vr}", "strategy.batch=20").method
+        assert isinstance(method, ByzDM21)
+        start, later = method.plan(10, problem.samples)
+        assert (start.gradients, later.gradients) == (20, 40 if method.vr else 20)
+
+
+@pytest.mark.parametrize("kind", ["byz-ef21", "byz-ef21-bc", "byz-ef21-sgdm", "byz-dm21"])
 def test_error_feedback_needs_a_contraction(problem: Problem, kind: str) -> None:
     with pytest.raises(ConfigError, match=r'\[compressor\] kind = "rand-k": .* delta = -8 only.*choose top-k'):
         resolved(problem, f"strategy.kind={kind}")
@@ -151,6 +173,6 @@ def test_rosdhb_takes_the_clipping_heuristic(problem: Problem, clip: str, wrappe
 
 
 def test_identity_is_a_mask_of_everything(problem: Problem) -> None:
-    for kind in ("rosdhb", "rosdhb-local", "byz-ef21", "byz-ef21-bc", "byz-dasha-page"):
+    for kind in ("rosdhb", "rosdhb-local", "byz-ef21", "byz-ef21-bc", "byz-ef21-sgdm", "byz-dm21", "byz-dasha-page"):
         batch = ["strategy.batch=20"] if kind == "byz-dasha-page" else []
         assert resolved(problem, f"strategy.kind={kind}", *batch, "compressor.kind=identity").method

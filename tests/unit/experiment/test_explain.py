@@ -107,6 +107,12 @@ def test_a_biased_compressor_tells_its_contraction() -> None:
     assert said["round"].count("never a Byzantine majority") == 2
 
 
+def test_a_method_adds_its_own_warnings() -> None:
+    dm21 = ("strategy.kind=byz-dm21", "strategy.gamma=0.1", "compressor.kind=top-k", "compressor.k=65")
+    assert "warning" not in lines(MARINA, *dm21)
+    assert lines(MARINA, *dm21, "strategy.vr=true")["warning"].startswith("strategy.batch = 0: full gradients have no")
+
+
 def test_a_config_without_attack() -> None:
     said = lines(MARINA)
     assert said["attack"] == "none"

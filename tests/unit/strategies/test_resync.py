@@ -34,6 +34,8 @@ every = 40
 METHODS = {
     "byz-ef21": [],
     "byz-ef21-bc": ["strategy.kind=byz-ef21-bc"],
+    "byz-ef21-sgdm": ["strategy.kind=byz-ef21-sgdm", "strategy.batch=16"],
+    "byz-vr-dm21": ["strategy.kind=byz-dm21", "strategy.vr=true", "strategy.batch=16", "strategy.eta=0.5"],
     "byz-dasha-page": [
         "strategy.kind=byz-dasha-page", "strategy.batch=16", "compressor.kind=rand-k", "compressor.ratio=0.2",
     ],

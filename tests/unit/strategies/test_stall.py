@@ -191,6 +191,7 @@ def test_every_method_stalls_where_all_clients_fail(kind: str, clipped: bool) ->
     [
         ("strategy.kind=byz-dasha-page", "strategy.p=0.5", "strategy.batch=8"),
         ("strategy.kind=byz-ef21", "compressor.kind=top-k", "compressor.ratio=0.2"),
+        ("strategy.kind=byz-dm21", "strategy.vr=true", "compressor.kind=top-k", "compressor.ratio=0.2"),
         ("strategy.kind=robust-momentum-sgd",),
         ("strategy.kind=byz-vr-marina", "strategy.p=0.3", "strategy.batch=8"),
     ],
