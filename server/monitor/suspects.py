@@ -25,8 +25,9 @@ from strategies.strategy import RoundRecord
 
 STATEMENT = (
     "A ranking to look into, not a verdict. In our tests it put nearly every attacker first where clients' data were "
-    "alike, but not those that hide by noise (jitter, fang), most of whom it missed. Where data differed, an honest "
-    "client's score was up to 20, and attackers that send nothing but zeros were missed half of the time."
+    "alike, but missed half of those that run fang, and most of those that run alie or shb with jitter. Where data "
+    "differed, an honest client's score was up to 20, and attackers that send nothing but zeros were missed half of "
+    "the time."
 )
 """The note under every table."""
 
