@@ -84,7 +84,7 @@ def _on_task(config: Config, task: ProblemConstants) -> Iterator[tuple[str, str]
     yield from resolved.method.meanings(config.strategy.rounds)
     yield from _rounds(resolved, plan)
     yield from _costs(plan, task)
-    for remark in resolved.method.remarks(task.smoothness):
+    for remark in resolved.method.warnings(task.smoothness):
         yield "warning", remark
 
 

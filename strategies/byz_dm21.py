@@ -57,9 +57,9 @@ class ByzDM21(MomentumErrorFeedback):
         keep = (1 - self.eta) ** 2
         return min((1 - keep) / keep if keep else float("inf"), 2 * (2 - self.eta) ** 2 / self.eta**2)
 
-    def remarks(self, smoothness: float | None) -> Iterator[str]:
+    def warnings(self, smoothness: float | None) -> Iterator[str]:
         """Warn, too, where variance reduction has nothing to reduce."""
-        yield from super().remarks(smoothness)
+        yield from super().warnings(smoothness)
         if self.vr and not self.batch:
             same = 'strategy.kind = "byz-ef21-sgdm" does the same with half the work'
             yield f"strategy.batch = 0: full gradients have no variance to reduce; {same}"

@@ -48,7 +48,7 @@ class MomentumErrorFeedback(ErrorFeedback[EstimatesState]):
         """Return the first round, of minibatch gradients too, and the later ones."""
         return super().plan(rounds, self.batch or samples)
 
-    def remarks(self, smoothness: float | None) -> Iterator[str]:
+    def warnings(self, smoothness: float | None) -> Iterator[str]:
         """Warn of a step size with which the momentum oscillates."""
         at, bound = self.gamma * (smoothness or 0.0), self.stability()
         if at > bound:

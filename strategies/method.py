@@ -392,7 +392,7 @@ class Method(ABC):
         """
         return [RoundKind("round", 1.0, self.n, self.compressor, samples)]
 
-    def remarks(self, smoothness: float | None) -> Iterator[str]:
+    def warnings(self, smoothness: float | None) -> Iterator[str]:
         """Yield warnings about these hyper-parameters, one line each, for ``breakwater check``.
 
         Args:

@@ -153,7 +153,7 @@ def test_the_bound_of_stability_is_where_the_run_on_a_quadratic_begins_to_diverg
 
 def test_steps_beyond_the_bound_and_a_needless_reduction_are_remarked_on() -> None:
     def remarks(method: MomentumErrorFeedback, at: float) -> list[str]:
-        return list(replace(method, gamma=0.5).remarks(2 * at))
+        return list(replace(method, gamma=0.5).warnings(2 * at))
 
     assert remarks(replace(DM21, eta=0.1), 0.234) == []
     [remark] = remarks(replace(DM21, eta=0.1), 0.235)
@@ -162,7 +162,7 @@ def test_steps_beyond_the_bound_and_a_needless_reduction_are_remarked_on() -> No
     assert len(remarks(replace(VR, eta=0.1), 38.1)) == 1
     assert len(remarks(replace(SGDM, eta=0.1), 38.1)) == 1
     assert ["no variance to reduce" in remark for remark in remarks(replace(VR, batch=0), 0.1)] == [True]
-    assert list(SGDM.remarks(None)) == []
+    assert list(SGDM.warnings(None)) == []
 
 
 # --- whole runs ---
