@@ -253,7 +253,7 @@ def warnings(config: Config) -> Iterator[str]:
             most = rule.iters * rule.struck(expected_byzantine(size, n, f))
             if most > size - 1:
                 fix = "it may be all, which gives their median; lower iters or c"
-                yield f"dnc leaves out up to {most} of {size} rows of strategy.{key}: {fix}"
+                yield f"dnc leaves out up to {most} of {size} rows of {key}: {fix}"
     for key, size in config.aggregated.items():
         share, most = expected_byzantine(size, n, f), rule.tolerates(size)
         if rule.defends and most < share:

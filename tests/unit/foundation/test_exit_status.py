@@ -293,7 +293,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("check deploy/con", {"deploy/configs/"}),
         ("client --attack ali", {"alie"}),
         ("doctor --tls doc", {"docs"}),
-        ("doctor --config deploy/configs/dem", {"deploy/configs/demo.toml"}),
+        ("doctor --config deploy/configs/demo.", {"deploy/configs/demo.toml"}),
         ("completion ", {"bash", "zsh", "tcsh"}),
         ("sweep benchmarks/experiments/cl", {"benchmarks/experiments/clipping-a9a.toml"}),
         ("sweep --out doc", {"docs"}),
