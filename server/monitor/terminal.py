@@ -126,8 +126,13 @@ def _measured(found: Mapping[str, Any]) -> list[str]:
 
 
 def _figures(found: Mapping[str, Any]) -> dict[str, str]:
-    """Return measures for people; None is a loss that is not finite, and a gap or an accuracy that is not known."""
+    """Return measures for people; None is a loss that is not finite, and a gap or an accuracy that is not known.
+
+    A state without any measurement has none: who follows a run folder does not know of x^0.
+    """
     formats = {"gap": "{:.1e}", "accuracy": "{:.1%}"}
+    if "history" in found and not found["history"]["loss"]:
+        return {}
     loss = "not finite" if found["loss"] is None else f"{found['loss']:.4g}"
     known = {name: found[name] for name in formats if found.get(name) is not None}
     return {"loss": loss} | {name: formats[name].format(value).replace("%", " %") for name, value in known.items()}
@@ -184,7 +189,7 @@ def _rows(state: Mapping[str, Any], width: int) -> list[tuple[str, Text]]:
     history, spark = state["history"], min(_SPARK, width // 3)
     at = "" if state["measured"] == state["round"] else f"  at round {state['measured']}"
     rows = []
-    for name, figure in _figures(state).items() if history["loss"] else ():  # else nothing has been measured yet
+    for name, figure in _figures(state).items():
         curve = sparkline(history[name], spark, log=name != "accuracy")
         text = Text(f"{figure:<11}").append(curve, style="cyan").append(at, style="dim")
         rows.append(("f(x) - f*" if name == "gap" else name, text))

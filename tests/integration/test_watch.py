@@ -384,7 +384,7 @@ def test_a_local_run_is_watched_by_its_address_and_by_its_folder(
 ) -> None:
     out = tmp_path / "run"
     run = processes.breakwater(
-        "run", digits, "--out", out, "-q", *sets("federation.byzantine=2", "attack.kind=bf", "evaluation.every=5")
+        "run", digits, "--out", out, "-q", *sets("federation.byzantine=2", "attack.kind=bf", "evaluation.every=1")
     )
     until((out / "run.json").exists, "the address")
     address = json.loads((out / "run.json").read_text(encoding="utf-8"))["listen"]

@@ -1,7 +1,8 @@
 """DeMoA and Byz-NSGDM on a9a against an independent double-precision loop: traces to the digits, noise floors in kind.
 
-n = 20 of which the last 5 are Byzantine, every client holds all rows, l2 = 0.01, f(x^k) - f* at k = 150, 300, 600. The
+n = 20 of which the last 5 are Byzantine, every client holds all rows, l2 = 0.01, f(x^k) - f* at k = 150 and 300. The
 loop draws other minibatches and cohorts, so floors are compared as geometric means of three seeds.
+``python -m benchmarks.reference_numbers`` has all methods, rules and attacks, and 600 rounds.
 """
 
 from functools import cache
@@ -26,7 +27,7 @@ byzantine = 5
 [task]
 kind = "logistic"
 [strategy]
-rounds = 600
+rounds = 300
 METHOD
 [evaluation]
 every = 150
@@ -42,7 +43,7 @@ ATTACKS = {
     "ipm": ["attack.kind=ipm", "attack.eps=0.1", "attack.view=omniscient"],
     "shb": ["attack.kind=shb"],
 }
-Gaps = tuple[float, float, float]
+Gaps = tuple[float, float]
 
 
 @cache
@@ -51,7 +52,7 @@ def loaded(task: TaskSpec, setting: Setting) -> Problem:
 
 
 def gaps(data_dir: Path, method: str, *overrides: str) -> Gaps:
-    """f(x^k) - f* at k = 150, 300, 600 of a run over Flower messages."""
+    """f(x^k) - f* at k = 150 and 300 of a run over Flower messages."""
     config = parse(A9A.replace("METHOD", method), overrides)
     problem = loaded(config.task, config.setting(data_dir, None))
     config = resolve(config, problem)
@@ -63,8 +64,8 @@ def gaps(data_dir: Path, method: str, *overrides: str) -> Gaps:
             found[record.round] = record.evaluation.gap
 
     strategy.on_round = on_round
-    strategy.start(grid, codec.to_arrays(problem.initial()), 600)
-    return found[150], found[300], found[600]
+    strategy.start(grid, codec.to_arrays(problem.initial()), 300)
+    return found[150], found[300]
 
 
 def floors(data_dir: Path, method: str, *overrides: str) -> list[float]:
@@ -79,30 +80,28 @@ def test_byz_nsgdm_with_exact_gradients_agrees_to_the_digits(data_dir: Path, cas
     # All honest rows are equal, so no attack has any effect.
     rule, attack = case
     found = gaps(data_dir, NSGDM, NNM, f"aggregator.kind={rule}", *ATTACKS[attack])
-    assert [f"{gap:.5e}" for gap in found] == ["1.04818e-05", "6.27104e-06", "3.15013e-06"]
+    assert [f"{gap:.5e}" for gap in found] == ["1.04818e-05", "6.27104e-06"]
 
 
 @pytest.mark.parametrize(
-    ("stale", "attack", "expected"), [("decay", "bf", 4e-12), ("decay", "alie", 3e-12), ("hold", "shb", 6e-15)]
+    ("stale", "attack", "expected"), [("decay", "bf", 1e-7), ("decay", "alie", 6e-8), ("hold", "shb", 4e-9)]
 )
 def test_demoa_with_exact_gradients_converges_as_fast(data_dir: Path, stale: str, attack: str, expected: float) -> None:
-    assert floors(data_dir, DEMOA, f"strategy.stale={stale}", *ATTACKS[attack])[2] < 10 * expected
+    assert gaps(data_dir, DEMOA, f"strategy.stale={stale}", *ATTACKS[attack])[1] < 10 * expected
 
 
 @pytest.mark.parametrize(
     ("method", "rule", "attack", "expected"),
     [
-        ("decay", "cm", "na", (3e-4, 5e-4)),
-        ("decay", "cm", "alie", (2e-3, 2e-3)),
-        ("decay", "rfa", "shb", (4e-4, 4e-4)),
-        ("hold", "rfa", "lf", (2e-3, 2e-3)),
-        ("nsgdm", "cm", "lf", (1e-4, 1e-4)),
+        ("decay", "cm", "na", 3e-4),
+        ("decay", "rfa", "shb", 4e-4),
+        ("hold", "rfa", "lf", 2e-3),
+        ("nsgdm", "cm", "lf", 1e-4),
     ],
 )
 def test_noise_floors_are_those_of_the_independent_loop(
-    data_dir: Path, method: str, rule: str, attack: str, expected: tuple[float, float]
+    data_dir: Path, method: str, rule: str, attack: str, expected: float
 ) -> None:
     text, setting = (NSGDM, NNM) if method == "nsgdm" else (DEMOA, f"strategy.stale={method}")
     found = floors(data_dir, text, setting, "strategy.batch=32", f"aggregator.kind={rule}", *ATTACKS[attack])
-    for gap, floor in zip(found[1:], expected, strict=True):
-        assert floor / 3 <= gap <= 3 * floor
+    assert expected / 3 <= found[1] <= 3 * expected
