@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from deploy import logs
 from deploy.child import ChildOptions, run_in_child
-from deploy.folders import data_folder, new_folder
+from deploy.folders import data_folder, new_folder, remove_unused
 from deploy.local import LocalOptions, check_attack
 from experiment.config import Config, Overrides, changed, load, parse
 from experiment.explain import title
@@ -144,28 +144,14 @@ def _run_here(options: LocalOptions) -> None:
         except StalledError:
             pass  # the summary has it
         except BaseException:
-            _remove_empty(options.out)
+            remove_unused(options.out)
             raise
-
-
-def _remove_empty(out: Path) -> None:
-    """Remove the folder of a run that never began, so that its name can be used again."""
-    if all(
-        path in (out / "logs", out / METRICS) and not (path.is_file() and path.stat().st_size)
-        for path in out.rglob("*")
-    ):
-        for path in (out / METRICS, out / "logs"):
-            if path.is_file():
-                path.unlink()
-            elif path.is_dir():
-                path.rmdir()
-        out.rmdir()
 
 
 @contextmanager
 def _threads_restored() -> Iterator[None]:
     """Within: tasks may set the numbers of threads of BLAS and torch; afterwards they are as before."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types; comes with scikit-learn
 
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch is not None else None

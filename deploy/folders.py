@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 
 from foundation.errors import ConfigError
+from server.run_folder import METRICS
 
 
 def data_folder(given: Path | str | None, recorded: str | None = None, *, option: str) -> Path | None:
@@ -53,3 +54,20 @@ def new_folder(given: Path | str | None, name: str, *, option: str) -> Path:
     if taken:
         raise ConfigError(f"{option} {out}: exists and is not an empty folder; choose another one or remove it")
     return out
+
+
+def remove_unused(out: Path) -> None:
+    """Remove the folder of a run that never began, so that its name can be used again; any other stays as it is.
+
+    Such a folder has an empty folder of logs, and perhaps an empty file of metrics.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    logs, metrics = out / "logs", out / METRICS
+    found = set(out.rglob("*"))
+    if logs not in found or not found <= {logs, metrics} or (metrics in found and metrics.stat().st_size):
+        return
+    metrics.unlink(missing_ok=True)
+    logs.rmdir()
+    out.rmdir()

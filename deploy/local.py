@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from deploy import files, logs, streams
+from deploy import files, folders, logs, streams
 from deploy.environment import ours_first
 from experiment.config import Config
 from foundation.errors import BreakwaterError, ConfigError, ProcessEnded
@@ -193,11 +193,8 @@ class LocalFederation:
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
-        out, logs_ = self.options.out, self.options.out / "logs"
-        with suppress(OSError):  # an empty run folder is removed, so that its name can be used again
-            if list(out.rglob("*")) == [logs_]:
-                logs_.rmdir()
-                out.rmdir()
+        with suppress(OSError):
+            folders.remove_unused(self.options.out)
 
     def _tell(self, line: str) -> None:
         """Report a line while the server runs: on a terminal through the server, which draws the live view there."""

@@ -79,7 +79,7 @@ class Rule(ABC):
         f = whole(f)
         self._check(received, f)
         check_finite(received)
-        return form.back(self.weigh(received, f, generator(rng, self._name()), middle)[0])
+        return form.back(self._weigh(received, f, generator(rng, self._name()), middle)[0])
 
     def weigh(self, rows: Rows, f: int, rng: Generator, center: Vector | None = None) -> tuple[Vector, Weights | None]:
         """Return the same for NumPy rows that are known to be finite, and the weight of each row in it.
@@ -87,6 +87,10 @@ class Rule(ABC):
         A server calls this one, as it has screened the rows; see ``strategies.operators.Aggregator``.
         """
         self._check(rows, f)
+        return self._weigh(rows, f, rng, center)
+
+    def _weigh(self, rows: Rows, f: int, rng: Generator, center: Vector | None) -> tuple[Vector, Weights | None]:
+        """Do what ``weigh`` does with rows and f that were checked."""
         seen = WeightedRows(rows, rng=rng)
         for step in self.pre:
             left = step.after(len(seen), f)[1]

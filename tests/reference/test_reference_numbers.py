@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.reference_numbers import ATTACKS
 from experiment.config import parse, resolve
 from experiment.opened import Experiment
 from link import codec
@@ -35,14 +36,6 @@ every = 150
 DEMOA = 'kind = "demoa"\ngamma = "0.2/L"\nalpha = 0.5\ncohort = 4'
 NSGDM = 'kind = "byz-nsgdm"\ngamma = 0.2'
 NNM = 'aggregator.pre=["nnm"]'
-ATTACKS = {
-    "na": [],
-    "bf": ["attack.kind=bf"],
-    "lf": ["attack.kind=lf"],
-    "alie": ["attack.kind=alie", "attack.z=1.06", "attack.view=omniscient"],
-    "ipm": ["attack.kind=ipm", "attack.eps=0.1", "attack.view=omniscient"],
-    "shb": ["attack.kind=shb"],
-}
 Gaps = tuple[float, float]
 
 
