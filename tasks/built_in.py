@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 
-from tasks.partition import check_partition
+from tasks.partition import OWN, check_partition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,6 +12,8 @@ class BuiltIn:
     """A built-in task: it has unit tests and is not tried before a run."""
 
     tested: ClassVar[bool] = True
+    own_data: ClassVar[bool] = False
+    """Whether each client may bring data of its own."""
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
@@ -26,4 +28,8 @@ class BuiltIn:
         l2: float = getattr(self, "l2", 0.0)
         if not (l2 >= 0 and isfinite(l2)):
             raise ValueError(f"l2 = {l2}: must be a finite number from 0 up")
-        check_partition(getattr(self, "partition", "iid"))
+        partition: str = getattr(self, "partition", "iid")
+        check_partition(partition)
+        if partition == OWN and not self.own_data:
+            here = f'kind = "{getattr(self, "kind", "")}" splits data that all processes have'
+            raise ValueError(f'partition = "{OWN}": {here}; use kind = "custom" with local_data(folder)')
