@@ -3,7 +3,8 @@
 An honest client is one seat. An attacker may hold several: one process, N names, one brain.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.preparation import Preparation, PreparationOptions
@@ -48,8 +49,22 @@ def run_client(options: ClientOptions) -> str:
     names = [options.name] if n == 1 else [f"{options.name}-{i}" for i in range(n)]
     seats = {name: None if first is None else first + i for i, name in enumerate(names)}
     shown = None if options.tls is None else {name: _identity(options.tls, name, n) for name in names}
-    code, prepare = code_fingerprint(), Preparation(options)
+    code, prepare = code_fingerprint(), Preparation(replace(options, folders=_folders(options, names)))
     return join_as_many(options.connect, seats, prepare, shown, fingerprint=code, patience_s=options.patience_s)
+
+
+def _folders(options: ClientOptions, names: list[str]) -> Mapping[int, Path] | None:
+    """Return the data folder of each worker of a coalition: that of its name in ``--data``; None where it has none."""
+    if options.folders is not None or options.data is None or len(names) == 1:
+        return options.folders
+    folders = [options.data / name for name in names]
+    if not all(folder.is_dir() for folder in folders):
+        return None
+    if options.worker is None:
+        raise ConfigError(
+            f"--seats {len(names)} with a data folder for each: needs --worker I, the first of their seats"
+        )
+    return {options.worker + i: folder for i, folder in enumerate(folders)}
 
 
 def _identity(folder: Path, name: str, seats: int) -> Identity:

@@ -16,10 +16,9 @@ from typing import Any, Self
 from flwr.app import ConfigRecord, RecordDict
 
 from foundation.errors import ConfigError
+from strategies.method import AGREEMENT
 from tasks.identity import TaskIdentity
 
-AGREEMENT = "agreement"
-"""Name of the record in an instruction."""
 _MOST_SAMPLES = 10**12
 _MOST_TEXT = 1 << 20
 

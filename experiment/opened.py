@@ -65,6 +65,20 @@ class Experiment:
         return identity_of(self.problem)
 
     @property
+    def as_written(self) -> configs.Config:
+        """The config that another process can read: resolved, or as it was written where something is agreed on."""
+        return self.config if self.written is None else self.written
+
+    @property
+    def constants(self) -> configs.ProblemConstants:
+        """What the task reports, with what was agreed on."""
+        known = configs.ProblemConstants.of(self.problem)
+        if self.agreement is None:
+            return known
+        smoothness = known.smoothness if self.agreement.smoothness is None else self.agreement.smoothness
+        return replace(known, samples=self.agreement.samples or 0, smoothness=smoothness)
+
+    @property
     def at_server(self) -> bool:
         """Whether it was loaded at the server of clients that have their own data."""
         return self.setting is not None and self.setting.party == "server"
@@ -82,11 +96,8 @@ class Experiment:
                 self.problem.settle(agreement.scaling)  # type: ignore[attr-defined]  # see ``tasks.contract``
             except (TaskError, ValueError, AttributeError) as error:
                 raise ConfigError(f"the agreement's scaling cannot be used: {kind_and_line(error)}") from error
-        known = configs.ProblemConstants.of(self.problem)
-        smoothness = known.smoothness if agreement.smoothness is None else agreement.smoothness
-        numbers = replace(known, samples=agreement.samples or 0, smoothness=smoothness)
-        config = configs.resolve(self.written, numbers)
-        return replace(self, config=config, pending="", agreement=agreement)
+        agreed = replace(self, pending="", agreement=agreement)
+        return replace(agreed, config=configs.resolve(self.written, agreed.constants))
 
 
 def open_config(

@@ -29,7 +29,9 @@ from strategies.hold import NoReplyCountsError as NoReplyCountsError
 from strategies.hold import Probe, Watch
 from strategies.hold import StalledError as StalledError
 from strategies.method import (
+    AGREEMENT,
     STALE,
+    UNPREPARED,
     Ask,
     CheckpointEpoch,
     Compressor,
@@ -164,6 +166,8 @@ class RobustStrategy(Strategy):
             clients that answer before ``StalledError`` is.
         reveal_cohort: tell the sampled workers who else was sampled.
         stratum: workers of whom every cohort has the same number, see ``cohorts.sample``; for experiments.
+        agreement: a record that each worker is sent with its first instruction, and again when it answers that it has
+            not been; None for none.
         evaluate: measures a model; None to measure nothing.
         every: rounds between evaluations; the last round is always measured.
         on_round: called with the record of every finished round.
@@ -184,6 +188,7 @@ class RobustStrategy(Strategy):
     idle_timeout_s: float = 120.0
     reveal_cohort: bool = False
     stratum: Collection[int] = ()
+    agreement: ConfigRecord | None = None
     evaluate: Callable[[Vector], Evaluation] | None = None
     every: int = 50
     on_round: Callable[[RoundRecord], None] | None = None
@@ -200,6 +205,7 @@ class RobustStrategy(Strategy):
         self.wait_s = 0.0  # of the round that is under way
         self._open: _Open | None = None
         self._warned: set[tuple[str, str]] = set()
+        self._agreed: set[int] = set()  # the workers that have the agreement
         self._watch = Watch(self)
 
     # --- one round: ask, screen, update ---------------------------------------------------------------------------
@@ -229,16 +235,23 @@ class RobustStrategy(Strategy):
         """Write one instruction for these workers, and for those that are behind one of their own."""
         sent = replace(ask, cohort=ask.cohort if self.reveal_cohort else None, epoch=self.epoch)
         content = self.codec.write_ask(sent)  # one object for all: a Grid may serialise it once
+        with_agreement = self._with_agreement(content)
         messages, resynced = [], []
         for worker in workers:
-            mine, extra = content, self.method.resync(self.state, worker)
+            knows, extra = worker in self._agreed, self.method.resync(self.state, worker)
+            mine = content if knows else with_agreement
             if extra:
                 resynced.append(worker)
                 mine = self.codec.write_ask(sent, extra)
+                mine = mine if knows else self._with_agreement(mine)
             message = Message(mine, nodes[worker], "train", ttl=self.wait_s, group_id=str(ask.round))
             self.complete(message, worker, ask.round)
             messages.append(message)
         return _Open(ask, workers, messages, resynced)
+
+    def _with_agreement(self, content: RecordDict) -> RecordDict:
+        """Return the content with the agreement, if there is one; the records are shared."""
+        return content if self.agreement is None else RecordDict({**content, AGREEMENT: self.agreement})
 
     def complete(self, message: Message, worker: int, round_: int) -> None:
         """Add to an instruction what a subclass sends beside it."""
@@ -322,6 +335,11 @@ class RobustStrategy(Strategy):
                 verdicts[worker] = Rejected("duplicate: more than one reply")
             else:
                 verdicts[worker] = self._screen(worker, message, ask)
+        for worker, verdict in verdicts.items():
+            if isinstance(verdict, Packet):
+                self._agreed.add(worker)
+            elif verdict.slug == UNPREPARED:  # its process is another one
+                self._agreed.discard(worker)
         silent = Rejected(f"silent: no reply within {self.wait_s:g} s")
         return {worker: verdicts.get(worker, silent) for worker in opened.cohort}, spoke
 
