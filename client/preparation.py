@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,13 +155,13 @@ class PartyPreparation:
         self._config, self._options, self._crew = config, options, Crew(options)
         self._settled: Experiment | None = None
         folders = options.folders or {}
-        self._party = open_config(config, options.data, options.config_dir, party="client", folders=folders)
+        self.experiment = open_config(config, options.data, options.config_dir, party="client", folders=folders)
         attack = None if options.attack is None else configs.parse_attack(options.attack, options.settings, config)
         for worker in folders or [0]:
             if not options.tried:
-                try_out(self._party, worker, attack)
+                try_out(self.experiment, worker, attack)
             if attack is None:
-                options.limits.check(config, count_of(self._party.problem, worker))
+                options.limits.check(config, count_of(self.experiment.problem, worker))
 
     def __call__(self, welcome: Welcome) -> Prepared:
         """Hold the server's config and task against the client's own; the worker is made once there is an agreement.
@@ -169,19 +169,34 @@ class PartyPreparation:
         Raises:
             OtherTask, Refused: they differ.
         """
-        party = self._party
+        party = self.experiment
         agree_on(self._config, configs.parse(welcome.settings[CONFIG], name="the server's config"))
         _check_task(welcome, party.identity, party.config)
         prepare(party, aggregates=self._options.attack is not None)
         log.info("%s: takes part in run %d", welcome.name, welcome.run_id, extra={"run_id": welcome.run_id})
 
-        def app(agreement: Agreement) -> App:
-            if self._settled is None or self._settled.agreement != agreement:
-                self._settled = party.settled(agreement)
-            return client_app(self._crew.worker(self._settled, welcome.worker))
+        mine = self.app(welcome.worker, client_app)
+        return Prepared(mine, _context(welcome), self.report)
 
-        mine = PartyApp(app, party.problem, welcome.worker, self._options.limits)
-        return Prepared(mine, _context(welcome), Code.here(party.config).added_to(party.identity.written()))
+    @property
+    def report(self) -> str:
+        """What the party declares when it joins: model, counts as far as they are declared, and code; no data."""
+        return Code.here(self.experiment.config).added_to(self.experiment.identity.written())
+
+    def app(self, index: int, answer: Callable[[Worker], App]) -> PartyApp:
+        """Return what answers for a seat.
+
+        Args:
+            index: of the seat.
+            answer: returns what answers for its worker, once that can be made.
+        """
+
+        def prepare(agreement: Agreement) -> App:
+            if self._settled is None or self._settled.agreement != agreement:
+                self._settled = self.experiment.settled(agreement)
+            return answer(self._crew.worker(self._settled, index))
+
+        return PartyApp(prepare, self.experiment.problem, index, self._options.limits)
 
 
 def count_of(problem: Problem, worker: int) -> int:

@@ -62,8 +62,18 @@ def grid_of_parties(experiment: Experiment, parties: Parties) -> InProcessGrid:
         folders = {worker: parties.folders[worker] for worker in workers}
         prepare = PartyPreparation(config, PreparationOptions(attack=attack, config_dir=config_dir, folders=folders))
         for worker in workers:
-            welcome = Welcome(parties.names[worker], 0, 0, worker, len(parties.folders), settings, 0.0, 0)
-            prepared[worker] = prepare(welcome)
+            prepared[worker] = prepare(
+                Welcome(
+                    name=parties.names[worker],
+                    run_id=0,
+                    node_id=0,
+                    worker=worker,
+                    clients=len(parties.folders),
+                    settings=settings,
+                    heartbeat_s=0.0,
+                    max_reply_bytes=0,
+                )
+            )
     apps = {parties.names[worker]: prepared[worker].app for worker in sorted(prepared)}
     return _grid(experiment, apps, {parties.names[worker]: each.task for worker, each in prepared.items()})
 
