@@ -36,7 +36,7 @@ class Setting:
     data_dir: Path | None = None
     config_dir: Path | None = None
     party: Literal["server", "client"] | None = None
-    folders: Mapping[int, Path] = field(default_factory=dict)
+    folders: Mapping[int, Path] = field(default_factory=dict, hash=False)
 
     def folder_of(self, worker: int) -> Path:
         """Return the data folder of a worker that has data of its own.
