@@ -36,7 +36,7 @@ class PreparationOptions:
     Args:
         attack: kind of the attack; None for an honest client.
         settings: ``attack.key=value`` on top of the server's ``[attack]`` section of the same kind.
-        config: own copy of the experiment, which the server's must agree with.
+        config: own copy of the experiment, or its file, which the server's must agree with.
         config_dir: folder that a custom task is looked up in; None refuses custom tasks.
         data: folder of data files.
         fellows: workers that an attacker takes for its fellows, beside the seats of its own process.
@@ -48,7 +48,7 @@ class PreparationOptions:
 
     attack: str | None = None
     settings: Sequence[str] = ()
-    config: Path | None = None
+    config: Path | configs.Config | None = None
     config_dir: Path | None = None
     data: Path | None = None
     fellows: Sequence[int] = ()
@@ -102,7 +102,8 @@ class Preparation:
 
     def __init__(self, options: PreparationOptions) -> None:
         self._options = options
-        self._own = None if options.config is None else configs.load(options.config)
+        given = options.config
+        self._own = configs.load(given) if isinstance(given, Path) else given
         party = self._own is not None and self._own.own_data
         self._party = PartyPreparation(self._own, options) if self._own is not None and party else None
         self._crew = Crew(options)
