@@ -74,7 +74,7 @@ class LocalOptions:
     """The options of ``breakwater run``: see ``server.process.ServerOptions``; ``log_options`` is how logs are written.
 
     With ``silent`` the server's process writes to its log alone, as one of many runs. Where clients have their own
-    data, ``data`` has a sub-folder for each, ``attackers`` are the names of those that attack (none for the last f), and
+    data, ``data`` has a sub-folder for each, ``attackers`` names those that attack (none for the last f), and
     ``server_data`` is the folder of the server's test set.
     """
 
