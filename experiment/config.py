@@ -65,6 +65,7 @@ from tasks.custom import CustomTask
 from tasks.digits import DigitsTask
 from tasks.logistic import LogisticTask
 from tasks.mnist import MnistTask
+from tasks.table import TableTask
 
 
 class EvaluationSection(Section):
@@ -100,7 +101,7 @@ _Values = ShiftBack | Gaussian | Zero | Big | NaN | Infinity
 AttackUnion = Annotated[_Directions | _Searches | _Values | Silence | WireFault, Discriminator("kind")]
 _PreAggregators = Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping
 PreAggregatorUnion = Annotated[_PreAggregators, Discriminator("kind")]
-TaskUnion = Annotated[LogisticTask | DigitsTask | MnistTask | CustomTask, Discriminator("kind")]
+TaskUnion = Annotated[LogisticTask | DigitsTask | MnistTask | TableTask | CustomTask, Discriminator("kind")]
 
 
 class Config(Section):

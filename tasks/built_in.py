@@ -12,6 +12,8 @@ class BuiltIn:
     """A built-in task: it has unit tests and is not tried before a run."""
 
     tested: ClassVar[bool] = True
+    takes_own_data: ClassVar[bool] = False
+    """Whether ``partition = "own"`` is possible: each party brings its data."""
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
@@ -21,9 +23,11 @@ class BuiltIn:
                 raise ValueError(f'{name} = "{getattr(self, name)}": must be {allowed}')
         for name in ("hidden", "train_limit", "features"):
             value = getattr(self, name, None)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise ValueError(f"{name} = {value}: must be at least 1")
         l2: float = getattr(self, "l2", 0.0)
         if not (l2 >= 0 and isfinite(l2)):
             raise ValueError(f"l2 = {l2}: must be a finite number from 0 up")
-        check_partition(getattr(self, "partition", "iid"))
+        partition: str = getattr(self, "partition", "iid")
+        if not (self.takes_own_data and partition == "own"):
+            check_partition(partition)

@@ -3,10 +3,10 @@
 The spec is a small frozen dataclass and costs nothing to import; loading brings in NumPy data, or torch, only then.
 """
 
-from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -24,6 +24,9 @@ class Setting:
         seed: the run's seed; fixes the partition and x^0.
         data_dir: folder that data files are looked up under; None if the user named none.
         config_dir: folder of the config file, that a custom task's path is relative to; None if there is no file.
+        party: whose process loads a task on own data; None where the data are shared. ``data_dir`` is then the folder
+            of that party alone.
+        folders: worker -> its own folder, in a process that holds several workers with own data.
     """
 
     clients: int
@@ -31,6 +34,12 @@ class Setting:
     seed: int = 0
     data_dir: Path | None = None
     config_dir: Path | None = None
+    party: Literal["server", "client"] | None = None
+    folders: Mapping[int, Path] = field(default_factory=dict)
+
+    def folder_of(self, worker: int) -> Path | None:
+        """Return the folder with a worker's own data."""
+        return self.folders.get(worker, self.data_dir)
 
     @property
     def honest(self) -> int:

@@ -174,6 +174,15 @@ def _dirichlet(
     return parts
 
 
+def stratified(labels: NDArray[np.generic], share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Choose that share of each label's samples at random; returns a mask of shape (m,)."""
+    chosen = np.zeros(len(labels), dtype=np.bool_)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        chosen[rows[: round(share * len(rows))]] = True
+    return chosen
+
+
 def draw(samples: int, batch: int, rng: np.random.Generator) -> Indices:
     """Draw a minibatch: min(b, m_i) of 0 .. m_i-1, uniformly WITHOUT replacement.
 
