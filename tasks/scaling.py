@@ -29,6 +29,12 @@ _MOST_TEXT = 4 << 20
 """Characters of a text that is parsed."""
 
 
+def _check(name: str, value: object, low: float, high: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high:  # type: ignore[operator]  # a number; NaN is in no range
+        raise ValueError(f"{name} = {one_line(repr(value), 40)}: must be a number from {low:g} to {high:g}")
+
+
 @dataclass(frozen=True)
 class ColumnStatistics:
     """What a party reports of one column, over its training rows.
@@ -191,9 +197,3 @@ def _by_column(text: object, kind: type[Any], columns: Sequence[str]) -> dict[st
         except ValueError as error:
             raise ValueError(f'column "{name}": {error}') from None
     return found
-
-
-def _check(name: str, value: object, low: float, high: float) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not low <= value <= high:  # type: ignore[operator]  # a number; NaN is in no range
-        raise ValueError(f"{name} = {one_line(repr(value), 40)}: must be a number from {low:g} to {high:g}")
