@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from tasks.partition import check_partition
 
@@ -14,7 +14,7 @@ class BuiltIn:
     tested: ClassVar[bool] = True
     takes_own_data: ClassVar[bool] = False
     """Whether ``partition = "own"`` is possible: each party brings its data."""
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():

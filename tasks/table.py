@@ -55,6 +55,11 @@ class TableSchema(BuiltIn):
         delimiter: between the cells of a CSV file.
     """
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = {
+        "extra": "forbid",
+        "coerce_numbers_to_str": True,
+    }  # classes = [0, 1]
+
     target: str
     classes: tuple[str, ...] | Mapping[str, tuple[str, ...]] | None = None
     loss: Literal["squared", "huber"] | None = None

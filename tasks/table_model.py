@@ -11,10 +11,10 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from tasks.contract import TaskError
 from tasks.scaling import Scaling
 from tasks.table import TableSchema
 from tasks.table_reader import Table, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +168,7 @@ class TableModel:
         """The columns that a table must have."""
         return (*self.schema.numeric, *self.schema.categorical)
 
-    def predict(self, table: str | os.PathLike[str] | Mapping[str, Sequence[Any]]) -> Predictions:
+    def predict(self, table: "str | os.PathLike[str] | Mapping[str, Any] | pd.DataFrame") -> Predictions:
         """Predict the target of each row of a table; the table may have the target too.
 
         Args:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from foundation.text import TextError, one_line, without_marks
+from foundation.text import TextError, first_line, one_line, without_marks
 from tasks.contract import TaskError
 from tasks.files import FIX
 from tasks.scaling import LARGEST
@@ -131,7 +131,7 @@ def inside(folder: Path | None, name: str) -> Path:
     return path
 
 
-def read_table(source: "Path | Mapping[str, Sequence[Any]]", wanted: Wanted) -> Table:
+def read_table(source: Path | Mapping[str, Any], wanted: Wanted) -> Table:
     """Read a table.
 
     Args:
@@ -292,7 +292,7 @@ def _check_header(header: Sequence[str], wanted: Wanted, name: str) -> list[str]
 # --- columns in memory ---
 
 
-def _of_memory(source: Mapping[str, Sequence[Any]], wanted: Wanted) -> Iterator[_Batch]:
+def _of_memory(source: Mapping[str, Any], wanted: Wanted) -> Iterator[_Batch]:
     names = _check_header([str(name) for name in source], wanted, "table")
     columns = {name: [_text(value) for value in source[name]] for name in names}
     lengths = {name: len(column) for name, column in columns.items()}
@@ -339,7 +339,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def _of_csv(file: BinaryIO, path: Path, wanted: Wanted) -> Iterator[_Batch]:
     """Yield the rows of a CSV file: UTF-8, with a header; blank lines are skipped."""
-    reader = csv.reader(_lines(file, path), delimiter=wanted.delimiter, strict=True)
+    reader = csv.reader(_lines(file, path), delimiter=wanted.delimiter, skipinitialspace=True, strict=True)
     try:
         header = [cell.strip() for cell in next(reader, [])]
         if not header:
@@ -391,8 +391,10 @@ def _of_parquet(file: BinaryIO, path: Path, wanted: Wanted) -> Iterator[_Batch]:
         raise TaskError(f"{path}: Parquet needs pyarrow; {fix}") from None
     try:
         # Texts stay numbers into a dictionary: a long one that is repeated is in memory once.
-        columns = _check_header(ParquetFile(file).schema_arrow.names, wanted, str(path))
-        parquet = ParquetFile(file, read_dictionary=columns, memory_map=False)
+        schema = ParquetFile(file).schema_arrow
+        columns = _check_header(schema.names, wanted, str(path))
+        texts = [name for name in columns if pyarrow.types.is_string(schema.field(name).type)]
+        parquet = ParquetFile(file, read_dictionary=texts)
         _check_size(parquet, columns, path)
         row = 0
         for batch in parquet.iter_batches(batch_size=_BATCH, columns=columns, use_threads=False):
@@ -401,8 +403,8 @@ def _of_parquet(file: BinaryIO, path: Path, wanted: Wanted) -> Iterator[_Batch]:
             row += batch.num_rows
             if batch.num_rows:
                 yield _Batch(found, rows, "row")
-    except (pyarrow.ArrowException, ValueError, OverflowError) as error:
-        reason = one_line(str(error).strip().partition("\n")[0])
+    except (pyarrow.ArrowException, OSError, ValueError, LookupError, OverflowError) as error:
+        reason = one_line(first_line(error))
         raise TaskError(f"{path}: is no Parquet file that can be read: {reason}") from None
 
 
