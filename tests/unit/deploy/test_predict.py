@@ -1,5 +1,6 @@
 """``breakwater predict``: what it writes, what it prints, and what it refuses."""
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from deploy.cli import main
 from server.run_folder import MODEL
 from server.run_folder.model import ModelForm
 from server.run_folder.writer import RunFolder
+from tests.docs.blocks import blocks_of, commands
 from tests.unit.tasks.tables import loaded, rows, write
 
 
@@ -35,6 +37,19 @@ def test_predictions_go_to_a_file_or_to_the_output(
     printed = capsys.readouterr()
     assert printed.out == out.read_text()
     assert f"{out}: {printed.err}" == told.out
+
+
+def test_the_commands_of_the_page(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = (block for block in blocks_of("docs/tasks.md") if "test_predict.py" in "".join(block.words))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "run").rename(tmp_path / "runs" / "study")
+    write(tmp_path, rows(20), "new.csv")
+    monkeypatch.chdir(tmp_path)
+    for command in commands(block.text):
+        program, *arguments = shlex.split(command)
+        assert program == ".venv/bin/breakwater"
+        assert main(arguments) == 0
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 21
 
 
 def test_what_cannot_be_done_is_one_line(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
