@@ -26,7 +26,7 @@ from tasks.scaling import LARGEST
 
 ENDINGS = (".csv", ".parquet")
 MOST_BYTES = 2 << 30
-"""Bytes of a file, and of the columns that are read out of a Parquet file when they are unpacked."""
+"""Bytes of a file, and of a Parquet file when it is unpacked."""
 MOST_ROWS, MOST_COLUMNS = 10_000_000, 10_000
 MOST_CELLS = 1 << 28
 """Rows times inputs of the model."""
@@ -395,7 +395,7 @@ def _of_parquet(file: BinaryIO, path: Path, wanted: Wanted) -> Iterator[_Batch]:
         columns = _check_header(schema.names, wanted, str(path))
         texts = [name for name in columns if pyarrow.types.is_string(schema.field(name).type)]
         parquet = ParquetFile(file, read_dictionary=texts)
-        _check_size(parquet, columns, path)
+        _check_size(parquet.metadata, path)
         row = 0
         for batch in parquet.iter_batches(batch_size=_BATCH, columns=columns, use_threads=False):
             found = {name: _cells(batch.column(name), name, path) for name in batch.schema.names}
@@ -408,13 +408,14 @@ def _of_parquet(file: BinaryIO, path: Path, wanted: Wanted) -> Iterator[_Batch]:
         raise TaskError(f"{path}: is no Parquet file that can be read: {reason}") from None
 
 
-def _check_size(parquet: Any, columns: Sequence[str], path: Path) -> None:
-    about, used = parquet.metadata, 0
-    for group in range(about.num_row_groups):
-        chunks = (about.row_group(group).column(k) for k in range(about.num_columns))
-        used += sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in columns)
-    if used > MOST_BYTES:
-        raise TaskError(f"{path}: its columns unpack to {used >> 20:,} MiB; at most {MOST_BYTES >> 20:,}")
+def _check_size(about: Any, path: Path) -> None:
+    """Refuse a Parquet file that says that it unpacks to too much.
+
+    Only totals are read: pyarrow ends the process when it is asked about single columns of some damaged files.
+    """
+    unpacked = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
+    if unpacked > MOST_BYTES:
+        raise TaskError(f"{path}: unpacks to {unpacked >> 20:,} MiB; at most {MOST_BYTES >> 20:,}")
     if about.num_rows > MOST_ROWS:
         raise TaskError(f"{path}: has {about.num_rows:,} rows; at most {MOST_ROWS:,}")
 
