@@ -66,6 +66,7 @@ from tasks.digits import DigitsTask
 from tasks.logistic import LogisticTask
 from tasks.mnist import MnistTask
 from tasks.partition import OWN
+from tasks.table import TableTask
 
 
 class EvaluationSection(Section):
@@ -101,7 +102,7 @@ _Values = ShiftBack | Gaussian | Zero | Big | NaN | Infinity
 AttackUnion = Annotated[_Directions | _Searches | _Values | Silence | WireFault, Discriminator("kind")]
 _PreAggregators = Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping
 PreAggregatorUnion = Annotated[_PreAggregators, Discriminator("kind")]
-TaskUnion = Annotated[LogisticTask | DigitsTask | MnistTask | CustomTask, Discriminator("kind")]
+TaskUnion = Annotated[LogisticTask | DigitsTask | MnistTask | TableTask | CustomTask, Discriminator("kind")]
 
 
 class Config(Section):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from attacks.attack import Attack
 from experiment import config as configs
@@ -93,7 +93,8 @@ class Experiment:
             raise ValueError("nothing is agreed on where all processes have the same data")
         if agreement.scaling:
             try:
-                self.problem.settle(agreement.scaling)  # type: ignore[attr-defined]  # see ``tasks.contract``
+                problem: Any = self.problem
+                problem.settle(problem.read_scaling(agreement.scaling))
             except (TaskError, ValueError, AttributeError) as error:
                 raise ConfigError(f"the agreement's scaling cannot be used: {kind_and_line(error)}") from error
         agreed = replace(self, pending="", agreement=agreement)

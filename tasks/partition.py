@@ -179,22 +179,33 @@ def _dirichlet(
     return parts
 
 
-def kept_back(samples: int, share: float, seed: int) -> tuple[Indices, Indices]:
+def stratified(labels: NDArray[np.generic], share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Choose that share of each label's samples at random; returns a mask of shape (m,)."""
+    chosen = np.zeros(len(labels), dtype=np.bool_)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        chosen[rows[: round(share * len(rows))]] = True
+    return chosen
+
+
+def kept_back(labels: NDArray[np.generic], share: float, seed: int) -> tuple[Indices, Indices]:
     """Split the rows of one party into those that it trains on and those that it keeps back to measure models.
 
-    At least one row is trained on. The same arguments give the same rows.
+    Of each label the same share is kept back, and at least one row is trained on. The same arguments give the same
+    rows.
 
     Args:
-        samples: m_i, how many rows it has.
+        labels: of the party's rows, shape (m_i,); equal ones where there are no classes.
         share: of the rows that are kept back, in [0, 1).
         seed: the run's seed.
 
     Returns:
         Two arrays of row numbers, each ascending; the second is empty where nothing is kept back.
     """
-    count = min(samples - 1, round(share * samples))
-    order = stream(seed, Role.PARTITION, round_=1).permutation(samples) if count else np.arange(samples)
-    return np.sort(order[count:]), np.sort(order[:count])
+    kept = stratified(labels, share, stream(seed, Role.PARTITION, worker=1))  # worker 0 splits shared data
+    if kept.all():
+        kept[0] = False
+    return np.flatnonzero(~kept), np.flatnonzero(kept)
 
 
 def draw(samples: int, batch: int, rng: np.random.Generator) -> Indices:

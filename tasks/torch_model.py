@@ -72,7 +72,7 @@ class TorchTask:
             TaskError: the model's output would depend on more than parameters and data; more workers than samples.
         """
         model = built(self.model, self.prepare(self.train[0][:1]), self.dtype, setting.seed)
-        parts = split(self.partition, _labels(self.train[1]), setting.clients, setting.seed)
+        parts = split(self.partition, labels_of(self.train[1]), setting.clients, setting.seed)
         return TorchProblem(self, model, parts, setting.honest)
 
 
@@ -95,7 +95,7 @@ def built(model: Callable[[], nn.Module], inputs: Tensor | None, dtype: str, see
         return FlatModule(completed(model(), inputs, dtype), dtype)
 
 
-def _labels(targets: Tensor) -> np.ndarray[tuple[int], np.dtype[Any]]:
+def labels_of(targets: Tensor) -> np.ndarray[tuple[int], np.dtype[Any]]:
     """Return one sortable label a sample: the class of one-hot rows, else the first of several targets."""
     one = targets.argmax(dim=1) if is_one_hot(targets) else targets.reshape(len(targets), -1)[:, 0]
     labels: np.ndarray[tuple[int], np.dtype[Any]] = one.numpy()

@@ -90,9 +90,9 @@ def test_what_is_kept_back_is_measured_on_and_never_trained_on(tmp_path: Path) -
     config = federation(tmp_path, share=0.2)
     mine = party(config, data=tmp_path / "parties" / "p2")
     assert (mine.count(0), mine.kept_back(0)) == (24, 6)
-    rows, kept = kept_back(30, 0.2, 0)
-    assert sorted([*rows, *kept]) == list(range(30))
     table = points(30, 2)
+    rows, kept = kept_back(table[:, -1], 0.2, 3)
+    assert sorted([*rows, *kept]) == list(range(30))
     np.savetxt(tmp_path / "parties" / "p2" / "points.csv", table[rows], delimiter=",")
     (tmp_path / "points.py").write_text((tmp_path / "points.py").read_text().replace("0.2", "0.0"))
     trained = party(config, data=tmp_path / "parties" / "p2")
@@ -106,7 +106,7 @@ def test_what_is_kept_back_is_measured_on_and_never_trained_on(tmp_path: Path) -
     ("samples", "share", "kept"), [(1, 0.9, 0), (2, 0.9, 1), (10, 0.0, 0), (10, 0.25, 2), (3, 0.1, 0)]
 )
 def test_at_least_one_row_is_trained_on(samples: int, share: float, kept: int) -> None:
-    rows, held = kept_back(samples, share, 7)
+    rows, held = kept_back(np.zeros(samples), share, 7)
     assert (len(rows), len(held)) == (samples - kept, kept)
 
 
