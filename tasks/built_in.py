@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
-from tasks.partition import check_partition
+from tasks.partition import OWN, check_partition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,8 +12,8 @@ class BuiltIn:
     """A built-in task: it has unit tests and is not tried before a run."""
 
     tested: ClassVar[bool] = True
-    takes_own_data: ClassVar[bool] = False
-    """Whether ``partition = "own"`` is possible: each party brings its data."""
+    own_data: ClassVar[bool] = False
+    """Whether each client may bring data of its own."""
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
@@ -29,5 +29,7 @@ class BuiltIn:
         if not (l2 >= 0 and isfinite(l2)):
             raise ValueError(f"l2 = {l2}: must be a finite number from 0 up")
         partition: str = getattr(self, "partition", "iid")
-        if not (self.takes_own_data and partition == "own"):
-            check_partition(partition)
+        check_partition(partition)
+        if partition == OWN and not self.own_data:
+            here = f'kind = "{getattr(self, "kind", "")}" splits data that all processes have'
+            raise ValueError(f'partition = "{OWN}": {here}; use kind = "table", or "custom" with local_data(folder)')

@@ -24,9 +24,10 @@ class Setting:
         seed: the run's seed; fixes the partition and x^0.
         data_dir: folder that data files are looked up under; None if the user named none.
         config_dir: folder of the config file, that a custom task's path is relative to; None if there is no file.
-        party: whose process loads a task on own data; None where the data are shared. ``data_dir`` is then the folder
-            of that party alone.
-        folders: worker -> its own folder, in a process that holds several workers with own data.
+        party: who loads a task whose parties each have their own data (``partition = "own"``): the server, which has no
+            training data and may have a test set in ``data_dir``, or a client, whose data are in ``data_dir``. None
+            where all processes have the same data.
+        folders: of a process that holds several clients with data of their own: the data folder of each worker.
     """
 
     clients: int
@@ -35,11 +36,18 @@ class Setting:
     data_dir: Path | None = None
     config_dir: Path | None = None
     party: Literal["server", "client"] | None = None
-    folders: Mapping[int, Path] = field(default_factory=dict)
+    folders: Mapping[int, Path] = field(default_factory=dict, hash=False)
 
-    def folder_of(self, worker: int) -> Path | None:
-        """Return the folder with a worker's own data."""
-        return self.folders.get(worker, self.data_dir)
+    def folder_of(self, worker: int) -> Path:
+        """Return the data folder of a worker that has data of its own.
+
+        Raises:
+            TaskError: none is named.
+        """
+        folder = self.folders.get(worker, self.data_dir)
+        if folder is None:
+            raise TaskError('partition = "own": no data folder is named; name the folder of your own data with --data')
+        return folder
 
     @property
     def honest(self) -> int:
@@ -68,7 +76,9 @@ class Problem(Protocol):
 
     @property
     def samples(self) -> int:
-        """m, the number of samples of an honest worker; their mean where workers have different numbers."""
+        """m, the number of samples of an honest worker; their mean where workers have different numbers. 0 where it is
+        not known, as at a server whose clients have their own data.
+        """
 
     def initial(self) -> Vector:
         """Return x^0, shape (d,)."""
