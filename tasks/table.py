@@ -316,7 +316,7 @@ class TableTask(TableSchema):
         parties: dict[Path, Party] = {}
         held: list[Party | None] = []
         for worker in range(setting.clients):
-            if setting.party != "client" and worker not in setting.folders:
+            if worker not in setting.folders and (setting.folders or setting.party != "client"):
                 held.append(None)
                 continue
             folder = setting.folder_of(worker)

@@ -412,6 +412,14 @@ def test_a_client_reads_its_own_folder_before_it_joins(tmp_path: Path) -> None:
         load(tmp_path, spec, party="client")
 
 
+def test_a_process_with_several_seats_reads_their_folders_alone(tmp_path: Path) -> None:
+    folders = {worker: write(tmp_path / str(worker), rows(30, worker)).parent for worker in (1, 2)}
+    problem = load(tmp_path / "none", task(partition="own"), party="client", folders=folders)
+    assert problem.statistics(1) != problem.statistics(2)
+    with pytest.raises(TaskError, match="the rows of client 0 are at that client alone"):
+        problem.count(0)
+
+
 def test_what_is_not_agreed_yet_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, rows(30))
     problem = load(tmp_path, task(partition="own"), party="client")
