@@ -160,7 +160,6 @@ def test_a_wrong_table_is_one_line_with_row_and_column(path: Path, tmp_path: Pat
 
 
 def test_parquet_and_csv_give_the_same_predictions(path: Path, tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow", reason="needs pyarrow (the extra table)")
     columns: dict[str, Any] = {"age": [50.25, None], "bmi": [20, 30], "sex": ["f", None]}
     model = load_model(path)
     found = model.predict(parquet(tmp_path / "t.parquet", columns)).to_csv()
