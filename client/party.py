@@ -5,6 +5,7 @@ to the limits of its owner, and replaces the text of every error by a fixed one:
 data. The text itself goes into the client's own log.
 """
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from link import flwr_compat
 from link.invitation import STATISTICS
 from strategies.method import AGREEMENT, ATTACK_FAILED, DECLINED, FAILED, STALE, UNPREPARED
 from tasks.contract import Problem
-from tasks.scaling import statistics_to_json
 
 log = logging.getLogger("breakwater.client")
 
@@ -143,7 +143,7 @@ class PartyApp:
         found = None if find is None else find(self._index)
         if found is None:
             return error(message, f"{DECLINED}: too few rows for statistics")
-        record = ConfigRecord({"columns": statistics_to_json(found)})
+        record = ConfigRecord({"columns": json.dumps(found)})
         return Message(RecordDict({STATISTICS: record}), reply_to=message)
 
     def _screened(self, reply: Message, message: Message) -> Message:

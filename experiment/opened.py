@@ -94,7 +94,7 @@ class Experiment:
         if agreement.scaling:
             try:
                 problem: Any = self.problem
-                problem.settle(problem.read_scaling(agreement.scaling))
+                problem.settle(agreement.scaling)
             except (TaskError, ValueError, AttributeError) as error:
                 raise ConfigError(f"the agreement's scaling cannot be used: {kind_and_line(error)}") from error
         agreed = replace(self, pending="", agreement=agreement)

@@ -1,5 +1,6 @@
 """Works out what clients with their own data agree on, from what they declare; see ``experiment.agreement``."""
 
+import json
 import logging
 from typing import Any
 
@@ -11,10 +12,12 @@ from foundation.errors import ConfigError
 from foundation.text import one_line
 from link.invitation import STATISTICS
 from link.transport import Transport
-from tasks.contract import TaskError
 from tasks.identity import TaskIdentity
 
 log = logging.getLogger("breakwater.server")
+
+_MOST_TEXT = 1 << 20
+"""Characters of a client's statistics that are parsed."""
 
 
 def agree(experiment: Experiment, transport: Transport) -> Agreement:
@@ -55,7 +58,7 @@ def _scaling(experiment: Experiment, transport: Transport) -> str:
     messages = [Message(RecordDict(), node, f"query.{STATISTICS}", ttl=deadline_s) for node in nodes.values()]
     replies = list(transport.send_and_receive(messages, timeout=deadline_s))  # which gives the messages their ids
     asked = {message.metadata.message_id: worker for message, worker in zip(messages, nodes, strict=True)}
-    reported: dict[str, str] = {}
+    reported: dict[str, object] = {}
     for reply in replies:
         worker = asked.get(reply.metadata.reply_to_message_id)
         if worker is None or transport.name(worker) in reported:
@@ -64,9 +67,17 @@ def _scaling(experiment: Experiment, transport: Transport) -> str:
         if reply.has_error():
             log.warning("%s reports no statistics: %s", name, one_line(reply.error.reason, 200))
             continue
-        text = reply.content.config_records.get(STATISTICS, ConfigRecord()).get("columns")
-        reported[name] = text if isinstance(text, str) else ""
+        reported[name] = _read(reply)
     try:
-        return str(problem.agree(reported, federation.byzantine).to_json())
-    except TaskError as error:
+        return str(problem.scaling_of(reported, federation.byzantine))
+    except ValueError as error:
         raise ConfigError(f"[task] {error}") from None
+
+
+def _read(reply: Message) -> object:
+    """Return the statistics in a reply, as JSON has them; the text where it is none."""
+    text = reply.content.config_records.get(STATISTICS, ConfigRecord()).get("columns")
+    try:
+        return json.loads(text) if isinstance(text, str) and len(text) <= _MOST_TEXT else text
+    except (ValueError, RecursionError):
+        return text

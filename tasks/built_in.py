@@ -12,8 +12,8 @@ class BuiltIn:
     """A built-in task: it has unit tests and is not tried before a run."""
 
     tested: ClassVar[bool] = True
-    takes_own_data: ClassVar[bool] = False
-    """Whether ``partition = "own"`` is possible: each party brings its data."""
+    own_data: ClassVar[bool] = False
+    """Whether each client may bring data of its own."""
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
@@ -30,6 +30,6 @@ class BuiltIn:
             raise ValueError(f"l2 = {l2}: must be a finite number from 0 up")
         partition: str = getattr(self, "partition", "iid")
         check_partition(partition)
-        if partition == OWN and not self.takes_own_data:
+        if partition == OWN and not self.own_data:
             here = f'kind = "{getattr(self, "kind", "")}" splits data that all processes have'
             raise ValueError(f'partition = "{OWN}": {here}; use kind = "table", or "custom" with local_data(folder)')

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundation.text import one_line
-from tasks.contract import TaskError
 
 LARGEST = 1e12
 """Numbers of a table are at most this, in absolute value; so are means, and variances at most its square."""
@@ -122,28 +121,23 @@ class Scaling:
         Raises:
             ValueError: one line that says what is wrong.
         """
-        found = _by_column(text, ColumnScaling, columns)
+        found = _by_column(_parsed(text), ColumnScaling, columns)
         if absent := [name for name in columns if name not in found]:
             raise ValueError(f'column "{absent[0]}": the scaling lacks it')
         return cls(found)
 
 
-def statistics_to_json(statistics: Statistics) -> str:
-    """Return a party's statistics as text."""
-    return json.dumps({name: asdict(statistics[name]) for name in sorted(statistics)})
-
-
-def statistics_from_json(text: object, columns: Sequence[str]) -> Statistics:
+def read_statistics(report: object, columns: Sequence[str]) -> Statistics:
     """Return the statistics of a party, as it reported them.
 
     Args:
-        text: from the party.
+        report: from the party, as JSON has it.
         columns: that may be in it.
 
     Raises:
         ValueError: one line that says what is wrong: other columns, figures of other types or out of their range.
     """
-    return _by_column(text, ColumnStatistics, columns)
+    return _by_column(report, ColumnStatistics, columns)
 
 
 def federated(reports: Sequence[Statistics], f: int, columns: Sequence[str]) -> Scaling:
@@ -155,7 +149,7 @@ def federated(reports: Sequence[Statistics], f: int, columns: Sequence[str]) -> 
         columns: of the scaling.
 
     Raises:
-        TaskError: fewer than 2f + 1 parties reported a column.
+        ValueError: fewer than 2f + 1 parties reported a column; one line.
     """
     scaling = {}
     for name in columns:
@@ -163,7 +157,7 @@ def federated(reports: Sequence[Statistics], f: int, columns: Sequence[str]) -> 
         if len(found) < 2 * f + 1:
             few = f"{len(found)} parties reported statistics, and at least 2f + 1 = {2 * f + 1} must, with f = {f}"
             fix = f"give its numbers, standardise = {{ {json.dumps(name)} = [CENTRE, SPREAD] }}, or leave it out"
-            raise TaskError(f'column "{name}": {few}; {fix}')
+            raise ValueError(f'column "{name}": {few}; {fix}')
         centre = median(column.mean for column in found)
         spread = math.sqrt(median(column.variance for column in found))
         if spread <= FLOOR * abs(centre) or spread < 1 / LARGEST:
@@ -172,18 +166,21 @@ def federated(reports: Sequence[Statistics], f: int, columns: Sequence[str]) -> 
     return Scaling(scaling)
 
 
-def _by_column(text: object, kind: type[Any], columns: Sequence[str]) -> dict[str, Any]:
-    """Return one object of that kind for each column of a JSON text.
+def _parsed(text: object) -> object:
+    if not isinstance(text, str) or len(text) > _MOST_TEXT:
+        raise ValueError("is no text, or too long")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("is not JSON") from None
+
+
+def _by_column(data: object, kind: type[Any], columns: Sequence[str]) -> dict[str, Any]:
+    """Return one object of that kind for each column.
 
     Raises:
         ValueError: one line.
     """
-    if not isinstance(text, str) or len(text) > _MOST_TEXT:
-        raise ValueError("is no text, or too long")
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError("is not JSON") from None
     if not isinstance(data, dict):
         raise ValueError("is no JSON object")
     known, found = set(columns), {}

@@ -14,17 +14,19 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foundation.text import one_line
 from strategies.method import Evaluation, Vector
 from strategies.randomness import Role, stream
 from tasks.built_in import BuiltIn
 from tasks.contract import Setting, TaskError, mean_samples
 from tasks.network import CURVATURE, Head, Inputs, Network, NetworkOracle, Targets
-from tasks.partition import kept_back, split
+from tasks.partition import OWN, kept_back, split
 from tasks.scaling import (
     LARGEST,
     NONE,
@@ -33,7 +35,7 @@ from tasks.scaling import (
     Scaling,
     Statistics,
     federated,
-    statistics_from_json,
+    read_statistics,
 )
 from tasks.table_reader import MOST_COLUMNS, Meanings, Table, Wanted, check_name, inside, read_table
 from tasks.threads import one_thread
@@ -203,7 +205,7 @@ class TableSchema(BuiltIn):
             f: how many of the parties may lie.
 
         Raises:
-            TaskError: fewer than 2f + 1 parties reported a column.
+            ValueError: fewer than 2f + 1 parties reported a column; one line.
         """
         agreed = dict(federated(reports, f, self.federated).columns)
         if isinstance(self.standardise, Mapping):
@@ -263,7 +265,7 @@ class TableTask(TableSchema):
         l2: weight of the regulariser (l2/2) ||x||^2.
     """
 
-    takes_own_data: ClassVar[bool] = True
+    own_data: ClassVar[bool] = True
 
     kind: Literal["table"] = "table"
     file: str
@@ -292,7 +294,7 @@ class TableTask(TableSchema):
                 shared data, too few parts for the statistics.
         """
         one_thread()
-        if self.partition == "own":
+        if self.partition == OWN:
             return self._load_own(setting)
         table = read_table(inside(setting.data_dir, self.file), self.wanted())
         if table.targets is None:  # the reader refuses such a table
@@ -303,27 +305,30 @@ class TableTask(TableSchema):
         else:
             parties = [self._party(table.part(rows), setting.seed) for rows in parts]
         problem = TableProblem(self, setting, parties)
-        found = [problem.statistics(worker) for worker in range(setting.clients)]
-        problem.settle(self.scaling([each for each in found if each is not None], setting.byzantine))
+        found = {str(worker): problem.statistics(worker) for worker in range(setting.clients)}
+        try:
+            problem.settle(problem.scaling_of(found, setting.byzantine))
+        except ValueError as error:
+            raise TaskError(str(error)) from None
         return problem
 
     def _load_own(self, setting: Setting) -> "TableProblem":
-        parties: dict[Any, Party] = {}
+        parties: dict[Path, Party] = {}
         held: list[Party | None] = []
         for worker in range(setting.clients):
-            if worker not in setting.folders and (setting.party != "client" or setting.folders):
+            if worker not in setting.folders and (setting.folders or setting.party != "client"):
                 held.append(None)
                 continue
             folder = setting.folder_of(worker)
             if folder not in parties:
                 parties[folder] = self._party(read_table(inside(folder, self.file), self.wanted()), setting.seed)
             held.append(parties[folder])
-        test, place = None, setting.data_dir
-        if setting.party != "client" and place is not None and (place / self.file).exists():
-            test = read_table(inside(place, self.file), self.wanted())
+        test, here = None, setting.data_dir
+        if setting.party != "client" and here is not None and (here / self.file).exists():
+            test = read_table(inside(here, self.file), self.wanted())
         problem = TableProblem(self, setting, held, test)
         if not self.federated:
-            problem.settle(self.scaling([], 0))
+            problem.settle(problem.scaling_of({}, 0))
         return problem
 
     def _party(self, table: Table, seed: int) -> "Party":
@@ -399,7 +404,7 @@ class TableProblem:
 
     def training_data(self) -> list[NDArray[Any]]:
         """Return inputs and targets of a shared table; nothing of own data."""
-        if self.spec.partition == "own":
+        if self.spec.partition == OWN:
             return []
         parties = dict.fromkeys(party for party in self._parties if party is not None)
         oracles = [self._oracle(party.train) for party in parties]
@@ -421,8 +426,8 @@ class TableProblem:
         """Return the number of a worker's training rows."""
         return len(self._party(worker).train)
 
-    def statistics(self, worker: int, min_rows: int | None = None) -> Statistics | None:
-        """Return the statistics of a worker's training rows.
+    def statistics(self, worker: int, min_rows: int | None = None) -> dict[str, dict[str, float]] | None:
+        """Return the statistics of a worker's training rows by column, as JSON has them; see ``ColumnStatistics``.
 
         Args:
             worker: 0 .. n-1.
@@ -437,45 +442,37 @@ class TableProblem:
         for name in self.spec.federated:
             values = train.targets if name == self.spec.target else train.numbers[:, self.spec.numeric.index(name)]
             if values is not None and np.count_nonzero(~np.isnan(values)) >= least:
-                found[name] = ColumnStatistics.of(values)
+                found[name] = asdict(ColumnStatistics.of(values))
         return found
 
-    def agree(self, reports: Mapping[str, str], f: int) -> Scaling:
-        """Return the scaling that follows from what parties reported; see ``TableSchema.scaling``.
+    def scaling_of(self, reports: Mapping[str, object], f: int) -> str:
+        """Return the federation's scaling, as text for ``settle``.
 
         Args:
-            reports: by name, the text that ``statistics_to_json`` made, or anything else.
+            reports: what each party reported, as JSON has it; None where it reported nothing. One that reports
+                anything else than statistics of these columns does not count, and the log says why.
             f: how many of the parties may lie.
 
         Raises:
-            TaskError: fewer than 2f + 1 parties reported a column.
+            ValueError: fewer than 2f + 1 parties reported a column; one line.
         """
         found = []
-        for name, text in reports.items():
+        for name, report in reports.items():
             try:
-                found.append(statistics_from_json(text, self.spec.federated))
+                found += [] if report is None else [read_statistics(report, self.spec.federated)]
             except ValueError as error:
-                log.warning("statistics of %s are not used: %s", name, error)
-        return self.spec.scaling(found, f)
+                log.warning("the statistics of %s do not count: %s", one_line(name, 80), error)
+        return self.spec.scaling(found, f).to_json()
 
-    def read_scaling(self, text: str) -> Scaling:
-        """Return the scaling that another process sent.
-
-        Raises:
-            ValueError: it is none of this table; one line.
-        """
-        return Scaling.from_json(text, self.spec.scaled)
-
-    def settle(self, scaling: Scaling) -> None:
+    def settle(self, scaling: str) -> None:
         """Take the federation's scaling.
 
         Raises:
-            TaskError: it is of other columns.
+            ValueError: it is not that of these columns; one line.
         """
-        if scaling.columns.keys() != set(self.spec.scaled):
-            raise TaskError(f"the scaling has the columns {sorted(scaling.columns)}, not {sorted(self.spec.scaled)}")
-        if scaling != self._scaling:
-            self._scaling = scaling
+        taken = Scaling.from_json(scaling, self.spec.scaled)
+        if taken != self._scaling:
+            self._scaling = taken
             self._oracles.clear()
 
     def description(self) -> dict[str, Any]:
@@ -512,7 +509,7 @@ class TableProblem:
         Raises:
             TaskError: on own data, the server has no test set.
         """
-        if self.spec.partition == "own":
+        if self.spec.partition == OWN:
             if self._test is None:
                 where = "the server's data folder has no such table"
                 raise TaskError(f'"{self.spec.file}": {where} to measure the model on; let the clients measure it')

@@ -14,7 +14,6 @@ from foundation.faults import Fault
 from link.flwr_compat import APP_RAISED, instruction
 from link.invitation import STATISTICS
 from strategies.method import AGREEMENT, ATTACK_FAILED, STALE
-from tasks.scaling import ColumnStatistics
 from tests.parties import CONFIG
 
 MARKER = "HIV+ 1987-02-03"
@@ -112,9 +111,9 @@ def test_statistics_are_sent_as_they_are_and_too_few_rows_send_none() -> None:
             self.statistics = lambda worker: found
 
     asked = message(f"query.{STATISTICS}", agreement=None)
-    found = {"age": ColumnStatistics(3.0, 1.0, 0.0, 2.5)}
+    found = {"age": {"mean": 3.0, "variance": 1.0}}
     sent = party(problem=Problem(found))(asked, context()).content.config_records[STATISTICS]
-    assert sent == {"columns": '{"age": {"mean": 3.0, "variance": 1.0, "missing": 0.0, "median": 2.5}}'}
+    assert sent == {"columns": '{"age": {"mean": 3.0, "variance": 1.0}}'}
     assert reason(party(problem=Problem(None))(asked, context())) == "declined: too few rows for statistics"
     assert reason(party(problem=object())(asked, context())) == "declined: too few rows for statistics"
 

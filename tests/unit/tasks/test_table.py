@@ -94,7 +94,7 @@ def test_a_config_is_read_as_it_is_written() -> None:
 
 def test_only_tasks_that_can_read_own_data_have_that_partition() -> None:
     assert task(partition="own").partition == "own"
-    with pytest.raises(ValueError, match='partition = "own": kind = "digits" splits data that all processes have'):
+    with pytest.raises(ValueError, match='partition = "own": kind = "digits" splits data'):
         DigitsTask(partition="own")
 
 
@@ -211,7 +211,7 @@ def test_shared_data_take_the_median_of_what_the_parts_report(tmp_path: Path) ->
     problem = loaded(tmp_path, rows(90), clients=3)
     assert problem.settled
     found = [problem.statistics(worker) for worker in range(3)]
-    means = [each["age"].mean for each in found if each is not None]
+    means = [each["age"]["mean"] for each in found if each is not None]
     assert problem.description()["scaling"]["age"]["centre"] == sorted(means)[1]
     assert [f"{mean:.6g}" for mean in means] == [str(mean) for mean in means]
 
@@ -252,6 +252,32 @@ def test_a_party_reports_nothing_of_few_rows_or_few_values(tmp_path: Path) -> No
     assert problem.statistics(0, 5) is not None
     regression = load(write(tmp_path, numbers(30)).parent, task(partition="own", **REGRESSION), party="client")
     assert (regression.statistics(0) or {}).keys() == {"age", "bmi", "outcome"}
+
+
+def test_a_party_that_reports_nonsense_does_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, rows(90))
+    server = load(tmp_path / "none", task(partition="own"), party="server")
+    honest = load(tmp_path, task(partition="own"), party="client").statistics(0)
+    assert honest is not None
+    hostile: dict[str, Any] = {
+        "nothing": None,
+        "text": "x",
+        "list": [honest],
+        "more": honest | {"height": honest["age"]},
+        "huge": {name: column | {"mean": 1e30} for name, column in honest.items()},
+        "nan": {name: column | {"variance": float("nan")} for name, column in honest.items()},
+        "text\nin it": {name: column | {"median": "1"} for name, column in honest.items()},
+        "negative": {name: column | {"variance": -1} for name, column in honest.items()},
+    }
+    alone = server.scaling_of({"a": honest}, 0)
+    assert server.scaling_of({"a": honest, **hostile}, 0) == alone
+    assert len(caplog.messages) == len(hostile) - 1
+    assert all("do not count: " in line and "\n" not in line for line in caplog.messages)
+    with pytest.raises(ValueError, match=r"1 parties reported statistics, and at least 2f \+ 1 = 3 must"):
+        server.scaling_of({"a": honest, **hostile}, 1)
+    zero = {"age": dict.fromkeys(honest["age"], 0), "bmi": dict.fromkeys(honest["bmi"], 0)}
+    columns = Scaling.from_json(server.scaling_of({"a": honest, "b": honest, "liar": zero}, 1), ("age", "bmi")).columns
+    assert columns == Scaling.from_json(alone, ("age", "bmi")).columns
 
 
 def test_the_target_of_a_regression_is_scaled_and_its_flip_is_the_negative(tmp_path: Path) -> None:
@@ -329,8 +355,7 @@ def test_own_folders_and_a_shared_table_give_the_same_bits(tmp_path: Path, parti
     at_once = own.load(Setting(4, 1, seed, folders=folders))
     alone = [own.load(Setting(4, 1, seed, data_dir=folders[k], party="client")) for k in range(4)]
     reports = [alone[worker].statistics(worker) for worker in range(4)]
-    scaling = server.spec.scaling([report for report in reports if report is not None], 1)
-    scaling = Scaling.from_json(scaling.to_json(), own.scaled)
+    scaling = server.scaling_of(dict(zip("abcd", json.loads(json.dumps(reports)), strict=True)), 1)
     rng = np.random.default_rng(0)
     for problem in (server, at_once, *alone):
         assert not problem.settled
@@ -357,6 +382,7 @@ def test_a_server_needs_no_data_and_cannot_compute_gradients(tmp_path: Path) -> 
     for setting in (Setting(3), Setting(3, party="server"), Setting(3, party="server", data_dir=tmp_path)):
         problem = spec.load(setting)
         assert not problem.has_test_data
+        assert problem.samples == 0
         assert problem.training_data() == []
         with pytest.raises(TaskError, match="are at that client alone"):
             problem.oracle(0)
@@ -386,19 +412,27 @@ def test_a_client_reads_its_own_folder_before_it_joins(tmp_path: Path) -> None:
         load(tmp_path, spec, party="client")
 
 
+def test_a_process_with_several_seats_reads_their_folders_alone(tmp_path: Path) -> None:
+    folders = {worker: write(tmp_path / str(worker), rows(30, worker)).parent for worker in (1, 2)}
+    problem = load(tmp_path / "none", task(partition="own"), party="client", folders=folders)
+    assert problem.statistics(1) != problem.statistics(2)
+    with pytest.raises(TaskError, match="the rows of client 0 are at that client alone"):
+        problem.count(0)
+
+
 def test_what_is_not_agreed_yet_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, rows(30))
     problem = load(tmp_path, task(partition="own"), party="client")
     with pytest.raises(TaskError, match="the scaling of the columns is not known yet"):
         problem.oracle(0)
-    with pytest.raises(TaskError, match=r"the scaling has the columns \['age'\], not \['age', 'bmi'\]"):
-        problem.settle(Scaling({"age": ColumnScaling(0, 1, 0)}))
+    with pytest.raises(ValueError, match='column "bmi": the scaling lacks it'):
+        problem.settle(Scaling({"age": ColumnScaling(0, 1, 0)}).to_json())
     columns = {"age": ColumnScaling(50, 12, 50), "bmi": ColumnScaling(26, 4, 25)}
-    problem.settle(Scaling(columns))
+    problem.settle(Scaling(columns).to_json())
     oracle = problem.oracle(0)
-    problem.settle(Scaling(dict(columns)))
+    problem.settle(Scaling(columns).to_json())
     assert problem.oracle(0) is oracle
-    problem.settle(Scaling(columns | {"age": ColumnScaling(40, 12, 50)}))
+    problem.settle(Scaling(columns | {"age": ColumnScaling(40, 12, 50)}).to_json())
     assert not np.array_equal(problem.oracle(0).inputs, oracle.inputs)
 
 

@@ -89,9 +89,9 @@ def test_equal_models_give_equal_files_whoever_had_the_data(
 ) -> None:
     spec = task(partition="own", test_share=0.5, model="mlp", hidden=(3,), l2=0.1)
     server = load(tmp_path / "none", spec, party="server")
-    reports = [problem.statistics(worker) for worker in range(3)]
+    reports = {str(worker): problem.statistics(worker) for worker in range(3)}
     form = ModelForm.of(server)  # before the scaling is known, as a server does
-    server.settle(server.spec.scaling([report for report in reports if report is not None], 0))
+    server.settle(server.scaling_of(reports, 0))
     with RunFolder(tmp_path / "other") as run:
         run.form = form
         run.save(x)
@@ -160,7 +160,6 @@ def test_a_wrong_table_is_one_line_with_row_and_column(path: Path, tmp_path: Pat
 
 
 def test_parquet_and_csv_give_the_same_predictions(path: Path, tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow", reason="needs pyarrow (the extra table)")
     columns: dict[str, Any] = {"age": [50.25, None], "bmi": [20, 30], "sex": ["f", None]}
     model = load_model(path)
     found = model.predict(parquet(tmp_path / "t.parquet", columns)).to_csv()

@@ -2,6 +2,8 @@
 
 import os
 import re
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,7 @@ from tasks.contract import TaskError
 from tasks.table_reader import Table, check_name, inside, read_table
 from tests.unit.tasks.tables import HEADER, parquet, task, write
 
-pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow (the extra table)")
-
+needs_pyarrow = pytest.mark.skipif(find_spec("pyarrow") is None, reason="needs pyarrow (the extra table)")
 GOOD = ["50,20.5,f,no", "61,,m,yes", ",30,,no"]
 
 
@@ -71,6 +72,7 @@ def test_columns_in_memory_are_read() -> None:
 
 @pytest.mark.parametrize("dictionary", [False, True])
 def test_parquet_is_read(tmp_path: Path, dictionary: bool) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow (the extra table)")
     sex = pyarrow.array(["f", "m", None])
     columns = {
         "age": [50, 61, None],
@@ -186,6 +188,7 @@ def test_a_wrong_value_in_parquet_is_named(tmp_path: Path, values: dict[str, Any
     assert words in refusal(parquet(tmp_path / "t.parquet", columns))
 
 
+@needs_pyarrow
 @pytest.mark.parametrize("raw", [b"", b"PAR1", b"PAR1" + b"\0" * 40 + b"PAR1", HEADER.encode()])
 def test_what_is_no_parquet_is_refused(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "t.parquet").write_bytes(raw)
@@ -231,7 +234,7 @@ def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_without_pyarrow_the_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     (tmp_path / "t.parquet").write_bytes(b"")
     assert "pip install 'breakwater[table]', or save the table as CSV" in refusal(tmp_path / "t.parquet")
 
