@@ -131,10 +131,9 @@ class Claims:
         """Why there is no figure, in words; "" if there is one."""
         if self.loss is not None:
             return ""
-        may_lie = f", of which {self.byzantine} may be lies" if self.byzantine else ""
-        needed = 2 * self.byzantine + 1
-        answers = f"{self.answers} client{'' if self.answers == 1 else 's'} measured the model{may_lie}"
-        return f"no figure: {answers}; {needed} must (2 byzantine + 1)"
+        answers = f"{self.answers} usable answer{'' if self.answers == 1 else 's'}"
+        lies = f", and up to {self.byzantine} may be lies" if self.byzantine else ""
+        return f"no figure: {answers}{lies}; at least {2 * self.byzantine + 1} are needed (2 byzantine + 1)"
 
 
 Measures = tuple[Evaluation | None, Claims | None]

@@ -230,10 +230,10 @@ def _rows(state: Mapping[str, Any], width: int) -> list[tuple[str, Text]]:
 
 def _claims(claims: Mapping[str, Any]) -> str:
     """Return what clients claim about the model, over all of them."""
-    of = _many(claims["answers"], "client", "clients")
     if claims["loss"] is None:
-        needed = f"{2 * claims['byzantine'] + 1} must answer where {claims['byzantine']} may lie"
-        return f"no figure from {of}: {needed}"
+        of = _many(claims["answers"], "usable answer", "usable answers")
+        return f"no figure from {of}: {2 * claims['byzantine'] + 1} are needed where {claims['byzantine']} may lie"
+    of = _many(claims["answers"], "client", "clients")
     words = []
     for name, form in (("loss", "{:.4g}"), ("accuracy", "{:.1%}")):
         if (found := claims[name]) is not None:

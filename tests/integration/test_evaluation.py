@@ -160,7 +160,7 @@ def test_all_ways_to_run_give_the_same_claims_and_the_model_of_a_run_that_the_se
     assert summary_of(tmp_path / "server")["measured_by"] == "server"
     for out in outs[:2]:  # bytes of evaluations are counted apart from those of rounds
         took = summary_of(out)["evaluation_bytes"]
-        assert 3 * 5 * 4 * 650 < took["down"] < 3 * 5 * (4 * 650 + 100)
+        assert 3 * 5 * 4 * 650 < took["down"] < 3 * 5 * (4 * 650 + 120)
         assert 0 < took["up"] < 3 * 5 * 100
     rounds = [record.bytes_up for record in read_rounds(tmp_path / "process")]
     assert rounds == [record.bytes_up for record in read_rounds(tmp_path / "server")]

@@ -60,11 +60,14 @@ def test_liars_who_leave_out_a_measure_cannot_move_it_either(
 
 
 NAMES = st.sampled_from(["loss", "accuracy", "samples", "evil", ""])
-NUMBERS = st.one_of(st.floats(), st.integers(-(2**80), 2**80), st.lists(st.floats(), max_size=3), SHARES)
+NUMBERS: st.SearchStrategy[Any] = st.one_of(
+    st.floats(), st.integers(-(2**80), 2**80), st.lists(st.floats(), max_size=3), SHARES
+)
+WORDS: st.SearchStrategy[Any] = st.text(max_size=5) | st.booleans()
 METRICS = st.dictionaries(NAMES, NUMBERS, max_size=4).map(MetricRecord)
 RECORDS: st.SearchStrategy[Any] = st.one_of(
     METRICS,
-    st.dictionaries(NAMES, st.text(max_size=5) | st.booleans(), max_size=3).map(ConfigRecord),
+    st.dictionaries(NAMES, WORDS, max_size=3).map(ConfigRecord),
     st.just(ArrayRecord({"loss": Array("uint8", (1,), "raw", b"1")})),
 )
 ANSWERS: st.SearchStrategy[Any] = st.one_of(

@@ -40,9 +40,8 @@ def test_each_measure_counts_those_that_have_it() -> None:
 def test_too_few_answers_are_named_with_the_bound() -> None:
     claims = Claims.of({"a": Claim(1.0), "b": Claim(1.0)}, {}, 1)
     assert claims.evaluation is None
-    assert claims.shortage == (
-        "no figure: 2 clients measured the model, of which 1 may be lies; 3 must (2 byzantine + 1)"
-    )
+    needed = "at least 3 are needed (2 byzantine + 1)"
+    assert claims.shortage == f"no figure: 2 usable answers, and up to 1 may be lies; {needed}"
 
 
 @pytest.mark.parametrize(

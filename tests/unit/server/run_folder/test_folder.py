@@ -40,8 +40,8 @@ gamma = 0.1
 """
 
 
-def finish(folder: RunFolder, status: str = "finished") -> dict[str, object]:
-    return folder.finish(status=status, seed=7, joined_s=0.5, model=np.array([1.0, -2.0]))
+def finish(folder: RunFolder, status: str = "finished", **known: Any) -> dict[str, Any]:
+    return folder.finish(status=status, seed=7, joined_s=0.5, model=np.array([1.0, -2.0]), **known)
 
 
 def test_a_run_leaves_these_files(tmp_path: Path) -> None:
