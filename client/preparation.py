@@ -138,7 +138,8 @@ class Preparation:
         prepare(self._experiment, aggregates=options.attack is not None)
         log.info("%s: takes part in run %d", welcome.name, welcome.run_id, extra={"run_id": welcome.run_id})
         worker = self._crew.worker(self._experiment, welcome.worker)
-        return Prepared(client_app(worker), _context(welcome), Code.here(config).added_to(identity.written()))
+        app = client_app(worker, evaluates=options.limits.evaluation)
+        return Prepared(app, _context(welcome), Code.here(config).added_to(identity.written()))
 
 
 class PartyPreparation:
