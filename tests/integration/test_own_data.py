@@ -4,10 +4,12 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import breakwater as bw
 from client.preparation import Preparation, PreparationOptions
 from deploy.inprocess import run_in_process
 from deploy.local import LocalOptions
@@ -217,3 +219,15 @@ def test_a_rehearsal_names_wrong_folders(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             replace(options, **change).parties()
+
+
+@pytest.mark.slow
+def test_a_rehearsal_in_processes_is_that_of_one_process(tmp_path: Path) -> None:
+    path = federation(tmp_path, n=5, f=2)
+    given: dict[str, Any] = {"data": tmp_path / "parties", "server_data": tmp_path / "server", "quiet": True}
+    given |= {"attackers": ["p3", "p0"], "overrides": {"attack.kind": "alie", "attack.view": "coalition"}}
+    whole = bw.run(path, out=tmp_path / "processes", **given)
+    alone = bw.run(path, out=tmp_path / "alone", processes=False, **given)
+    assert np.array_equal(model(whole.folder), model(alone.folder))
+    assert sorted({name for each in read_rounds(whole.folder) for name in each.names}) == ["p0", "p1", "p2", "p3", "p4"]
+    assert {path.stem for path in (whole.folder / "logs").iterdir()} == {"server", "p1", "p2", "p4", "byzantine"}
