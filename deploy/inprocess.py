@@ -16,6 +16,7 @@ from client.answers import client_app
 from client.coalition import Coalition, CoalitionMember
 from client.worker import HonestWorker
 from deploy.local import LocalOptions, check_attack
+from deploy.local import names as names
 from experiment.opened import Experiment, open_config, try_out
 from link import codec
 from link.inprocess import InProcessGrid
@@ -33,7 +34,9 @@ def run_in_process(options: LocalOptions) -> None:
         BreakwaterError: the config or the run folder cannot be used, or the run ended early.
     """
     check_attack(options.config)
-    experiment = open_config(options.config, options.data, options.config_dir)
+    federation = options.config.federation
+    config = options.config.seated(names(federation.clients, federation.byzantine))
+    experiment = open_config(config, options.data, options.config_dir)
     try_out(experiment)
     with RunFolder(options.out.absolute(), None) as folder:
         run(experiment, folder, grid_of(experiment), options.monitoring, incarnation=1)
@@ -53,10 +56,3 @@ def grid_of(experiment: Experiment) -> InProcessGrid:
     bound = partial(codec.reply_bound, method=method, dim=problem.dim, dtype=problem.dtype)
     most = codec.max_reply_bytes(problem.dim, problem.dtype)
     return InProcessGrid(secrets.randbits(62) + 2, apps, max_reply_bytes=most, reply_bound=bound)
-
-
-def names(clients: int, attackers: int) -> list[str]:
-    """Return the names of the clients of a local run by worker."""
-    width = len(str(clients - 1))
-    honest = [f"client-{worker:0{width}}" for worker in range(clients - attackers)]
-    return honest + (["byzantine"] if attackers == 1 else [f"byzantine-{i}" for i in range(attackers)])

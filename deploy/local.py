@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partialmethod
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection, wait
@@ -112,6 +112,7 @@ class LocalFederation:
         config = self.options.config
         n, f = config.federation.clients, config.federation.byzantine
         check_attack(config)
+        self.options = replace(self.options, config=config.seated(names(n, f)))
         files.allow(files.for_server(n), f"a run of {n} clients")
         files.allow(files.for_launcher(n - f + 2), f"a run of {n} clients")
         logs.make_folder(self.options.out / "logs", f"run folder {self.options.out}")
@@ -239,6 +240,13 @@ def check_attack(config: Config) -> None:
     if f and config.attack is None:
         fix = "add one, or set federation.byzantine = 0"
         raise ConfigError(f"federation.byzantine = {f} without an [attack] section for a local run: {fix}")
+
+
+def names(clients: int, attackers: int) -> list[str]:
+    """Return the names of the clients of a local run by worker."""
+    width = len(str(clients - 1))
+    honest = [f"client-{worker:0{width}}" for worker in range(clients - attackers)]
+    return honest + (["byzantine"] if attackers == 1 else [f"byzantine-{i}" for i in range(attackers)])
 
 
 def run_local(options: LocalOptions, say: Callable[[str], None] = print, *, last: bool = True) -> int:
