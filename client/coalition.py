@@ -98,7 +98,7 @@ class Coalition:
         self.experiment = experiment
         self._deadline_s = deadline_s or experiment.config.federation.longest_deadline_s
         self._attack = attack
-        self._method = experiment.method
+        self._method = experiment.config.for_clients().method  # on Flower a node has the server's config
         self._config = experiment.config
         self._seed = experiment.config.federation.seed
         self._members: set[int] = set()

@@ -186,7 +186,7 @@ class WeightedRows:
         With masses: the middle of the least value with at least half of the mass at or below it, and the least with
         more than half, which differ only where a value divides the mass into equal halves.
         """
-        return self._order(MEDIAN, 0) if self.mass is None else self._order_by_mass(MEDIAN, 0, self.mass)
+        return self._order(MEDIAN, 0) if self.mass is None else self._order_by_mass(MEDIAN, self.mass)
 
     def trimmed_means(self, f: int) -> Vector:
         """Return, per coordinate, the mean without the f lowest and the f highest values.
@@ -196,7 +196,7 @@ class WeightedRows:
         """
         if self.mass is None:
             return self._order(TRIMMED_MEAN, f)
-        return self._order_by_mass(TRIMMED_MEAN, f, self.mass)
+        return self._order_by_mass(TRIMMED_MEAN, self.mass, heaviest(self.mass, f))
 
     def means_around_medians(self, f: int) -> Vector:
         """Return, per coordinate, the mean of the m - f values nearest to the median; of two the lower."""
@@ -294,12 +294,16 @@ class WeightedRows:
             out[columns] = mean_of_rows(lines[slice(*ranks)])
         return out
 
-    def _order_by_mass(self, mode: int, f: int, mass: Masses) -> Vector:
+    def _order_by_mass(self, mode: int, mass: Masses, cut: int = 0) -> Vector:
+        """Return the weighted medians, or the means of what is left where ``cut`` of the mass is cut off at both ends.
+
+        The values of the lowest and the highest ranks cannot matter: not even the heaviest rows there reach the middle,
+        or what is left.
+        """
         m, out, total = len(self), np.empty(self.rows.shape[1], self.dtype), int(mass.sum())
-        cut = heaviest(mass, f)
-        if mode == MEDIAN:  # a value is in the middle only if what is below it, or above, may be less than half
-            f = int(np.count_nonzero(2 * np.cumsum(np.sort(mass)[::-1]) < total))
-        first, last = f, m - f
+        most = np.cumsum(np.sort(mass)[::-1])
+        first = int(np.count_nonzero(2 * most < total if mode == MEDIAN else most <= cut))
+        last = m - first
         if self.large:
             exchanges, wide = network(m, first, last, 4), mass.astype(f"i{self.dtype.itemsize}")
 
