@@ -319,6 +319,10 @@ def warnings(config: Config) -> Iterator[str]:
         yield remark
 
 
+_DRAWN = 1000
+"""Cohorts that are drawn to see how many of them are below quorum by weight."""
+
+
 def _warnings_of_weights(config: Config) -> Iterator[str]:
     """Yield what weights make weaker."""
     federation = config.federation
@@ -328,6 +332,15 @@ def _warnings_of_weights(config: Config) -> Iterator[str]:
             "a cohort's weighted mean is divided by the weight of those sampled, so it is biased towards light clients"
         )
         yield f"federation.weights with cohorts of fewer than all {n} clients: {ratio}"
+    aggregates_all, rng = config.strategy.method.aggregates_all, np.random.default_rng(0)
+    for key, size in config.cohorts.items() if config.aggregator.defends and not aggregates_all else ():
+        share, drawn = expected_byzantine(size, n, f), 1 if size == n else _DRAWN
+        cohorts = (weights[rng.permutation(n)[:size]] for _ in range(drawn))
+        short = sum(not config.aggregator.withstands(cohort, share) for cohort in cohorts)
+        if short:
+            odds = f"in about {100 * short / drawn:.2g} % of cohorts of strategy.{key} = {size}"
+            quorum = "rounds that are not clipped are then below quorum"
+            yield f"federation.weights: {odds}, {share} clients have half of the weight or more; {quorum}"
     rest = np.sort(weights)[: n - f]
     if f and len(rest) and config.aggregator.defends and not config.aggregator.withstands(rest, f):
         silent = f"if the {f} heaviest clients are silent, {f} of the others have half of the weight that comes"

@@ -1,5 +1,6 @@
 """Rules over rows with declared weights: their definitions, unit vectors, ties, hostile rows, and large arrays."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -265,9 +266,8 @@ def test_rows_that_are_not_finite_are_refused_as_without_weights(bad: float) -> 
     ids=lambda x: name(x) if isinstance(x, Rule) else "",
 )
 def test_weights_are_refused_with_the_reason(rule: Rule, weights: list[float], f: int, why: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(why)):
         rule(VECTORS, f, rng(), weights=weights)
-    assert why in str(caught.value)
 
 
 def test_buckets_add_weights_and_spoil_those_of_their_rows() -> None:
