@@ -261,6 +261,11 @@ class Method(ABC):
     compressor: Compressor
     weights: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.weights and (len(self.weights) != self.n or min(self.weights) < 1):
+            wanted = f"must be n = {self.n} whole numbers of at least 1; ``strategies.weights`` makes them of others"
+            raise ValueError(f"weights: {len(self.weights)} numbers from {min(self.weights)}: {wanted}")
+
     # --- both halves: what every method has -----------------------------------------------------------------------
 
     @abstractmethod

@@ -117,6 +117,8 @@ class Rule(ABC):
         A server calls this one, as it has screened the rows; see ``strategies.operators.Aggregator``.
         """
         self._check(rows, f)
+        if mass is not None:
+            self._check_weights(mass, len(rows))
         return self._weigh(rows, f, rng, center, mass)
 
     def _weigh(
@@ -167,11 +169,7 @@ class Rule(ABC):
 
     def _mass(self, weights: Sequence[float], n: int, f: int) -> Masses | None:
         """Return a user's weights as whole numbers; None where all are equal."""
-        part = self.refuses_weights()
-        if part is not None:
-            raise ValueError(f"weights: {part} does not take any")
-        if len(weights) != n:
-            raise ValueError(f"weights: {len(weights)} of them for n' = {n} rows; give one for each")
+        self._check_weights(weights, n)
         numbers = whole_weights([float(w) for w in weights])
         if not numbers:
             return None
@@ -179,6 +177,14 @@ class Rule(ABC):
         if not self.withstands(mass, f):
             raise ValueError(f"f = {f}: the {f} heaviest of n' = {n} rows can spoil half of the weight or more")
         return mass
+
+    def _check_weights(self, weights: Sequence[float] | Masses, n: int) -> None:
+        """Raise ValueError with one line unless rule and pre-aggregators take weights, and these are as many as rows."""
+        part = self.refuses_weights()
+        if part is not None:
+            raise ValueError(f"weights: {part} does not take any")
+        if len(weights) != n:
+            raise ValueError(f"weights: {len(weights)} of them for n' = {n} rows; give one for each")
 
     def _check(self, rows: Rows, f: int) -> None:
         """Raise ValueError with one line unless the rule takes these rows and this f."""

@@ -27,7 +27,9 @@ from strategies.aggregators.preaggregators import (
 )
 from strategies.aggregators.weighted_rows import WeightedRows
 from strategies.cohorts import aggregate
+from strategies.compressors import Identity
 from strategies.method import Rows, Vector
+from strategies.robust_sgd import RobustSGD
 from strategies.weights import Masses
 
 NNM = NearestNeighbourMixing()
@@ -196,7 +198,8 @@ def test_equal_weights_give_the_bits_of_none(rule: Rule, shape: tuple[int, int])
 def test_the_kernels_agree_with_numpy(rule: Rule, dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in (3, 5, 8, 13, 20):
         draws = np.random.default_rng(n)
-        rows, mass = draws.normal(size=(n, 2500)).astype(dtype), draws.integers(1, 4, n)
+        rows: Rows = draws.normal(size=(n, 2500)).astype(dtype)
+        mass = draws.integers(1, 4, n)
         rows[:, ::7] = draws.integers(-2, 3, rows[:, ::7].shape)  # ties
         f = max(f for f in range(n) if rule.withstands(mass, f) and f <= rule.tolerates(n))
         small = rule.weigh(rows, f, rng(), None, mass)[0]
@@ -216,7 +219,7 @@ def test_the_largest_numbers_do_not_overflow(
     if large:
         monkeypatch.setattr(weighted_rows, "LARGE", 1)
     most = np.finfo(dtype).max
-    rows = np.full((5, 9), most, dtype)
+    rows: Rows = np.full((5, 9), most, dtype)
     mass = np.array([3, 1, 2, 2, 1])
     assert (rule.weigh(rows, 1, rng(), None, mass)[0] >= most * (1 - 1e-6)).all()
     rows[0] = -most
@@ -268,6 +271,17 @@ def test_rows_that_are_not_finite_are_refused_as_without_weights(bad: float) -> 
 def test_weights_are_refused_with_the_reason(rule: Rule, weights: list[float], f: int, why: str) -> None:
     with pytest.raises(ValueError, match=re.escape(why)):
         rule(VECTORS, f, rng(), weights=weights)
+
+
+def test_a_rule_of_the_server_refuses_weights_too() -> None:
+    with pytest.raises(ValueError, match="weights: krum does not take any"):
+        Krum().weigh(VECTORS, 0, rng(), None, np.array([1, 2, 3, 4]))
+
+
+@pytest.mark.parametrize("weights", [(1, 2, 3), (1, 2, 3, 0)])
+def test_a_method_has_a_weight_for_every_client(weights: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="must be n = 4 whole numbers of at least 1"):
+        RobustSGD(n=4, f=1, gamma=0.1, aggregator=CoordinateMedian(), compressor=Identity(), cohort=4, weights=weights)
 
 
 def test_buckets_add_weights_and_spoil_those_of_their_rows() -> None:
