@@ -63,7 +63,7 @@ def trajectory(experiment: Experiment) -> Iterator[Vector]:
         full = bool(stream(seed, Role.COIN, round_=k).random() < s.p) or k == 1
         size = s.full_cohort if full else s.cohort
         cohort = sorted(stream(seed, Role.COHORT, round_=k).permutation(n)[:size].tolist())
-        rows, came = [], []
+        rows: dict[int, Vector] = {}
         for i in cohort:
             row: Vector | None
             if attack is not None and i >= n - f:  # the last f workers are Byzantine
@@ -83,16 +83,13 @@ def trajectory(experiment: Experiment) -> Iterator[Vector]:
                 length = norm(row)
                 if length > lam:  # min(1, lam / ||row||) row, scaled in double precision
                     row = (row.astype(np.float64) / length * lam).astype(row.dtype)
-            rows.append(row)
-            came.append(i)
-        rule = config.aggregator
-        share = min(int(np.ceil(f * len(rows) / n)), rule.tolerates(max(1, len(rows))))
-        weights = [s.weights[i] for i in came] if s.weights else None  # as the server declares them
-        while weights and not full and not rule.withstands(np.array(weights), share):
-            share -= 1
+            rows[i] = row
         if rows:
+            share = int(np.ceil(f * len(rows) / n))
             rule_rng = stream(seed, Role.AGGREGATE, round_=k)
-            total = rule(np.stack(rows), share, rule_rng, weights=weights)
+            share = min(share, config.aggregator.tolerates(len(rows)))
+            weights = [s.weights[i] for i in rows] if s.weights else None  # as the server declares them
+            total = config.aggregator(np.stack(list(rows.values())), share, rule_rng, weights=weights)
             g = total if full else g + total
         x, x_prev = x - s.gamma * g, x
         yield x

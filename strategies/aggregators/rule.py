@@ -179,7 +179,7 @@ class Rule(ABC):
         return mass
 
     def _check_weights(self, weights: Sequence[float] | Masses, n: int) -> None:
-        """Raise ValueError with one line unless rule and pre-aggregators take weights, and these are as many as rows."""
+        """Raise ValueError with one line unless all parts take weights, and there are as many as rows."""
         part = self.refuses_weights()
         if part is not None:
             raise ValueError(f"weights: {part} does not take any")
