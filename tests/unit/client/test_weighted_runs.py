@@ -14,7 +14,8 @@ from experiment.opened import Experiment, open_experiment
 from foundation.errors import ConfigError
 from link import codec
 from server.monitor.exporters import Monitoring
-from strategies.method import Vector
+from strategies.byz_vr_marina_pp import ByzVRMarinaPP
+from strategies.method import Ask, Combined, Past, Rows, Vector
 from strategies.strategy import RoundRecord
 from tests.local_grid import LocalGrid, federation
 from tests.saved import x_of
@@ -69,6 +70,33 @@ def test_a_run_has_the_bits_of_the_plain_loop(rule: list[str]) -> None:
     again, _ = run(opened(CONFIGS / "demo.toml", *changes))
     for mine, plain, second in zip(models, trajectory(experiment), again, strict=True):
         assert mine.tobytes() == plain.tobytes() == second.tobytes()
+
+
+@pytest.mark.parametrize(("view", "weighs"), [("omniscient", True), ("coalition", False)])
+def test_attackers_that_know_all_plan_with_the_weights(
+    view: str, weighs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coalition that knows its own data alone takes all clients for equal."""
+    seen: list[list[int] | None] = []
+    combine = ByzVRMarinaPP.combine
+
+    def listening(self: ByzVRMarinaPP, ask: Ask, rows: Rows, rng: np.random.Generator, past: Past) -> Combined:
+        assert past.mass is None or len(past.mass) == len(rows)
+        seen.append(None if past.mass is None else past.mass.tolist())
+        return combine(self, ask, rows, rng, past)
+
+    monkeypatch.setattr(ByzVRMarinaPP, "combine", listening)
+    experiment = opened(
+        CONFIGS / "demo.toml", WEIGHTS, "strategy.rounds=1", "attack.kind=optimal-alie", f"attack.view={view}"
+    )
+    run(experiment)
+    *planned, server = seen
+    assert server == [4, 3, 3, 4, 3, 3, 4]
+    assert len(planned) > 5
+    if weighs:
+        assert planned == [server[:5], *[server] * (len(planned) - 1)]  # first the honest rows alone
+    else:
+        assert planned == [None] * len(planned)
 
 
 def methods() -> dict[str, Path]:
