@@ -328,9 +328,7 @@ def _warnings_of_weights(config: Config) -> Iterator[str]:
     federation = config.federation
     n, f, weights = federation.clients, federation.byzantine, np.array(federation.whole_weights)
     if any(size < n for size in config.cohorts.values()) and not config.strategy.method.aggregates_all:
-        ratio = (
-            "a cohort's weighted mean is divided by the weight of those sampled, so it is biased towards light clients"
-        )
+        ratio = "a weighted mean over a sampled cohort is a ratio, and biased as an estimate of the one over all"
         yield f"federation.weights with cohorts of fewer than all {n} clients: {ratio}"
     aggregates_all, rng = config.strategy.method.aggregates_all, np.random.default_rng(0)
     for key, size in config.cohorts.items() if config.aggregator.defends and not aggregates_all else ():
