@@ -118,6 +118,9 @@ class Federation(Section):
     weight_cap: float | None = Field(default=None, gt=0, le=1)
     """The greatest share of all weight that one client may have: larger ones are lowered to it, which raises the others
     in proportion."""
+    declare_samples: bool = True
+    """Whether clients with their own data tell the server how many samples they have. Defaults that need m, such as
+    that of ``strategy.p``, use the median of these counts; without them they must be given."""
     reveal_cohort: bool = False
     """Tell the sampled clients who else was sampled. For experiments with attackers that need to know, and for nothing
     else."""

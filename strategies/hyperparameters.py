@@ -37,7 +37,7 @@ class Constants:
         compressor: Q, with its own defaults filled in.
         weights: of the clients by seat, whole numbers; () where all count the same.
         dim: d.
-        samples: m, the samples of a worker.
+        samples: m, the samples of a worker; 0 where it is not known, see ``m``.
         smoothness: returns L, None where the task does not know it. It may take a while, so call it only if needed.
     """
 
@@ -49,6 +49,20 @@ class Constants:
     samples: int
     smoothness: Callable[[], float | None]
     weights: tuple[int, ...] = ()
+
+    def m(self, key: str) -> int:
+        """Return m.
+
+        Args:
+            key: whose default needs it.
+
+        Raises:
+            ConfigError: it is not known; one line.
+        """
+        if not self.samples:
+            needs = "its default needs the number of samples of a client, which is not known"
+            raise ConfigError(f"[strategy] {key} is missing: {needs}; give a number")
+        return self.samples
 
 
 @dataclass(frozen=True, kw_only=True)
