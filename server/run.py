@@ -92,7 +92,7 @@ def run(
         try:
             joined_s = 0.0 if over else _gather(transport, federation, checkpointer)
             x0 = problem.initial()
-            new = _strategy(experiment, transport, observers)
+            new = _strategy(experiment, transport, observers, evaluate)
 
             def measure(x: Vector, round_: int) -> Measures:
                 claimed = None if over else new.ask_clients(transport, round_, x)
@@ -163,7 +163,12 @@ def _evaluation(experiment: Experiment) -> Callable[[Vector], Evaluation] | None
     return experiment.problem.evaluate
 
 
-def _strategy(experiment: Experiment, transport: Transport, observers: Observers) -> RobustStrategy:
+def _strategy(
+    experiment: Experiment,
+    transport: Transport,
+    observers: Observers,
+    evaluate: Callable[[Vector], Evaluation] | None,
+) -> RobustStrategy:
     config, federation = experiment.config, experiment.config.federation
     deadline_s = federation.flower_deadline_s if transport.polled else federation.deadline_s
     return RobustStrategy(
@@ -179,7 +184,7 @@ def _strategy(experiment: Experiment, transport: Transport, observers: Observers
         idle_timeout_s=federation.join_timeout_s if transport.clients_change else 0.0,
         reveal_cohort=config.reveals_cohort,
         stratum=federation.last_seats if config.stratified else (),
-        evaluate=_evaluation(experiment),
+        evaluate=evaluate,
         claim_codec=claims if config.clients_evaluate else None,
         declare_samples=federation.declare_samples,
         every=config.evaluation.every,
