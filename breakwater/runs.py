@@ -61,6 +61,8 @@ def run(
     overrides: Overrides | None = None,
     out: PathLike | None = None,
     data: PathLike | None = None,
+    attackers: Sequence[str] = (),
+    server_data: PathLike | None = None,
     processes: bool = True,
     quiet: bool = False,
 ) -> "Run":
@@ -74,7 +76,10 @@ def run(
         overrides: values to change: ``{"strategy.rounds": 200}``, or a list of ``"section.key=value"`` as on the
             command line.
         out: the run folder, which must not hold anything yet; default: runs/NAME-TIME.
-        data: folder of the data sets; default: the environment variable BREAKWATER_DATA.
+        data: folder of the data sets; default: the environment variable BREAKWATER_DATA. With ``partition = "own"`` it
+            has a sub-folder for each client, under the client's name.
+        attackers: with ``partition = "own"``, the names of the clients that attack; default: the last f by name.
+        server_data: with ``partition = "own"``, the folder of the server's own test set; default: it has none.
         processes: one process for the server and for each client, talking over sockets, as ``breakwater run`` does;
             False runs everything in this process, without sockets. Model and bytes are the same, bit for bit.
         quiet: print nothing but problems.
@@ -97,7 +102,15 @@ def run(
     if processes:
         where = None if data_dir is None else str(data_dir)
         run_in_child(
-            ChildOptions(config=chosen.to_toml(), out=str(folder), data=where, config_dir=str(config_dir), quiet=quiet)
+            ChildOptions(
+                config=chosen.to_toml(),
+                out=str(folder),
+                data=where,
+                config_dir=str(config_dir),
+                quiet=quiet,
+                attackers=list(attackers),
+                server_data=None if server_data is None else str(server_data),
+            )
         )
     else:
         _run_here(
@@ -107,6 +120,8 @@ def run(
                 data=data_dir,
                 config_dir=config_dir,
                 monitoring=Monitoring(quiet=quiet, silent=quiet),
+                attackers=list(attackers),
+                server_data=None if server_data is None else Path(server_data),
             )
         )
     if not (folder / METRICS).is_file():
@@ -211,6 +226,14 @@ class Run:
         return self._now().last("accuracy")
 
     @property
+    def measured_by(self) -> str:
+        """Whose loss and accuracy these are: "server"; "clients" for the median of what they claim; or "none"."""
+        run = self._now()
+        if "measured_by" in (run.summary or {}):
+            return str((run.summary or {})["measured_by"])
+        return "clients" if run.claimed else "server" if run.has("loss") else "none"
+
+    @property
     def gap(self) -> float | None:
         """f(x) - f* of that model; None where the task does not know f*."""
         return self._now().last("gap")
@@ -254,7 +277,8 @@ class Run:
 
         * ``round``: 1, 2, ...; ``kind``: the method's word for the round, as text.
         * ``loss``, ``accuracy``, ``gap``: of the model that the round ended with; NaN in rounds that were not measured
-          and where the task has no such measure. ``measured`` is true in rounds that were.
+          and where the task has no such measure. ``measured`` is true in rounds that the server measured, ``claimed``
+          in those whose measures are medians of what clients claim.
         * ``bytes_up``, ``bytes_down``, ``round_s``: bytes and seconds of the round.
         * ``sampled``, ``replied``, ``accepted``, ``rejected``, ``clipped``: how many clients.
         * ``lam``: the clipping radius; NaN where nothing is clipped. ``step_norm``: length of the last step.
@@ -362,6 +386,8 @@ class Run:
             if (value := getattr(self, name)) is not None:
                 parts.append(f"{name} {value:.4g}")
                 break
+        if self.measured_by == "clients":
+            parts[-1] += " (claimed)"
         return f"<Run {one_line(str(self._folder), 200)}: {one_line(self.status, 40)}, {', '.join(parts)}>"
 
     def _repr_html_(self) -> str:
@@ -447,14 +473,15 @@ def compare(runs: Iterable[Run | PathLike]) -> Comparison:
 def _columns(rounds: Iterable[RoundRecord]) -> Columns:
     rows: list[dict[str, Any]] = []
     for record in rounds:
-        seen = record.evaluation
-        row: dict[str, Any] = {"round": record.round, "kind": record.kind, "measured": seen is not None}
+        seen, by = record.headline, record.measured_by
+        row: dict[str, Any] = {"round": record.round, "kind": record.kind}
+        row |= {"measured": by == "server", "claimed": by == "clients"}
         row |= {name: getattr(seen, name, None) for name in _MEASURES}
         row |= {name: getattr(record, name) for name in _NUMBERS}
         rows.append(row | Counts.of(record)._asdict())
     counts = dict.fromkeys(("round", "bytes_up", "bytes_down", *Counts._fields), np.int64)
-    types: dict[str, Any] = counts | {"kind": np.str_, "measured": np.bool_}
-    names = ("round", "kind", "measured", *_MEASURES, *_NUMBERS, *Counts._fields)
+    types: dict[str, Any] = counts | {"kind": np.str_, "measured": np.bool_, "claimed": np.bool_}
+    names = ("round", "kind", "measured", "claimed", *_MEASURES, *_NUMBERS, *Counts._fields)
     columns = {name: np.array([row[name] for row in rows], dtype=types.get(name, np.float64)) for name in names}
     for column in columns.values():
         column.flags.writeable = False

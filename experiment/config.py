@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 import tomli_w
@@ -65,14 +65,19 @@ from tasks.custom import CustomTask
 from tasks.digits import DigitsTask
 from tasks.logistic import LogisticTask
 from tasks.mnist import MnistTask
+from tasks.partition import OWN
 from tasks.table import TableTask
 
 
 class EvaluationSection(Section):
-    """When the server measures the model."""
+    """When the model is measured, and by whom."""
 
     every: int = Field(default=50, ge=1)
     """Rounds between evaluations; the last round is always evaluated."""
+    by: Literal["server", "clients", "both", "none"] | None = None
+    """Who measures it. By "clients": all that are connected measure it on data of their own and report loss, accuracy
+    and number of samples. These are claims, shown as such: of their median at least byzantine + 1 answers are on either
+    side, so it lies within what honest clients reported. Default: "clients" for partition "own", else "server"."""
 
 
 class CheckpointSection(Section):
@@ -214,8 +219,35 @@ class Config(Section):
         yield from self.strategy.method.conflicts(dict(self.strategy), self.compressor)
         if self.attack is not None and f == 0:
             yield f'attack.kind = "{self.attack.kind}" with federation.byzantine = 0: nobody attacks; set byzantine'
-        elif self.attack is not None and (flaw := self.attack.validate(n, f)) is not None:
+        elif self.attack is not None and (flaw := self.flaw_of(self.attack)) is not None:
             yield f"[attack] {flaw}"
+
+    def flaw_of(self, attack: Attack) -> str | None:
+        """Say why this attack cannot be carried out in this federation; None if it can."""
+        if self.own_data and attack.view == "omniscient":
+            whose = f'view = "omniscient" needs honest clients\' data, which with partition = "{OWN}" nobody else has'
+            return f'{whose}; use view = "coalition" or "own"'
+        return attack.validate(self.federation.clients, self.federation.byzantine)
+
+    @property
+    def own_data(self) -> bool:
+        """Whether each client has data of its own, which no other process can read."""
+        return self.task.partition == OWN
+
+    @property
+    def evaluated_by(self) -> Literal["server", "clients", "both", "none"]:
+        """Who measures the model, with the default filled in."""
+        return self.evaluation.by or ("clients" if self.task.partition == "own" else "server")
+
+    @property
+    def server_evaluates(self) -> bool:
+        """Whether the server measures the model."""
+        return self.evaluated_by in ("server", "both")
+
+    @property
+    def clients_evaluate(self) -> bool:
+        """Whether all connected clients are asked to measure the model."""
+        return self.evaluated_by in ("clients", "both")
 
     @property
     def cohorts(self) -> dict[str, int]:
@@ -244,19 +276,35 @@ class Config(Section):
         """Whether every cohort has the same number of Byzantine clients."""
         return self.attack is not None and self.attack.membership == "per-cohort"
 
-    def setting(self, data_dir: Path | None, config_dir: Path | None) -> Setting:
-        """Return what the task needs in order to load."""
+    def setting(
+        self,
+        data_dir: Path | None,
+        config_dir: Path | None,
+        party: Literal["server", "client"] = "server",
+        folders: Mapping[int, Path] = {},  # never written to
+    ) -> Setting:
+        """Return what the task needs in order to load.
+
+        Args:
+            data_dir: folder of data files, or None.
+            config_dir: folder of the config file, or None.
+            party: who loads it. Only clients with data of their own load other data than the server.
+            folders: the data folder of each worker, for a process that holds several with data of their own.
+        """
         who = self.federation
-        return Setting(who.clients, who.byzantine, who.seed, data_dir=data_dir, config_dir=config_dir)
+        setting = Setting(who.clients, who.byzantine, who.seed, data_dir=data_dir, config_dir=config_dir)
+        return replace(setting, party=party, folders=folders) if self.own_data else setting
 
     def worker_terms(self) -> dict[str, Any]:
         """Return what an honest client must agree on with the server: data, seed, what it computes and sends."""
         whole = self.model_dump(mode="json", exclude_none=True)
+        shared = ("clients", "byzantine", "seed") + ("declare_samples",) * self.own_data
         return {
-            "federation": {key: whole["federation"][key] for key in ("clients", "byzantine", "seed")},
+            "federation": {key: whole["federation"][key] for key in shared},
             "task": whole["task"],
             "strategy": {key: whole["strategy"].get(key) for key in ("kind", *self.strategy.method.worker_keys)},
             "compressor": whole["compressor"],
+            "evaluation": {"by": self.evaluated_by},
         }
 
     def trajectory_terms(self) -> dict[str, Any]:
@@ -264,7 +312,7 @@ class Config(Section):
         whole = self.model_dump(mode="json", exclude_none=True)
         del whole["evaluation"], whole["checkpoint"], whole["strategy"]["rounds"]
         waits = ("deadline_s", "flower_deadline_s", "join_timeout_s", "stall_rounds", "start_with", "heartbeat_s")
-        for key in (*waits, "same_code"):
+        for key in (*waits, "same_code", "declare_samples"):
             whole["federation"].pop(key, None)
         return whole
 
@@ -450,8 +498,7 @@ def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:
     except ValidationError as error:
         lines = [explain_one(item, AttackUnion, "attack") for item in error.errors()]
         raise ConfigError("\n".join(lines)) from None
-    flaw = attack.validate(config.federation.clients, config.federation.byzantine)
-    if flaw is not None:
+    if (flaw := config.flaw_of(attack)) is not None:
         raise ConfigError(f"[attack] {flaw}")
     if attack.needs_cohort and not config.reveals_cohort:
         fix = "set federation.reveal_cohort = true there, or choose another attack or view"
@@ -466,7 +513,7 @@ class ProblemConstants:
     Args:
         dim: d, the number of parameters.
         dtype: of the model and of what travels.
-        samples: m, the samples of a worker.
+        samples: m, the samples of a worker; 0 where it is not known.
         smoothness: L; None where the task does not know it.
         optimum: f*; None where the task does not know it.
     """
@@ -490,8 +537,9 @@ class ProblemConstants:
         Raises:
             ValueError, KeyError, TypeError: it did not write this.
         """
-        dim, dtype, samples = int(data["dim"]), np.dtype(data["dtype"]), int(data["samples"])
-        if dim < 1 or samples < 1 or dtype.kind != "f":
+        dim, dtype = int(data["dim"]), np.dtype(data["dtype"])
+        samples = int(data["samples"])
+        if dim < 1 or samples < 0 or dtype.kind != "f":
             raise ValueError(f"no facts of a task: {data}")
         return cls(dim, dtype, samples, _maybe(data.get("smoothness")), _maybe(data.get("optimum")))
 

@@ -43,6 +43,8 @@ def explain(config: Config, data_dir: Path | None, config_dir: Path | None, *, l
         try_out(experiment)
         config, facts = experiment.config, ProblemConstants.of(experiment.problem)
         task = _task(config, facts)
+        if experiment.pending:
+            yield f"{'pending':12} {experiment.pending}, or wait for the clients; a stand-in is shown below"
     for head, sentence in sentences(config, facts, task, given):
         yield f"{head:12} {sentence}"
 
@@ -67,6 +69,8 @@ def sentences(
     yield from _kappa(config)
     yield from _cohorts(config) if task is None else _on_task(config, task)
     yield "attack", _attack(config)
+    if config.evaluated_by != "server":
+        yield "evaluation", _evaluation(config)
     for warning in warnings(config):
         yield "warning", warning
 
@@ -91,7 +95,8 @@ def _on_task(config: Config, task: ProblemConstants) -> Iterator[tuple[str, str]
 def _task(config: Config, problem: ProblemConstants) -> str:
     smoothness = "" if problem.smoothness is None else f", L = {problem.smoothness:.6g}"
     optimum = "" if problem.optimum is None else f", f* = {problem.optimum:.10g}"
-    data = f"d = {problem.dim} ({problem.dtype.name}), m = {problem.samples} samples a client"
+    samples = f"m = {problem.samples} samples a client" if problem.samples else "each client has its own data"
+    data = f"d = {problem.dim} ({problem.dtype.name}), {samples}"
     return f"{config.task.kind}: {data}{smoothness}{optimum}"
 
 
@@ -222,6 +227,8 @@ def _costs(plan: Sequence[RoundKind], problem: ProblemConstants) -> Iterator[tup
         gradients += weight * kind.gradients
     values = f"{floats_up:.6g} values ({words.size(up)}) up, {floats_down:.6g} ({words.size(down)}) down"
     yield "traffic", f"a round on average: {values}, all sampled clients together, envelopes not counted"
+    if not problem.samples:
+        return
     work = f"{gradients:.6g} gradients of single samples, all sampled clients together"
     yield "work", f"a round on average: {work}; a full local gradient is {problem.samples}"
 
@@ -232,6 +239,16 @@ def _attack(config: Config) -> str:
     known = "revealed to the clients in it, because this attack needs to know"
     cohort = known if config.reveals_cohort else "not revealed"
     return f'{config.attack.label} with view "{config.attack.view}"; the cohort is {cohort}'
+
+
+def _evaluation(config: Config) -> str:
+    """Say who measures the model, where it is not the server alone."""
+    if config.evaluated_by == "none":
+        return "nobody measures the model"
+    needed = 2 * config.federation.byzantine + 1
+    also = "the server, and " if config.server_evaluates else ""
+    claims = f"their claims are shown, with the median of at least {needed} answers, and have no effect"
+    return f"{also}all connected clients measure the model every {config.evaluation.every} rounds; {claims}"
 
 
 def warnings(config: Config) -> Iterator[str]:

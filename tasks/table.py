@@ -26,7 +26,7 @@ from strategies.randomness import Role, stream
 from tasks.built_in import BuiltIn
 from tasks.contract import Setting, TaskError, mean_samples
 from tasks.network import CURVATURE, Head, Inputs, Network, NetworkOracle, Targets
-from tasks.partition import OWN, split, stratified
+from tasks.partition import OWN, kept_back, split
 from tasks.scaling import (
     LARGEST,
     NONE,
@@ -334,10 +334,8 @@ class TableTask(TableSchema):
     def _party(self, table: Table, seed: int) -> "Party":
         """Split the rows of a party; the same seed and rows give the same parts."""
         labels = table.targets if self.classes is not None and table.targets is not None else np.zeros(len(table))
-        kept = stratified(labels, self.test_share, stream(seed, Role.PARTITION, worker=1))  # 0 splits among workers
-        if kept.all():
-            kept[0] = False
-        return Party(table.part(~kept), table.part(kept))
+        train, kept = kept_back(labels, self.test_share, seed)
+        return Party(table.part(train), table.part(kept))
 
 
 @dataclass(frozen=True, eq=False)

@@ -71,17 +71,31 @@ class TorchTask:
         Raises:
             TaskError: the model's output would depend on more than parameters and data; more workers than samples.
         """
-        torch.set_num_threads(1)
-        one_thread()
-        seed = int(stream(setting.seed, Role.INITIAL).integers(2**63))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            module = completed(self.model(), self.prepare(self.train[0][:1]), self.dtype)
-        parts = split(self.partition, _labels(self.train[1]), setting.clients, setting.seed)
-        return TorchProblem(self, FlatModule(module, self.dtype), parts, setting.honest)
+        model = built(self.model, self.prepare(self.train[0][:1]), self.dtype, setting.seed)
+        parts = split(self.partition, labels_of(self.train[1]), setting.clients, setting.seed)
+        return TorchProblem(self, model, parts, setting.honest)
 
 
-def _labels(targets: Tensor) -> np.ndarray[tuple[int], np.dtype[Any]]:
+def built(model: Callable[[], nn.Module], inputs: Tensor | None, dtype: str, seed: int) -> "FlatModule":
+    """Build the module of a run; the same in every process.
+
+    Args:
+        model: builds it.
+        inputs: of one sample, prepared; None where there is none.
+        dtype: of its parameters.
+        seed: the run's.
+
+    Raises:
+        TaskError: its output would depend on more than parameters and data, or it needs a sample to be built.
+    """
+    torch.set_num_threads(1)
+    one_thread()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(stream(seed, Role.INITIAL).integers(2**63)))
+        return FlatModule(completed(model(), inputs, dtype), dtype)
+
+
+def labels_of(targets: Tensor) -> np.ndarray[tuple[int], np.dtype[Any]]:
     """Return one sortable label a sample: the class of one-hot rows, else the first of several targets."""
     one = targets.argmax(dim=1) if is_one_hot(targets) else targets.reshape(len(targets), -1)[:, 0]
     labels: np.ndarray[tuple[int], np.dtype[Any]] = one.numpy()
@@ -125,6 +139,10 @@ class FlatModule:
     def dim(self) -> int:
         """The number of parameters, d."""
         return len(self._x)
+
+    def layout(self) -> str:
+        """Return the names and shapes of what x holds, in its order, as JSON."""
+        return json.dumps([[name, list(parameter.shape)] for name, parameter in self.trained.items()])
 
     def gradient(self, x: Vector, blocks: Iterator[tuple[Tensor, Tensor]], loss: Loss, samples: int) -> Vector:
         """Return the gradient at x of the mean loss over all blocks, shape (d,), a fresh array.
@@ -180,7 +198,7 @@ class TorchProblem(Partitioned["TorchOracle"]):
 
     def layout(self) -> str:
         """Return the names and shapes of what x holds, in its order."""
-        return json.dumps([[name, list(parameter.shape)] for name, parameter in self.model.trained.items()])
+        return self.model.layout()
 
     def tied(self) -> dict[str, str]:
         """Return the further names that a state dict has for trained parameters, with the name in ``layout``."""
@@ -206,22 +224,27 @@ class TorchProblem(Partitioned["TorchOracle"]):
     def evaluate(self, x: Vector) -> Evaluation:
         """Measure the model: mean of the honest workers' losses, accuracy on the test samples."""
         parts = self.parts[:1] if self.replicated else self.parts[: self.honest]
+        test = np.arange(len(self.task.test[1]))
+        return Evaluation(loss=self.loss(x, parts), accuracy=self.accuracy(x, self.task.test, test))
+
+    def loss(self, x: Vector, parts: Sequence[Indices]) -> float:
+        """Return the mean of the losses on some parts of the training data, regulariser included."""
         total = 0.0
         for part in parts:
             outputs = self.model.outputs(x, self.blocks(self.task.train, part))
             total += sum(float(self.task.loss(out, y)) * len(y) for out, y in outputs) / (len(part) * len(parts))
         with np.errstate(over="ignore", invalid="ignore"):  # an attack may have destroyed the model
             total += self.task.l2 / 2 * float(np.sum(np.square(x), dtype=np.float64))
-        return Evaluation(loss=total, accuracy=self._accuracy(x))
+        return total
 
-    def _accuracy(self, x: Vector) -> float | None:
-        """Return the share of the test samples that are predicted rightly; None where the task has no such measure."""
-        correct, hits, samples = self.task.correct, 0.0, len(self.task.test[1])
-        for out, y in self.model.outputs(x, self.blocks(self.task.test, np.arange(samples))):
+    def accuracy(self, x: Vector, data: tuple[Tensor, Tensor], rows: Indices) -> float | None:
+        """Return the share of some samples that are predicted rightly; None where the task has no such measure."""
+        correct, hits = self.task.correct, 0.0
+        for out, y in self.model.outputs(x, self.blocks(data, rows)):
             if correct is None or (right := correct(out, y)) is None:
                 return None
             hits += share_right(right, y)
-        return hits / samples
+        return hits / len(rows)
 
     def blocks(self, data: tuple[Tensor, Tensor], rows: Indices) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield some rows of the data, prepared, in blocks of near-equal size."""
@@ -264,6 +287,14 @@ class TorchOracle:
         """Draw one minibatch of min(b, m_i) samples without replacement; return its mean gradient at each point."""
         rows = self._rows[draw(len(self._rows), batch, rng)]
         return [self._gradient(x, rows) for x in points]
+
+    def value(self, x: Vector) -> float:
+        """Return f_i(x)."""
+        return self._problem.loss(x, [self._rows])
+
+    def accuracy(self, x: Vector) -> float | None:
+        """Return the share of its samples that are predicted rightly; None where the task has no such measure."""
+        return self._problem.accuracy(x, self._problem.task.train, self._rows)
 
     @np.errstate(over="ignore", invalid="ignore")
     def _gradient(self, x: Vector, rows: Indices) -> Vector:

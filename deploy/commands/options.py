@@ -36,7 +36,7 @@ def add_set(parser: argparse.ArgumentParser, metavar: str, meaning: str) -> None
     parser.add_argument("--set", action="append", default=[], metavar=metavar, help=meaning)
 
 
-def add_value(parser: argparse.ArgumentParser, name: str, meaning: str, metavar: str, **given: Any) -> None:
+def add_value(parser: argparse._ActionsContainer, name: str, meaning: str, metavar: str, **given: Any) -> None:
     """Add an argument with a value; a text unless ``type`` names something else."""
     parser.add_argument(name, metavar=metavar, help=meaning, **given)
 
@@ -84,6 +84,14 @@ def monitoring(options: argparse.Namespace) -> "Monitoring":
         raise ConfigError(f"--metrics-port {port}: must be from 0 to 65535")
     folder = options.tensorboard and str(Path(options.tensorboard).absolute())
     return Monitoring(quiet=options.quiet, tensorboard=folder, metrics_port=port, metrics_host=options.metrics_host)
+
+
+def at_least_one(text: str) -> int:
+    """Parse a whole number from 1 up; an argparse type."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return number
 
 
 def address(text: str) -> Address:
