@@ -65,6 +65,7 @@ def run(
     server_data: PathLike | None = None,
     processes: bool = True,
     quiet: bool = False,
+    pictures: bool = True,
 ) -> "Run":
     """Run a federation on this machine to its end.
 
@@ -83,6 +84,7 @@ def run(
         processes: one process for the server and for each client, talking over sockets, as ``breakwater run`` does;
             False runs everything in this process, without sockets. Model and bytes are the same, bit for bit.
         quiet: print nothing but problems.
+        pictures: leave a picture and a report in the run folder, which takes a second or two; False for many short runs.
 
     Returns:
         The run, whose ``status`` says how it ended: "finished", "diverged", "stalled" (too few clients answered), or
@@ -108,6 +110,7 @@ def run(
                 data=where,
                 config_dir=str(config_dir),
                 quiet=quiet,
+                pictures=pictures,
                 attackers=list(attackers),
                 server_data=None if server_data is None else str(server_data),
             )
@@ -119,7 +122,7 @@ def run(
                 out=folder,
                 data=data_dir,
                 config_dir=config_dir,
-                monitoring=Monitoring(quiet=quiet, silent=quiet),
+                monitoring=Monitoring(quiet=quiet, silent=quiet, pictures=pictures),
                 attackers=list(attackers),
                 server_data=None if server_data is None else Path(server_data),
             )

@@ -39,6 +39,7 @@ class ChildOptions:
         data: folder of data files.
         config_dir: folder of the config file, for custom tasks.
         quiet: print nothing but problems.
+        pictures: leave a picture and a report in the run folder.
         attackers: names of the clients that attack, where clients have their own data.
         server_data: folder of the server's test set, in the same case.
     """
@@ -48,6 +49,7 @@ class ChildOptions:
     data: str | None = None
     config_dir: str | None = None
     quiet: bool = False
+    pictures: bool = True
     attackers: Sequence[str] = ()
     server_data: str | None = None
 
@@ -220,7 +222,7 @@ def _run(options: ChildOptions) -> tuple[int, dict[str, Any]]:
                 out=out,
                 data=None if options.data is None else Path(options.data),
                 config_dir=None if options.config_dir is None else Path(options.config_dir),
-                monitoring=Monitoring(quiet=options.quiet),
+                monitoring=Monitoring(quiet=options.quiet, pictures=options.pictures),
                 silent=options.quiet,
                 attackers=options.attackers,
                 server_data=None if options.server_data is None else Path(options.server_data),

@@ -143,7 +143,7 @@ class LocalFederation:
             BreakwaterError: the server could not start; this is its error.
         """
         config = self.options.config
-        n, f = config.federation.clients, config.federation.byzantine
+        n, f = config.federation.clients, 0 if config.attack is None else config.federation.byzantine
         check_attack(config)
         self.options = self.options.seated()
         parties = self.options.parties()
@@ -269,11 +269,13 @@ class LocalFederation:
 def check_attack(config: Config) -> None:
     """Refuse a config with Byzantine clients, but without an attack.
 
+    Where clients have their own data it is that of a real federation, which tolerates attackers and has none to start.
+
     Raises:
         ConfigError: there are Byzantine clients, but no ``[attack]`` section.
     """
     f = config.federation.byzantine
-    if f and config.attack is None:
+    if f and config.attack is None and not config.own_data:
         fix = "add one, or set federation.byzantine = 0"
         raise ConfigError(f"federation.byzantine = {f} without an [attack] section for a local run: {fix}")
 
