@@ -258,6 +258,30 @@ def test_a_rehearsal_in_processes_is_that_of_one_process(tmp_path: Path) -> None
     assert {path.stem for path in (whole.folder / "logs").iterdir()} == {"server", "p1", "p2", "p4", "byzantine"}
 
 
+def test_a_rehearsal_may_tolerate_attackers_and_have_none(tmp_path: Path) -> None:
+    """As a real federation does: f is what the rule withstands."""
+    config, parties = load(federation(tmp_path)), tmp_path / "parties"
+    assert config.attack is None
+    tolerant = in_process(config, tmp_path / "tolerant", parties, tmp_path / "server")
+    honest = load(tmp_path / "study.toml", {"federation.byzantine": 0})
+    assert np.array_equal(tolerant, in_process(honest, tmp_path / "honest", parties, tmp_path / "server"))
+    attacked = load(tmp_path / "study.toml", {"attack.kind": "bf"})
+    assert not np.array_equal(tolerant, in_process(attacked, tmp_path / "attacked", parties, tmp_path / "server"))
+
+
+@pytest.mark.slow
+def test_without_an_attack_each_party_is_a_process_of_its_name(tmp_path: Path) -> None:
+    path = federation(tmp_path)
+    given: dict[str, Any] = {"data": tmp_path / "parties", "server_data": tmp_path / "server", "quiet": True}
+    whole = bw.run(path, out=tmp_path / "processes", pictures=False, **given)
+    assert {log.stem for log in (whole.folder / "logs").iterdir()} == {"server", "p0", "p1", "p2", "p3"}
+    assert not (whole.folder / "report.html").exists()
+    alone = bw.run(path, out=tmp_path / "alone", processes=False, pictures=False, **given)
+    assert np.array_equal(model(whole.folder), model(alone.folder))
+    assert not (alone.folder / "report.html").exists()
+    assert alone.report().is_file()
+
+
 def test_weights_by_name_are_those_of_the_parties(tmp_path: Path) -> None:
     """In a rehearsal, where attackers may have other seats than their names say, and over the link."""
     path = federation(tmp_path, n=4, f=0)
