@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +198,10 @@ class PartyPreparation:
                 self._settled = self.experiment.settled(agreement)
             return answer(self._crew.worker(self._settled, index))
 
-        return PartyApp(prepare, self.experiment.problem, index, self._options.limits)
+        limits = self._options.limits
+        if not self._config.clients_evaluate:  # the owner's config is what the owner agreed to
+            limits = replace(limits, evaluation=False)
+        return PartyApp(prepare, self.experiment.problem, index, limits)
 
 
 def count_of(problem: Problem, worker: int) -> int:
