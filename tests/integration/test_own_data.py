@@ -246,6 +246,18 @@ def test_a_rehearsal_names_wrong_folders(tmp_path: Path) -> None:
             replace(options, **change).parties()
 
 
+@pytest.mark.slow
+def test_a_rehearsal_in_processes_is_that_of_one_process(tmp_path: Path) -> None:
+    path = federation(tmp_path, n=5, f=2)
+    given: dict[str, Any] = {"data": tmp_path / "parties", "server_data": tmp_path / "server", "quiet": True}
+    given |= {"attackers": ["p3", "p0"], "overrides": {"attack.kind": "alie", "attack.view": "coalition"}}
+    whole = bw.run(path, out=tmp_path / "processes", **given)
+    alone = bw.run(path, out=tmp_path / "alone", processes=False, **given)
+    assert np.array_equal(model(whole.folder), model(alone.folder))
+    assert sorted({name for each in read_rounds(whole.folder) for name in each.names}) == ["p0", "p1", "p2", "p3", "p4"]
+    assert {path.stem for path in (whole.folder / "logs").iterdir()} == {"server", "p1", "p2", "p4", "byzantine"}
+
+
 def test_weights_by_name_are_those_of_the_parties(tmp_path: Path) -> None:
     """In a rehearsal, where attackers may have other seats than their names say, and over the link."""
     path = federation(tmp_path, n=4, f=0)
@@ -271,15 +283,3 @@ def test_weights_follow_the_seats_of_named_attackers(tmp_path: Path) -> None:
         config=load(path, [named]), out=tmp_path / "run", data=tmp_path / "parties", attackers=["p1"]
     )
     assert options.seated().config.federation.weights == [1.0, 2.5, 3.0, 2.0]
-
-
-@pytest.mark.slow
-def test_a_rehearsal_in_processes_is_that_of_one_process(tmp_path: Path) -> None:
-    path = federation(tmp_path, n=5, f=2)
-    given: dict[str, Any] = {"data": tmp_path / "parties", "server_data": tmp_path / "server", "quiet": True}
-    given |= {"attackers": ["p3", "p0"], "overrides": {"attack.kind": "alie", "attack.view": "coalition"}}
-    whole = bw.run(path, out=tmp_path / "processes", **given)
-    alone = bw.run(path, out=tmp_path / "alone", processes=False, **given)
-    assert np.array_equal(model(whole.folder), model(alone.folder))
-    assert sorted({name for each in read_rounds(whole.folder) for name in each.names}) == ["p0", "p1", "p2", "p3", "p4"]
-    assert {path.stem for path in (whole.folder / "logs").iterdir()} == {"server", "p1", "p2", "p4", "byzantine"}
