@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from foundation.errors import ConfigError
 from link.address import Address, parse_host
 from server.monitor.live import LiveRun
+from server.monitor.web.options import WebOptions
 from server.run_folder.record import MEASURES, Counts, finite
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Monitoring:
         tensorboard: write event files: the folder, where "" is ``tensorboard`` in the run folder. None for none.
         metrics_port: the port that Prometheus reads; 0 for any that is free, None for none.
         metrics_host: the address to bind it to.
+        web: where the coordinator's page is served; None for nowhere.
         pictures: leave a picture and a report in the run folder; together they take a second or two.
         silent: do not even print the last line.
     """
@@ -55,6 +57,7 @@ class Monitoring:
     tensorboard: str | None = None
     metrics_port: int | None = None
     metrics_host: str = LOOPBACK
+    web: WebOptions | None = None
     pictures: bool = True
     silent: bool = False
 
@@ -78,6 +81,10 @@ class Monitoring:
             metrics_host=parse_host(host, what=f"run config: {METRICS_HOST} ="),
         )
 
+    def with_tls(self, folder: Path | None) -> Self:
+        """Return the same; a page that needs TLS and has no certificate of its own takes the one in this folder."""
+        return self if self.web is None else replace(self, web=self.web.or_tls(folder))
+
     def check(self, said_in: str = "--") -> None:
         """Make sure, before a run begins, that it can be watched so.
 
@@ -85,7 +92,7 @@ class Monitoring:
             said_in: the prefix of a key, as the user has written it: of an option, or of a run config.
 
         Raises:
-            ConfigError: a library is missing, or the port is taken; one line.
+            ConfigError: a library is missing, or a port is taken; one line.
         """
         for wanted, key, library in (
             (self.tensorboard is not None, TENSORBOARD, "tensorboardX"),
@@ -98,6 +105,8 @@ class Monitoring:
                 Address(self.metrics_host, self.metrics_port).try_to_bind()
             except OSError as error:
                 raise self._unbound(error, said_in) from None
+        if self.web is not None:
+            self.web.check()
 
     def serve(self, live: LiveRun) -> "MetricsPort | None":
         """Open the port for Prometheus, if it is wanted.
