@@ -59,7 +59,7 @@ party stands out over the last rounds, for a person to look into; it has no effe
 """
 
 _TILES = (
-    *(("loss", "loss"), ("accuracy", "accuracy"), ("gap", "f(x) \N{MINUS SIGN} f*"), ("speed", "rounds a second")),
+    *(("loss", "loss"), ("accuracy", "accuracy"), ("gap", "f(x) \N{MINUS SIGN} f*"), ("speed", "rounds/s")),
     *(("up", "from clients"), ("down", "to clients"), ("connected", "connected")),
     *(("accepted", "accepted"), ("rejected", "rejected"), ("clipped", "clipped")),
 )

@@ -88,6 +88,11 @@ class WebPage:
         self._thread.start()
         self._ready.wait()
 
+    @property
+    def streams(self) -> int:
+        """How many browsers have an event stream."""
+        return self._streams.open
+
     def stop(self) -> None:
         """Send open pages the last state, and end."""
         with suppress(RuntimeError):  # the loop has ended
@@ -106,7 +111,7 @@ class WebPage:
     async def _serve(self) -> None:
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_exception_handler(_ignore)
-        streams = Streams(self._state)
+        streams = self._streams = Streams(self._state)
         gate = Gate(
             _site(streams),
             token=self._token,

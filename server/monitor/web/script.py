@@ -93,14 +93,16 @@ const chart = (id, lines, {log = false, form = figure, formX = whole, least = nu
   const room = 0.06 * (high - low) || Math.abs(high) * 0.05 || 0.5;
   if (least === null) low -= room;
   if (most === null) high += room;
+  if (least === 0 && Math.max(...ys) <= 0) high = 1;
   const first = Math.min(...xs), last = Math.max(...xs);
   const px = x => LEFT + (RIGHT - LEFT) * (last > first ? (x - first) / (last - first) : 0);
   const py = y => BOTTOM - (BOTTOM - TOP) * (scale(y) - low) / (high - low || 1);
   const made = [];
   for (const t of ticks(low, high, log)) {
-    const y = py(log ? 10 ** t : t).toFixed(1);
+    const value = log ? 10 ** t : t, y = py(value).toFixed(1);
     made.push(make("line", {class: "grid", x1: LEFT, x2: RIGHT, y1: y, y2: y}));
-    made.push(make("text", {x: LEFT - 6, y: Number(y) + 4, "text-anchor": "end"}, form(log ? 10 ** t : t).replace(".00e", "e")));
+    const words = form(value).replace(".00e", "e");
+    made.push(make("text", {x: LEFT - 6, y: Number(y) + 4, "text-anchor": "end"}, words));
   }
   made.push(make("text", {x: LEFT, y: 164}, formX(first)));
   made.push(make("text", {x: RIGHT, y: 164, "text-anchor": "end"}, formX(last)));
@@ -240,9 +242,9 @@ const show = state => {
        known(state.round_s) ? figure(1000 * Number(state.round_s.toPrecision(3))) + " ms a round" : "");
   tile("up", bytes(state.up), known(state.up_s) ? bytes(state.up_s) + "/s" : "");
   tile("down", bytes(state.down), known(state.down_s) ? bytes(state.down_s) + "/s" : "");
-  tile("connected", known(state.connected) ? whole(state.connected) + " of " + whole(state.clients) : null, "now");
+  tile("connected", known(state.connected) ? whole(state.connected) + " / " + whole(state.clients) : null, "now");
   const was = state.last, all = state.all;
-  tile("accepted", whole(was.accepted) + " of " + whole(was.sampled), share(all.accepted, all.sampled) + " so far");
+  tile("accepted", whole(was.accepted) + " / " + whole(was.sampled), share(all.accepted, all.sampled) + " so far");
   tile("rejected", whole(was.rejected), share(all.rejected, all.sampled) + " so far");
   tile("clipped", whole(was.clipped), share(all.clipped, all.accepted) + " so far");
 

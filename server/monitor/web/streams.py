@@ -45,6 +45,11 @@ class Streams:
             self._write()
         return self._text
 
+    @property
+    def open(self) -> int:
+        """How many streams there are."""
+        return len(self._open)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if len(self._open) >= MAX_STREAMS or self._closing.is_set():
             reason = f"{MAX_STREAMS} pages are open already, which is the limit.\n"

@@ -32,8 +32,9 @@ progress::-webkit-progress-value { background: var(--c0); } progress::-moz-progr
 #tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(108px, 1fr)); gap: 8px; margin: 0 0 16px; }
 #tiles div { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: 6px 10px;
   min-width: 0; }
-#tiles dt { color: var(--soft); font-size: .8rem; } #tiles dd { margin: 0; font-size: 1.15rem; font-weight: 600; }
-#tiles dd.more { font-size: .8rem; font-weight: 400; color: var(--soft); min-height: 1.45em; }
+#tiles dt { color: var(--soft); font-size: .8rem; }
+#tiles dd { margin: 0; font-size: 1.1rem; font-weight: 600; white-space: nowrap; }
+#tiles dd.more { font-size: .8rem; font-weight: 400; color: var(--soft); min-height: 1.45em; white-space: normal; }
 #curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap: 14px 20px;
   margin-bottom: 22px; }
 figure { margin: 0; min-width: 0; } figcaption { font-size: .88rem; } figcaption b { color: var(--ink); }
@@ -74,7 +75,8 @@ footer { margin-top: 26px; font-size: .88rem; overflow-wrap: anywhere; }
   #parties td.party::before, #parties td.state::before { content: none; }
   #parties tbody td.party, #parties tbody td.state { grid-column: span 3; order: 0; }
   #parties tbody td.state { text-align: right; }
-  #parties tbody td.why { grid-column: 1 / -1; } #parties tbody td.none { display: none; }
+  #parties tbody td.last { white-space: normal; }
+  #parties tbody td.why { grid-column: 1 / -1; width: auto; } #parties tbody td.none { display: none; }
   #latest td.party { min-width: 0; width: auto; }
   .head label { margin-left: 0; }
 }
