@@ -114,8 +114,9 @@ const chart = (id, lines, {log = false, form = figure, formX = whole, least = nu
     }
     const kind = index ? "second" : "first";
     made.push(make("path", {d: path || "M0 0", class: kind}));
-    if (line.name) made.push(make("text", {x: (LEFT + RIGHT) / 2 + 70 * index, y: 164, class: kind,
-                                            "text-anchor": "middle"}, line.name));
+    if (!line.name) return;
+    const x = 150 + 105 * index;
+    made.push(make("path", {d: "M" + x + " 160h20", class: kind}), make("text", {x: x + 25, y: 164}, line.name));
   });
   box.querySelector("svg").replaceChildren(...made);
 };

@@ -42,7 +42,6 @@ figure svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { fill: var(--soft); font-size: 11.5px; } svg .grid { stroke: var(--grid); }
 svg path { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke: var(--c0); }
 svg path.second { stroke: var(--c1); stroke-dasharray: 6 3; }
-svg circle { fill: var(--c0); } svg text.first { fill: var(--c0); } svg text.second { fill: var(--c1); }
 .head { display: flex; flex-wrap: wrap; gap: 2px 18px; align-items: baseline; margin: 0 0 6px; padding-bottom: 4px;
   border-bottom: 1px solid var(--line); }
 .head label { margin-left: auto; }
