@@ -23,6 +23,7 @@ from server.run_folder.record import MEASURES, Counts, finite
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+    from server.monitor.parties import Row
     from strategies.method import Evaluation
     from strategies.strategy import RoundRecord
 
@@ -278,7 +279,7 @@ class MetricsPort:
         """Yield the metrics; the library calls this for every request."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
-        state = self._live.state()
+        state = self._live.state(parties=True)
 
         about = {key: str(state[key] or "") for key in ("run", "method", "rule", "task", "attack")}
         yield InfoMetricFamily("breakwater_run", "The run.", value=about)
@@ -293,6 +294,7 @@ class MetricsPort:
             ("measured_round", "Round of the last measurement.", state["measured"]),
             ("clipping_radius", "Clipping radius of the last round.", state["lam"]),
             ("step_norm", "Length of the last step.", state["step_norm"]),
+            ("last_round_timestamp_seconds", "When the last round of this server ended.", state["round_at"]),
             ("clients", "Seats of the federation.", state["clients"]),
             ("connected_clients", "Clients that are connected and ready.", state["connected"]),
         ):
@@ -318,6 +320,37 @@ class MetricsPort:
             for key, count in counts.items():
                 family.add_metric([key], count)
             yield family
+        yield from _of_parties(state["parties"])
         for histogram in self._seconds.collect():
             histogram.samples = [sample for sample in histogram.samples if not sample.name.endswith("_created")]
             yield histogram
+
+
+_PER_CLIENT = (
+    ("connected", "1 while the client is connected, 0 while it is away or never came.", "connected"),
+    ("last_answer_timestamp_seconds", "When its last answer in time came, good or bad.", "answered_at"),
+    ("score", "How far it stands out over the last rounds; it has no effect.", "score"),
+)
+_COUNTED_PER_CLIENT = (
+    ("sampled_rounds", "Rounds in which it was sampled.", "asked"),
+    ("accepted_replies", "Its replies that counted.", "accepted"),
+    ("clipped_replies", "Its replies that were clipped.", "clipped"),
+)
+
+
+def _of_parties(rows: "Iterable[Row]") -> "Iterable[Metric]":
+    """Yield what is known of each client; ``server.monitor.parties`` bounds how many there are."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    by_name = {row["name"]: row for row in rows}
+    for name, text, key in _PER_CLIENT:
+        gauge = GaugeMetricFamily(f"breakwater_client_{name}", text, labels=["client"])
+        for client, row in by_name.items():
+            if row[key] is not None:
+                gauge.add_metric([client], float(row[key]))
+        yield gauge
+    for name, text, key in _COUNTED_PER_CLIENT:
+        counter = CounterMetricFamily(f"breakwater_client_{name}", text, labels=["client"])
+        for client, row in by_name.items():
+            counter.add_metric([client], row[key])
+        yield counter

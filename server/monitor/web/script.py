@@ -161,9 +161,12 @@ const COLUMNS = [
    (row, s) => known(claimOf(s, row).accuracy) ? percent(claimOf(s, row).accuracy) : ""],
   ["number score", "score", row => known(row.score) ? row.score.toFixed(1) : ""],
   ["number", "rejected", row => row.rejected ? whole(row.rejected) : ""],
-  ["why", "last rejection, or why it stands out", row => [
-    row.reason ? "round " + whole(row.reason_round) + ": " + plain(row.reason, 160) : "",
-    row.because ? "score: " + plain(row.because, 60) : ""].filter(Boolean).join("; ")],
+  ["why", "last rejection, or why it stands out", (row, s) => {
+    const silent = s.claims?.missing?.[row.name];
+    const words = [row.reason ? "round " + whole(row.reason_round) + ": " + plain(row.reason, 160) : "",
+      row.because ? "score: " + plain(row.because, 60) : "", silent ? "no claim: " + plain(silent, 160) : ""];
+    return words.filter(Boolean).join("; ");
+  }],
 ];
 const ORDERS = {
   worker: row => row.worker ?? Infinity,
