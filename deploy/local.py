@@ -112,7 +112,7 @@ class LocalFederation:
         config = self.options.config
         n, f = config.federation.clients, config.federation.byzantine
         check_attack(config)
-        files.allow(files.for_server(n), f"a run of {n} clients")
+        files.allow(files.for_server(n, page=self.options.monitoring.web is not None), f"a run of {n} clients")
         files.allow(files.for_launcher(n - f + 2), f"a run of {n} clients")
         logs.make_folder(self.options.out / "logs", f"run folder {self.options.out}")
         try:

@@ -47,14 +47,13 @@ def add(commands: Subparsers) -> None:
 
 def _server(options: argparse.Namespace) -> int:
     from deploy import files, logs
-    from server.monitor.web.options import FILES
     from server.process import Terminated, serve
     from server.run_folder import MANIFEST
 
     settings = _server_options(options)
     more = f"; `breakwater server --resume {settings.out}` continues it"
-    page = FILES if settings.monitoring.web else 0
-    files.allow(files.for_server(settings.config.federation.clients) + page, "a server of this federation")
+    needed = files.for_server(settings.config.federation.clients, page=settings.monitoring.web is not None)
+    files.allow(needed, "a server of this federation")
     logs.to_terminal(options=log_options(options), process="server")
     logs.to_file(settings.out / "logs" / "server.log", log_options(options), what=f"run folder {settings.out}")
     try:

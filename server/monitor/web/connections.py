@@ -122,7 +122,6 @@ class Connections:
                 await connection.closed.wait()
         finally:
             connection.abort()
-            peer.close()
 
     async def close(self) -> None:
         """End all connections."""

@@ -23,8 +23,6 @@ from link.identity.certificates import (
 )
 from link.identity.tls import CERTIFICATE_FILE, KEY_FILE
 
-FILES = 96
-"""File descriptors that the page takes at most: its connections, its streams and a few more."""
 _BACKLOG = 64
 
 

@@ -78,11 +78,12 @@ class WebPage:
         bound, port = self._listener.getsockname()[:2]
         self._state = state
         self._suspicious = RateLimitedLog()
-        self._hosts, self._token, self._port = [*certified, options.address.host], token, port
         every = bound in ("0.0.0.0", "::")  # noqa: S104  # compared, not bound
         host = next((name for name in certified if "*" not in name), "localhost") if every else options.address.host
         self.address = f"http{'s' if self._tls else ''}://{Address(host, port)}"
         self.url = f"{self.address}{ENTER}?token={token}"
+        self._hosts, self._token, self._port = certified if every else [*certified, options.address.host], token, port
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
         self._thread.start()
@@ -95,8 +96,9 @@ class WebPage:
 
     def stop(self) -> None:
         """Send open pages the last state, and end."""
-        with suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._over.set)
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join(2 * _BYE_S + 1)
 
     def _run(self) -> None:
@@ -109,7 +111,8 @@ class WebPage:
             self._ready.set()
 
     async def _serve(self) -> None:
-        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
+        self._over = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(_ignore)
         streams = self._streams = Streams(self._state)
         gate = Gate(

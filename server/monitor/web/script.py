@@ -193,7 +193,7 @@ const showParties = state => {
   parties.forEach((row, i) => {
     body[i].className = row.connected === false ? "absent" : "";
     columns.forEach(([kind, label, text], j) => {
-      const odd = kind === "number score" && row.score >= 3;
+      const odd = kind === "number score" && row.because;
       fill(body[i].cells[j], text(row, state), odd ? kind + " odd" : kind, label);
     });
   });

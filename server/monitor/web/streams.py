@@ -13,6 +13,7 @@ from contextlib import suppress
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from foundation.text import one_line
 from server.monitor.web.connections import Connection
 
 MAX_STREAMS = 16
@@ -61,7 +62,7 @@ class Streams:
         try:
             await self._send_states(connection, send)
         except TimeoutError:
-            log.warning("page: a browser has read nothing for %g s: disconnected", SLOW_S)
+            log.warning("page: %s has read nothing for %g s: disconnected", one_line(scope["client"]), SLOW_S)
             connection.abort()
         finally:
             self._open.discard(connection)

@@ -57,7 +57,7 @@ th.number { white-space: normal; }
 #latest td.number, #latest td.party { width: 1%; text-align: left; } #latest td.party { min-width: 16ch; }
 #parties td.party { font-weight: 600; min-width: 11ch; } #parties td.state, #parties td.last { white-space: nowrap; }
 #parties td.why { width: 34%; }
-tr.absent td { color: var(--soft); } tr.absent td.state, .bad { color: var(--bad); } td.odd { color: var(--bad); }
+tr.absent td { color: var(--soft); } tr.absent td.state, .bad { color: var(--bad); } td.odd { font-weight: 600; }
 .note { margin: 8px 0 22px; max-width: 90ch; font-size: .88rem; }
 .two { display: grid; grid-template-columns: 2fr 1fr; gap: 0 36px; } .two table { align-self: start; }
 footer { margin-top: 26px; font-size: .88rem; overflow-wrap: anywhere; }
