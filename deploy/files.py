@@ -11,7 +11,7 @@ PAGE_FILES = 96
 
 
 def for_server(clients: int, *, page: bool = False) -> int:
-    """Return the maximum number of files that a server of this many clients opens, and one with the page for browsers."""
+    """Return the maximum number of files that a server of this many clients opens, with or without the page."""
     return clients + OWN_FILES + (PAGE_FILES if page else 0)
 
 

@@ -94,6 +94,11 @@ class Connections:
         self._tls = tls
         self._open: dict[asyncio.Task[None], Connection] = {}
 
+    @property
+    def open(self) -> int:
+        """How many connections there are, streams too."""
+        return len(self._open)
+
     async def accept(self) -> None:
         """Take connections until cancelled."""
         loop = asyncio.get_running_loop()

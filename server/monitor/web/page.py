@@ -94,6 +94,11 @@ class WebPage:
         """How many browsers have an event stream."""
         return self._streams.open
 
+    @property
+    def connections(self) -> int:
+        """How many connections there are, event streams too."""
+        return self._connections.open
+
     def stop(self) -> None:
         """Send open pages the last state, and end."""
         if self._loop is not None:
@@ -123,7 +128,7 @@ class WebPage:
             tls=self._tls is not None,
             complain=lambda peer, flaw: self._suspicious.warn("page: %s: %s", one_line(peer), flaw),
         )
-        connections = Connections(gate, self._listener, self._tls)
+        connections = self._connections = Connections(gate, self._listener, self._tls)
         accepting = asyncio.ensure_future(connections.accept())
         self._ready.set()
         await self._over.wait()

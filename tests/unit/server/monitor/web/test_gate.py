@@ -79,6 +79,7 @@ def test_every_answer_forbids_foreign_scripts_frames_referrers_and_caches() -> N
             for name, value in HEADERS.items():
                 assert answer.headers[name.lower()] == value, answer.status
             assert "server" not in answer.headers
+            assert answer.headers["connection"] == "close"
     assert "'unsafe" not in HEADERS["Content-Security-Policy"]
 
 

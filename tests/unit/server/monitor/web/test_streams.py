@@ -89,30 +89,50 @@ def test_a_browser_that_reads_nothing_is_disconnected_and_holds_nobody_up(
     state = State(round=1, much=(4 << 20) * "x")
     with served(state) as page, opened(page, 2) as (slow, quick):
         assert slow.status == 200
-        until(lambda: bool(quick.event()) and page.streams == 1)
+        until(lambda: bool(quick.event()) and page.streams == page.connections == 1)
         assert quick.event()[1]["round"] == 1
     assert caplog.text.count("has read nothing for 0.2 s: disconnected") == 1
 
 
-def test_silent_peers_take_no_more_than_their_number_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def silent(page: WebPage, count: int) -> Iterator[list[socket.socket]]:
+    """Connections that begin a request and say nothing more."""
+    made = [socket.create_connection(("127.0.0.1", port_of(page)), SOON_S) for _ in range(count)]
+    try:
+        for each in made:
+            with suppress(ConnectionError):
+                each.send(b"GET / HTTP/1.1\r\n")
+        yield made
+    finally:
+        for each in made:
+            each.close()
+
+
+def has_ended(peer: socket.socket) -> bool:
+    with suppress(ConnectionError):
+        return peer.recv(1) == b""
+    return True
+
+
+def test_silent_peers_take_no_more_than_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MOST", 3)
-    monkeypatch.setattr(connections, "LIFE_S", 0.5)
     with served() as page:
         cookie = cookie_of(page)
-        with opened(page) as (stream,):
-            silent = [socket.create_connection(("127.0.0.1", port_of(page))) for _ in range(8)]
-            try:
-                for each in silent:
-                    each.settimeout(SOON_S)
-                    each.send(b"GET / HTTP/1.1\r\n")  # and nothing more
-                for each in silent:
-                    with suppress(ConnectionError):
-                        assert each.recv(1) == b""
-            finally:
-                for each in silent:
-                    each.close()
-            assert ask(page, "/state", cookie).status == 200
-            assert stream.event()[1] == {"round": 1}, "a stream outlives that"
+        with opened(page, 2), silent(page, 8) as peers:
+            assert sum(map(has_ended, peers[3:])) == 5
+            assert page.connections == 5
+        until(lambda: page.connections == 0)
+        assert ask(page, "/state", cookie).status == 200
+
+
+def test_silent_peers_last_for_a_while_and_streams_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LIFE_S", 0.2)
+    with served() as page, opened(page) as (stream,), silent(page, 8) as peers:
+        assert all(map(has_ended, peers))
+        until(lambda: page.connections == 1)
+        for _ in range(20):
+            assert stream.event()[1] == {"round": 1}
+        assert page.connections == 1
 
 
 @pytest.mark.parametrize(
@@ -129,7 +149,7 @@ def test_what_is_no_request_ends_its_own_connection_alone(raw: bytes, caplog: py
             except ConnectionError:
                 pass
         assert ask(page, "/state", cookie_of(page)).status == 200
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert caplog.records == []
 
 
 def test_a_state_that_cannot_be_written_is_logged_once_and_ends_nothing(
