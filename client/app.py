@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client import invited
-from client.answers import refusal, visit
+from client.answers import measure, refusal, visit
 from client.coalition import Coalition, CoalitionMember
 from client.node_config import NodeConfig
 from client.worker import HonestWorker, Worker
@@ -107,15 +107,26 @@ def _read(context: Context) -> tuple[Nodes, NodeConfig]:
     return _nodes_of(context.run_id, run, run.data_dir(node.data)), node
 
 
+def _worker(context: Context) -> Worker:
+    """Return the worker of a node.
+
+    Raises:
+        ConfigError: see ``_read`` and ``make_worker``.
+    """
+    nodes, node = _read(context)
+    return nodes.worker(node)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Answer one round."""
+    return visit(message, context.state, lambda: _worker(context))
 
-    def worker() -> Worker:
-        nodes, node = _read(context)
-        return nodes.worker(node)
 
-    return visit(message, context.state, worker)
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure a model on this node's data."""
+    return measure(message, lambda: _worker(context))
 
 
 @app.query(WHO)

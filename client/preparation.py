@@ -38,6 +38,7 @@ class PreparationOptions:
         fellows: workers that an attacker takes for its fellows, beside the seats of its own process.
         reading: how the training data are read for the comparison with the server's.
         tried: a process of the same launcher has tried the task, for all workers.
+        evaluates: models may be measured on this client's data, and the server may be told the result.
     """
 
     attack: str | None = None
@@ -48,6 +49,7 @@ class PreparationOptions:
     fellows: Sequence[int] = ()
     reading: Reading = "whole"
     tried: bool = False
+    evaluates: bool = True
 
 
 class Preparation:
@@ -90,7 +92,8 @@ class Preparation:
         context = Context(
             run_id=welcome.run_id, node_id=welcome.node_id, node_config={}, state=RecordDict(), run_config={}
         )
-        return Prepared(client_app(worker), context, Code.here(config).added_to(identity.written()))
+        app = client_app(worker, evaluates=options.evaluates)
+        return Prepared(app, context, Code.here(config).added_to(identity.written()))
 
     def _worker(self, experiment: Experiment, index: int) -> Worker:
         options = self._options

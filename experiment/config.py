@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 import tomli_w
@@ -68,10 +68,14 @@ from tasks.mnist import MnistTask
 
 
 class EvaluationSection(Section):
-    """When the server measures the model."""
+    """When the model is measured, and by whom."""
 
     every: int = Field(default=50, ge=1)
     """Rounds between evaluations; the last round is always evaluated."""
+    by: Literal["server", "clients", "both", "none"] | None = None
+    """Who measures it. By "clients": all that are connected measure it on data of their own and report loss, accuracy
+    and number of samples. These are claims, shown as such: of their median at least byzantine + 1 answers are on either
+    side, so it lies within what honest clients reported. Default: "clients" for partition "own", else "server"."""
 
 
 class CheckpointSection(Section):
@@ -217,6 +221,21 @@ class Config(Section):
             yield f"[attack] {flaw}"
 
     @property
+    def evaluated_by(self) -> Literal["server", "clients", "both", "none"]:
+        """Who measures the model, with the default filled in."""
+        return self.evaluation.by or ("clients" if self.task.partition == "own" else "server")
+
+    @property
+    def server_evaluates(self) -> bool:
+        """Whether the server measures the model."""
+        return self.evaluated_by in ("server", "both")
+
+    @property
+    def clients_evaluate(self) -> bool:
+        """Whether all connected clients are asked to measure the model."""
+        return self.evaluated_by in ("clients", "both")
+
+    @property
     def cohorts(self) -> dict[str, int]:
         """The cohort sizes by key."""
         n, f = self.federation.clients, self.federation.byzantine
@@ -256,6 +275,7 @@ class Config(Section):
             "task": whole["task"],
             "strategy": {key: whole["strategy"].get(key) for key in ("kind", *self.strategy.method.worker_keys)},
             "compressor": whole["compressor"],
+            "evaluation": {"by": self.evaluated_by},
         }
 
     def trajectory_terms(self) -> dict[str, Any]:
@@ -263,7 +283,7 @@ class Config(Section):
         whole = self.model_dump(mode="json", exclude_none=True)
         del whole["evaluation"], whole["checkpoint"], whole["strategy"]["rounds"]
         waits = ("deadline_s", "flower_deadline_s", "join_timeout_s", "stall_rounds", "start_with", "heartbeat_s")
-        for key in (*waits, "same_code"):
+        for key in (*waits, "same_code", "declare_samples"):
             whole["federation"].pop(key, None)
         return whole
 

@@ -90,6 +90,12 @@ def resolved(config: configs.Config, problem: Problem, setting: Setting) -> Expe
     Raises:
         ConfigError: the config does not fit the task.
     """
+    absent = [name for name in ("measure", "kept_back") if not hasattr(problem, name)]
+    if config.clients_evaluate and absent:
+        fix = 'add them (docs/tasks.md), or use "server" or "none"'
+        raise ConfigError(
+            f'[evaluation] by = "{config.evaluated_by}": the task has no {" and no ".join(absent)}; {fix}'
+        )
     return Experiment(configs.resolve(config, problem), problem, setting)
 
 
@@ -133,7 +139,8 @@ def try_out(experiment: Experiment, worker: int | None = None, attack: Attack | 
     full = 0 in sizes or "full_batch" not in strategy or not sizes
     workers = range(config.federation.clients) if worker is None else [worker]
     batches = [size for size in sizes if size] + ([0] if full else [])
-    demands = Demands(workers=workers, batches=batches, flipped=attackers if flips else [], evaluates=worker is None)
+    evaluates = worker is None and config.server_evaluates
+    demands = Demands(workers=workers, batches=batches, flipped=attackers if flips else [], evaluates=evaluates)
     try:
         try_task(config.task, experiment.setting, demands, experiment.problem)
     except TaskError as error:

@@ -88,6 +88,9 @@ class Federation(Section):
     """Whether a client with other code than the server's is refused, or joins with a warning. With "warn" the revisions
     of method, compressor and random streams must still agree; log and report name what each client runs. Such a run may
     not repeat to the last bit."""
+    declare_samples: bool = True
+    """Whether clients with their own data tell the server how many samples they have. Defaults that need m, such as
+    that of ``strategy.p``, use the median of these counts; without them they must be given."""
     reveal_cohort: bool = False
     """Tell the sampled clients who else was sampled. For experiments with attackers that need to know, and for nothing
     else."""

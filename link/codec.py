@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from foundation.errors import WireError
 from foundation.text import one_line
 from link.wire import CONTROL_BYTES
+from strategies.claims import DECLINED
 from strategies.method import ATTACK_FAILED, STALE, Ask, CheckpointEpoch, Compressor, Method, Packet, Rejected, Vector
 
 RAW = "raw.le"
@@ -40,9 +41,9 @@ one travels as an array, which alone a SuperLink cuts into pieces."""
 _MOST = 200
 """Characters of a reason that are kept."""
 _LINK_ERRORS = {"disconnected", "not connected", "revoked", "not listed", "undecodable", "oversize", "out of order"}
-_ERRORS = _LINK_ERRORS | {STALE, ATTACK_FAILED}
+_ERRORS = _LINK_ERRORS | {STALE, ATTACK_FAILED, DECLINED.partition(":")[0]}
 """What error replies of our own begin with: the link's, see ``link.grid.StreamGrid``, and a worker's that lost its
-state, or that could not carry out its attack."""
+state, that could not carry out its attack, or whose owner does not allow what was asked."""
 
 _DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
 _CODES = _DTYPES | {name: np.dtype(name).newbyteorder("<") for name in ("float16", "uint8", "uint16", "int8", "int16")}
@@ -184,7 +185,7 @@ def read_reply(message: Message, ask: Ask, form: Compressor, like: Vector) -> Pa
     """
     try:
         if message.has_error():
-            return Rejected(one_line(_slug_first(message.error.reason), _MOST))
+            return Rejected(reason_of(message))
         return _read_packet(message.content, ask, form, like)
     except WireError as error:
         return Rejected(one_line(error, _MOST))
@@ -243,7 +244,8 @@ def reply_bound(content: RecordDict, method: Method, dim: int, dtype: np.dtype[A
     """Return a bound on the size of any honest reply to one instruction.
 
     Args:
-        content: of the instruction; one that is no ask of ours may be answered with ``max_reply_bytes``.
+        content: of the instruction; one that is neither an ask of ours nor asks for measures may be answered with
+            ``max_reply_bytes``.
         method: that asks.
         dim: d.
         dtype: of the model.
@@ -253,6 +255,8 @@ def reply_bound(content: RecordDict, method: Method, dim: int, dtype: np.dtype[A
         The packets of a round's workers differ in their coordinates alone, but for one value in perm-k, which is less
         than that.
     """
+    if "evaluate" in content:  # see ``link.claims``: three numbers
+        return CONTROL_BYTES
     try:
         ask = read_ask(content)
     except WireError:
@@ -269,6 +273,11 @@ def _from_array(array: Array, dtypes: Mapping[str, np.dtype[Any]]) -> NDArray[An
         shape = str(tuple(array.shape))[:40]
         raise WireError(f"wrong shape: {len(array.data)} bytes do not fill {shape} {array.dtype}")
     return np.frombuffer(array.data, dtype)
+
+
+def reason_of(message: Message) -> str:
+    """Return the reason of an error reply on one line, as "slug: detail"."""
+    return one_line(_slug_first(message.error.reason), _MOST)
 
 
 def _slug_first(reason: str | None) -> str:

@@ -13,8 +13,8 @@ PROBLEM = ("dim", "dtype", "smoothness", "optimum", "samples", "initial", "oracl
 """What ``tasks.contract.Problem`` asks for."""
 
 
-OPTIONAL = frozenset({"training_data", "layout", "tied", "frozen", "fingerprint"})
-"""What it may have beside that, see ``tasks.identity`` and ``server.run_folder.model``."""
+OPTIONAL = frozenset({"training_data", "layout", "tied", "frozen", "fingerprint", "measure", "kept_back"})
+"""What it may have beside that, see ``tasks.identity``, ``server.run_folder.model`` and ``client.worker``."""
 
 
 class OwnProblem:

@@ -21,19 +21,32 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.method import Evaluation, Vector
 from strategies.randomness import Role, stream
 from tasks.contract import TaskError, mean_samples
 
 Indices = NDArray[np.int64]
 """Row numbers, ascending."""
-_Local = TypeVar("_Local", covariant=True)
 
 ALLOWED = '"replicated", "iid", "label" or "dirichlet(a)" with a number a > 0'
+
+
+class LocalLoss(Protocol):
+    """A worker's loss on its own samples."""
+
+    def value(self, x: Vector) -> float:
+        """Return f_i(x)."""
+
+    def accuracy(self, x: Vector) -> float | None:
+        """Return the share of the samples that are predicted rightly; None where the task has no such measure."""
+
+
+_Local = TypeVar("_Local", bound=LocalLoss, covariant=True)
 
 
 class Partitioned(ABC, Generic[_Local]):
@@ -76,6 +89,15 @@ class Partitioned(ABC, Generic[_Local]):
             flipped: on flipped labels, for an attacker.
         """
         return self._local(0 if self.parts[worker] is self.parts[0] else worker, flipped)
+
+    def measure(self, worker: int, x: Vector) -> Evaluation:
+        """Measure the model on a worker's part of the training data: nothing is kept back of data that all share."""
+        local = self.oracle(worker)
+        return Evaluation(local.value(x), local.accuracy(x))
+
+    def kept_back(self, worker: int) -> int:
+        """Return how many samples ``measure`` uses."""
+        return len(self.parts[worker])
 
     @abstractmethod
     def _oracle_of(self, worker: int, flipped: bool) -> _Local:
