@@ -14,9 +14,11 @@ import yaml
 
 from link.seats import Seat, node_id
 from server.monitor.live import LiveRun
+from strategies.claims import Claim, Claims
 from strategies.evidence import Evidence
 from tests.deployment.files import ran, read
 from tests.packages import ROOT
+from tests.rounds import START
 from tests.unit.server.monitor.test_exporters import port, scraped
 from tests.unit.server.monitor.test_terminal import TITLE, rounds
 
@@ -29,7 +31,7 @@ VARIABLES = {"$job": "x", "$instance": "x", "$__rate_interval": "1m"}
 def metrics() -> set[str]:
     """The names of all samples that a run gives."""
     live = LiveRun(TITLE, lambda: 1, "", lambda: {0: Seat("a", 0, node_id("a"), connected=True)})
-    live.begin()
+    live.begin(START, Claims.of({"a": Claim(0.5, 0.75, 10)}, {}, 0))
     with port(live) as made:
         three = [0, 2, 3]  # fewer have nobody to be compared with
         seen = Evidence(three, 3 * [1.0], 3 * [0.5])

@@ -20,6 +20,7 @@ from server.monitor.web import streams
 from server.monitor.web.gate import new_token
 from server.monitor.web.options import WebOptions
 from server.monitor.web.page import TOKEN_FILE, WebPage
+from strategies.claims import Claim, Claims
 from strategies.evidence import Evidence
 from strategies.method import Evaluation
 from tests.browser import started
@@ -143,6 +144,22 @@ def test_a_coordinator_sees_the_run_and_each_party(browser: Any, size: tuple[int
         assert {"chart-loss", "chart-accuracy", "chart-gap"} <= set(charts)
         tab.select_option("#order", "state")
         assert tab.inner_text("#parties tbody tr >> nth=0").startswith("geneva")
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_claims_are_shown_as_claims(browser: Any, size: tuple[int, int]) -> None:
+    names = [f"clinic-{i}" for i in range(6)]
+    live = run_of(names)
+    clients = {name: Claim(0.1 * i, 0.9 - 0.1 * i, 10) for i, name in enumerate(names[:5])}
+    claims = Claims.of(clients, {"clinic-5": f"declined: {HOSTILE}"}, 1)
+    live.add(replace(RECORD, round=61, cohort=[0], names=[names[0]], rejected=[], accepted=[0], claims=claims))
+    with served(live) as page, opened(browser, page.url, size) as tab:
+        fits(tab)
+        assert tab.inner_text("#tile-loss").split("\n") == ["loss", "0.2", "claimed, at round 61, quartiles 0.1 to 0.3"]
+        rows = [row.inner_text() for row in tab.query_selector_all("#parties tbody tr")]
+        assert "0.3" in rows[3]
+        assert "60.0 %" in rows[3]
+        assert "no claim: declined: <script>" in rows[5]
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])

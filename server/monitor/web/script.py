@@ -237,10 +237,14 @@ const show = state => {
   const left = known(state.left_s) && state.status === "running" ? ", " + duration(state.left_s) + " left" : "";
   put(byId("rounds"), "round " + whole(state.round) + " of " + whole(state.rounds) + left);
 
-  const at = (state.measured_by === "clients" ? "claimed, " : "") + "at round " + whole(state.measured);
-  const any = state.history.loss.length;
-  tile("loss", any ? known(state.loss) ? figure(state.loss) : "not finite" : NONE, any ? at : "not measured yet");
-  tile("accuracy", known(state.accuracy) ? percent(state.accuracy) : null, at);
+  const claimed = state.measured_by === "clients" ? state.claims : null;
+  const at = (claimed ? "claimed, " : "") + "at round " + whole(state.measured);
+  const spread = (found, form) =>
+    known(found?.low) ? ", quartiles " + form(found.low) + " to " + form(found.high) : "";
+  if (!state.history.loss.length) tile("loss", NONE, "not measured");
+  else tile("loss", known(state.loss) ? figure(state.loss) : "not finite", at + spread(claimed?.loss, figure));
+  tile("accuracy", known(state.accuracy) ? percent(state.accuracy) : null,
+       at + spread(claimed?.accuracy, percent));
   tile("gap", known(state.gap) ? figure(state.gap) : null, at);
   tile("speed", known(state.rounds_s) ? figure(Number(state.rounds_s.toPrecision(3))) : NONE,
        known(state.round_s) ? figure(1000 * Number(state.round_s.toPrecision(3))) + " ms a round" : "");
