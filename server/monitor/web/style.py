@@ -29,7 +29,7 @@ progress { flex: 1 1 240px; height: 8px; appearance: none; border: 0; border-rad
   background: var(--grid); }
 progress::-webkit-progress-bar { background: var(--grid); }
 progress::-webkit-progress-value { background: var(--c0); } progress::-moz-progress-bar { background: var(--c0); }
-#tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(108px, 1fr)); gap: 8px; margin: 0 0 16px; }
+#tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(108px, 1fr)); gap: 8px; margin: 0 0 16px; }
 #tiles div { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: 6px 10px;
   min-width: 0; }
 #tiles dt { color: var(--soft); font-size: .8rem; }
