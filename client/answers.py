@@ -18,7 +18,7 @@ from client.worker import Worker
 from foundation.errors import Broken, ConfigError, Silent
 from foundation.faults import Fault
 from link import claims, codec, flwr_compat, worker_state
-from strategies.claims import DECLINED
+from strategies.claims import NO_EVALUATION
 from strategies.method import ATTACK_FAILED, STALE, Ask, Packet, StateLostError
 
 log = logging.getLogger("breakwater.client")
@@ -68,7 +68,7 @@ def measure(message: Message, worker: Callable[[], Worker], *, evaluates: bool =
         evaluates: the client's owner allows it; else the answer is that it does not.
     """
     if not evaluates:
-        return _error(message, DECLINED)
+        return _error(message, NO_EVALUATION)
     try:
         x = claims.read_evaluation(message.content)
         return Message(claims.write_claim(worker().measure(x)), reply_to=message)

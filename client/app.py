@@ -14,13 +14,17 @@ from client import invited
 from client.answers import measure, refusal, visit
 from client.coalition import Coalition, CoalitionMember
 from client.node_config import NodeConfig
+from client.party import FAILED_TEXT, App, PartyApp
+from client.preparation import PartyPreparation, agree_on
 from client.worker import HonestWorker, Worker
+from experiment import config as configs
 from experiment.code import Code, code_fingerprint
 from experiment.opened import Experiment, identity_of, load_task, resolved, try_out
 from experiment.run_config import RunConfig
 from foundation.errors import BreakwaterError, ConfigError
 from foundation.origin import release
-from link.invitation import JOIN, TASK, WHO
+from foundation.text import kind_and_line
+from link.invitation import JOIN, STATISTICS, TASK, WHO
 
 log = logging.getLogger("breakwater.client")
 
@@ -92,6 +96,102 @@ def make_worker(experiment: Experiment, node: NodeConfig, run: RunConfig) -> Wor
     return CoalitionMember(brain, index)
 
 
+class Parties:
+    """The nodes of one run in this process whose data are their own, each with its folder.
+
+    Args:
+        run: the run config.
+    """
+
+    def __init__(self, run: RunConfig) -> None:
+        self._run = run
+        self._config = run.load()
+        self._prepared: dict[NodeConfig, PartyPreparation] = {}
+        self._apps: dict[NodeConfig, PartyApp] = {}
+
+    @property
+    def clients(self) -> int:
+        """n."""
+        return self._config.federation.clients
+
+    def prepared(self, node: NodeConfig) -> PartyPreparation:
+        """Return a node's data, loaded and tried at its first message here.
+
+        Raises:
+            ConfigError: they cannot be used. What leaves the node says no more than that.
+        """
+        if node not in self._prepared:
+            try:
+                self._prepared[node] = self._prepare(node)
+            except Exception as error:  # the owner's files, and code: the text may hold a value
+                log.error("%s", kind_and_line(error) if not isinstance(error, ConfigError) else error)
+                raise ConfigError(FAILED_TEXT) from None
+        return self._prepared[node]
+
+    def _prepare(self, node: NodeConfig) -> PartyPreparation:
+        options = invited.options_of(self._run, node, self._config)
+        config = self._config
+        if node.config is not None:
+            config = configs.load(node.config)
+            agree_on(config, self._config)
+        return PartyPreparation(config, options)
+
+    def app(self, node: NodeConfig) -> PartyApp:
+        """Return what answers for a node.
+
+        Raises:
+            ConfigError: see ``prepared``.
+        """
+        if node not in self._apps:
+            seat = node.seat(self._config.federation.clients)
+            self._apps[node] = self.prepared(node).app(seat, _visited)
+        return self._apps[node]
+
+
+def _visited(worker: Worker) -> App:
+    """Return what answers for a worker whose process may be another one for the next message."""
+
+    def answer(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == "evaluate":
+            return measure(message, lambda: worker)
+        return visit(message, context.state, lambda: worker)
+
+    return answer
+
+
+@lru_cache(maxsize=1)
+def _parties_of(run_id: int, run: RunConfig) -> Parties:
+    return Parties(run)
+
+
+def _own(context: Context) -> tuple[Parties, NodeConfig] | None:
+    """Return what this process has of a node with data of its own, and the node's config; None in other runs.
+
+    Raises:
+        ConfigError: run config or node config are at fault.
+    """
+    run = RunConfig.read(context.run_config)
+    if not _loaded(context.run_id, run).own_data:
+        return None
+    return _parties_of(context.run_id, run), NodeConfig.read(context.node_config)
+
+
+def _of_party(message: Message, context: Context) -> Message | None:
+    """Return the answer of a node with data of its own; None in other runs."""
+    try:
+        if (own := _own(context)) is None:
+            return None
+        parties, node = own
+        return parties.app(node)(message, context)
+    except ConfigError as error:
+        return refusal(error, message)
+
+
+@lru_cache(maxsize=1)
+def _loaded(run_id: int, run: RunConfig) -> configs.Config:
+    return run.load()
+
+
 @lru_cache(maxsize=1)
 def _nodes_of(run_id: int, run: RunConfig, data: Path | None) -> Nodes:
     return Nodes(run, data)
@@ -120,13 +220,13 @@ def _worker(context: Context) -> Worker:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Answer one round."""
-    return visit(message, context.state, lambda: _worker(context))
+    return _of_party(message, context) or visit(message, context.state, lambda: _worker(context))
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure a model on this node's data."""
-    return measure(message, lambda: _worker(context))
+    return _of_party(message, context) or measure(message, lambda: _worker(context))
 
 
 @app.query(WHO)
@@ -134,6 +234,11 @@ def who(message: Message, context: Context) -> Message:
     """Say which worker this is, which code it runs and on what, for servers that have no link to read it from."""
     answer = ConfigRecord({"fingerprint": code_fingerprint(), "version": release()})
     try:
+        if (own := _own(context)) is not None:
+            parties, node = own
+            answer[TASK] = parties.prepared(node).report
+            answer["index"] = node.seat(parties.clients)
+            return Message(RecordDict({WHO: answer}), reply_to=message)
         nodes, node = _read(context)
         answer[TASK] = nodes.report
         nodes.try_out(node)
@@ -144,12 +249,22 @@ def who(message: Message, context: Context) -> Message:
     return Message(RecordDict({WHO: answer}), reply_to=message)
 
 
+@app.query(STATISTICS)
+def statistics(message: Message, context: Context) -> Message:
+    """Report the statistics of the node's columns, where it has data of its own."""
+    none = ConfigError("this run has no clients with data of their own")
+    return _of_party(message, context) or refusal(none, message)
+
+
 @app.query(JOIN)
 def join(message: Message, context: Context) -> Message:
     """Join the server over the link and stay, in the process of this one message, until the run is over."""
+    own = False
     try:
         run, node = RunConfig.read(context.run_config), NodeConfig.read(context.node_config)
+        own = _loaded(context.run_id, run).own_data
         reason = invited.take_part(message.content, run, node)
     except BreakwaterError as error:
-        return refusal(error, message)
+        reply = refusal(error, message)
+        return refusal(ConfigError(FAILED_TEXT), message) if own else reply
     return Message(RecordDict({JOIN: ConfigRecord({"reason": reason})}), reply_to=message)

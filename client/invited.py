@@ -5,11 +5,15 @@ ServerApp sends each node a single message with an invitation to its own gRPC li
 that message joins, answers round after round in milliseconds, and replies to the message when the run is over.
 """
 
+from dataclasses import replace
+
 from flwr.app import RecordDict
 
 from client.node_config import NodeConfig
 from client.preparation import Preparation, PreparationOptions
 from experiment.code import code_fingerprint
+from experiment.config import Config
+from experiment.parties import Parties
 from experiment.run_config import RunConfig
 from link.identity.tls import Identity
 from link.invitation import Invitation
@@ -28,13 +32,31 @@ def take_part(content: RecordDict, run: RunConfig, node: NodeConfig) -> str:
     """
     invitation, config = Invitation.read(content), run.load()
     identity = Identity(invitation.authority, invitation.certificate, invitation.key)
-    options = PreparationOptions(
+    seat, code = node.seat(config.federation.clients), code_fingerprint()
+    server, name = invitation.address, identity.name
+    preparation = Preparation(options_of(run, node, config))
+    return join(server, name, preparation, seat, identity, fingerprint=code, patience_s=PATIENCE_S)
+
+
+def options_of(run: RunConfig, node: NodeConfig, config: Config) -> PreparationOptions:
+    """Return what a node brings to a run.
+
+    A node with its own data has them in a folder that its node config names, else in the one of its seat among the
+    sub-folders of the run's data folder, as in a simulation.
+
+    Raises:
+        ConfigError: the node config is at fault.
+    """
+    common = PreparationOptions(
         attack=node.attack_kind(run, config),
         settings=node.settings,
         fellows=config.federation.last_seats,
         config_dir=run.path.parent,
         data=run.data_dir(node.data),
     )
-    seat, code = node.seat(config.federation.clients), code_fingerprint()
-    server, name = invitation.address, identity.name
-    return join(server, name, Preparation(options), seat, identity, fingerprint=code, patience_s=PATIENCE_S)
+    if not config.own_data:
+        return common
+    folder, own = node.data, node.config or run.path
+    if folder is None:
+        folder = Parties.of(config, run.data_dir()).folders[node.seat(config.federation.clients)]
+    return replace(common, data=folder, config=own, config_dir=own.parent, limits=node.limits, fellows=())

@@ -1,16 +1,19 @@
 """Flower's node config, read once where it comes in: which seat a node has, its data, and what it does if Byzantine."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from attacks.attack import Attack
+from client.party import Limits
 from experiment.config import Config, parse_attack, suggest
 from experiment.run_config import RunConfig, split
 from foundation.errors import ConfigError
 
 _PARTITION, _PARTITIONS, _ATTACK, _SET, _DATA = "partition-id", "num-partitions", "attack", "set", "data"
+_CONFIG, _BATCH, _ROUNDS = "config", "min-batch", "max-rounds"
+_EVALUATION, _STATISTICS = "evaluation", "statistics"
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class NodeConfig:
         attack: kind of the attack of a Byzantine node. (``attack``)
         settings: ``attack.key=value`` for its parameters. (``set``)
         data: the folder of the node's own data; None for the run's. (``data``)
+        config: a config file of the node's owner, which the run's must agree with. (``config``)
+        limits: what the owner of the data allows. (``min-batch``, ``max-rounds``, ``evaluation``, ``statistics``)
     """
 
     partition: object = None
@@ -30,6 +35,8 @@ class NodeConfig:
     attack: str | None = None
     settings: tuple[str, ...] = ()
     data: Path | None = None
+    config: Path | None = None
+    limits: Limits = field(default_factory=Limits)
 
     @classmethod
     def read(cls, given: Mapping[str, object]) -> Self:
@@ -38,14 +45,15 @@ class NodeConfig:
         Raises:
             ConfigError: it has an unknown key, or ``set`` cannot be read; one line.
         """
-        known = (_PARTITION, _PARTITIONS, _ATTACK, _SET, _DATA)
+        known = (_PARTITION, _PARTITIONS, _ATTACK, _SET, _DATA, _CONFIG, _BATCH, _ROUNDS, _EVALUATION, _STATISTICS)
         for key in given:
             if key not in known:
                 raise ConfigError(f"node config: {key}: unknown key{suggest(key, known)}")
-        attack, data = given.get(_ATTACK), given.get(_DATA)
+        attack, data, config = given.get(_ATTACK), given.get(_DATA), given.get(_CONFIG)
         kind = str(attack) if _ATTACK in given else None
         folder, settings = Path(str(data)) if data else None, split(given.get(_SET), "node config")
-        return cls(given.get(_PARTITION), given.get(_PARTITIONS), kind, settings, folder)
+        own, seat = Path(str(config)) if config else None, (given.get(_PARTITION), given.get(_PARTITIONS))
+        return cls(*seat, kind, settings, folder, own, _limits(given))
 
     def seat(self, clients: int) -> int:
         """Return the seat that the node config names.
@@ -80,3 +88,21 @@ class NodeConfig:
         """
         kind = self.attack_kind(run, config)
         return None if kind is None else parse_attack(kind, self.settings, config)
+
+
+def _limits(given: Mapping[str, object]) -> Limits:
+    """Return what the owner of a node's data allows.
+
+    Raises:
+        ConfigError: a value cannot be used; one line.
+    """
+    for key in (_BATCH, _ROUNDS):
+        value = given.get(key)
+        if value is not None and (type(value) is not int or value < 1):
+            raise ConfigError(f"node config: {key} = {value!r}: must be a whole number from 1 up")
+    for key in (_EVALUATION, _STATISTICS):
+        if type(given.get(key, True)) is not bool:
+            raise ConfigError(f"node config: {key} = {given[key]!r}: must be true or false")
+    numbers: Any = {"min_batch": given.get(_BATCH), "max_rounds": given.get(_ROUNDS)}
+    flags: Any = {"evaluation": given.get(_EVALUATION, True), "statistics": given.get(_STATISTICS, True)}
+    return Limits(**numbers, **flags)

@@ -2,25 +2,29 @@
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context, RecordDict
 
 from client.answers import client_app
 from client.coalition import Coalition, CoalitionMember
+from client.party import App, Limits, PartyApp
 from client.worker import HonestWorker, Worker
 from experiment import config as configs
+from experiment.agreement import Agreement
 from experiment.code import Code
 from experiment.compiled import prepare
-from experiment.opened import CONFIG, Experiment, identity_of, load_task, resolved, try_out
-from foundation.errors import OtherTask, Refused
+from experiment.opened import CONFIG, Experiment, identity_of, load_task, open_config, resolved, try_out
+from foundation.errors import ConfigError, OtherTask, Refused
 from link.invitation import TASK
 from link.node import Prepared
 from link.wire import Welcome
 from tasks.contract import Problem
 from tasks.identity import Reading, TaskIdentity
+from tasks.partition import OWN
 
 log = logging.getLogger("breakwater.client")
 
@@ -32,35 +36,79 @@ class PreparationOptions:
     Args:
         attack: kind of the attack; None for an honest client.
         settings: ``attack.key=value`` on top of the server's ``[attack]`` section of the same kind.
-        config: own copy of the experiment, which the server's must agree with.
+        config: own copy of the experiment, or its file, which the server's must agree with.
         config_dir: folder that a custom task is looked up in; None refuses custom tasks.
         data: folder of data files.
         fellows: workers that an attacker takes for its fellows, beside the seats of its own process.
         reading: how the training data are read for the comparison with the server's.
         tried: a process of the same launcher has tried the task, for all workers.
-        evaluates: models may be measured on this client's data, and the server may be told the result.
+        limits: what the owner of the data allows, where the client has its own.
+        folders: the folder of each worker's own data, for a process with several seats; None for ``data``.
     """
 
     attack: str | None = None
     settings: Sequence[str] = ()
-    config: Path | None = None
+    config: Path | configs.Config | None = None
     config_dir: Path | None = None
     data: Path | None = None
     fellows: Sequence[int] = ()
     reading: Reading = "whole"
     tried: bool = False
-    evaluates: bool = True
+    limits: Limits = field(default_factory=Limits)
+    folders: Mapping[int, Path] | None = None
 
 
-class Preparation:
-    """Turns a Welcome into a ClientApp that is resident with its worker; one for all seats of a process."""
+class Crew:
+    """Makes the workers of a process: honest ones, or members of one coalition.
+
+    Args:
+        options: of the client.
+    """
 
     def __init__(self, options: PreparationOptions) -> None:
         self._options = options
-        self._own = None if options.config is None else configs.load(options.config)
+        self._coalition: Coalition | None = None
+
+    def worker(self, experiment: Experiment, index: int) -> Worker:
+        """Return the worker of a seat.
+
+        Raises:
+            ConfigError: the task, or the attack, cannot be used.
+        """
+        options = self._options
+        tried = options.tried or experiment.config.own_data  # the latter before it joined
+        if options.attack is None:
+            if not tried:
+                try_out(experiment, index)
+            return HonestWorker(experiment, index)
+        if self._coalition is None or self._coalition.experiment is not experiment:
+            attack = configs.parse_attack(options.attack, options.settings, experiment.config)
+            if not tried:
+                try_out(experiment, index, attack)
+            self._coalition = Coalition(experiment, attack)
+            for fellow in options.fellows:
+                self._coalition.enlist(fellow)
+        return CoalitionMember(self._coalition, index)
+
+
+class Preparation:
+    """Turns a Welcome into a ClientApp that is resident with its worker; one for all seats of a process.
+
+    A client with its own data loads them here, before it connects to anybody.
+
+    Raises:
+        ConfigError: the client's own config, or its data, cannot be used.
+    """
+
+    def __init__(self, options: PreparationOptions) -> None:
+        self._options = options
+        given = options.config
+        self._own = configs.load(given) if isinstance(given, Path) else given
+        party = self._own is not None and self._own.own_data
+        self._party = PartyPreparation(self._own, options) if self._own is not None and party else None
+        self._crew = Crew(options)
         self._read: tuple[str, configs.Config, Problem, TaskIdentity] | None = None  # of the last Welcome
         self._experiment: Experiment | None = None  # the same, resolved
-        self._coalition: Coalition | None = None
 
     def __call__(self, welcome: Welcome) -> Prepared:
         """Load the task and make the worker.
@@ -69,49 +117,112 @@ class Preparation:
             OtherTask: the task that was loaded is not the server's.
             BreakwaterError: the server's experiment is not ours, or cannot be run here.
         """
+        if self._party is not None:
+            return self._party(welcome)
         options, text = self._options, welcome.settings[CONFIG]
         if self._read is None or self._read[0] != text:
             self._read = None  # the memory of the last one first
             self._experiment = None
             config = configs.parse(text, name="the server's config")
             if self._own is not None:
-                _agree(self._own, config)
+                agree_on(self._own, config)
+            if config.own_data:
+                says = f'[task] partition = "{OWN}": the clients of this server bring their own data'
+                raise ConfigError(f"{says}, each under a config of its own; give --config FILE and --data FOLDER")
             problem = load_task(config, config.setting(options.data, options.config_dir))
             self._read = text, config, problem, identity_of(problem, options.reading)
         _, config, problem, identity = self._read
-        found = identity.differences(TaskIdentity.parse(welcome.settings.get(TASK)))
-        if found:  # before the config is resolved, which may fail because of it
-            reason = f"{welcome.name}: not the server's task: {'; '.join(found)}: give both ends the same"
-            raise OtherTask(reason, Code.here(config).added_to(identity.written()))
+        _check_task(welcome, identity, config)
         if self._experiment is None:
             self._experiment = resolved(config, problem, config.setting(options.data, options.config_dir))
-            self._coalition = None
         prepare(self._experiment, aggregates=options.attack is not None)
         log.info("%s: takes part in run %d", welcome.name, welcome.run_id, extra={"run_id": welcome.run_id})
-        worker = self._worker(self._experiment, welcome.worker)
-        context = Context(
-            run_id=welcome.run_id, node_id=welcome.node_id, node_config={}, state=RecordDict(), run_config={}
-        )
-        app = client_app(worker, evaluates=options.evaluates)
-        return Prepared(app, context, Code.here(config).added_to(identity.written()))
+        worker = self._crew.worker(self._experiment, welcome.worker)
+        app = client_app(worker, evaluates=options.limits.evaluation)
+        return Prepared(app, _context(welcome), Code.here(config).added_to(identity.written()))
 
-    def _worker(self, experiment: Experiment, index: int) -> Worker:
-        options = self._options
-        if options.attack is None:
+
+class PartyPreparation:
+    """The same for a client with its own data, which joins under its own config alone.
+
+    Args:
+        config: the client's own.
+        options: of the client.
+
+    Raises:
+        ConfigError: data, config and the limits of the owner do not fit each other; one line.
+    """
+
+    def __init__(self, config: configs.Config, options: PreparationOptions) -> None:
+        self._config, self._options, self._crew = config, options, Crew(options)
+        self._settled: Experiment | None = None
+        folders = options.folders or {}
+        self.experiment = open_config(config, options.data, options.config_dir, party="client", folders=folders)
+        attack = None if options.attack is None else configs.parse_attack(options.attack, options.settings, config)
+        for worker in folders or [0]:
             if not options.tried:
-                try_out(experiment, index)
-            return HonestWorker(experiment, index)
-        if self._coalition is None:
-            attack = configs.parse_attack(options.attack, options.settings, experiment.config)
-            if not options.tried:
-                try_out(experiment, index, attack)
-            self._coalition = Coalition(experiment, attack)
-            for fellow in options.fellows:
-                self._coalition.enlist(fellow)
-        return CoalitionMember(self._coalition, index)
+                try_out(self.experiment, worker, attack)
+            if attack is None:
+                options.limits.check(config, count_of(self.experiment.problem, worker))
+
+    def __call__(self, welcome: Welcome) -> Prepared:
+        """Hold the server's config and task against the client's own; the worker is made once there is an agreement.
+
+        Raises:
+            OtherTask, Refused: they differ.
+        """
+        party = self.experiment
+        agree_on(self._config, configs.parse(welcome.settings[CONFIG], name="the server's config"))
+        _check_task(welcome, party.identity, party.config)
+        prepare(party, aggregates=self._options.attack is not None)
+        log.info("%s: takes part in run %d", welcome.name, welcome.run_id, extra={"run_id": welcome.run_id})
+
+        mine = self.app(welcome.worker, client_app)
+        return Prepared(mine, _context(welcome), self.report)
+
+    @property
+    def report(self) -> str:
+        """What the party declares when it joins: model, counts as far as they are declared, and code; no data."""
+        return Code.here(self.experiment.config).added_to(self.experiment.identity.written())
+
+    def app(self, index: int, answer: Callable[[Worker], App]) -> PartyApp:
+        """Return what answers for a seat.
+
+        Args:
+            index: of the seat.
+            answer: returns what answers for its worker, once that can be made.
+        """
+
+        def prepare(agreement: Agreement) -> App:
+            if self._settled is None or self._settled.agreement != agreement:
+                self._settled = self.experiment.settled(agreement)
+            return answer(self._crew.worker(self._settled, index))
+
+        limits = self._options.limits
+        if not self._config.clients_evaluate:  # the owner's config is what the owner agreed to
+            limits = replace(limits, evaluation=False)
+        return PartyApp(prepare, self.experiment.problem, index, limits)
 
 
-def _agree(own: configs.Config, servers: configs.Config) -> None:
+def count_of(problem: Problem, worker: int) -> int:
+    """Return how many samples a party trains on."""
+    count: Any = getattr(problem, "count", None)
+    return int(problem.samples if count is None else count(worker))
+
+
+def _check_task(welcome: Welcome, identity: TaskIdentity, config: configs.Config) -> None:
+    """Refuse a server whose task is another one, before the config is resolved, which may fail because of it."""
+    if found := identity.differences(TaskIdentity.parse(welcome.settings.get(TASK))):
+        reason = f"{welcome.name}: not the server's task: {'; '.join(found)}: give both ends the same"
+        raise OtherTask(reason, Code.here(config).added_to(identity.written()))
+
+
+def _context(welcome: Welcome) -> Context:
+    run_id, node_id = welcome.run_id, welcome.node_id
+    return Context(run_id=run_id, node_id=node_id, node_config={}, state=RecordDict(), run_config={})
+
+
+def agree_on(own: configs.Config, servers: configs.Config) -> None:
     """Refuse a server whose experiment differs from the client's own file in what a worker computes."""
     mine, theirs = own.worker_terms(), servers.worker_terms()
     for section in mine:

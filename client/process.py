@@ -3,7 +3,8 @@
 An honest client is one seat. An attacker may hold several: one process, N names, one brain.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.preparation import Preparation, PreparationOptions
@@ -23,6 +24,7 @@ class ClientOptions(PreparationOptions):
         worker: which worker (part of the data) it wants to be, the first one of a coalition; None to be assigned.
         seats: how many seats to hold; more than one only for attackers.
         patience_s: seconds to keep trying to reach a server; None for ever.
+        names: of the seats, where they are no NAME-0, NAME-1, ...
         tls: folder of the certificate of this name, see ``link.identity.tls.Identity``; a coalition's holds a folder
             for each of its names. None for an open port.
     """
@@ -32,6 +34,7 @@ class ClientOptions(PreparationOptions):
     worker: int | None = None
     seats: int = 1
     patience_s: float | None = None
+    names: Sequence[str] = ()
     tls: Path | None = None
 
 
@@ -45,11 +48,25 @@ def run_client(options: ClientOptions) -> str:
     n, first = options.seats, options.worker
     if n < 1 or (n > 1 and options.attack is None):
         raise ConfigError(f"--seats {n}: only a coalition (--attack KIND) holds more than one seat")
-    names = [options.name] if n == 1 else [f"{options.name}-{i}" for i in range(n)]
+    names = list(options.names) or ([options.name] if n == 1 else [f"{options.name}-{i}" for i in range(n)])
     seats = {name: None if first is None else first + i for i, name in enumerate(names)}
     shown = None if options.tls is None else {name: _identity(options.tls, name, n) for name in names}
-    code, prepare = code_fingerprint(), Preparation(options)
+    code, prepare = code_fingerprint(), Preparation(replace(options, folders=_folders(options, names)))
     return join_as_many(options.connect, seats, prepare, shown, fingerprint=code, patience_s=options.patience_s)
+
+
+def _folders(options: ClientOptions, names: list[str]) -> Mapping[int, Path] | None:
+    """Return the data folder of each worker of a coalition: that of its name in ``--data``; None where it has none."""
+    if options.folders is not None or options.data is None or len(names) == 1:
+        return options.folders
+    folders = [options.data / name for name in names]
+    if not all(folder.is_dir() for folder in folders):
+        return None
+    if options.worker is None:
+        raise ConfigError(
+            f"--seats {len(names)} with a data folder for each: needs --worker I, the first of their seats"
+        )
+    return {options.worker + i: folder for i, folder in enumerate(folders)}
 
 
 def _identity(folder: Path, name: str, seats: int) -> Identity:

@@ -10,15 +10,22 @@ in its own round, and a client that breaks off is back at once, without a new ha
 """
 
 import secrets
+from collections.abc import Mapping
 from functools import partial
 
 from client.answers import client_app
 from client.coalition import Coalition, CoalitionMember
+from client.party import App
+from client.preparation import PartyPreparation, PreparationOptions
 from client.worker import HonestWorker
 from deploy.local import LocalOptions, check_attack
-from experiment.opened import Experiment, open_config, try_out
+from experiment.opened import CONFIG, Experiment, open_config, try_out
+from experiment.parties import Parties
 from link import codec
 from link.inprocess import InProcessGrid
+from link.invitation import TASK
+from link.node import Prepared
+from link.wire import Welcome
 from server.run import run
 from server.run_folder.writer import RunFolder
 
@@ -33,15 +40,47 @@ def run_in_process(options: LocalOptions) -> None:
         BreakwaterError: the config or the run folder cannot be used, or the run ended early.
     """
     check_attack(options.config)
-    experiment = open_config(options.config, options.data, options.config_dir)
+    config = options.config
+    parties = options.parties()
+    experiment = open_config(config, options.server_data if parties else options.data, options.config_dir)
     try_out(experiment)
     with RunFolder(options.out.absolute(), None) as folder:
-        run(experiment, folder, grid_of(experiment), options.monitoring, incarnation=1)
+        grid = grid_of(experiment) if parties is None else grid_of_parties(experiment, parties)
+        run(experiment, folder, grid, options.monitoring, incarnation=1)
+
+
+def grid_of_parties(experiment: Experiment, parties: Parties) -> InProcessGrid:
+    """Return the clients of an experiment in which each has its own data; the last f attack, if there is an attack."""
+    config, setting = experiment.as_written, experiment.setting
+    config_dir, attackers = None if setting is None else setting.config_dir, list(config.federation.last_seats)
+    kinds: dict[str | None, list[int]] = {None: list(parties.folders)}
+    if config.attack is not None:
+        kinds = {None: [i for i in parties.folders if i not in attackers], config.attack.kind: attackers}
+    settings = {CONFIG: config.for_clients().to_toml(), TASK: experiment.identity.written()}
+    prepared: dict[int, Prepared] = {}
+    for attack, workers in kinds.items():
+        folders = {worker: parties.folders[worker] for worker in workers}
+        prepare = PartyPreparation(config, PreparationOptions(attack=attack, config_dir=config_dir, folders=folders))
+        for worker in workers:
+            prepared[worker] = prepare(
+                Welcome(
+                    name=parties.names[worker],
+                    run_id=0,
+                    node_id=0,
+                    worker=worker,
+                    clients=len(parties.folders),
+                    settings=settings,
+                    heartbeat_s=0.0,
+                    max_reply_bytes=0,
+                )
+            )
+    apps = {parties.names[worker]: prepared[worker].app for worker in sorted(prepared)}
+    return _grid(experiment, apps, {parties.names[worker]: each.task for worker, each in prepared.items()})
 
 
 def grid_of(experiment: Experiment) -> InProcessGrid:
     """Return the clients of an experiment; the last f attack with one brain, if there is an ``[attack]``."""
-    config, problem, method = experiment.config.for_clients(), experiment.problem, experiment.method
+    config, problem = experiment.config.for_clients(), experiment.problem
     n, f = config.federation.clients, config.federation.byzantine
     known = Experiment(config, problem)  # what clients are sent
     brain = None if config.attack is None or not f else Coalition(known, config.attack)
@@ -50,9 +89,14 @@ def grid_of(experiment: Experiment) -> InProcessGrid:
         for i in range(n)
     ]
     apps = {name: client_app(worker) for name, worker in zip(names(n, f if brain else 0), workers, strict=True)}
-    bound = partial(codec.reply_bound, method=method, dim=problem.dim, dtype=problem.dtype)
-    most = codec.max_reply_bytes(problem.dim, problem.dtype)
-    return InProcessGrid(secrets.randbits(62) + 2, apps, max_reply_bytes=most, reply_bound=bound)
+    return _grid(experiment, apps)
+
+
+def _grid(experiment: Experiment, apps: Mapping[str, App], reports: Mapping[str, str] = {}) -> InProcessGrid:
+    dim, dtype = experiment.problem.dim, experiment.problem.dtype
+    bound = partial(codec.reply_bound, method=experiment.method, dim=dim, dtype=dtype)
+    most = codec.max_reply_bytes(dim, dtype)
+    return InProcessGrid(secrets.randbits(62) + 2, apps, max_reply_bytes=most, reply_bound=bound, reports=reports)
 
 
 def names(clients: int, attackers: int) -> list[str]:

@@ -65,6 +65,8 @@ from tasks.custom import CustomTask
 from tasks.digits import DigitsTask
 from tasks.logistic import LogisticTask
 from tasks.mnist import MnistTask
+from tasks.partition import OWN
+from tasks.table import TableTask
 
 
 class EvaluationSection(Section):
@@ -104,7 +106,7 @@ _Values = ShiftBack | Gaussian | Zero | Big | NaN | Infinity
 AttackUnion = Annotated[_Directions | _Searches | _Values | Silence | WireFault, Discriminator("kind")]
 _PreAggregators = Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping
 PreAggregatorUnion = Annotated[_PreAggregators, Discriminator("kind")]
-TaskUnion = Annotated[LogisticTask | DigitsTask | MnistTask | CustomTask, Discriminator("kind")]
+TaskUnion = Annotated[LogisticTask | DigitsTask | MnistTask | TableTask | CustomTask, Discriminator("kind")]
 
 
 class Config(Section):
@@ -217,8 +219,20 @@ class Config(Section):
         yield from self.strategy.method.conflicts(dict(self.strategy), self.compressor)
         if self.attack is not None and f == 0:
             yield f'attack.kind = "{self.attack.kind}" with federation.byzantine = 0: nobody attacks; set byzantine'
-        elif self.attack is not None and (flaw := self.attack.validate(n, f)) is not None:
+        elif self.attack is not None and (flaw := self.flaw_of(self.attack)) is not None:
             yield f"[attack] {flaw}"
+
+    def flaw_of(self, attack: Attack) -> str | None:
+        """Say why this attack cannot be carried out in this federation; None if it can."""
+        if self.own_data and attack.view == "omniscient":
+            whose = f'view = "omniscient" needs honest clients\' data, which with partition = "{OWN}" nobody else has'
+            return f'{whose}; use view = "coalition" or "own"'
+        return attack.validate(self.federation.clients, self.federation.byzantine)
+
+    @property
+    def own_data(self) -> bool:
+        """Whether each client has data of its own, which no other process can read."""
+        return self.task.partition == OWN
 
     @property
     def evaluated_by(self) -> Literal["server", "clients", "both", "none"]:
@@ -262,16 +276,31 @@ class Config(Section):
         """Whether every cohort has the same number of Byzantine clients."""
         return self.attack is not None and self.attack.membership == "per-cohort"
 
-    def setting(self, data_dir: Path | None, config_dir: Path | None) -> Setting:
-        """Return what the task needs in order to load."""
+    def setting(
+        self,
+        data_dir: Path | None,
+        config_dir: Path | None,
+        party: Literal["server", "client"] = "server",
+        folders: Mapping[int, Path] = {},  # never written to
+    ) -> Setting:
+        """Return what the task needs in order to load.
+
+        Args:
+            data_dir: folder of data files, or None.
+            config_dir: folder of the config file, or None.
+            party: who loads it. Only clients with data of their own load other data than the server.
+            folders: the data folder of each worker, for a process that holds several with data of their own.
+        """
         who = self.federation
-        return Setting(who.clients, who.byzantine, who.seed, data_dir=data_dir, config_dir=config_dir)
+        setting = Setting(who.clients, who.byzantine, who.seed, data_dir=data_dir, config_dir=config_dir)
+        return replace(setting, party=party, folders=folders) if self.own_data else setting
 
     def worker_terms(self) -> dict[str, Any]:
         """Return what an honest client must agree on with the server: data, seed, what it computes and sends."""
         whole = self.model_dump(mode="json", exclude_none=True)
+        shared = ("clients", "byzantine", "seed") + ("declare_samples",) * self.own_data
         return {
-            "federation": {key: whole["federation"][key] for key in ("clients", "byzantine", "seed")},
+            "federation": {key: whole["federation"][key] for key in shared},
             "task": whole["task"],
             "strategy": {key: whole["strategy"].get(key) for key in ("kind", *self.strategy.method.worker_keys)},
             "compressor": whole["compressor"],
@@ -469,8 +498,7 @@ def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:
     except ValidationError as error:
         lines = [explain_one(item, AttackUnion, "attack") for item in error.errors()]
         raise ConfigError("\n".join(lines)) from None
-    flaw = attack.validate(config.federation.clients, config.federation.byzantine)
-    if flaw is not None:
+    if (flaw := config.flaw_of(attack)) is not None:
         raise ConfigError(f"[attack] {flaw}")
     if attack.needs_cohort and not config.reveals_cohort:
         fix = "set federation.reveal_cohort = true there, or choose another attack or view"
@@ -485,7 +513,7 @@ class ProblemConstants:
     Args:
         dim: d, the number of parameters.
         dtype: of the model and of what travels.
-        samples: m, the samples of a worker.
+        samples: m, the samples of a worker; 0 where it is not known.
         smoothness: L; None where the task does not know it.
         optimum: f*; None where the task does not know it.
     """
@@ -509,8 +537,9 @@ class ProblemConstants:
         Raises:
             ValueError, KeyError, TypeError: it did not write this.
         """
-        dim, dtype, samples = int(data["dim"]), np.dtype(data["dtype"]), int(data["samples"])
-        if dim < 1 or samples < 1 or dtype.kind != "f":
+        dim, dtype = int(data["dim"]), np.dtype(data["dtype"])
+        samples = int(data["samples"])
+        if dim < 1 or samples < 0 or dtype.kind != "f":
             raise ValueError(f"no facts of a task: {data}")
         return cls(dim, dtype, samples, _maybe(data.get("smoothness")), _maybe(data.get("optimum")))
 

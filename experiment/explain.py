@@ -43,6 +43,8 @@ def explain(config: Config, data_dir: Path | None, config_dir: Path | None, *, l
         try_out(experiment)
         config, facts = experiment.config, ProblemConstants.of(experiment.problem)
         task = _task(config, facts)
+        if experiment.pending:
+            yield f"{'pending':12} {experiment.pending}, or wait for the clients; a stand-in is shown below"
     for head, sentence in sentences(config, facts, task, given):
         yield f"{head:12} {sentence}"
 
@@ -93,7 +95,8 @@ def _on_task(config: Config, task: ProblemConstants) -> Iterator[tuple[str, str]
 def _task(config: Config, problem: ProblemConstants) -> str:
     smoothness = "" if problem.smoothness is None else f", L = {problem.smoothness:.6g}"
     optimum = "" if problem.optimum is None else f", f* = {problem.optimum:.10g}"
-    data = f"d = {problem.dim} ({problem.dtype.name}), m = {problem.samples} samples a client"
+    samples = f"m = {problem.samples} samples a client" if problem.samples else "each client has its own data"
+    data = f"d = {problem.dim} ({problem.dtype.name}), {samples}"
     return f"{config.task.kind}: {data}{smoothness}{optimum}"
 
 
@@ -224,6 +227,8 @@ def _costs(plan: Sequence[RoundKind], problem: ProblemConstants) -> Iterator[tup
         gradients += weight * kind.gradients
     values = f"{floats_up:.6g} values ({words.size(up)}) up, {floats_down:.6g} ({words.size(down)}) down"
     yield "traffic", f"a round on average: {values}, all sampled clients together, envelopes not counted"
+    if not problem.samples:
+        return
     work = f"{gradients:.6g} gradients of single samples, all sampled clients together"
     yield "work", f"a round on average: {work}; a full local gradient is {problem.samples}"
 

@@ -3,17 +3,20 @@
 A process opens an experiment once, and hands the object on.
 """
 
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from typing import Any, Literal
 
 from attacks.attack import Attack
 from experiment import config as configs
+from experiment.agreement import Agreement
 from foundation.errors import ConfigError
 from foundation.text import kind_and_line
 from strategies.method import Method
 from tasks.contract import Problem, Setting, TaskError
-from tasks.identity import Reading, TaskIdentity, identify
+from tasks.identity import Reading, TaskIdentity, identify, identify_party
 from tasks.trial import Demands
 from tasks.tryout import needs_trial
 from tasks.tryout import try_out as try_task
@@ -30,11 +33,18 @@ class Experiment:
         config: resolved, see ``experiment.config.resolve``; it holds the method.
         problem: the loaded task.
         setting: what the task was loaded with; None where it was not loaded from a config.
+        written: the config as it was read, where clients have their own data.
+        pending: what is known only once these clients have joined, one line: the config is then resolved with stand-ins
+            for m and L, until ``settled``. "" where nothing is.
+        agreement: what was agreed on with clients that have their own data; None before that, and elsewhere.
     """
 
     config: configs.ResolvedConfig
     problem: Problem
     setting: Setting | None = None
+    written: configs.Config | None = None
+    pending: str = ""
+    agreement: Agreement | None = None
 
     @property
     def method(self) -> Method:
@@ -48,10 +58,57 @@ class Experiment:
         Raises:
             ConfigError: see ``identity_of``.
         """
+        if self.config.own_data:
+            declared, at_server = self.config.federation.declare_samples, self.at_server
+            own = partial(identify_party, self.problem, at_server=at_server, samples=declared)
+            return identity_of(self.problem, own=own)
         return identity_of(self.problem)
 
+    @property
+    def as_written(self) -> configs.Config:
+        """The config that another process can read: resolved, or as it was written where something is agreed on."""
+        return self.config if self.written is None else self.written
 
-def open_config(config: configs.Config, data_dir: Path | None = None, config_dir: Path | None = None) -> Experiment:
+    @property
+    def constants(self) -> configs.ProblemConstants:
+        """What the task reports, with what was agreed on."""
+        known = configs.ProblemConstants.of(self.problem)
+        if self.agreement is None:
+            return known
+        smoothness = known.smoothness if self.agreement.smoothness is None else self.agreement.smoothness
+        return replace(known, samples=self.agreement.samples or 0, smoothness=smoothness)
+
+    @property
+    def at_server(self) -> bool:
+        """Whether it was loaded at the server of clients that have their own data."""
+        return self.setting is not None and self.setting.party == "server"
+
+    def settled(self, agreement: Agreement) -> "Experiment":
+        """Return the experiment with what was agreed on; the task takes the scaling.
+
+        Raises:
+            ConfigError: the config does not fit it.
+        """
+        if self.written is None:
+            raise ValueError("nothing is agreed on where all processes have the same data")
+        if agreement.scaling:
+            try:
+                problem: Any = self.problem
+                problem.settle(agreement.scaling)
+            except (TaskError, ValueError, AttributeError) as error:
+                raise ConfigError(f"the agreement's scaling cannot be used: {kind_and_line(error)}") from error
+        agreed = replace(self, pending="", agreement=agreement)
+        return replace(agreed, config=configs.resolve(self.written, agreed.constants))
+
+
+def open_config(
+    config: configs.Config,
+    data_dir: Path | None = None,
+    config_dir: Path | None = None,
+    *,
+    party: Literal["server", "client"] = "server",
+    folders: Mapping[int, Path] = {},  # never written to
+) -> Experiment:
     """Load a config's task and resolve the config.
 
     Args:
@@ -59,11 +116,13 @@ def open_config(config: configs.Config, data_dir: Path | None = None, config_dir
         data_dir: folder of data files, or None.
         config_dir: folder that a custom task is looked up in; None refuses custom tasks, because a config that came
             over the network must not name code to run.
+        party: who opens it; it matters where clients have their own data.
+        folders: the data folder of each worker, for a process that holds several of these.
 
     Raises:
         ConfigError: the config or its task is at fault; one clear line.
     """
-    setting = config.setting(data_dir, config_dir)
+    setting = config.setting(data_dir, config_dir, party, folders)
     return resolved(config, load_task(config, setting), setting)
 
 
@@ -96,21 +155,45 @@ def resolved(config: configs.Config, problem: Problem, setting: Setting) -> Expe
         raise ConfigError(
             f'[evaluation] by = "{config.evaluated_by}": the task has no {" and no ".join(absent)}; {fix}'
         )
-    return Experiment(configs.resolve(config, problem), problem, setting)
+    if not config.own_data:
+        return Experiment(configs.resolve(config, problem), problem, setting)
+    if setting.party == "server" and config.server_evaluates and not getattr(problem, "has_test_data", True):
+        where = "the server has no test data; name their folder, or let the clients measure the model"
+        raise ConfigError(f'[evaluation] by = "{config.evaluated_by}": {where}')
+    return _before_joining(config, problem, setting)
 
 
-def identity_of(problem: Problem, data: Reading = "whole") -> TaskIdentity:
+def _before_joining(config: configs.Config, problem: Problem, setting: Setting) -> Experiment:
+    """Return the experiment of clients with their own data, before anything is agreed on."""
+    known = replace(configs.ProblemConstants.of(problem), samples=0)
+    without_m, without_l = replace(known, samples=1), replace(known, samples=1, smoothness=known.smoothness or 1.0)
+    pending = ""
+    for stand_in in (known, without_m, without_l):
+        try:
+            resolved = configs.resolve(config, stand_in)
+            break
+        except ConfigError as error:
+            if stand_in is without_l or (stand_in is known and not config.federation.declare_samples):
+                raise
+            pending = str(error)
+    return Experiment(resolved, problem, setting, written=config, pending=pending)
+
+
+def identity_of(
+    problem: Problem, data: Reading = "whole", own: Callable[[], TaskIdentity] | None = None
+) -> TaskIdentity:
     """Return what other processes must have loaded too.
 
     Args:
         problem: the loaded task.
         data: how its data are read.
+        own: returns it for a party that has its own data.
 
     Raises:
         ConfigError: the problem of a custom task cannot be identified; one line.
     """
     try:
-        return identify(problem, data)
+        return identify(problem, data) if own is None else own()
     except TaskError as error:
         raise ConfigError(f"[task] {error}") from None
     except Exception as error:  # methods of the user's own
@@ -133,13 +216,15 @@ def try_out(experiment: Experiment, worker: int | None = None, attack: Attack | 
     if experiment.setting is None or not needs_trial(config.task):
         return
     flips = getattr(attack if worker is not None else config.attack, "flips_labels", False)
-    attackers = config.federation.last_seats if worker is None else [worker]
+    attackers: Sequence[int] = config.federation.last_seats if worker is None else [worker]
     strategy = config.strategy.model_dump()
     sizes = [strategy[key] for key in ("batch", "full_batch") if strategy.get(key) is not None]
     full = 0 in sizes or "full_batch" not in strategy or not sizes
-    workers = range(config.federation.clients) if worker is None else [worker]
-    batches = [size for size in sizes if size] + ([0] if full else [])
+    workers: Sequence[int] = range(config.federation.clients) if worker is None else [worker]
     evaluates = worker is None and config.server_evaluates
+    if experiment.at_server:  # it has no training data
+        workers, attackers, evaluates = [], [], evaluates and getattr(experiment.problem, "has_test_data", True)
+    batches = [size for size in sizes if size] + ([0] if full else [])
     demands = Demands(workers=workers, batches=batches, flipped=attackers if flips else [], evaluates=evaluates)
     try:
         try_task(config.task, experiment.setting, demands, experiment.problem)

@@ -28,8 +28,20 @@ from numpy.typing import NDArray
 from foundation.errors import WireError
 from foundation.text import one_line
 from link.wire import CONTROL_BYTES
-from strategies.claims import DECLINED
-from strategies.method import ATTACK_FAILED, STALE, Ask, CheckpointEpoch, Compressor, Method, Packet, Rejected, Vector
+from strategies.method import (
+    ATTACK_FAILED,
+    DECLINED,
+    FAILED,
+    STALE,
+    UNPREPARED,
+    Ask,
+    CheckpointEpoch,
+    Compressor,
+    Method,
+    Packet,
+    Rejected,
+    Vector,
+)
 
 RAW = "raw.le"
 """Serialisation type of our arrays: the values as they lie in memory, little-endian."""
@@ -41,9 +53,9 @@ one travels as an array, which alone a SuperLink cuts into pieces."""
 _MOST = 200
 """Characters of a reason that are kept."""
 _LINK_ERRORS = {"disconnected", "not connected", "revoked", "not listed", "undecodable", "oversize", "out of order"}
-_ERRORS = _LINK_ERRORS | {STALE, ATTACK_FAILED, DECLINED.partition(":")[0]}
+_ERRORS = _LINK_ERRORS | {STALE, ATTACK_FAILED, UNPREPARED, DECLINED, FAILED}
 """What error replies of our own begin with: the link's, see ``link.grid.StreamGrid``, and a worker's that lost its
-state, that could not carry out its attack, or whose owner does not allow what was asked."""
+state, or that could not carry out its attack; and those of clients with their own data."""
 
 _DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
 _CODES = _DTYPES | {name: np.dtype(name).newbyteorder("<") for name in ("float16", "uint8", "uint16", "int8", "int16")}

@@ -4,10 +4,9 @@ Every instruction and every reply is written into the frames of ``link.wire``, a
 is counted, and what a client can get wrong, is as on the live link.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from flwr.app import Context, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import Context, Message, RecordDict
 
 from foundation.errors import WireError
 from link import flwr_compat, replies
@@ -15,6 +14,9 @@ from link import link_pb2 as pb
 from link.calls import Call, FramedGrid, ReplyBound
 from link.seats import Seat
 from link.wire import CONTROL_BYTES, Parcel, Reader
+
+App = Callable[[Message, Context], Message]
+"""A ClientApp, or what answers in its place."""
 
 
 class InProcessGrid(FramedGrid):
@@ -25,22 +27,34 @@ class InProcessGrid(FramedGrid):
         apps: each client's ClientApp by its name, in the order of their seats.
         max_reply_bytes: see ``link.calls.FramedGrid``.
         reply_bound: see there.
+        reports: what the clients report that they have loaded, by name.
     """
 
     clients_change = False  # they are objects of this process: whatever they cannot do now they never can
 
     def __init__(
-        self, run_id: int, apps: Mapping[str, ClientApp], *, max_reply_bytes: int, reply_bound: ReplyBound
+        self,
+        run_id: int,
+        apps: Mapping[str, App],
+        *,
+        max_reply_bytes: int,
+        reply_bound: ReplyBound,
+        reports: Mapping[str, str] = {},  # never written to
     ) -> None:
         held = {name: worker for worker, name in enumerate(apps)}
         super().__init__(
             run_id=run_id, clients=len(apps), max_reply_bytes=max_reply_bytes, reply_bound=reply_bound, held=held
         )
+        self._reports = reports
         self._clients = {seat.node_id: _Client(seat, apps[seat.name], run_id) for seat in self.seats().values()}
 
     def nodes(self) -> dict[int, int]:
         """Return node id by worker: all are there."""
         return {client.worker: node for node, client in self._clients.items()}
+
+    def reports(self) -> Mapping[str, str]:
+        """Return what the clients have loaded, by name."""
+        return self._reports
 
     def wait(self, count: int, timeout: float) -> int:
         """Return how many clients there are."""
@@ -81,7 +95,7 @@ class InProcessGrid(FramedGrid):
 class _Client:
     """One client: its app, and how its frames are read."""
 
-    def __init__(self, seat: Seat, app: ClientApp, run_id: int) -> None:
+    def __init__(self, seat: Seat, app: App, run_id: int) -> None:
         self.name, self.worker = seat.name, seat.worker
         self.app = app
         self.reader = Reader(CONTROL_BYTES)

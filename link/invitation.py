@@ -16,6 +16,8 @@ WHO = "breakwater_worker"
 """Action of the question which worker a node is, and name of the record that answers it."""
 TASK = "task"
 """Key of what the node has loaded, in that record and among the settings of a Welcome; see ``tasks.identity``."""
+STATISTICS = "breakwater_statistics"
+"""Action of the question for the statistics of a client's columns, and name of the record that answers it."""
 JOIN = "breakwater_link"
 """Action of an invitation to the link, and name of its record."""
 

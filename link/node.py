@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Required, TypedDict, Unpack
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
-from flwr.app import Context
-from flwr.clientapp import ClientApp
+from flwr.app import Context, Message
 
 from foundation.errors import OtherTask, Refused, ServerGone, WireError
 from foundation.origin import release
@@ -50,13 +49,13 @@ class Prepared:
     """What a client has prepared for a run.
 
     Args:
-        app: called with every instruction and the context. An exception becomes an error reply, Silent no reply at all,
-            Broken a reply that breaks on the way.
+        app: a ClientApp, or what answers in its place; called with every instruction and the context. An exception
+            becomes an error reply, Silent no reply at all, Broken a reply that breaks on the way.
         context: of the ClientApp.
         task: what it has loaded, which the server compares with its own; "" for nothing to compare.
     """
 
-    app: ClientApp
+    app: Callable[[Message, Context], Message]
     context: Context
     task: str = ""
 

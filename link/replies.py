@@ -3,14 +3,13 @@
 import asyncio
 import logging
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
 
 from foundation.errors import Broken, Silent
 from foundation.faults import Fault
@@ -39,7 +38,7 @@ class Reply:
     end: pb.Goodbye | str | None = None
 
 
-def answer(parcel: Parcel, app: ClientApp, context: Context, *, name: str) -> Reply:
+def answer(parcel: Parcel, app: Callable[[Message, Context], Message], context: Context, *, name: str) -> Reply:
     """Run the ClientApp on an instruction; return its reply, whatever it does.
 
     Args:

@@ -72,11 +72,12 @@ class Checkpointer:
         if folder.rounds != self._saved:
             checkpoint = of_state(
                 state,
-                experiment=digest_of(self.experiment.config),
+                experiment=digest_of(self.experiment.as_written),
                 seats={seat.name: worker for worker, seat in transport.seats().items()},
                 present=len(transport.nodes()),
                 wall_s=folder.wall_s,
                 task=self.experiment.identity.written(),
+                agreement="" if self.experiment.agreement is None else self.experiment.agreement.to_json(),
             )
             began = time.monotonic()
             if folder.keep(self._checkpoints, checkpoint):

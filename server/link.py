@@ -63,7 +63,7 @@ def open_link(
         access: who may be here, see ``link.grid.StreamGrid``.
         held: seats that are kept by name.
     """
-    config, method = experiment.config.for_clients().to_toml(), experiment.method
+    config, method = experiment.as_written.for_clients().to_toml(), experiment.method
     task = experiment.identity.written()
     dim, dtype, federation = experiment.problem.dim, experiment.problem.dtype, experiment.config.federation
     return StreamGrid(

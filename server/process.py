@@ -143,7 +143,7 @@ def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None, c
         on_listening(address)
     reason, final = "the server stopped before the end of the run", True
     try:
-        manifest.write(options.out, experiment.config.to_toml())
+        manifest.write(options.out, experiment.as_written.to_toml())
         with RunFolder(out, point[0] if point else None, claim) as folder:
             run(experiment, folder, grid, monitoring, point=point, incarnation=manifest.starts)
         reason = "the run is over"

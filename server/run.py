@@ -9,15 +9,17 @@ from typing import Any
 
 from rich.console import Console
 
+from experiment.agreement import Agreement
 from experiment.code import Code
 from experiment.compiled import LONG_S, prepare
-from experiment.explain import ProblemConstants, title
+from experiment.explain import title
 from experiment.opened import Experiment
 from experiment.sections import Federation
 from foundation.errors import ConfigError
 from foundation.signals import done, held
 from link import claims, codec
 from link.transport import Transport
+from server.agreeing import agree
 from server.checkpointer import Checkpointer
 from server.monitor.exporters import Monitoring
 from server.monitor.observers import Observers, watched
@@ -76,6 +78,8 @@ def run(
         RunEndedError: too few clients came or answered; the folder holds what there is.
         BreakwaterError: the run folder, or a port for monitoring, cannot be used.
     """
+    if point is not None and point[0].agreement:
+        experiment = experiment.settled(Agreement.from_json(point[0].agreement))
     config, problem = experiment.config, experiment.problem
     federation, rounds = config.federation, config.strategy.rounds
     evaluate = _evaluation(experiment)
@@ -91,6 +95,8 @@ def run(
     with watched(transport, config, folder.path, folder.rounds, monitoring, console) as observers:
         try:
             joined_s = 0.0 if over else _gather(transport, federation, checkpointer)
+            if experiment.written is not None and experiment.agreement is None:
+                experiment = checkpointer.experiment = experiment.settled(agree(experiment, transport))
             x0 = problem.initial()
             new = _strategy(experiment, transport, observers)
 
@@ -99,7 +105,7 @@ def run(
                 return (None if evaluate is None else evaluate(x)), claimed
 
             start = measure(x0, 0)
-            folder.begin(config, *start)
+            folder.begin(experiment.as_written, *start)
             now = start if resumed is None else measure(resumed.x, folder.rounds)
             observers.start(now[0], folder.rounds, now[1])
             strategy = new
@@ -179,6 +185,7 @@ def _strategy(experiment: Experiment, transport: Transport, observers: Observers
         idle_timeout_s=federation.join_timeout_s if transport.clients_change else 0.0,
         reveal_cohort=config.reveals_cohort,
         stratum=federation.last_seats if config.stratified else (),
+        agreement=None if experiment.agreement is None else experiment.agreement.record(),
         evaluate=_evaluation(experiment),
         claim_codec=claims if config.clients_evaluate else None,
         declare_samples=federation.declare_samples,
@@ -209,7 +216,7 @@ def _on_round(
 def _facts(experiment: Experiment) -> dict[str, Any] | None:
     """Return the problem constants for the summary; None if a custom task does not report them."""
     try:
-        return ProblemConstants.of(experiment.problem).to_dict()
+        return experiment.constants.to_dict()
     except Exception as error:  # whatever the user's code raises is no reason to lose the results
         log.warning("the task does not report its L or f*: %r", error)
         return None

@@ -27,7 +27,7 @@ DIFFERENCE = "difference"
 
 def _full_gradients(written: Written, constants: Constants) -> float:
     """Return b/m."""
-    return min(1.0, int(written["batch"]) / constants.samples)
+    return min(1.0, int(written["batch"]) / constants.m("p"))
 
 
 def _momentum(written: Written, constants: Constants) -> float:

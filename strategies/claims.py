@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-from strategies.method import Evaluation
+from strategies.method import DECLINED, Evaluation
 
-DECLINED = "declined: evaluation"
+NO_EVALUATION = f"{DECLINED}: evaluation"
 """The answer of a client whose owner does not allow it to measure models."""
 MOST_SAMPLES = 2**53
 """The largest number of samples that a claim may name; what is above is refused."""

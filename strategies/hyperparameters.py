@@ -36,7 +36,7 @@ class Constants:
         aggregator: ARAgg.
         compressor: Q, with its own defaults filled in.
         dim: d.
-        samples: m, the samples of a worker.
+        samples: m, the samples of a worker; 0 where it is not known, see ``m``.
         smoothness: returns L, None where the task does not know it. It may take a while, so call it only if needed.
     """
 
@@ -47,6 +47,20 @@ class Constants:
     dim: int
     samples: int
     smoothness: Callable[[], float | None]
+
+    def m(self, key: str) -> int:
+        """Return m.
+
+        Args:
+            key: whose default needs it.
+
+        Raises:
+            ConfigError: it is not known; one line.
+        """
+        if not self.samples:
+            needs = "its default needs the number of samples of a client, which is not known"
+            raise ConfigError(f"[strategy] {key} is missing: {needs}; give a number")
+        return self.samples
 
 
 @dataclass(frozen=True, kw_only=True)

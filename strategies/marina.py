@@ -69,7 +69,7 @@ def _full_rounds(written: Written, constants: Constants) -> float:
     """Return min(C/n, b/m, 1/(omega + 1)): full rounds then cost as much as the others together."""
     cohort, batch = int(written.get("cohort", constants.n)), int(written["batch"])
     omega = constants.compressor.omega(constants.dim)
-    return min(cohort / constants.n, batch / constants.samples, 1 / (omega + 1), 1.0)
+    return min(cohort / constants.n, batch / constants.m("p"), 1 / (omega + 1), 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -183,6 +183,11 @@ STATELESS = WorkerState()
 
 ATTACK_FAILED = "attack failed"
 """The slug of the reason why an attacker of ours sends no reply where its attack cannot be carried out."""
+UNPREPARED, DECLINED, FAILED = "unprepared", "declined", "failed"
+"""The same of a client with its own data: it has not been sent the agreement of the run, its owner does not allow the
+answer, or something failed whose text stays with the client."""
+AGREEMENT = "agreement"
+"""Name of the record in an instruction that holds what was agreed on with such clients."""
 STALE = "stale state"
 """The slug of the reason why a reply does not count that builds on another worker state than the server's."""
 HELD = "held"

@@ -21,7 +21,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from strategies.claims import DECLINED, Claim, Claims, MeasuredBy, headline, measured_by
+from strategies.claims import NO_EVALUATION, Claim, Claims, MeasuredBy, headline, measured_by
 from strategies.cohorts import quorum_of, sample
 from strategies.deadline import LearntDeadline
 from strategies.evidence import Evidence
@@ -30,7 +30,9 @@ from strategies.hold import NoReplyCountsError as NoReplyCountsError
 from strategies.hold import Probe, Watch
 from strategies.hold import StalledError as StalledError
 from strategies.method import (
+    AGREEMENT,
     STALE,
+    UNPREPARED,
     Ask,
     CheckpointEpoch,
     Compressor,
@@ -217,6 +219,7 @@ class RobustStrategy(Strategy):
     idle_timeout_s: float = 120.0
     reveal_cohort: bool = False
     stratum: Collection[int] = ()
+    agreement: ConfigRecord | None = None
     evaluate: Callable[[Vector], Evaluation] | None = None
     claim_codec: ClaimCodec | None = None
     declare_samples: bool = True
@@ -235,6 +238,7 @@ class RobustStrategy(Strategy):
         self.wait_s = 0.0  # of the round that is under way
         self._open: _Open | None = None
         self._warned: set[tuple[str, str]] = set()
+        self._agreed: set[int] = set()  # the workers that have the agreement
         self._asked: list[tuple[Message, int]] = []  # to measure the model: instruction and worker
         self._short = False  # too few have measured it, and the note of a round says so
         self._watch = Watch(self)
@@ -270,16 +274,31 @@ class RobustStrategy(Strategy):
         """Write one instruction for these workers, and for those that are behind one of their own."""
         sent = replace(ask, cohort=ask.cohort if self.reveal_cohort else None, epoch=self.epoch)
         content = self.codec.write_ask(sent)  # one object for all: a Grid may serialise it once
+        with_agreement = self._with_agreement(content)
         messages, resynced = [], []
         for worker in workers:
-            mine, extra = content, self.method.resync(self.state, worker)
+            knows, extra = worker in self._agreed, self.method.resync(self.state, worker)
+            mine = content if knows else with_agreement
             if extra:
                 resynced.append(worker)
                 mine = self.codec.write_ask(sent, extra)
+                mine = mine if knows else self._with_agreement(mine)
             message = Message(mine, nodes[worker], "train", ttl=self.wait_s, group_id=str(ask.round))
             self.complete(message, worker, ask.round)
             messages.append(message)
         return _Open(ask, workers, messages, resynced)
+
+    def _with_agreement(self, content: RecordDict) -> RecordDict:
+        """Return the content with the agreement, if there is one; the records are shared."""
+        return content if self.agreement is None else RecordDict({**content, AGREEMENT: self.agreement})
+
+    def _note_agreed(self, answers: Mapping[int, object]) -> None:
+        """Note who has the agreement: who answers well, but not who says that it has not been sent it."""
+        for worker, answer in answers.items():
+            if not isinstance(answer, Rejected):
+                self._agreed.add(worker)
+            elif answer.slug == UNPREPARED:  # its process is another one
+                self._agreed.discard(worker)
 
     def complete(self, message: Message, worker: int, round_: int) -> None:
         """Add to an instruction what a subclass sends beside it."""
@@ -352,6 +371,7 @@ class RobustStrategy(Strategy):
         for worker, message, own in _matched(zip(opened.messages, opened.cohort, strict=True), replies, ask.round):
             spoke |= {worker} if own else set()
             verdicts[worker] = _DUPLICATE if worker in verdicts else self._screen(worker, message, ask)
+        self._note_agreed(verdicts)
         silent = Rejected(f"silent: no reply within {self.wait_s:g} s")
         return {worker: verdicts.get(worker, silent) for worker in opened.cohort}, spoke
 
@@ -383,8 +403,10 @@ class RobustStrategy(Strategy):
             return []
         content = self.claim_codec.write_evaluation(server_round, arrays)  # one object for all, as in a round
         wait_s = self._seconds(EVALUATE)
+        with_agreement = self._with_agreement(content)
         for worker, node in sorted(self.roster.nodes().items()):
-            message = Message(content, node, EVALUATE, ttl=wait_s, group_id=str(server_round))
+            mine = content if worker in self._agreed else with_agreement
+            message = Message(mine, node, EVALUATE, ttl=wait_s, group_id=str(server_round))
             self._asked.append((message, worker))
         return [message for message, _ in self._asked]
 
@@ -435,6 +457,7 @@ class RobustStrategy(Strategy):
         answers: dict[int, Claim | Rejected] = {}
         for worker, reply, _ in _matched(asked, replies, round_):
             answers[worker] = _DUPLICATE if worker in answers else reader.read_claim(reply, self.declare_samples)
+        self._note_agreed(answers)
         silent = Rejected(f"silent: no reply within {self._seconds(EVALUATE):g} s")
         clients: dict[str, Claim] = {}
         missing: dict[str, str] = {}
@@ -454,7 +477,7 @@ class RobustStrategy(Strategy):
     def _tell_missing(self, round_: int, name: str, verdict: Rejected) -> None:
         """Log why a client has no voice in an evaluation: loudly the first time for this reason, unless it declines."""
         key = name, f"evaluation: {verdict.slug}"
-        loud = key not in self._warned and verdict.reason != DECLINED
+        loud = key not in self._warned and verdict.reason != NO_EVALUATION
         self._warned.add(key)
         level = logging.WARNING if loud else logging.INFO
         log.log(level, "round %d: evaluation: no answer of %s counts: %s", round_, name, verdict.reason)

@@ -3,10 +3,10 @@
 The spec is a small frozen dataclass and costs nothing to import; loading brings in NumPy data, or torch, only then.
 """
 
-from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -24,6 +24,10 @@ class Setting:
         seed: the run's seed; fixes the partition and x^0.
         data_dir: folder that data files are looked up under; None if the user named none.
         config_dir: folder of the config file, that a custom task's path is relative to; None if there is no file.
+        party: who loads a task whose parties each have their own data (``partition = "own"``): the server, which has no
+            training data and may have a test set in ``data_dir``, or a client, whose data are in ``data_dir``. None
+            where all processes have the same data.
+        folders: of a process that holds several clients with data of their own: the data folder of each worker.
     """
 
     clients: int
@@ -31,6 +35,19 @@ class Setting:
     seed: int = 0
     data_dir: Path | None = None
     config_dir: Path | None = None
+    party: Literal["server", "client"] | None = None
+    folders: Mapping[int, Path] = field(default_factory=dict, hash=False)
+
+    def folder_of(self, worker: int) -> Path:
+        """Return the data folder of a worker that has data of its own.
+
+        Raises:
+            TaskError: none is named.
+        """
+        folder = self.folders.get(worker, self.data_dir)
+        if folder is None:
+            raise TaskError('partition = "own": no data folder is named; name the folder of your own data with --data')
+        return folder
 
     @property
     def honest(self) -> int:
@@ -59,7 +76,9 @@ class Problem(Protocol):
 
     @property
     def samples(self) -> int:
-        """m, the number of samples of an honest worker; their mean where workers have different numbers."""
+        """m, the number of samples of an honest worker; their mean where workers have different numbers. 0 where it is
+        not known, as at a server whose clients have their own data.
+        """
 
     def initial(self) -> Vector:
         """Return x^0, shape (d,)."""

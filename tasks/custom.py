@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -23,11 +22,12 @@ from tasks import siblings
 from tasks.contract import Problem, Setting, TaskError
 from tasks.identity import remember_files
 from tasks.own_problem import OwnProblem, check_l2
-from tasks.partition import check_partition
+from tasks.partition import OWN, check_partition
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tasks.own_data import OwnDataTask
     from tasks.torch_model import TorchTask
 
 
@@ -79,8 +79,13 @@ class CustomTask:
             if not isinstance(made, type):
                 raise TaskError(f'there is no class "{class_name}" in {file}')
             user = made(**_as_wanted(made, self.options))
-            own = hasattr(user, "load")
-            problem: Problem = OwnProblem(user.load(setting)) if own else self._torch_task(user).load(setting)
+            problem: Problem
+            if hasattr(user, "load"):
+                problem = OwnProblem(user.load(setting), own_data=self.partition == OWN)
+            elif self.partition == OWN:
+                problem = self._own_data_task(user).load(setting)
+            else:
+                problem = self._torch_task(user, setting.data_dir).load(setting)
             remember_files(problem, dict(files))
         except (Exception, SystemExit) as error:  # the user's own code: anything it raises is reported with its line
             raise self.fault(error, setting) from error
@@ -100,33 +105,88 @@ class CustomTask:
         file = (setting.config_dir or Path()) / self.path.rpartition(":")[0]
         return TaskError(f"{place}{_where(error, file)}{f' ({what})' if what else ''}")
 
-    def _torch_task(self, user: Any) -> "TorchTask":
+    def _torch_task(self, user: Any, folder: Path | None) -> "TorchTask":
         """Read a class that gives a module and data."""
-        absent = [name for name in ("model", "train_data") if not callable(getattr(user, name, None))]
+        made = _Made(user, "train_data")
+        train = made.read(user.train_data(), "train_data")
+        test = made.read(_test_data(user, folder), "test_data") if hasattr(user, "test_data") else train
+        return made.task(train, test, partition=self.partition)
+
+    def _own_data_task(self, user: Any) -> "OwnDataTask":
+        """Read a class that gives a module, and the data of one party."""
+        made = _Made(user, "local_data")
+        from tasks.own_data import OwnDataTask
+
+        share = getattr(user, "test_share", 0.0)
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+            raise TaskError(f"test_share = {share!r}: must be from 0 up to, but not including, 1")
+
+        def local(folder: Path) -> "tuple[Tensor, Tensor]":
+            return made.read(user.local_data(folder), "local_data")
+
+        def test(folder: Path | None) -> "tuple[Tensor, Tensor]":
+            return made.read(_test_data(user, folder), "test_data")
+
+        return OwnDataTask(
+            model=user.model,
+            local=local,
+            test=test if hasattr(user, "test_data") else None,
+            task=made.task,
+            flips=hasattr(user, "flip"),
+            test_share=float(share),
+            dtype=made.dtype,
+        )
+
+
+def _test_data(user: Any, folder: Path | None) -> Any:
+    """Return the test data of a class, which may want the folder of data files or not."""
+    return user.test_data(folder) if inspect.signature(user.test_data).parameters else user.test_data()
+
+
+class _Made:
+    """What a class gives whose model is a torch module, whatever data it has.
+
+    Args:
+        user: an instance of the class.
+        data: the method that must give the data.
+
+    Raises:
+        TaskError: a method is missing, a value is out of bounds, or torch is not installed.
+    """
+
+    def __init__(self, user: Any, data: str) -> None:
+        absent = [name for name in ("model", data) if not callable(getattr(user, name, None))]
         if absent:
-            form = "it must have model() and train_data(), or load(setting)"
+            arguments = "folder" if data == "local_data" else ""
+            form = f"it must have model() and {data}({arguments}), or load(setting)"
             raise TaskError(f"{type(user).__name__} has no method {' and no '.join(absent)}; {form}")
         try:
-            from tasks.given import read_pair
-            from tasks.torch_model import TorchTask
+            from torch.nn.functional import cross_entropy
         except ImportError as error:
             fix = "install it by `make setup` or the extra `torch`"
             raise TaskError(f"model() needs torch ({error}); {fix}") from None
-        from torch.nn.functional import cross_entropy
+        self.dtype = str(getattr(user, "dtype", "float32"))
+        if self.dtype not in ("float32", "float64"):
+            raise TaskError(f'dtype = "{self.dtype}": must be "float32" or "float64"')
+        self._user, self._l2, self._own_loss = user, check_l2(getattr(user, "l2", 0.0)), hasattr(user, "loss")
+        self._loss = getattr(user, "loss", cross_entropy)
 
+    def read(self, data: object, method: str) -> "tuple[Tensor, Tensor]":
+        """Return what a method of the class gave, as tensors."""
+        from tasks.given import read_pair
+
+        return read_pair(data, method, self.dtype, own_loss=self._own_loss)
+
+    def task(self, train: "tuple[Tensor, Tensor]", test: "tuple[Tensor, Tensor]", **options: Any) -> "TorchTask":
+        """Return the task on these data."""
         from tasks.measures import DefaultMeasure
+        from tasks.torch_model import TorchTask
 
-        dtype = str(getattr(user, "dtype", "float32"))
-        if dtype not in ("float32", "float64"):
-            raise TaskError(f'dtype = "{dtype}": must be "float32" or "float64"')
-        l2, own_loss = check_l2(getattr(user, "l2", 0.0)), hasattr(user, "loss")
-        read = partial(read_pair, dtype=dtype, own_loss=own_loss)
-        train = read(user.train_data(), "train_data")
-        test = read(user.test_data(), "test_data") if hasattr(user, "test_data") else train
-        loss, flip = getattr(user, "loss", cross_entropy), getattr(user, "flip", _flip)
-        measure = DefaultMeasure(loss, own_loss=own_loss, targets=(train[1], test[1]))
-        task = partial(TorchTask, model=user.model, l2=l2, dtype=dtype, partition=self.partition)
-        return task(train=train, test=test, loss=loss, correct=getattr(user, "correct", measure), flip=flip)
+        user, loss = self._user, self._loss
+        measure = DefaultMeasure(loss, own_loss=self._own_loss, targets=(train[1], test[1]))
+        own: dict[str, Any] = {"flip": getattr(user, "flip", _flip), "correct": getattr(user, "correct", measure)}
+        fixed: dict[str, Any] = {"model": user.model, "l2": self._l2, "dtype": self.dtype}
+        return TorchTask(train=train, test=test, loss=loss, **fixed, **own, **options)
 
 
 def _flip(targets: "Tensor") -> "Tensor":

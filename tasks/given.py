@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from tasks.contract import TaskError
 
@@ -30,14 +31,34 @@ def read_pair(pair: object, method: str, dtype: str, *, own_loss: bool) -> tuple
     Raises:
         TaskError: it is no pair of arrays with one row a sample, or holds what no model can learn from.
     """
+    if isinstance(pair, Dataset):
+        pair = _stacked(pair, method)
     if not (isinstance(pair, tuple) and len(pair) == 2):
-        raise TaskError(f"{method}() gave {type(pair).__name__}; must be (inputs, targets)")
+        raise TaskError(f"{method}() gave {type(pair).__name__}; must be (inputs, targets), or a Dataset of such pairs")
     inputs, targets = _tensor(pair[0], f"{method}() gave inputs"), _tensor(pair[1], f"{method}() gave targets")
     if inputs.ndim == 0 or targets.ndim == 0 or len(inputs) != len(targets) or len(inputs) == 0:
         shapes = f"inputs of shape {tuple(inputs.shape)} and targets of shape {tuple(targets.shape)}"
         raise TaskError(f"{method}() gave {shapes}; must have one row a sample, equally many")
     inputs = _converted(inputs, f"{method}() gave inputs", dtype)
     return inputs, _labels(_converted(targets, f"{method}() gave targets", dtype), method, own_loss=own_loss)
+
+
+def _stacked(dataset: Any, method: str) -> tuple[Tensor, Tensor]:
+    """Return the samples of a map-style Dataset, each fetched once."""
+    try:
+        samples = [dataset[row] for row in range(len(dataset))]
+    except (TypeError, NotImplementedError):
+        raise TaskError(f"{method}() gave a Dataset without length or index; must be a map-style Dataset") from None
+    if not samples or any(not isinstance(sample, tuple | list) or len(sample) != 2 for sample in samples):
+        what = "an empty Dataset" if not samples else "a Dataset whose samples are no pairs"
+        raise TaskError(f"{method}() gave {what}; its samples must be (input, target)")
+    parts = []
+    for name, values in zip(("inputs", "targets"), zip(*samples, strict=True), strict=True):
+        tensors = [_tensor(value, f"{method}() gave {name}") for value in values]
+        if len({tensor.shape for tensor in tensors}) > 1:
+            raise TaskError(f"{method}() gave {name} of different shapes; must be the same for each sample")
+        parts.append(torch.stack(tensors))
+    return parts[0], parts[1]
 
 
 def _tensor(part: object, what: str) -> Tensor:

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import Any, Literal, Self
 from weakref import WeakKeyDictionary
@@ -50,20 +50,24 @@ class TaskIdentity:
         dtype: of the model.
         samples: how many training samples there are; of a task that does not report it, m.
         layout: digest of the names and shapes of the trained parameters, in their order.
+        shapes: the same as JSON, where it is short, for messages.
         files: the custom task's file and those that it imported, each with a digest.
         data: digest of the training data, see ``digest``.
         frozen: the same of what belongs to the model and is not trained.
         start: the same of x^0. The server sends it, so a difference does no harm.
+        smoothness: L_i, of a party that has its own data and knows it; not compared.
     """
 
     dim: str = ""
     dtype: str = ""
     samples: str = ""
     layout: str = ""
+    shapes: str = ""
     files: str = ""
     data: str = ""
     frozen: str = ""
     start: str = ""
+    smoothness: str = ""
 
     def written(self) -> str:
         """Return it as text, for ``parse``."""
@@ -89,10 +93,10 @@ class TaskIdentity:
             here: where this one is.
             there: where the other one is.
         """
-        found = []
+        found = _shapes_that_differ(self.shapes, other.shapes, here, there)
         for name, shown in (("dim", "d ="), ("dtype", "dtype")):
             mine, theirs = getattr(self, name), getattr(other, name)
-            if _differ(mine, theirs):
+            if not found and _differ(mine, theirs):
                 found.append(f"{shown} {mine[:40]} {here}, {theirs[:40]} {there}")
         if not found and _differ(self.layout, other.layout):
             found.append("the model's parameters have other names or shapes")
@@ -135,13 +139,31 @@ def identify(problem: Problem, data: Reading = "whole") -> TaskIdentity:
     return TaskIdentity(
         dim=str(int(problem.dim)),
         dtype=str(np.dtype(problem.dtype)),
-        samples=str(len(arrays[-1]) if arrays else int(problem.samples)),
+        samples=str(len(arrays[-1]) if arrays else int(problem.samples) or ""),
         layout=_hash(layout.encode()) if layout else "",
+        shapes=layout if len(layout) <= _MOST else "",
         files=_files_of(problem),
         data=_hash(fingerprint.encode()) if fingerprint else digest(read, sums=data == "whole") if read else "",
         frozen=digest(list(frozen.values()), together=True) if frozen else "",
         start=digest([np.asarray(problem.initial())], sums=False),
     )
+
+
+def identify_party(problem: Problem, *, at_server: bool, samples: bool) -> TaskIdentity:
+    """Return the identity of a loaded task whose parties each have their own data.
+
+    Nothing of it depends on the values of the data: whoever guesses a party's table could confirm a digest.
+
+    Args:
+        problem: as it was loaded.
+        at_server: the server has no training data.
+        samples: the party declares how many samples it has.
+    """
+    found = identify(problem, "none")
+    if at_server:
+        return replace(found, samples="")
+    known = problem.smoothness
+    return replace(found, samples=found.samples if samples else "", smoothness="" if known is None else repr(known))
 
 
 def remember_files(problem: Any, files: Mapping[str, str]) -> None:
@@ -224,6 +246,24 @@ def _numbers(parts: list[str]) -> NDArray[np.float64] | None:
         table = np.array([[float(number) for number in row.split(",")] for row in text.split(";")])
         return table if table.ndim == 2 and table.shape[1] == 3 else None
     return None
+
+
+def _shapes_that_differ(mine: str, theirs: str, here: str, there: str) -> list[str]:
+    """Return the first parameter of two layouts that differs, in words; nothing where a layout is not known."""
+    if not _differ(mine, theirs):
+        return []
+    try:
+        ours, others = (
+            {str(name): tuple(map(int, shape)) for name, shape in json.loads(text)} for text in (mine, theirs)
+        )
+    except (ValueError, TypeError, RecursionError):
+        return []
+    for name in [*ours, *others]:
+        left, right = ours.get(name), others.get(name)
+        if left != right:
+            where = (f"is {left} {here}, {right} {there}", f"exists only {there if left is None else here}")
+            return [f"parameter `{name[:60]}` {where[left is None or right is None]}"]
+    return []
 
 
 def _differ(mine: str, theirs: str) -> bool:

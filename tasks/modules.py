@@ -9,15 +9,21 @@ from torch.nn.parameter import is_lazy
 from tasks.contract import TaskError
 
 
-def completed(module: nn.Module, inputs: Tensor, dtype: str) -> nn.Module:
+def completed(module: nn.Module, inputs: Tensor | None, dtype: str) -> nn.Module:
     """Return a module whose parameters all have shapes: lazy layers get theirs from one forward pass.
 
     Args:
         module: as the task made it; under the seed that it was made under, as lazy layers draw only now.
-        inputs: of one sample, prepared.
+        inputs: of one sample, prepared; None where there is none.
         dtype: of the model.
+
+    Raises:
+        TaskError: there are lazy layers, and no sample.
     """
     if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+        if inputs is None:
+            fix = "give their sizes, or give the server test data"
+            raise TaskError(f"the model has lazy layers, which the server cannot complete without a sample; {fix}")
         module = module.to(getattr(torch, dtype))
         with torch.no_grad():
             module(inputs)

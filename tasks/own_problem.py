@@ -13,8 +13,8 @@ PROBLEM = ("dim", "dtype", "smoothness", "optimum", "samples", "initial", "oracl
 """What ``tasks.contract.Problem`` asks for."""
 
 
-OPTIONAL = frozenset({"training_data", "layout", "tied", "frozen", "fingerprint", "measure", "kept_back"})
-"""What it may have beside that, see ``tasks.identity``, ``server.run_folder.model`` and ``client.worker``."""
+OPTIONAL = frozenset({"training_data", "layout", "tied", "frozen", "fingerprint", "count", "kept_back", "measure"})
+"""What it may have beside that, see ``tasks.identity``, ``server.run_folder.model`` and ``docs/tasks.md``."""
 
 
 class OwnProblem:
@@ -22,18 +22,19 @@ class OwnProblem:
 
     Args:
         problem: what it gave.
+        own_data: each client has its own, so that a server may not know how many samples there are.
 
     Raises:
         TaskError: it has not the form of a problem.
     """
 
-    def __init__(self, problem: Any) -> None:
+    def __init__(self, problem: Any, *, own_data: bool = False) -> None:
         absent = [name for name in PROBLEM if not hasattr(problem, name)]
         if absent:
             raise TaskError(f"what load() gave has no {', '.join(absent)}; must be a breakwater.tasks.Problem")
         self.inner: Problem = problem
         self.dim = _count("dim", problem.dim)
-        self.samples = _count("samples", problem.samples)
+        self.samples = 0 if own_data and problem.samples in (0, None) else _count("samples", problem.samples)
         try:
             self.dtype = np.dtype(problem.dtype)
         except TypeError:

@@ -1,6 +1,6 @@
 """Who holds which data: splits the rows of a training set among the workers.
 
-Four ways, named by a string in the config:
+Five ways, named by a string in the config:
 
 ================  ==================================================================================================
 ``replicated``    every worker holds all rows ("homogeneous" in the papers)
@@ -9,10 +9,11 @@ Four ways, named by a string in the config:
                   worker the last ones, and each sees few labels
 ``dirichlet(a)``  each worker draws its label proportions ~ Dir(a, ..., a) and fills its quota by them: small a,
                   skewed workers; large a, nearly iid
+``own``           each client has data of its own, from its own folder, and nobody has all rows: nothing is split here
 ================  ==================================================================================================
 
-All but ``replicated`` give disjoint parts that cover the data, of equal size up to one sample, so that the mean of the
-workers' losses weighs every sample alike.
+``iid``, ``label`` and ``dirichlet(a)`` give disjoint parts that cover the data, of equal size up to one sample, so that
+the mean of the workers' losses weighs every sample alike.
 """
 
 import math
@@ -33,7 +34,9 @@ from tasks.contract import TaskError, mean_samples
 Indices = NDArray[np.int64]
 """Row numbers, ascending."""
 
-ALLOWED = '"replicated", "iid", "label" or "dirichlet(a)" with a number a > 0'
+OWN = "own"
+"""Each client has data of its own."""
+ALLOWED = '"replicated", "iid", "label", "own" or "dirichlet(a)" with a number a > 0'
 
 
 class LocalLoss(Protocol):
@@ -110,7 +113,7 @@ def check_partition(text: str) -> None:
     Raises:
         ValueError: with the value and what is allowed.
     """
-    if text not in ("replicated", "iid", "label"):
+    if text not in ("replicated", "iid", "label", OWN):
         concentration(text)
 
 
@@ -142,12 +145,14 @@ def split(partition: str, labels: NDArray[np.generic], workers: int, seed: int) 
         n arrays of row numbers, each ascending. ``replicated``: n times the same array.
 
     Raises:
-        ValueError: ``partition`` names no partition.
+        ValueError: ``partition`` names no partition, or "own".
         TaskError: fewer rows than workers; Dirichlet over labels that are no whole numbers.
 
     Source: Dirichlet label skew: Hsu, Qi, Brown 2019 (arXiv 1909.06335); here with equal quotas.
     """
     check_partition(partition)
+    if partition == OWN:
+        raise ValueError(f'partition = "{OWN}": nothing is split, as each client has data of its own')
     samples = len(labels)
     if samples < (1 if partition == "replicated" else workers):
         fix = 'use fewer clients, more data or partition = "replicated"'
@@ -194,6 +199,35 @@ def _dirichlet(
         parts[worker] = np.sort(np.concatenate(chosen))
         left -= taken
     return parts
+
+
+def stratified(labels: NDArray[np.generic], share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Choose that share of each label's samples at random; returns a mask of shape (m,)."""
+    chosen = np.zeros(len(labels), dtype=np.bool_)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        chosen[rows[: round(share * len(rows))]] = True
+    return chosen
+
+
+def kept_back(labels: NDArray[np.generic], share: float, seed: int) -> tuple[Indices, Indices]:
+    """Split the rows of one party into those that it trains on and those that it keeps back to measure models.
+
+    Of each label the same share is kept back, and at least one row is trained on. The same arguments give the same
+    rows.
+
+    Args:
+        labels: of the party's rows, shape (m_i,); equal ones where there are no classes.
+        share: of the rows that are kept back, in [0, 1).
+        seed: the run's seed.
+
+    Returns:
+        Two arrays of row numbers, each ascending; the second is empty where nothing is kept back.
+    """
+    kept = stratified(labels, share, stream(seed, Role.PARTITION, worker=1))  # worker 0 splits shared data
+    if kept.all():
+        kept[0] = False
+    return np.flatnonzero(~kept), np.flatnonzero(kept)
 
 
 def draw(samples: int, batch: int, rng: np.random.Generator) -> Indices:

@@ -71,17 +71,31 @@ class TorchTask:
         Raises:
             TaskError: the model's output would depend on more than parameters and data; more workers than samples.
         """
-        torch.set_num_threads(1)
-        one_thread()
-        seed = int(stream(setting.seed, Role.INITIAL).integers(2**63))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            module = completed(self.model(), self.prepare(self.train[0][:1]), self.dtype)
-        parts = split(self.partition, _labels(self.train[1]), setting.clients, setting.seed)
-        return TorchProblem(self, FlatModule(module, self.dtype), parts, setting.honest)
+        model = built(self.model, self.prepare(self.train[0][:1]), self.dtype, setting.seed)
+        parts = split(self.partition, labels_of(self.train[1]), setting.clients, setting.seed)
+        return TorchProblem(self, model, parts, setting.honest)
 
 
-def _labels(targets: Tensor) -> np.ndarray[tuple[int], np.dtype[Any]]:
+def built(model: Callable[[], nn.Module], inputs: Tensor | None, dtype: str, seed: int) -> "FlatModule":
+    """Build the module of a run; the same in every process.
+
+    Args:
+        model: builds it.
+        inputs: of one sample, prepared; None where there is none.
+        dtype: of its parameters.
+        seed: the run's.
+
+    Raises:
+        TaskError: its output would depend on more than parameters and data, or it needs a sample to be built.
+    """
+    torch.set_num_threads(1)
+    one_thread()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(stream(seed, Role.INITIAL).integers(2**63)))
+        return FlatModule(completed(model(), inputs, dtype), dtype)
+
+
+def labels_of(targets: Tensor) -> np.ndarray[tuple[int], np.dtype[Any]]:
     """Return one sortable label a sample: the class of one-hot rows, else the first of several targets."""
     one = targets.argmax(dim=1) if is_one_hot(targets) else targets.reshape(len(targets), -1)[:, 0]
     labels: np.ndarray[tuple[int], np.dtype[Any]] = one.numpy()
@@ -125,6 +139,10 @@ class FlatModule:
     def dim(self) -> int:
         """The number of parameters, d."""
         return len(self._x)
+
+    def layout(self) -> str:
+        """Return the names and shapes of what x holds, in its order, as JSON."""
+        return json.dumps([[name, list(parameter.shape)] for name, parameter in self.trained.items()])
 
     def gradient(self, x: Vector, blocks: Iterator[tuple[Tensor, Tensor]], loss: Loss, samples: int) -> Vector:
         """Return the gradient at x of the mean loss over all blocks, shape (d,), a fresh array.
@@ -180,7 +198,7 @@ class TorchProblem(Partitioned["TorchOracle"]):
 
     def layout(self) -> str:
         """Return the names and shapes of what x holds, in its order."""
-        return json.dumps([[name, list(parameter.shape)] for name, parameter in self.model.trained.items()])
+        return self.model.layout()
 
     def tied(self) -> dict[str, str]:
         """Return the further names that a state dict has for trained parameters, with the name in ``layout``."""

@@ -78,7 +78,9 @@ def shortened(problem: Any) -> Any:
 def _try_module(trial: Trial, problem: TorchProblem, demands: Demands) -> None:
     task, module = problem.task, problem.model.module
     size = min(max(8, *demands.batches) if any(demands.batches) else 32, BLOCK)
-    inputs, targets = next(problem.blocks(task.train, spread(problem.parts[demands.workers[0]], size)))
+    inputs, targets = next(
+        problem.blocks(task.train, spread(problem.parts[min(demands.workers[0], len(problem.parts) - 1)], size))
+    )
     with trial.reporting(""):
         _try_forward(trial, problem, inputs)
         _try_loss(trial, task, module, inputs, targets)

@@ -54,9 +54,10 @@ def try_out(spec: TaskSpec, setting: Setting, demands: Demands, problem: Problem
         if "torch" in sys.modules:
             from tasks import torch_tryout
 
-            on_torch = torch_tryout.try_torch(trial, _inner(problem), _inner(again), demands)
+            one, other = (_of_party(each, demands) for each in (problem, again))
+            on_torch = torch_tryout.try_torch(trial, one, other, demands)
         _try_form(trial, again)
-        if not on_torch:
+        if not on_torch and demands.workers:
             _compare_loads(trial, again, demands)
         for worker, batch in product(_some(demands.workers), dict.fromkeys(demands.batches)):
             _try_gradient(trial, again, worker, batch, fresh=not on_torch)
@@ -64,13 +65,19 @@ def try_out(spec: TaskSpec, setting: Setting, demands: Demands, problem: Problem
             _try_flipped(trial, again, worker, demands.batches[0])
         if demands.evaluates:
             _try_evaluate(trial, again)
-            if not on_torch:
+            if not on_torch and setting.party is None:
                 _hold_against_objective(trial, again, setting)
 
 
 def _inner(problem: Any) -> Any:
     """Return what a class of the user's own gave."""
     return problem.inner if isinstance(problem, OwnProblem) else problem
+
+
+def _of_party(problem: Any, demands: Demands) -> Any:
+    """Return what is tried: where parties have their own data, the problem of the one that this process holds."""
+    of_party = getattr(problem, "of_party", None)
+    return _inner(problem) if of_party is None else of_party(demands.workers[0]) if demands.workers else None
 
 
 def _some(workers: Sequence[int]) -> list[int]:

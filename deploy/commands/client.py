@@ -12,6 +12,7 @@ from deploy.commands.options import (
     add_set,
     add_value,
     address,
+    at_least_one,
     data_dir,
     log_options,
 )
@@ -30,6 +31,14 @@ def add(commands: Subparsers) -> None:
     add_value(parser, "--worker", meaning, "I", type=int)
     add_path(parser, "--config", "refuse to take part if the server's config differs from FILE", metavar="FILE")
     add_data(parser)
+    own = parser.add_argument_group(
+        'own data ([task] partition = "own"); what is set here wins over the server\'s config'
+    )
+    meaning = "decline experiments with gradients of fewer than N samples (default: 8, or all there are if fewer)"
+    add_value(own, "--min-batch", meaning, "N", type=at_least_one)
+    add_value(own, "--max-rounds", "answer at most N rounds (default: all)", "N", type=at_least_one)
+    own.add_argument("--no-evaluation", action="store_true", help="do not report how good a model is on this data")
+    own.add_argument("--no-statistics", action="store_true", help="do not report statistics of the columns")
     add_value(parser, "--attack", "act as a Byzantine client: any kind of [attack], such as alie", "KIND")
     meaning = "take N seats as one coalition; needs --attack (default: 1)"
     add_value(parser, "--seats", meaning, "N", type=int, default=1)
@@ -41,6 +50,7 @@ def add(commands: Subparsers) -> None:
 
 
 def _client(options: argparse.Namespace) -> int:
+    from client.party import Limits
     from client.process import ClientOptions, run_client
     from deploy import logs
 
@@ -61,6 +71,12 @@ def _client(options: argparse.Namespace) -> int:
             data=data_dir(options),
             patience_s=options.patience,
             tls=options.tls,
+            limits=Limits(
+                min_batch=options.min_batch,
+                evaluation=not options.no_evaluation,
+                statistics=not options.no_statistics,
+                max_rounds=options.max_rounds,
+            ),
         )
     )
     print(f"{name}: {reason}")

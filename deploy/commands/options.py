@@ -37,7 +37,7 @@ def add_set(parser: argparse.ArgumentParser, metavar: str, meaning: str) -> None
     parser.add_argument("--set", action="append", default=[], metavar=metavar, help=meaning)
 
 
-def add_value(parser: argparse.ArgumentParser, name: str, meaning: str, metavar: str, **given: Any) -> None:
+def add_value(parser: argparse._ActionsContainer, name: str, meaning: str, metavar: str, **given: Any) -> None:
     """Add an argument with a value; a text unless ``type`` names something else."""
     parser.add_argument(name, metavar=metavar, help=meaning, **given)
 
@@ -108,6 +108,14 @@ def monitoring(options: argparse.Namespace) -> "Monitoring":
     return Monitoring(
         quiet=options.quiet, tensorboard=folder, metrics_port=port, metrics_host=options.metrics_host, web=web(options)
     )
+
+
+def at_least_one(text: str) -> int:
+    """Parse a whole number from 1 up; an argparse type."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return number
 
 
 def address(text: str) -> Address:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from deploy.commands.options import Subparsers, add_data, add_path, add_set, add_value, data_dir
+from deploy.commands.options import Subparsers, add_data, add_path, add_set, add_value, at_least_one, data_dir
 from foundation.signals import raising
 
 
@@ -23,18 +23,11 @@ def add(commands: Subparsers) -> None:
     )
     parser.add_argument("--in-process", action="store_true", help=meaning)
     meaning = "number of concurrent runs (default: one per core with --in-process, else one per four cores)"
-    add_value(parser, "--jobs", meaning, "N", type=_positive)
+    add_value(parser, "--jobs", meaning, "N", type=at_least_one)
     add_value(parser, "--seeds", "seeds to use instead of the file's", "N", type=int, nargs="+")
     parser.add_argument("--reduced", action="store_true", help="run the file's [reduced] version, which takes seconds")
     add_set(parser, "SECTION.KEY=VALUE", "override a value in every run; may be repeated")
     parser.set_defaults(command=_sweep)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
-    return number
 
 
 def _sweep(options: argparse.Namespace) -> int:

@@ -53,6 +53,7 @@ class Checkpoint:
         state: the method's state as plain data, see ``server.run_folder.state_dict``.
         arrays: its arrays.
         task: what was loaded, see ``tasks.identity``; "" where that is not known.
+        agreement: what was agreed on with clients that have their own data, as JSON; "" for nothing.
     """
 
     round: int
@@ -63,6 +64,7 @@ class Checkpoint:
     state: Mapping[str, Any]
     arrays: Mapping[str, NDArray[Any]]
     task: str = ""
+    agreement: str = ""
 
 
 def clear_drafts(folder: Path) -> None:
@@ -84,11 +86,18 @@ def write_arrays(arrays: Mapping[str, NDArray[Any]], path: Path, metadata: dict[
 
 
 def of_state(
-    state: Any, *, experiment: str, seats: Mapping[str, int], present: int, wall_s: float, task: str = ""
+    state: Any,
+    *,
+    experiment: str,
+    seats: Mapping[str, int],
+    present: int,
+    wall_s: float,
+    task: str = "",
+    agreement: str = "",
 ) -> Checkpoint:
     """Return the checkpoint of a method's state, which must not be modified any more; methods never do."""
     plain, arrays = take_apart(state)
-    return Checkpoint(state.round - 1, experiment, seats, present, wall_s, plain, arrays, task)
+    return Checkpoint(state.round - 1, experiment, seats, present, wall_s, plain, arrays, task, agreement)
 
 
 def digest_of(config: Config) -> str:
@@ -131,7 +140,7 @@ class Checkpoints:
         Raises:
             ConfigError: none of them is whole, or they are of another experiment.
         """
-        digest, start = digest_of(experiment.config), experiment.method.start(experiment.problem.initial())
+        digest, start = digest_of(experiment.as_written), experiment.method.start(experiment.problem.initial())
         rounds = sorted(self._rounds(), reverse=True)
         for round_ in rounds:
             place = self._place(round_)

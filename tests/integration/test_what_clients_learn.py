@@ -15,8 +15,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from flwr.app import Context, Message, RecordDict
-from flwr.clientapp import ClientApp
 
+from client.party import App
 from client.preparation import Preparation, PreparationOptions
 from experiment.code import code_fingerprint
 from experiment.config import load, parse
@@ -173,9 +173,9 @@ def take_part(address: str, tape: Tape, worker: int) -> None:
 
     def prepare(welcome: Welcome) -> Prepared:
         made = preparation(welcome)
-        return replace(made, app=cast(ClientApp, partial(answer, made.app)))
+        return replace(made, app=partial(answer, made.app))
 
-    def answer(app: ClientApp, message: Message, context: Context) -> Message:
+    def answer(app: App, message: Message, context: Context) -> Message:
         with tape.turn:
             reply = app(message, context)
         tape.packets[worker].append(cast(bytes, reply.content.config_records["p"][""]))

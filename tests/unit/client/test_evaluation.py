@@ -17,7 +17,7 @@ from experiment.config import parse
 from experiment.opened import Experiment, open_config
 from foundation.errors import ConfigError, WireError
 from link import claims, codec, flwr_compat
-from strategies.claims import DECLINED, Claims
+from strategies.claims import NO_EVALUATION, Claims
 from strategies.method import Vector
 from strategies.strategy import RobustStrategy, RoundRecord
 from tests.local_grid import FIRST_NODE, LocalGrid, federation
@@ -264,7 +264,7 @@ def test_an_owner_may_decline_and_that_is_no_rejection(caplog: pytest.LogCapture
 
     with caplog.at_level(logging.WARNING):
         records, _, _ = trained(experiment, decline)
-    assert [found.missing for found in evaluations(records)] == [{"client-0": DECLINED}] * 3
+    assert [found.missing for found in evaluations(records)] == [{"client-0": NO_EVALUATION}] * 3
     assert [r.message for r in caplog.records if r.levelno >= logging.WARNING] == []
     assert client_app(worker, evaluates=False) is not None
 

@@ -53,7 +53,7 @@ def test_another_seed_gives_another_partition() -> None:
     ],
 )
 def test_a_string_that_names_no_partition_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match='must be "replicated", "iid", "label" or "dirichlet') as error:
+    with pytest.raises(ValueError, match='must be "replicated", "iid", "label", "own" or "dirichlet') as error:
         check_partition(text)
     assert f'"{text}"' in str(error.value)
 

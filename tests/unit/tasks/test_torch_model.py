@@ -427,7 +427,7 @@ def test_other_frozen_values_are_another_task_and_another_order_of_parameters_to
     assert identify(problem(model=Transfer)) == mine
     renamed = identify(problem(model=lambda: nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))))
     (said,) = renamed.differences(identify(problem()))
-    assert said == "the model's parameters have other names or shapes"
+    assert said == "parameter `1.weight` exists only at the client"
 
 
 def test_lazy_layers_get_their_shapes_and_their_start_from_the_seed() -> None:

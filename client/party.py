@@ -1,0 +1,165 @@
+"""A client that has data of its own: what it agrees to, what it declines, and how little it says when something fails.
+
+Everything that leaves such a client passes here. It answers instructions once it has the federation's agreement, keeps
+to the limits of its owner, and replaces the text of every error by a fixed one: an exception may quote a value of its
+data. The text itself goes into the client's own log.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+
+from experiment.agreement import Agreement
+from experiment.config import Config
+from foundation.errors import Broken, ConfigError, Silent
+from link import flwr_compat
+from link.invitation import STATISTICS
+from strategies.claims import NO_EVALUATION
+from strategies.method import AGREEMENT, ATTACK_FAILED, DECLINED, FAILED, STALE, UNPREPARED
+from tasks.contract import Problem
+
+log = logging.getLogger("breakwater.client")
+
+App = Callable[[Message, Context], Message]
+"""A ClientApp, or what answers in its place."""
+FAILED_TEXT = f"{FAILED}: the client's own log has the reason"
+_ROUNDS = "rounds answered"
+LEAST_BATCH = 8
+"""Fewer samples than these are no minibatch, unless the owner says so: a gradient of few samples shows them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the owner of the data allows; it wins over what the server asks.
+
+    Args:
+        min_batch: the fewest samples that a gradient may be computed from; None for 8, or all there are if fewer.
+        evaluation: whether the client measures models on its data and reports the result.
+        statistics: whether it reports statistics of its columns.
+        max_rounds: how many rounds it answers; None for all.
+    """
+
+    min_batch: int | None = None
+    evaluation: bool = True
+    statistics: bool = True
+    max_rounds: int | None = None
+
+    def check(self, config: Config, samples: int) -> None:
+        """Refuse an experiment that computes gradients of fewer samples than the owner allows.
+
+        Args:
+            config: of the experiment.
+            samples: how many the party trains on.
+
+        Raises:
+            ConfigError: which key; one line.
+        """
+        least = min(LEAST_BATCH, samples) if self.min_batch is None else self.min_batch
+        given = config.strategy.model_dump()
+        sizes = {key: given[key] for key in ("batch", "full_batch") if given.get(key) is not None}
+        for key, size in (sizes or {"batch": 0}).items():
+            used = min(size or samples, samples)
+            if used < least:
+                what = f"strategy.{key} = {size} gives gradients of {used} samples of this client's {samples}"
+                option = f"--min-batch {least}" if self.min_batch is not None else f"--min-batch, by default {least},"
+                raise ConfigError(f"{option} declines this experiment: {what}")
+
+
+class PartyApp:
+    """Answers in place of a ClientApp, for one client with its own data.
+
+    Args:
+        prepare: makes the ClientApp once there is an agreement.
+        problem: the party's data, for statistics.
+        index: which worker the party is.
+        limits: of the owner.
+    """
+
+    def __init__(self, prepare: Callable[[Agreement], App], problem: Problem, index: int, limits: Limits) -> None:
+        self.problem = problem
+        self._prepare, self._index, self._limits = prepare, index, limits
+        self._agreement: Agreement | None = None
+        self._inner: App | None = None
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Answer an instruction; raise only what stands for a Byzantine fault of the wire."""
+        try:
+            return self._screened(self._answer(message, context), message)
+        except (Silent, Broken):
+            raise
+        except Exception:  # whatever it says may be about the data
+            log.exception("this instruction could not be answered; the server is told no more than that")
+            return error(message, FAILED_TEXT)
+
+    def _answer(self, message: Message, context: Context) -> Message:
+        kind = message.metadata.message_type
+        if kind == f"query.{STATISTICS}":
+            return self._statistics(message)
+        self._agree(message.content, context)
+        if kind == "evaluate" and not self._limits.evaluation:
+            return error(message, NO_EVALUATION)
+        if kind == "train" and not self._takes_part(message.content, context):
+            return error(message, f"{DECLINED}: more than {self._limits.max_rounds} rounds")
+        if self._inner is None:
+            return error(message, f"{UNPREPARED}: this client has not been sent the agreement")
+        return self._inner(message, context)
+
+    def _agree(self, content: RecordDict, context: Context) -> None:
+        """Take the agreement from an instruction, or from the state of a node that had it before.
+
+        Raises:
+            ConfigError: it cannot be used, or is another one than before.
+        """
+        sent, kept = Agreement.read(content), Agreement.read(context.state)
+        if sent is not None and kept is not None and sent != kept:
+            raise ConfigError("the server changes what was agreed on; it is fixed for a run")
+        found = sent or kept
+        if found is None or found == self._agreement:
+            return
+        self._inner = self._prepare(found)
+        self._agreement = found
+        context.state[AGREEMENT] = found.record()
+
+    def _takes_part(self, content: RecordDict, context: Context) -> bool:
+        """Count the rounds of a client that does not answer all; return whether it answers this one."""
+        if self._limits.max_rounds is None:
+            return True
+        record: Any = content.config_records.get("ask", ConfigRecord())
+        counted: Any = context.state.config_records.get(_ROUNDS, ConfigRecord({"count": 0, "last": -1}))
+        if record.get("round") != counted["last"]:
+            if counted["count"] >= self._limits.max_rounds:
+                return False
+            count = {"count": counted["count"] + 1, "last": int(record.get("round", -1))}
+            context.state[_ROUNDS] = ConfigRecord(count)
+        return True
+
+    def _statistics(self, message: Message) -> Message:
+        """Report the statistics of the columns, if there are any and the owner allows it."""
+        if not self._limits.statistics:
+            return error(message, f"{DECLINED}: statistics")
+        find: Any = getattr(self.problem, "statistics", None)
+        found = None if find is None else find(self._index)
+        if found is None:
+            return error(message, f"{DECLINED}: too few rows for statistics")
+        record = ConfigRecord({"columns": json.dumps(found)})
+        return Message(RecordDict({STATISTICS: record}), reply_to=message)
+
+    def _screened(self, reply: Message, message: Message) -> Message:
+        """Replace the text of an error, unless it is one of the fixed ones."""
+        if not reply.has_error():
+            return reply
+        reason = reply.error.reason or ""
+        if reason.partition(":")[0] in (DECLINED, UNPREPARED, FAILED):
+            return reply
+        log.error("the server is told that this instruction failed, and not why: %s", reason)
+        known = next((slug for slug in (STALE, ATTACK_FAILED) if reason.startswith(slug)), None)
+        return error(message, FAILED_TEXT if known is None else f"{known}: the client's own log has the reason")
+
+
+def error(message: Message, reason: str) -> Message:
+    """Return an error as the answer to a message."""
+    return Message(Error(flwr_compat.APP_RAISED, reason), reply_to=message)

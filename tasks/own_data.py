@@ -1,0 +1,186 @@
+"""A torch task whose parties each have data of their own: one module, and the data of those that this process holds.
+
+A client loads its own folder and nothing else; the server loads no training data, and a test set where it has one. What
+a party's data give is the same as under a partition of shared data with the same rows, bit for bit. Imports torch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from strategies.method import Evaluation, Vector
+from tasks.contract import Setting, TaskError
+from tasks.modules import tied, untrained
+from tasks.partition import kept_back
+from tasks.torch_model import TorchOracle, TorchProblem, TorchTask, built, labels_of
+
+Pair = tuple[Tensor, Tensor]
+"""Inputs and targets, one sample a row."""
+NO_DATA = "has no training data: each client has its own"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OwnDataTask:
+    """What makes a torch problem whose parties have their own data.
+
+    Args:
+        model: builds the module; called once, under a seed of the run.
+        local: returns the data of a party, given its folder; called at clients only.
+        test: returns the server's test set, given its folder or None; called at the server only. None for no test set.
+        task: makes the rest of the task from training data and test data.
+        flips: the task has its own way to flip targets.
+        test_share: the part of a party's rows that it keeps back to measure models.
+        dtype: of the model.
+    """
+
+    model: Callable[[], nn.Module]
+    local: Callable[[Path], Pair]
+    test: Callable[[Path | None], Pair] | None
+    task: Callable[[Pair, Pair], TorchTask]
+    flips: bool = False
+    test_share: float = 0.0
+    dtype: str = "float32"
+
+    def load(self, setting: Setting) -> "OwnDataProblem":
+        """Build the model, and load the data that this process has.
+
+        Raises:
+            TaskError: the data or the model cannot be used.
+        """
+        return OwnDataProblem(self, setting)
+
+
+class OwnDataProblem:
+    """A loaded task with own data.
+
+    Args:
+        task: data, model and loss.
+        setting: which party this process is, and its folders.
+    """
+
+    optimum = None
+    smoothness = None
+
+    def __init__(self, task: OwnDataTask, setting: Setting) -> None:
+        self._task, self._setting = task, setting
+        self._parts = cache(self._load)
+        at_server = setting.party == "server"
+        test = task.test(setting.data_dir) if at_server and task.test is not None else None
+        # Before anybody connects: what is wrong with the data is then one line at the party that has them.
+        loaded = [] if at_server else [self._parts(folder) for folder in self._folders()]
+        sample = test if test is not None else loaded[0][0] if loaded else None
+        self.model = built(task.model, None if sample is None else sample[0][:1], task.dtype, setting.seed)
+        self._measured = None if test is None else self._problem(test, test)
+        self._local = cache(lambda folder: self._problem(self._parts(folder)[0], self._parts(folder)[0]))
+
+    def _folders(self) -> list[Path]:
+        given = dict.fromkeys(self._setting.folders.values())
+        return list(given) or [self._setting.folder_of(0)]
+
+    def _load(self, folder: Path) -> tuple[Pair, Pair | None]:
+        """Return what a party trains on, and what it keeps back."""
+        inputs, targets = self._task.local(folder)
+        labels = np.zeros(len(targets)) if targets.is_floating_point() else labels_of(targets)
+        split = kept_back(labels, self._task.test_share, self._setting.seed)
+        rows, kept = (torch.from_numpy(part) for part in split)
+        if not len(kept):
+            return (inputs, targets), None
+        return (inputs[rows], targets[rows]), (inputs[kept], targets[kept])
+
+    def _problem(self, train: Pair, test: Pair) -> TorchProblem:
+        task = self._task.task(train, test)
+        if not (self._task.flips or train[1].is_floating_point()):
+            task = replace(task, flip=self._flip)
+        return TorchProblem(task, self.model, [np.arange(len(train[1]))], 1)
+
+    @torch.no_grad()
+    def _flip(self, targets: Tensor) -> Tensor:
+        """Flip class labels y -> K-1 - y, with K the outputs of the model: a party may lack the last class."""
+        inputs = self._parts(self._folders()[0])[0][0]
+        outputs = self.model.module(inputs[:1])
+        flipped: Tensor = outputs.shape[1] - 1 - targets
+        return flipped
+
+    @property
+    def dim(self) -> int:
+        """The number of parameters, d."""
+        return self.model.dim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+        return self.model.initial.dtype
+
+    @property
+    def samples(self) -> int:
+        """m of the first party that this process holds; 0 at the server."""
+        return 0 if self._setting.party == "server" else len(self._parts(self._folders()[0])[0][1])
+
+    @property
+    def has_test_data(self) -> bool:
+        """Whether this is a server with a test set."""
+        return self._measured is not None
+
+    def initial(self) -> Vector:
+        """Return x^0: as the module was built, under a torch seed drawn from the run's."""
+        return self.model.initial.copy()
+
+    def layout(self) -> str:
+        """Return the names and shapes of what x holds, in its order."""
+        return self.model.layout()
+
+    def tied(self) -> dict[str, str]:
+        """Return the further names that a state dict has for trained parameters, with the name in ``layout``."""
+        return tied(self.model.module)
+
+    def frozen(self) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+        """Return what belongs to the model beside x: frozen parameters and buffers by name."""
+        return untrained(self.model.module)
+
+    def oracle(self, worker: int, *, flipped: bool = False) -> TorchOracle:
+        """Return the gradients of a party's loss.
+
+        Raises:
+            TaskError: at the server.
+        """
+        return self.of_party(worker).oracle(0, flipped=flipped)
+
+    def evaluate(self, x: Vector) -> Evaluation:
+        """Measure the model on the server's test set.
+
+        Raises:
+            TaskError: there is none.
+        """
+        if self._measured is None:
+            raise TaskError('test_data() gives no test set; use [evaluation] by = "clients"')
+        return self._measured.evaluate(x)
+
+    def count(self, worker: int) -> int:
+        """Return m_i, the training samples of a party."""
+        return len(self.of_party(worker).parts[0])
+
+    def kept_back(self, worker: int) -> int:
+        """Return how many samples a party measures models on."""
+        _, kept = self._parts(self._setting.folder_of(worker))
+        return self.count(worker) if kept is None else len(kept[1])
+
+    def measure(self, worker: int, x: Vector) -> Evaluation:
+        """Measure the model on what a party kept back; on its training data where it kept nothing."""
+        _, kept = self._parts(self._setting.folder_of(worker))
+        return (self.of_party(worker) if kept is None else self._problem(kept, kept)).evaluate(x)
+
+    def of_party(self, worker: int) -> TorchProblem:
+        """Return the problem of one party by itself.
+
+        Raises:
+            TaskError: at the server.
+        """
+        if self._setting.party == "server":
+            raise TaskError(f'partition = "own": the server {NO_DATA}')
+        return self._local(self._setting.folder_of(worker))
