@@ -47,10 +47,12 @@ class Seats:
     Args:
         clients: n, how many seats there are.
         held: seats that are kept by name for clients that are not here yet.
+        closed: why a name without a seat in ``held`` gets none; "" where it may take one that is free.
     """
 
-    def __init__(self, clients: int, held: Mapping[str, int] = {}) -> None:  # never written to
+    def __init__(self, clients: int, held: Mapping[str, int] = {}, closed: str = "") -> None:  # never written to
         self._clients = clients
+        self._closed = closed
         self._by_name = {name: Seat(name, worker, node_id(name), connected=False) for name, worker in held.items()}
         self._taken = {worker: name for name, worker in held.items()}
         self._confirmed = set(held)
@@ -69,6 +71,8 @@ class Seats:
         if (flaw := flaw_of_name(name)) is not None:
             raise NoSeat(flaw)
         held = self._by_name.get(name)
+        if held is None and self._closed:
+            raise NoSeat(f"{name!r}: {self._closed}")
         if held is not None and held.connected:
             raise NoSeat(f"{name!r} is connected already: one name, one live stream", retry=True)
         if worker is None:

@@ -256,3 +256,30 @@ def test_a_rehearsal_in_processes_is_that_of_one_process(tmp_path: Path) -> None
     assert np.array_equal(model(whole.folder), model(alone.folder))
     assert sorted({name for each in read_rounds(whole.folder) for name in each.names}) == ["p0", "p1", "p2", "p3", "p4"]
     assert {path.stem for path in (whole.folder / "logs").iterdir()} == {"server", "p1", "p2", "p4", "byzantine"}
+
+
+def test_weights_by_name_are_those_of_the_parties(tmp_path: Path) -> None:
+    """In a rehearsal, where attackers may have other seats than their names say, and over the link."""
+    path = federation(tmp_path, n=4, f=0)
+    config, parties, server = load(path), tmp_path / "parties", tmp_path / "server"
+    named = "federation.weights={p3 = 3.0, p0 = 1.0, p1 = 2.0, p2 = 2.5}"
+    plain = in_process(config, tmp_path / "plain", parties, server)
+    heavy = in_process(load(path, [named]), tmp_path / "named", parties, server)
+    listed = in_process(load(path, ["federation.weights=[1.0, 2.0, 2.5, 3.0]"]), tmp_path / "listed", parties, server)
+    assert np.array_equal(heavy, listed)
+    assert not np.array_equal(heavy, plain)
+    load(path, [named]).write(path)
+    ended = over_link(path, tmp_path / "link", {f"p{i}": parties / f"p{i}" for i in range(4)})
+    assert set(ended.values()) == {"the run is over"}, ended
+    assert np.array_equal(model(tmp_path / "link"), heavy)
+    with pytest.raises(ConfigError, match='weights: none for "p1"'):
+        in_process(load(path, [named.replace("p1", "bob")]), tmp_path / "wrong", parties, server)
+
+
+def test_weights_follow_the_seats_of_named_attackers(tmp_path: Path) -> None:
+    path = federation(tmp_path, n=4, f=1, extra='[attack]\nkind = "bf"\n')
+    named = "federation.weights={p3 = 3.0, p0 = 1.0, p1 = 2.0, p2 = 2.5}"
+    options = LocalOptions(
+        config=load(path, [named]), out=tmp_path / "run", data=tmp_path / "parties", attackers=["p1"]
+    )
+    assert options.seated().config.federation.weights == [1.0, 2.5, 3.0, 2.0]
