@@ -13,6 +13,7 @@ from experiment.agreement import Agreement
 from experiment.code import Code
 from experiment.compiled import LONG_S, prepare
 from experiment.explain import title
+from experiment.model_file import ModelForm
 from experiment.opened import Experiment
 from experiment.sections import Federation
 from foundation.signals import done, held
@@ -27,7 +28,6 @@ from server.monitor.report import write_report
 from server.monitor.terminal import last_line
 from server.run_folder import CURVE, REPORT
 from server.run_folder.checkpoints import Checkpoint
-from server.run_folder.model import ModelForm
 from server.run_folder.reader import read_rounds
 from server.run_folder.writer import RunFolder
 from strategies.deadline import LearntDeadline

@@ -14,7 +14,7 @@ PROBLEM = ("dim", "dtype", "smoothness", "optimum", "samples", "initial", "oracl
 
 
 OPTIONAL = frozenset({"training_data", "layout", "tied", "frozen", "fingerprint", "count", "kept_back", "measure"})
-"""What it may have beside that, see ``tasks.identity``, ``server.run_folder.model`` and ``docs/tasks.md``."""
+"""What it may have beside that, see ``tasks.identity``, ``experiment.model_file`` and ``docs/tasks.md``."""
 
 
 class OwnProblem:
