@@ -21,6 +21,7 @@ from link import codec
 from link.transport import Transport
 from server.agreeing import agree
 from server.checkpointer import Checkpointer
+from server.final_model import send_model
 from server.monitor.exporters import Monitoring
 from server.monitor.observers import Observers, watched
 from server.monitor.plot import draw
@@ -136,6 +137,9 @@ def run(
         log.error("%s: cannot be written: %s", folder.path / CURVE, error.strerror or error)
     console.quiet = monitoring.silent
     console.print(line, highlight=False, markup=False)
+    final = stalled.model if stalled is not None else None if state is None else state.x
+    if config.own_data and final is not None and status in ("finished", "stalled"):
+        send_model(experiment, transport, final)
     if stalled is not None:
         raise stalled
 

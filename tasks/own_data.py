@@ -173,6 +173,11 @@ class OwnDataProblem:
         _, kept = self._parts(self._setting.folder_of(worker))
         return (self.of_party(worker) if kept is None else self._problem(kept, kept)).evaluate(x)
 
+    def own_data(self, worker: int) -> list[np.ndarray[Any, np.dtype[Any]]]:
+        """Return all data of a party: inputs and targets of what it trains on, and of what it keeps back."""
+        train, kept = self._parts(self._setting.folder_of(worker))
+        return [part.numpy() for part in (*train, *(kept or ()))]
+
     def of_party(self, worker: int) -> TorchProblem:
         """Return the problem of one party by itself.
 

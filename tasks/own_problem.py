@@ -13,7 +13,8 @@ PROBLEM = ("dim", "dtype", "smoothness", "optimum", "samples", "initial", "oracl
 """What ``tasks.contract.Problem`` asks for."""
 
 
-OPTIONAL = frozenset({"training_data", "layout", "tied", "frozen", "fingerprint", "count", "kept_back", "measure"})
+_PARTIES = {"count", "kept_back", "measure", "own_data"}
+OPTIONAL = frozenset({"training_data", "layout", "tied", "frozen", "fingerprint", *_PARTIES})
 """What it may have beside that, see ``tasks.identity``, ``experiment.model_file`` and ``docs/tasks.md``."""
 
 
