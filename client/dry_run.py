@@ -14,11 +14,13 @@ from client.party import Limits
 from client.preparation import PartyPreparation, PreparationOptions, count_of
 from experiment import config as configs
 from experiment.agreement import Agreement
-from experiment.code import Code
+from experiment.code import Code, code_fingerprint
 from experiment.opened import Experiment, identity_of, load_task, resolved, try_out
 from foundation.errors import ConfigError
+from foundation.origin import release
 from foundation.text import kind_and_line
 from foundation.units import size
+from link.wire import PROTOCOL
 from tasks.contract import Problem, TaskError
 
 _MOST_CLASSES = 20
@@ -83,15 +85,15 @@ def _lines(
     memory = f"{size(cost.peak)} at most, of which the gradient added {size(cost.grown)} to the peak of loading"
     yield "gradient", f"of all training data: {1000 * cost.seconds:.3g} ms; resident memory of this process {memory}"
     yield "connects", "to nobody in this dry run; what follows would be sent to the server"
-    yield (
-        "hello",
-        "protocol, name (the certificate's), worker if --worker is given, version and code fingerprint",
-    )
+    yield "hello", f"protocol = {PROTOCOL}, name, version = {release()}, fingerprint = {code_fingerprint()}"
+    yield "", "worker if --worker is given; after a lost connection the former one"
     for key, value in json.loads(report).items():
         yield "ready", f"{key} = {_short(value)}"
     yield from _packets(experiment)
     yield from _own_claims(experiment, index, limits)
     yield from _declined(experiment, index, limits)
+    if config.own_data:
+        yield "model", "an empty answer to the final model"
     yield "errors", "fixed words alone; their reasons stay in this client's own log" if config.own_data else "one line"
     yield "not listed", "HTTP/2 pings of gRPC, without content, while connected"
 
@@ -103,16 +105,16 @@ def _packets(experiment: Experiment) -> Iterator[Line]:
         layout = kind.up.layout(problem.dim, problem.dtype)
         parts = f"{layout.count} values of {layout.dtype.name}"
         often = f"{100 * kind.share:.3g} % of rounds, {kind.sampled} of {config.federation.clients} clients asked"
-        sent = f"a {kind.up.kind} packet of {layout.nbytes} bytes ({parts}), and its label and envelope"
+        sent = f"{kind.up.kind} packet, {layout.nbytes} bytes ({parts}), and its label and envelope"
         yield "train", f"{kind.name} round ({often}): {sent}"
 
 
 def _own_claims(experiment: Experiment, index: int, limits: Limits) -> Iterator[Line]:
     """Yield what the client would say about its data, with the values of now."""
     config, problem = experiment.config, experiment.problem
-    by = getattr(config.evaluation, "by", None) or ("clients" if config.own_data else "server")
+    asked = getattr(config, "clients_evaluate", config.own_data)
     measure: Any = getattr(problem, "measure", None)
-    if by not in ("clients", "both") or measure is None:
+    if not asked or measure is None:
         yield "evaluate", "nothing: the server does not ask clients to measure models"
     elif not limits.evaluation:
         yield "evaluate", "declined (--no-evaluation)"
@@ -185,10 +187,14 @@ def _with_own_numbers(experiment: Experiment, index: int) -> tuple[Experiment, s
         except (TaskError, ValueError) as error:
             raise ConfigError(f"--dry-run: no scaling of the columns: {kind_and_line(error)}") from None
         assumed.append("the scaling of the columns")
-    if smoothness is None and experiment.pending:
-        smoothness = 1.0
+    agreement = Agreement(samples=m, smoothness=smoothness, scaling=scaling)
+    try:
+        settled = experiment.settled(agreement)
+    except ConfigError:
+        if smoothness is not None:
+            raise
+        settled = experiment.settled(replace(agreement, smoothness=1.0))
         assumed.append("L = 1")
-    settled = experiment.settled(Agreement(samples=m, smoothness=smoothness, scaling=scaling))
     how = "of this client alone; a run uses what the server and all clients agree on"
     return settled, f"{', '.join(assumed)}, {how}"
 

@@ -1,7 +1,8 @@
 """``breakwater client --ledger FILE``: a JSON line for each message that leaves, for whoever must account for it.
 
-A line is in the file before its message leaves. Where it cannot be written, the message does not leave, and the client
-ends: an account with gaps is none. So the lines are an upper bound: of a message whose stream broke, only a part left.
+A line is in the file before its message leaves; only that of the first word, "hello", comes after it, since until then
+there may be no connection. Where a line cannot be written, the message does not leave, and the client ends: an account
+with gaps is none. So the lines are an upper bound: of a message whose stream broke, only a part left.
 
 Nothing of a message's content is in it, only its length, its norm and a digest.
 """

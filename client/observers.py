@@ -16,7 +16,7 @@ from flwr.app import Context, Message
 from client.ledger import SentLedger, bytes_of
 from client.party import App
 from link import codec
-from link.witness import round_of
+from link.witness import ERROR, HELLO, PASS, READY, round_of
 from strategies.method import Evaluation, Method, Packet, Vector
 from strategies.vectors import norm
 
@@ -27,7 +27,7 @@ Known = Callable[[], tuple[Method, int, Vector] | None]
 
 _NORM_S = 0.5
 """Seconds between norms for people: they cost a pass over the vector."""
-_HANDSHAKE = ("hello", "ready")
+_NO_ANSWERS = (HELLO, READY, ERROR, PASS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class Observers:
         nbytes = bytes_of(frames) if book is None else book.add(name, kind, round_, frames, length)
         known = self._of(name)
         known = replace(known, bytes=known.bytes + nbytes, kind=kind, last_bytes=nbytes)
-        if kind not in (*_HANDSHAKE, "error", "pass"):
+        if kind not in _NO_ANSWERS:
             known = replace(known, answered=known.answered + 1, norm=known.norm if length is None else length)
         self._change(name, known)
 

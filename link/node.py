@@ -32,7 +32,7 @@ from link.proxy import Route, route_to
 from link.replies import Reply
 from link.seats import flaw_of_name
 from link.wire import MAX_BODY_BYTES, METHOD, PROTOCOL, TRANSPORT, Parcel, Reader, Welcome, control_frame, heartbeat
-from link.witness import Witness, kind_of, round_of
+from link.witness import HELLO, READY, Witness, kind_of, round_of
 
 _FIRST_DELAY_S, _LAST_DELAY_S = 0.1, 5.0
 """The delay before another attempt to join doubles from the first to the last of these."""
@@ -233,7 +233,7 @@ class _Node:
             call = channel.stream_stream(METHOD)()
             watcher = asyncio.ensure_future(_cancel_once(stop, call))
             try:
-                await self._write(call, Reply([control_frame(self._hello())], kind="hello"))
+                await self._write(call, Reply([control_frame(self._hello())], kind=HELLO))
                 return await self._converse(call, stop)
             except WireError as error:
                 return f"the server sent an invalid frame: {error.reason}"
@@ -304,10 +304,12 @@ class _Node:
     async def _write(self, call: Any, reply: Reply) -> None:
         """Write the frames of a message; the one place where they leave."""
         frames, witness = reply.frames, self._terms.witness
-        if witness is not None and (frames := list(frames)):
+        if witness is not None and (frames := list(frames)) and reply.kind != HELLO:
             witness.leaving(self._name, reply.kind, reply.round, frames)
         for frame in frames:
             await call.write(frame)
+        if witness is not None and reply.kind == HELLO:  # until it is written there may be no connection
+            witness.leaving(self._name, reply.kind, reply.round, list(frames))
 
     async def _report(self, call: Any, other: OtherTask) -> None:
         """Report what was loaded here to the server, so that its log gives the reason why this client leaves.
@@ -361,7 +363,7 @@ class _Node:
 
 def _ready(task: str) -> Reply:
     """Return the message that a client is ready, with what it has loaded."""
-    return Reply([control_frame(pb.Ready(task=task))], kind="ready")
+    return Reply([control_frame(pb.Ready(task=task))], kind=READY)
 
 
 def _seat(welcome: Welcome) -> tuple[int, int, int]:

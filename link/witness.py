@@ -9,6 +9,8 @@ from typing import Protocol
 
 from foundation.text import one_line
 
+HELLO, READY = "hello", "ready"
+"""Kinds of the messages of the handshake."""
 ERROR, PASS, BROKEN, UNKNOWN = "error", "pass", "broken", "unknown"
 """Kinds of replies that are none: an error in place of one, a seat that stays silent, a Byzantine fault; and one
 that answers an instruction without a type."""
@@ -31,11 +33,11 @@ class Witness(Protocol):
         """An instruction has come; see ``kind_of`` and ``round_of``."""
 
     def leaving(self, name: str, kind: str, round_: int | None, frames: Sequence[bytes]) -> None:
-        """A message leaves for the server once this returns.
+        """A message leaves for the server once this returns; a ``HELLO`` has just left.
 
         Args:
             name: of the client that sends it.
-            kind: "hello" or "ready" of the handshake; else that of the instruction that it answers, or ``ERROR``,
+            kind: ``HELLO`` or ``READY``; else that of the instruction that it answers, or ``ERROR``,
                 ``PASS``, ``BROKEN`` or ``UNKNOWN``.
             round_: of the instruction; None where it belongs to none.
             frames: all of it.
