@@ -44,7 +44,7 @@ class Screen:
     """Shows the clients of a process; use it as a context manager.
 
     Args:
-        console: where to write.
+        console: where to write; beside the log, as what a command prints is its result.
     """
 
     def __init__(self, console: Console) -> None:

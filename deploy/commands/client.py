@@ -143,7 +143,7 @@ def _observed(options: argparse.Namespace) -> "Iterator[Observers | None]":
     if options.quiet:
         yield None if ledger is None else Observers(ledger)
         return
-    with Screen(Console(file=sys.stdout, soft_wrap=True)) as screen:
+    with Screen(Console(file=sys.stderr, soft_wrap=True)) as screen:
         yield Observers(ledger, screen)
 
 
