@@ -70,9 +70,8 @@ def test_the_ledger_names_the_rounds_that_a_client_answered_and_the_norm_of_what
     worker = {seat.name: seat.worker for seat in watched.grid.seats().values()}
     for name in NAMES:
         trained = [line for line in lines_of(watched.out.parent / f"{name}.jsonl") if line["kind"] == "train"]
-        assert [line["round"] for line in trained] == [
-            each["round"] for each in rounds if worker[name] in each["cohort"]
-        ]
+        asked = [each["round"] for each in rounds if worker[name] in each["cohort"]]
+        assert [line["round"] for line in trained] == asked
         assert all(line["norm"] > 0 for line in trained)
         assert all(len(line["sha256"]) == 64 and line["time"].endswith("Z") for line in trained)
 
