@@ -344,7 +344,7 @@ class RobustFedAvg(AppStrategy):
         return self._aggregated("evaluate", usable, self.evaluate_metrics_aggr_fn)
 
     def add_claims(self, round_: int, grid: Grid, result: Result, *, evaluated: bool) -> None:
-        """Add the metrics of training, and let clients evaluate where that is due."""
+        """Add the metrics of training, and let clients evaluate where that is due; they are in the result alone."""
         if self._train_metrics is not None:
             result.train_metrics_clientapp[round_] = self._train_metrics
         if not evaluated or not self.asks_to_evaluate or self._cannot_evaluate:

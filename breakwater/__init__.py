@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from breakwater import aggregators, attacks, compressors, methods, tasks
     from breakwater.runs import Comparison, Run, compare, load_config, run
     from experiment.config import CheckpointSection, Config, EvaluationSection
+    from experiment.model_file import load_model
     from experiment.sections import Federation
     from foundation.errors import BreakwaterError, ConfigError
     from strategies.hold import StalledError
+    from tasks.table_model import Predictions, TableModel
 
 _MODULES = frozenset({"aggregators", "attacks", "compressors", "methods", "tasks"})
 _WHERE = {
@@ -38,12 +40,15 @@ _WHERE = {
     "ConfigError": "foundation.errors",
     "EvaluationSection": "experiment.config",
     "Federation": "experiment.sections",
+    "Predictions": "tasks.table_model",
     "RobustFedAvg": "adapters.federated_averaging",
     "Run": "breakwater.runs",
     "StalledError": "strategies.hold",
+    "TableModel": "tasks.table_model",
     "answer": "adapters.answers",
     "compare": "breakwater.runs",
     "load_config": "breakwater.runs",
+    "load_model": "experiment.model_file",
     "robust_deltas_mod": "adapters.mods",
     "run": "breakwater.runs",
 }
@@ -58,15 +63,18 @@ __all__ = [
     "ConfigError",
     "EvaluationSection",
     "Federation",
+    "Predictions",
     "RobustFedAvg",
     "Run",
     "StalledError",
+    "TableModel",
     "aggregators",
     "answer",
     "attacks",
     "compare",
     "compressors",
     "load_config",
+    "load_model",
     "methods",
     "robust_deltas_mod",
     "run",

@@ -211,6 +211,14 @@ class Run:
         return self._now().last("accuracy")
 
     @property
+    def measured_by(self) -> str:
+        """Whose loss and accuracy these are: "server"; "clients" for the median of what they claim; or "none"."""
+        run = self._now()
+        if "measured_by" in (run.summary or {}):
+            return str((run.summary or {})["measured_by"])
+        return "clients" if run.claimed else "server" if run.has("loss") else "none"
+
+    @property
     def gap(self) -> float | None:
         """f(x) - f* of that model; None where the task does not know f*."""
         return self._now().last("gap")
@@ -254,7 +262,8 @@ class Run:
 
         * ``round``: 1, 2, ...; ``kind``: the method's word for the round, as text.
         * ``loss``, ``accuracy``, ``gap``: of the model that the round ended with; NaN in rounds that were not measured
-          and where the task has no such measure. ``measured`` is true in rounds that were.
+          and where the task has no such measure. ``measured`` is true in rounds that the server measured, ``claimed``
+          in those whose measures are medians of what clients claim.
         * ``bytes_up``, ``bytes_down``, ``round_s``: bytes and seconds of the round.
         * ``sampled``, ``replied``, ``accepted``, ``rejected``, ``clipped``: how many clients.
         * ``lam``: the clipping radius; NaN where nothing is clipped. ``step_norm``: length of the last step.
@@ -362,6 +371,8 @@ class Run:
             if (value := getattr(self, name)) is not None:
                 parts.append(f"{name} {value:.4g}")
                 break
+        if self.measured_by == "clients":
+            parts[-1] += " (claimed)"
         return f"<Run {one_line(str(self._folder), 200)}: {one_line(self.status, 40)}, {', '.join(parts)}>"
 
     def _repr_html_(self) -> str:
@@ -447,14 +458,15 @@ def compare(runs: Iterable[Run | PathLike]) -> Comparison:
 def _columns(rounds: Iterable[RoundRecord]) -> Columns:
     rows: list[dict[str, Any]] = []
     for record in rounds:
-        seen = record.evaluation
-        row: dict[str, Any] = {"round": record.round, "kind": record.kind, "measured": seen is not None}
+        seen, by = record.headline, record.measured_by
+        row: dict[str, Any] = {"round": record.round, "kind": record.kind}
+        row |= {"measured": by == "server", "claimed": by == "clients"}
         row |= {name: getattr(seen, name, None) for name in _MEASURES}
         row |= {name: getattr(record, name) for name in _NUMBERS}
         rows.append(row | Counts.of(record)._asdict())
     counts = dict.fromkeys(("round", "bytes_up", "bytes_down", *Counts._fields), np.int64)
-    types: dict[str, Any] = counts | {"kind": np.str_, "measured": np.bool_}
-    names = ("round", "kind", "measured", *_MEASURES, *_NUMBERS, *Counts._fields)
+    types: dict[str, Any] = counts | {"kind": np.str_, "measured": np.bool_, "claimed": np.bool_}
+    names = ("round", "kind", "measured", "claimed", *_MEASURES, *_NUMBERS, *Counts._fields)
     columns = {name: np.array([row[name] for row in rows], dtype=types.get(name, np.float64)) for name in names}
     for column in columns.values():
         column.flags.writeable = False

@@ -12,6 +12,7 @@ from tasks.custom import CustomTask
 from tasks.digits import DigitsTask
 from tasks.logistic import LogisticTask
 from tasks.mnist import MnistTask
+from tasks.table import TableTask
 
 __all__ = [
     "CustomTask",
@@ -22,6 +23,7 @@ __all__ = [
     "Oracle",
     "Problem",
     "Setting",
+    "TableTask",
     "TaskError",
     "TaskSpec",
     "Vector",

@@ -17,7 +17,8 @@ from attacks.faults import Faulty
 from client.worker import Worker
 from foundation.errors import Broken, ConfigError, Silent
 from foundation.faults import Fault
-from link import codec, flwr_compat, worker_state
+from link import claims, codec, flwr_compat, worker_state
+from strategies.claims import NO_EVALUATION
 from strategies.method import ATTACK_FAILED, STALE, Ask, Packet, StateLostError
 
 log = logging.getLogger("breakwater.client")
@@ -27,13 +28,22 @@ class AttackFailedError(Exception):
     """An attacker could not carry out its attack; the message has the reason."""
 
 
-def client_app(worker: Worker) -> ClientApp:
-    """Return the ClientApp of a worker that stays in this process, for ``link.node``."""
+def client_app(worker: Worker, *, evaluates: bool = True) -> ClientApp:
+    """Return the ClientApp of a worker that stays in this process, for ``link.node``.
+
+    Args:
+        worker: of this client.
+        evaluates: its owner allows it to measure models for the server.
+    """
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         return _reply(message, lambda ask: _stay(worker, ask))
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return measure(message, lambda: worker, evaluates=evaluates)
 
     return app
 
@@ -47,6 +57,23 @@ def visit(message: Message, state: RecordDict, worker: Callable[[], Worker]) -> 
         worker: returns the node's worker; its ConfigError is the answer.
     """
     return _reply(message, lambda ask: _visit(worker(), ask, state))
+
+
+def measure(message: Message, worker: Callable[[], Worker], *, evaluates: bool = True) -> Message:
+    """Answer an instruction to measure a model.
+
+    Args:
+        message: the instruction.
+        worker: returns the client's worker; its ConfigError is the answer.
+        evaluates: the client's owner allows it; else the answer is that it does not.
+    """
+    if not evaluates:
+        return _error(message, NO_EVALUATION)
+    try:
+        x = claims.read_evaluation(message.content)
+        return Message(claims.write_claim(worker().measure(x)), reply_to=message)
+    except ConfigError as error:
+        return refusal(error, message)
 
 
 def refusal(error: Exception, message: Message) -> Message:

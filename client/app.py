@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client import invited
-from client.answers import refusal, visit
+from client.answers import measure, refusal, visit
 from client.coalition import Coalition, CoalitionMember
 from client.node_config import NodeConfig
 from client.party import FAILED_TEXT, App, PartyApp
@@ -150,7 +150,13 @@ class Parties:
 
 def _visited(worker: Worker) -> App:
     """Return what answers for a worker whose process may be another one for the next message."""
-    return lambda message, context: visit(message, context.state, lambda: worker)
+
+    def answer(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == "evaluate":
+            return measure(message, lambda: worker)
+        return visit(message, context.state, lambda: worker)
+
+    return answer
 
 
 @lru_cache(maxsize=1)
@@ -168,6 +174,17 @@ def _own(context: Context) -> tuple[Parties, NodeConfig] | None:
     if not _loaded(context.run_id, run).own_data:
         return None
     return _parties_of(context.run_id, run), NodeConfig.read(context.node_config)
+
+
+def _of_party(message: Message, context: Context) -> Message | None:
+    """Return the answer of a node with data of its own; None in other runs."""
+    try:
+        if (own := _own(context)) is None:
+            return None
+        parties, node = own
+        return parties.app(node)(message, context)
+    except ConfigError as error:
+        return refusal(error, message)
 
 
 @lru_cache(maxsize=1)
@@ -190,21 +207,26 @@ def _read(context: Context) -> tuple[Nodes, NodeConfig]:
     return _nodes_of(context.run_id, run, run.data_dir(node.data)), node
 
 
+def _worker(context: Context) -> Worker:
+    """Return the worker of a node.
+
+    Raises:
+        ConfigError: see ``_read`` and ``make_worker``.
+    """
+    nodes, node = _read(context)
+    return nodes.worker(node)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Answer one round."""
-    try:
-        if (own := _own(context)) is not None:
-            parties, node = own
-            return parties.app(node)(message, context)
-    except ConfigError as error:
-        return refusal(error, message)
+    return _of_party(message, context) or visit(message, context.state, lambda: _worker(context))
 
-    def worker() -> Worker:
-        nodes, node = _read(context)
-        return nodes.worker(node)
 
-    return visit(message, context.state, worker)
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure a model on this node's data."""
+    return _of_party(message, context) or measure(message, lambda: _worker(context))
 
 
 @app.query(WHO)
@@ -240,14 +262,8 @@ def final_model(message: Message, context: Context) -> Message:
 
 
 def _answer_as_party(message: Message, context: Context) -> Message:
-    try:
-        own = _own(context)
-        if own is None:
-            raise ConfigError("this run has no clients with data of their own")
-        parties, node = own
-        return parties.app(node)(message, context)
-    except ConfigError as error:
-        return refusal(error, message)
+    none = ConfigError("this run has no clients with data of their own")
+    return _of_party(message, context) or refusal(none, message)
 
 
 @app.query(JOIN)

@@ -80,8 +80,8 @@ def data_of(problem: Problem, worker: int) -> Sequence[NDArray[Any]]:
     """Return the data of a party: what its task's ``own_data(worker)`` or ``training_data()`` gives; else nothing."""
     own: Any = getattr(problem, "own_data", None)
     shared: Any = getattr(problem, "training_data", None)
-    found = own(worker) if own is not None else shared() if shared is not None else ()
-    return [np.asarray(array) for array in found]
+    parts = own(worker) if own is not None else [shared()] if shared is not None else ()
+    return [np.asarray(array) for part in parts for array in part]
 
 
 def digest(arrays: Sequence[NDArray[Any]], secret: bytes) -> str:

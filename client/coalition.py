@@ -27,9 +27,11 @@ from attacks.faults import Fault, Faulty, WireFault
 from attacks.view import View
 from client.rollback import Rollback
 from client.simulated import SimulatedWorkers
+from client.worker import measured
 from experiment.opened import Experiment
 from foundation.errors import ConfigError
 from link.worker_state import Page, StateDict, under
+from strategies.claims import Claim
 from strategies.method import HELD, Ask, Compressor, Method, Packet, Past, Rows, StateLostError, Vector
 from strategies.randomness import Role, stream
 
@@ -411,6 +413,10 @@ class CoalitionMember:
     def answer(self, ask: Ask) -> Packet | Faulty | None:
         """Return what the brain decides."""
         return self._coalition.answer(self.index, ask)
+
+    def measure(self, x: Vector) -> Claim:
+        """Measure a model as an honest worker does."""
+        return measured(self._coalition.experiment, self.index, x)
 
     def remember(self) -> StateDict:
         """Return what the brain must know when this seat is asked again."""

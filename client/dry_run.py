@@ -6,12 +6,14 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from client.party import Limits
 from client.preparation import PartyPreparation, PreparationOptions, count_of
+from client.worker import measured
 from experiment import config as configs
 from experiment.agreement import Agreement
 from experiment.code import Code, code_fingerprint
@@ -20,6 +22,7 @@ from foundation.errors import ConfigError
 from foundation.origin import release
 from foundation.text import kind_and_line
 from foundation.units import size
+from link.claims import MEASURES, write_claim
 from link.wire import PROTOCOL
 from tasks.contract import Problem, TaskError
 
@@ -52,7 +55,8 @@ def dry_run(options: PreparationOptions, worker: int | None = None) -> Iterator[
     """
     if options.config is None:
         raise ConfigError("--dry-run: needs --config FILE, the experiment that this client would take part in")
-    config, index = configs.load(options.config), worker or 0
+    given = options.config
+    config, index = configs.load(given) if isinstance(given, Path) else given, worker or 0
     if not 0 <= index < config.federation.clients:
         raise ConfigError(f"--worker {index}: must be from 0 to {config.federation.clients - 1}")
     attack = None if options.attack is None else configs.parse_attack(options.attack, options.settings, config)
@@ -112,18 +116,13 @@ def _packets(experiment: Experiment) -> Iterator[Line]:
 def _own_claims(experiment: Experiment, index: int, limits: Limits) -> Iterator[Line]:
     """Yield what the client would say about its data, with the values of now."""
     config, problem = experiment.config, experiment.problem
-    asked = getattr(config, "clients_evaluate", config.own_data)
-    measure: Any = getattr(problem, "measure", None)
-    if not asked or measure is None:
+    if not config.clients_evaluate:
         yield "evaluate", "nothing: the server does not ask clients to measure models"
     elif not limits.evaluation:
         yield "evaluate", "declined (--no-evaluation)"
     else:
-        found, kept = measure(index, problem.initial()), getattr(problem, "kept_back", None)
-        fields = {"loss": float(found.loss), "accuracy": found.accuracy}
-        if kept is not None and config.federation.declare_samples:
-            fields["samples"] = kept(index)
-        shown = ", ".join(f"{key} = {value:.6g}" for key, value in fields.items() if value is not None)
+        claim = write_claim(measured(experiment, index, problem.initial()))[MEASURES]
+        shown = ", ".join(f"{key} = {value!r}" for key, value in claim.items())
         yield "evaluate", f"{shown} (of the initial model)"
     statistics: Any = getattr(problem, "statistics", None)
     if statistics is None or not getattr(problem, "needs_statistics", False):
@@ -163,14 +162,14 @@ def _amounts(problem: Problem, index: int) -> str:
 def _classes(problem: Problem, index: int) -> str:
     """Return how many samples each class has, where the targets are labels; "" where they are not, or are unknown."""
     own: Any = getattr(problem, "own_data", None)
-    arrays = list(own(index)) if own is not None else []
-    labels = [np.asarray(each) for each in arrays[1::2]]
+    labels = [np.asarray(part[-1]) for part in own(index)] if own is not None else []
     if not labels or any(each.ndim != 1 or each.dtype.kind not in "iub" for each in labels):
         return ""
     values, counts = np.unique(np.concatenate(labels), return_counts=True)
-    pairs = [f"{value}: {count}" for value, count in list(zip(values.tolist(), counts, strict=True))[:_MOST_CLASSES]]
-    more = f", and {len(values) - _MOST_CLASSES} more" if len(values) > _MOST_CLASSES else ""
-    return f"{len(values)} in this client's data, with samples {', '.join(pairs)}{more}"
+    names: Any = dict(enumerate(getattr(problem, "class_names", ())))
+    pairs = [f"{names.get(value, value)}: {count}" for value, count in zip(values.tolist(), counts, strict=True)]
+    more = f", and {len(pairs) - _MOST_CLASSES} more" if len(pairs) > _MOST_CLASSES else ""
+    return f"{len(pairs)} in this client's data, with samples {', '.join(pairs[:_MOST_CLASSES])}{more}"
 
 
 def _with_own_numbers(experiment: Experiment, index: int) -> tuple[Experiment, str]:

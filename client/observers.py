@@ -16,7 +16,9 @@ from flwr.app import Context, Message
 from client.ledger import SentLedger, bytes_of
 from client.party import App
 from link import codec
+from link.claims import read_claim
 from link.witness import ERROR, HELLO, PASS, READY, round_of
+from strategies.claims import Claim
 from strategies.method import Evaluation, Method, Packet, Vector
 from strategies.vectors import norm
 
@@ -159,8 +161,9 @@ class Observers:
             if isinstance(packet, Packet):
                 with np.errstate(all="ignore"):  # an attacker may send anything
                     self.updated(name, float(norm(form.decompress(packet, like.dtype))))
-        elif kind == "evaluate" and (claim := read_measures(reply)) is not None:
-            self.measured(name, round_of(message.metadata.group_id), claim)
+        elif kind == "evaluate" and isinstance(claim := read_claim(reply, declared=True), Claim):
+            measures = Evaluation(claim.loss, claim.accuracy)
+            self.measured(name, round_of(message.metadata.group_id), measures)
 
     def _of(self, name: str) -> Standing:
         return self.standings.get(name, Standing())
@@ -169,12 +172,3 @@ class Observers:
         self.standings[name] = standing
         if self.view is not None:
             self.view.show(name, standing)
-
-
-def read_measures(reply: Message) -> Evaluation | None:
-    """Return loss and accuracy of a client's own answer to an evaluate message; None where it has none."""
-    for record in reply.content.metric_records.values():
-        loss, accuracy = record.get("loss"), record.get("accuracy")
-        if isinstance(loss, float):
-            return Evaluation(loss, accuracy if isinstance(accuracy, float) else None)
-    return None

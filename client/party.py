@@ -19,6 +19,7 @@ from experiment.config import Config
 from foundation.errors import Broken, ConfigError, Silent
 from link import flwr_compat
 from link.invitation import MODEL, STATISTICS
+from strategies.claims import NO_EVALUATION
 from strategies.method import AGREEMENT, ATTACK_FAILED, DECLINED, FAILED, STALE, UNPREPARED, Vector
 from tasks.contract import Problem
 
@@ -113,7 +114,7 @@ class PartyApp:
             return self._statistics(message)
         self._agree(message.content, context)
         if kind == "evaluate" and not self._limits.evaluation:
-            return error(message, f"{DECLINED}: evaluation")
+            return error(message, NO_EVALUATION)
         if kind == "train" and not self._takes_part(message.content, context):
             return error(message, f"{DECLINED}: more than {self._limits.max_rounds} rounds")
         if self._inner is None:

@@ -41,7 +41,7 @@ class PreparationOptions:
     Args:
         attack: kind of the attack; None for an honest client.
         settings: ``attack.key=value`` on top of the server's ``[attack]`` section of the same kind.
-        config: own copy of the experiment, which the server's must agree with.
+        config: own copy of the experiment, or its file, which the server's must agree with.
         config_dir: folder that a custom task is looked up in; None refuses custom tasks.
         data: folder of data files.
         fellows: workers that an attacker takes for its fellows, beside the seats of its own process.
@@ -56,7 +56,7 @@ class PreparationOptions:
 
     attack: str | None = None
     settings: Sequence[str] = ()
-    config: Path | None = None
+    config: Path | configs.Config | None = None
     config_dir: Path | None = None
     data: Path | None = None
     fellows: Sequence[int] = ()
@@ -113,7 +113,8 @@ class Preparation:
 
     def __init__(self, options: PreparationOptions) -> None:
         self._options = options
-        self._own = None if options.config is None else configs.load(options.config)
+        given = options.config
+        self._own = configs.load(given) if isinstance(given, Path) else given
         party = self._own is not None and self._own.own_data
         self._party = PartyPreparation(self._own, options) if self._own is not None and party else None
         self._crew = Crew(options)
@@ -147,7 +148,8 @@ class Preparation:
             self._experiment = resolved(config, problem, config.setting(options.data, options.config_dir))
         prepare(self._experiment, aggregates=options.attack is not None)
         log.info("%s: takes part in run %d", welcome.name, welcome.run_id, extra={"run_id": welcome.run_id})
-        app: App = client_app(self._crew.worker(self._experiment, welcome.worker))
+        worker = self._crew.worker(self._experiment, welcome.worker)
+        app: App = client_app(worker, evaluates=options.limits.evaluation)
         if options.observers is not None:
             app = options.observers.around(app, welcome.name, _known(lambda: self._experiment, welcome.worker))
         return Prepared(app, _context(welcome), Code.here(config).added_to(identity.written()))

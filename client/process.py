@@ -3,7 +3,7 @@
 An honest client is one seat. An attacker may hold several: one process, N names, one brain.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ class ClientOptions(PreparationOptions):
         worker: which worker (part of the data) it wants to be, the first one of a coalition; None to be assigned.
         seats: how many seats to hold; more than one only for attackers.
         patience_s: seconds to keep trying to reach a server; None for ever.
+        names: of the seats, where they are no NAME-0, NAME-1, ...
         tls: folder of the certificate of this name, see ``link.identity.tls.Identity``; a coalition's holds a folder
             for each of its names. None for an open port.
     """
@@ -33,6 +34,7 @@ class ClientOptions(PreparationOptions):
     worker: int | None = None
     seats: int = 1
     patience_s: float | None = None
+    names: Sequence[str] = ()
     tls: Path | None = None
 
 
@@ -46,7 +48,7 @@ def run_client(options: ClientOptions) -> str:
     n, first = options.seats, options.worker
     if n < 1 or (n > 1 and options.attack is None):
         raise ConfigError(f"--seats {n}: only a coalition (--attack KIND) holds more than one seat")
-    names = [options.name] if n == 1 else [f"{options.name}-{i}" for i in range(n)]
+    names = list(options.names) or ([options.name] if n == 1 else [f"{options.name}-{i}" for i in range(n)])
     seats = {name: None if first is None else first + i for i, name in enumerate(names)}
     shown = None if options.tls is None else {name: _identity(options.tls, name, n) for name in names}
     code, prepare = code_fingerprint(), Preparation(replace(options, folders=_folders(options, names)))

@@ -4,14 +4,17 @@ A worker of the link lives as long as its process. Where Flower runs every messa
 is kept in the state of the node between messages: ``link.worker_state``.
 """
 
-from typing import Protocol
+import math
+from typing import Protocol, cast
 
 from attacks.faults import Faulty
 from client.rollback import Rollback
 from experiment.opened import Experiment
 from link.worker_state import StateDict, state_from_dict, state_to_dict
-from strategies.method import STATELESS, Ask, Packet
+from strategies.claims import Claim
+from strategies.method import STATELESS, Ask, Packet, Vector
 from strategies.randomness import Role, stream
+from tasks.contract import MeasuredByClients
 
 
 class Worker(Protocol):
@@ -30,11 +33,29 @@ class Worker(Protocol):
     def answer(self, ask: Ask) -> Packet | Faulty | None:
         """Return the reply to an instruction; None for no reply, Faulty if it is to go wrong on the way."""
 
+    def measure(self, x: Vector) -> Claim:
+        """Return what this worker claims about a model; it changes nothing that the worker keeps."""
+
     def remember(self) -> StateDict:
         """Return what the worker must know when it is asked again; nothing where it keeps nothing."""
 
     def recall(self, saved: StateDict) -> None:
         """Know exactly what ``remember`` returned; nothing at all where the state dict is empty."""
+
+
+def measured(experiment: Experiment, worker: int, x: Vector) -> Claim:
+    """Return the measures of a model on what a worker has kept back, or else on its training data.
+
+    Args:
+        experiment: whose problem can measure.
+        worker: which one.
+        x: the model, shape (d,).
+    """
+    problem = cast(MeasuredByClients, experiment.problem)  # which has been checked when it was loaded
+    found = problem.measure(worker, x)
+    accuracy = None if found.accuracy is None or math.isnan(found.accuracy) else float(found.accuracy)
+    declared = experiment.config.federation.declare_samples
+    return Claim(float(found.loss), accuracy, int(problem.kept_back(worker)) if declared else None)
 
 
 class HonestWorker:
@@ -49,6 +70,7 @@ class HonestWorker:
 
     def __init__(self, experiment: Experiment, index: int) -> None:
         self.index = index
+        self._experiment = experiment
         self._method = experiment.method
         self._seed = experiment.config.federation.seed
         self._oracle = experiment.problem.oracle(index)
@@ -71,6 +93,10 @@ class HonestWorker:
         if not ask.probe:
             self._state = state
         return packet
+
+    def measure(self, x: Vector) -> Claim:
+        """Measure a model on this worker's data."""
+        return measured(self._experiment, self.index, x)
 
     def remember(self) -> StateDict:
         """Return the worker's state; nothing where the method keeps none."""

@@ -41,8 +41,8 @@ def run_in_process(options: LocalOptions) -> None:
     """
     check_attack(options.config)
     config = options.config
-    parties = Parties.of(config, options.data) if config.own_data else None
-    experiment = open_config(config, None if parties else options.data, options.config_dir)
+    parties = options.parties()
+    experiment = open_config(config, options.server_data if parties else options.data, options.config_dir)
     try_out(experiment)
     with RunFolder(options.out.absolute(), None) as folder:
         grid = grid_of(experiment) if parties is None else grid_of_parties(experiment, parties)

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partialmethod
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection, wait
@@ -30,8 +30,10 @@ from typing import Any
 from deploy import files, folders, logs, streams
 from deploy.environment import ours_first
 from experiment.config import Config
+from experiment.parties import Parties
 from foundation.errors import BreakwaterError, ConfigError, ProcessEnded
 from foundation.signals import ENDING, ignore, raising
+from link.seats import flaw_of_name
 from server.monitor.exporters import Monitoring
 
 log = logging.getLogger("breakwater.deploy")
@@ -71,7 +73,9 @@ SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL
 class LocalOptions:
     """The options of ``breakwater run``: see ``server.process.ServerOptions``; ``log_options`` is how logs are written.
 
-    With ``silent`` the server's process writes to its log alone, as one of many runs.
+    With ``silent`` the server's process writes to its log alone, as one of many runs. Where clients have their own
+    data, ``data`` has a sub-folder for each, ``attackers`` names those that attack (none for the last f), and
+    ``server_data`` is the folder of the server's test set.
     """
 
     config: Config
@@ -81,6 +85,25 @@ class LocalOptions:
     monitoring: Monitoring = field(default_factory=Monitoring)
     log_options: logs.LogOptions = field(default_factory=logs.LogOptions)
     silent: bool = False
+    attackers: Sequence[str] = ()
+    server_data: Path | None = None
+
+    def parties(self) -> Parties | None:
+        """Return who has which seat and data, where clients have their own; None elsewhere.
+
+        Raises:
+            ConfigError: the folders are not those of the federation.
+        """
+        if not self.config.own_data:
+            if self.attackers or self.server_data is not None:
+                option = "--attackers" if self.attackers else "--server-data"
+                raise ConfigError(f'{option}: needs [task] partition = "own"; else the last f clients attack')
+            return None
+        parties = Parties.of(self.config, self.data, self.attackers)
+        for name in parties.names.values():
+            if (flaw := flaw_of_name(name)) is not None:
+                raise ConfigError(f"--data {self.data}: a sub-folder is named after its client, and {flaw}")
+        return parties
 
 
 @dataclass
@@ -112,6 +135,7 @@ class LocalFederation:
         config = self.options.config
         n, f = config.federation.clients, config.federation.byzantine
         check_attack(config)
+        parties = self.options.parties()
         files.allow(files.for_server(n), f"a run of {n} clients")
         files.allow(files.for_launcher(n - f + 2), f"a run of {n} clients")
         logs.make_folder(self.options.out / "logs", f"run folder {self.options.out}")
@@ -124,11 +148,13 @@ class LocalFederation:
             self.address = self._await_address(self.server, here)
             self._pipe = here
             width = len(str(n - 1))
-            parts = [(f"client-{worker:0{width}}", worker, 1) for worker in range(n - f)]
-            for part in parts + [("byzantine", n - f, f)] * bool(f):
-                process = context.Process(target=_take_part, args=(self.options, self.address, *part), name=part[0])
+            names = parties.names if parties else {worker: f"client-{worker:0{width}}" for worker in range(n)}
+            parts = [(names[worker], [worker]) for worker in range(n - f)]
+            for name, seats in parts + [("byzantine", list(range(n - f, n)))] * bool(f):
+                part = _Part(name, seats, None if parties is None else parties)
+                process = context.Process(target=_take_part, args=(self.options, self.address, part), name=name)
                 process.start()
-                self.clients[part[0]] = process
+                self.clients[name] = process
         except (EOFError, ConnectionError):
             raise ProcessEnded("the helper process that starts all others was killed") from None
 
@@ -459,7 +485,7 @@ def _be_server(options: LocalOptions, pipe: Connection) -> None:
         config=options.config,
         listen="127.0.0.1:0",
         out=options.out,
-        data=options.data,
+        data=options.server_data if options.config.own_data else options.data,
         config_dir=options.config_dir,
         monitoring=options.monitoring,
         own=True,
@@ -475,25 +501,45 @@ def _be_server(options: LocalOptions, pipe: Connection) -> None:
         sys.exit(UNUSABLE)
 
 
-def _take_part(options: LocalOptions, address: str, name: str, worker: int, seats: int) -> None:
+@dataclass(frozen=True)
+class _Part:
+    """What one client process is in the federation.
+
+    Args:
+        name: of the process and, with one seat, of its client.
+        seats: its workers; several for the coalition.
+        parties: who has which data, where clients have their own.
+    """
+
+    name: str
+    seats: Sequence[int]
+    parties: Parties | None
+
+
+def _take_part(options: LocalOptions, address: str, part: _Part) -> None:
     """Be a client, or the coalition."""
     from client.process import ClientOptions, run_client
 
     begin(server=False)
+    config, name, parties = options.config, part.name, part.parties
     logs.to_file(options.out / "logs" / f"{name}.log", options.log_options)
-    config = options.config
+    attacks = config.attack is not None and part.seats[0] in config.federation.last_seats
     settings = ClientOptions(
         connect=address,
         name=name,
-        worker=worker,
-        seats=seats,
-        attack=config.attack.kind if config.attack is not None and name == "byzantine" else None,
+        worker=part.seats[0],
+        seats=len(part.seats),
+        attack=config.attack.kind if config.attack is not None and attacks else None,
         config_dir=options.config_dir,
         data=options.data,
         # All processes read the same files of this machine: only a custom task may make its own data.
         reading="bits" if config.task.kind == "custom" else "none",
-        tried=True,
+        tried=parties is None,
     )
+    if parties is not None:
+        folders = {worker: parties.folders[worker] for worker in part.seats}
+        names = [folder.name for folder in folders.values()]
+        settings = replace(settings, config=config, folders=folders, names=names)
     try:
         run_client(settings)
     except BreakwaterError as error:

@@ -66,13 +66,18 @@ from tasks.digits import DigitsTask
 from tasks.logistic import LogisticTask
 from tasks.mnist import MnistTask
 from tasks.partition import OWN
+from tasks.table import TableTask
 
 
 class EvaluationSection(Section):
-    """When the server measures the model."""
+    """When the model is measured, and by whom."""
 
     every: int = Field(default=50, ge=1)
     """Rounds between evaluations; the last round is always evaluated."""
+    by: Literal["server", "clients", "both", "none"] | None = None
+    """Who measures it. By "clients": all that are connected measure it on data of their own and report loss, accuracy
+    and number of samples. These are claims, shown as such: of their median at least byzantine + 1 answers are on either
+    side, so it lies within what honest clients reported. Default: "clients" for partition "own", else "server"."""
 
 
 class CheckpointSection(Section):
@@ -101,7 +106,7 @@ _Values = ShiftBack | Gaussian | Zero | Big | NaN | Infinity
 AttackUnion = Annotated[_Directions | _Searches | _Values | Silence | WireFault, Discriminator("kind")]
 _PreAggregators = Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping
 PreAggregatorUnion = Annotated[_PreAggregators, Discriminator("kind")]
-TaskUnion = Annotated[LogisticTask | DigitsTask | MnistTask | CustomTask, Discriminator("kind")]
+TaskUnion = Annotated[LogisticTask | DigitsTask | MnistTask | TableTask | CustomTask, Discriminator("kind")]
 
 
 class Config(Section):
@@ -230,6 +235,21 @@ class Config(Section):
         return self.task.partition == OWN
 
     @property
+    def evaluated_by(self) -> Literal["server", "clients", "both", "none"]:
+        """Who measures the model, with the default filled in."""
+        return self.evaluation.by or ("clients" if self.task.partition == "own" else "server")
+
+    @property
+    def server_evaluates(self) -> bool:
+        """Whether the server measures the model."""
+        return self.evaluated_by in ("server", "both")
+
+    @property
+    def clients_evaluate(self) -> bool:
+        """Whether all connected clients are asked to measure the model."""
+        return self.evaluated_by in ("clients", "both")
+
+    @property
     def cohorts(self) -> dict[str, int]:
         """The cohort sizes by key."""
         n, f = self.federation.clients, self.federation.byzantine
@@ -284,6 +304,7 @@ class Config(Section):
             "task": whole["task"],
             "strategy": {key: whole["strategy"].get(key) for key in ("kind", *self.strategy.method.worker_keys)},
             "compressor": whole["compressor"],
+            "evaluation": {"by": self.evaluated_by},
         }
 
     def trajectory_terms(self) -> dict[str, Any]:
@@ -291,7 +312,7 @@ class Config(Section):
         whole = self.model_dump(mode="json", exclude_none=True)
         del whole["evaluation"], whole["checkpoint"], whole["strategy"]["rounds"]
         waits = ("deadline_s", "flower_deadline_s", "join_timeout_s", "stall_rounds", "start_with", "heartbeat_s")
-        for key in (*waits, "same_code"):
+        for key in (*waits, "same_code", "declare_samples"):
             whole["federation"].pop(key, None)
         return whole
 

@@ -69,6 +69,8 @@ def sentences(
     yield from _kappa(config)
     yield from _cohorts(config) if task is None else _on_task(config, task)
     yield "attack", _attack(config)
+    if config.evaluated_by != "server":
+        yield "evaluation", _evaluation(config)
     for warning in warnings(config):
         yield "warning", warning
 
@@ -237,6 +239,16 @@ def _attack(config: Config) -> str:
     known = "revealed to the clients in it, because this attack needs to know"
     cohort = known if config.reveals_cohort else "not revealed"
     return f'{config.attack.label} with view "{config.attack.view}"; the cohort is {cohort}'
+
+
+def _evaluation(config: Config) -> str:
+    """Say who measures the model, where it is not the server alone."""
+    if config.evaluated_by == "none":
+        return "nobody measures the model"
+    needed = 2 * config.federation.byzantine + 1
+    also = "the server, and " if config.server_evaluates else ""
+    claims = f"their claims are shown, with the median of at least {needed} answers, and have no effect"
+    return f"{also}all connected clients measure the model every {config.evaluation.every} rounds; {claims}"
 
 
 def warnings(config: Config) -> Iterator[str]:

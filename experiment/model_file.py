@@ -3,13 +3,15 @@
 With names, the file is a state dict as ``load_state_dict(load_file(...))`` takes it: the trained parameters, each tied
 one under all of its names, and the frozen parameters and buffers beside them. Its only metadata are the names of the
 trained parameters in the order in which they lie in x (``parameters``, as JSON), so that x can be put together again.
+A table task has these names, its schema and its scaling as JSON under the key ``table`` instead.
 Nothing else is in it, no time and no run id: equal models give equal files. One key of metadata is what the library
 writes in an order that never changes.
 """
 
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -24,9 +26,12 @@ from foundation.errors import ConfigError
 from foundation.files import replacing
 from strategies.method import Vector
 from tasks.contract import Problem
+from tasks.table_model import TableModel
 
 _PARAMETERS = "parameters"
 """Key of the metadata: the names of the trained parameters, in the order of x."""
+_TABLE = "table"
+"""Key of the metadata of a table task's model: the same names, and what the model needs to be used."""
 _LAYOUT = "layout"
 """Key of the metadata in files of older versions: names and shapes of what their ``x`` holds."""
 _X, _FROZEN = "x", "frozen."
@@ -45,10 +50,12 @@ class Model:
             and does not give the order.
         tensors: trained and frozen parameters, and buffers, by name and with their shapes; empty for a task that has
             no names for its parameters.
+        table: of a table task, what the model needs to be used, as ``TableModel.of`` takes it.
     """
 
     x: Vector | None
     tensors: Tensors
+    table: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +66,13 @@ class ModelForm:
         shapes: of each trained parameter by name, in the order of x; empty for one vector x.
         tied: further names of trained parameters: name -> one of ``shapes``.
         frozen: what belongs to the model and is not trained, by name.
+        describe: of a table task, returns what a model needs to be used; called when a model is written.
     """
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
     frozen: Tensors = field(default_factory=dict)
+    describe: Callable[[], Mapping[str, Any]] | None = None
 
     @classmethod
     def of(cls, problem: Problem) -> Self:
@@ -81,7 +90,7 @@ class ModelForm:
         names = [*shapes, *tied, *frozen]
         if len(set(names)) < len(names) or "__metadata__" in names or not shapes.keys() >= set(tied.values()):
             shapes = {}
-        return cls(shapes, tied if shapes else {}, frozen)
+        return cls(shapes, tied if shapes else {}, frozen, getattr(problem, "description", None))
 
     def arrays(self, x: Vector) -> tuple[Tensors, dict[str, str] | None]:
         """Return what the file of this model holds, and its metadata.
@@ -93,7 +102,10 @@ class ModelForm:
             return {_X: x, **{f"{_FROZEN}{name}": array for name, array in self.frozen.items()}}, None
         trained = _split(x, self.shapes)
         again = {name: trained[first] for name, first in self.tied.items()}
-        return {**trained, **again, **self.frozen}, {_PARAMETERS: json.dumps(list(self.shapes))}
+        tensors = {**trained, **again, **self.frozen}
+        if self.describe is not None:
+            return tensors, {_TABLE: json.dumps({_PARAMETERS: list(self.shapes), **self.describe()})}
+        return tensors, {_PARAMETERS: json.dumps(list(self.shapes))}
 
 
 def write_model(path: Path, x: Vector, form: ModelForm) -> None:
@@ -130,18 +142,50 @@ def read_model(folder: Path) -> Model:
     Raises:
         ConfigError: there is none, or it cannot be read; one line.
     """
-    path = folder / MODEL
-    if not path.exists():
+    if not (folder / MODEL).exists():
         raise ConfigError(f"{folder}: no model is there ({MODEL} is missing)")
+    return read_model_file(folder / MODEL)
+
+
+def load_model(path: str | os.PathLike[str]) -> TableModel:
+    """Load the model of a table task, to predict with it.
+
+    Args:
+        path: of a file that a server or client wrote (``model.safetensors``), or of a run folder.
+
+    Raises:
+        ConfigError: there is no model, it cannot be read, or it is of another kind of task; one line.
+    """
+    path = Path(path)
+    if path.is_dir():
+        model, path = read_model(path), path / MODEL
+    else:
+        model = read_model_file(path)
+    if model.table is None or model.x is None:
+        fix = "load the model of another task with breakwater.Run or safetensors"
+        raise ConfigError(f'{path}: is no model of a table task (kind = "table"), and only these can predict; {fix}')
+    try:
+        return TableModel.of(model.x, model.tensors, model.table)
+    except ValueError as error:
+        raise ConfigError(f"{path}: is no model of a table task: {error}") from None
+
+
+def read_model_file(path: Path) -> Model:
+    """Return the model in a file; see ``read_model``."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: is no file" if path.exists() else f"{path}: no such file")
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
+        if _TABLE in metadata:
+            about = dict(json.loads(metadata[_TABLE]))
+            return Model(_joined(arrays, about.pop(_PARAMETERS)), arrays, about)
         if _PARAMETERS in metadata:
             return Model(_joined(arrays, json.loads(metadata[_PARAMETERS])), arrays)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (SafetensorError, ValueError, TypeError, LookupError) as error:
+    except (SafetensorError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise ConfigError(f"{path}: is not the model of a run: {error}") from None
     if _X not in arrays or arrays[_X].ndim != 1:
         return Model(None, arrays)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from attacks.attack import Attack
 from experiment import config as configs
@@ -93,7 +93,8 @@ class Experiment:
             raise ValueError("nothing is agreed on where all processes have the same data")
         if agreement.scaling:
             try:
-                self.problem.settle(agreement.scaling)  # type: ignore[attr-defined]  # see ``tasks.contract``
+                problem: Any = self.problem
+                problem.settle(agreement.scaling)
             except (TaskError, ValueError, AttributeError) as error:
                 raise ConfigError(f"the agreement's scaling cannot be used: {kind_and_line(error)}") from error
         agreed = replace(self, pending="", agreement=agreement)
@@ -148,8 +149,17 @@ def resolved(config: configs.Config, problem: Problem, setting: Setting) -> Expe
     Raises:
         ConfigError: the config does not fit the task.
     """
+    absent = [name for name in ("measure", "kept_back") if not hasattr(problem, name)]
+    if config.clients_evaluate and absent:
+        fix = 'add them (docs/tasks.md), or use "server" or "none"'
+        raise ConfigError(
+            f'[evaluation] by = "{config.evaluated_by}": the task has no {" and no ".join(absent)}; {fix}'
+        )
     if not config.own_data:
         return Experiment(configs.resolve(config, problem), problem, setting)
+    if setting.party == "server" and config.server_evaluates and not getattr(problem, "has_test_data", True):
+        where = "the server has no test data; name their folder, or let the clients measure the model"
+        raise ConfigError(f'[evaluation] by = "{config.evaluated_by}": {where}')
     return _before_joining(config, problem, setting)
 
 
@@ -211,9 +221,9 @@ def try_out(experiment: Experiment, worker: int | None = None, attack: Attack | 
     sizes = [strategy[key] for key in ("batch", "full_batch") if strategy.get(key) is not None]
     full = 0 in sizes or "full_batch" not in strategy or not sizes
     workers: Sequence[int] = range(config.federation.clients) if worker is None else [worker]
-    evaluates = worker is None
+    evaluates = worker is None and config.server_evaluates
     if experiment.at_server:  # it has no training data
-        workers, attackers, evaluates = [], [], getattr(experiment.problem, "has_test_data", True)
+        workers, attackers, evaluates = [], [], evaluates and getattr(experiment.problem, "has_test_data", True)
     batches = [size for size in sizes if size] + ([0] if full else [])
     demands = Demands(workers=workers, batches=batches, flipped=attackers if flips else [], evaluates=evaluates)
     try:

@@ -1,9 +1,13 @@
 """What is wrong with a config, in words: one line for each problem, with the place, the value and the bound."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
+
+_ALTERNATIVE = re.compile(r"(tuple|dict)\[.*\]$|str$")
+"""Where a key may have values of several types, the part of a place that names the type which was tried."""
 
 
 def explain_one(item: Any, annotation: Any, section: str, noun: str = "key") -> str:
@@ -15,7 +19,7 @@ def explain_one(item: Any, annotation: Any, section: str, noun: str = "key") -> 
         section: its name; "" for the whole config.
         noun: what the section consists of.
     """
-    where = [str(part) for part in item["loc"]]
+    where = [str(part) for part in item["loc"] if not _ALTERNATIVE.match(str(part))]
     kinds = kinds_of(annotation)
     member = kinds[where.pop(0)] if where and where[0] in kinds else annotation
     message = item["msg"].removeprefix("Value error, ")

@@ -197,7 +197,7 @@ def read_reply(message: Message, ask: Ask, form: Compressor, like: Vector) -> Pa
     """
     try:
         if message.has_error():
-            return Rejected(one_line(_slug_first(message.error.reason), _MOST))
+            return Rejected(reason_of(message))
         return _read_packet(message.content, ask, form, like)
     except WireError as error:
         return Rejected(one_line(error, _MOST))
@@ -256,7 +256,8 @@ def reply_bound(content: RecordDict, method: Method, dim: int, dtype: np.dtype[A
     """Return a bound on the size of any honest reply to one instruction.
 
     Args:
-        content: of the instruction; one that is no ask of ours may be answered with ``max_reply_bytes``.
+        content: of the instruction; one that is neither an ask of ours nor asks for measures may be answered with
+            ``max_reply_bytes``.
         method: that asks.
         dim: d.
         dtype: of the model.
@@ -266,6 +267,8 @@ def reply_bound(content: RecordDict, method: Method, dim: int, dtype: np.dtype[A
         The packets of a round's workers differ in their coordinates alone, but for one value in perm-k, which is less
         than that.
     """
+    if "evaluate" in content:  # see ``link.claims``: three numbers
+        return CONTROL_BYTES
     try:
         ask = read_ask(content)
     except WireError:
@@ -282,6 +285,11 @@ def _from_array(array: Array, dtypes: Mapping[str, np.dtype[Any]]) -> NDArray[An
         shape = str(tuple(array.shape))[:40]
         raise WireError(f"wrong shape: {len(array.data)} bytes do not fill {shape} {array.dtype}")
     return np.frombuffer(array.data, dtype)
+
+
+def reason_of(message: Message) -> str:
+    """Return the reason of an error reply on one line, as "slug: detail"."""
+    return one_line(_slug_first(message.error.reason), _MOST)
 
 
 def _slug_first(reason: str | None) -> str:

@@ -17,7 +17,7 @@ from tasks.identity import TaskIdentity
 log = logging.getLogger("breakwater.server")
 
 _MOST_TEXT = 1 << 20
-"""Characters of a client's statistics that are read."""
+"""Characters of a client's statistics that are parsed."""
 
 
 def agree(experiment: Experiment, transport: Transport) -> Agreement:
@@ -56,35 +56,28 @@ def _scaling(experiment: Experiment, transport: Transport) -> str:
     deadline_s = federation.flower_deadline_s if transport.polled else federation.longest_deadline_s
     nodes = transport.nodes()
     messages = [Message(RecordDict(), node, f"query.{STATISTICS}", ttl=deadline_s) for node in nodes.values()]
+    replies = list(transport.send_and_receive(messages, timeout=deadline_s))  # which gives the messages their ids
     asked = {message.metadata.message_id: worker for message, worker in zip(messages, nodes, strict=True)}
-    reported: dict[str, Any] = {}
-    for reply in transport.send_and_receive(messages, timeout=deadline_s):
+    reported: dict[str, object] = {}
+    for reply in replies:
         worker = asked.get(reply.metadata.reply_to_message_id)
         if worker is None or transport.name(worker) in reported:
             continue
         name = transport.name(worker)
-        try:
-            reported[name] = _read(reply)
-        except ValueError as error:
-            log.warning("%s reports no statistics of its columns: %s", name, one_line(error, 200))
+        if reply.has_error():
+            log.warning("%s reports no statistics: %s", name, one_line(reply.error.reason, 200))
+            continue
+        reported[name] = _read(reply)
     try:
         return str(problem.scaling_of(reported, federation.byzantine))
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(f"[task] {error}") from None
 
 
-def _read(reply: Message) -> Any:
-    """Return the statistics in a reply, as JSON has them.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if reply.has_error():
-        raise ValueError(reply.error.reason)
+def _read(reply: Message) -> object:
+    """Return the statistics in a reply, as JSON has them; the text where it is none."""
     text = reply.content.config_records.get(STATISTICS, ConfigRecord()).get("columns")
-    if not isinstance(text, str) or len(text) > _MOST_TEXT:
-        raise ValueError("undecodable")
     try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("undecodable") from None
+        return json.loads(text) if isinstance(text, str) and len(text) <= _MOST_TEXT else text
+    except (ValueError, RecursionError):
+        return text

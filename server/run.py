@@ -16,8 +16,9 @@ from experiment.explain import title
 from experiment.model_file import ModelForm
 from experiment.opened import Experiment
 from experiment.sections import Federation
+from foundation.errors import ConfigError
 from foundation.signals import done, held
-from link import codec
+from link import claims, codec
 from link.transport import Transport
 from server.agreeing import agree
 from server.checkpointer import Checkpointer
@@ -31,8 +32,9 @@ from server.run_folder import CURVE, REPORT
 from server.run_folder.checkpoints import Checkpoint
 from server.run_folder.reader import read_rounds
 from server.run_folder.writer import RunFolder
+from strategies.claims import Measures, headline
 from strategies.deadline import LearntDeadline
-from strategies.method import Evaluation
+from strategies.method import Evaluation, Vector
 from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord, StalledError
 
 log = logging.getLogger("breakwater.server")
@@ -81,6 +83,7 @@ def run(
         experiment = experiment.settled(Agreement.from_json(point[0].agreement))
     config, problem = experiment.config, experiment.problem
     federation, rounds = config.federation, config.strategy.rounds
+    evaluate = _evaluation(experiment)
     console = console_for(monitoring)
     folder.form = ModelForm.of(problem)
     load_loops(experiment, console)
@@ -96,17 +99,25 @@ def run(
             if experiment.written is not None and experiment.agreement is None:
                 experiment = checkpointer.experiment = experiment.settled(agree(experiment, transport))
             x0 = problem.initial()
-            start = problem.evaluate(x0)
-            folder.begin(experiment.as_written, start)
-            observers.start(start if resumed is None else problem.evaluate(resumed.x), folder.rounds)
-            strategy = _strategy(experiment, transport, observers)
+            new = _strategy(experiment, transport, observers)
+
+            def measure(x: Vector, round_: int) -> Measures:
+                claimed = None if over else new.ask_clients(transport, round_, x)
+                return (None if evaluate is None else evaluate(x)), claimed
+
+            start = measure(x0, 0)
+            folder.begin(experiment.as_written, *start)
+            now = start if resumed is None else measure(resumed.x, folder.rounds)
+            observers.start(now[0], folder.rounds, now[1])
+            strategy = new
             strategy.on_round = _on_round(strategy, transport, checkpointer, observers)
             strategy.state = resumed if resumed is not None else experiment.method.start(x0)
             checkpointer.keep(transport, strategy)
             strategy.start(transport, codec.to_arrays(x0), num_rounds=rounds)
             status = "diverged" if strategy.last and strategy.last.diverged else "finished"
         except StalledError as error:
-            status, stalled, measured = "stalled", error, problem.evaluate(error.model)
+            status, stalled = "stalled", error
+            measured = None if evaluate is None else evaluate(error.model)
         finally:
             with held():  # a signal may come at any time, and again
                 state = resumed if strategy is None else strategy.state
@@ -132,7 +143,11 @@ def run(
                     _report(folder.path)
     try:
         if monitoring.pictures:
-            draw({config.strategy.kind: (start, read_rounds(folder.path))}, folder.path / CURVE, title=title(config))
+            draw(
+                {config.strategy.kind: (headline(*start), read_rounds(folder.path))},
+                folder.path / CURVE,
+                title=title(config),
+            )
     except OSError as error:
         log.error("%s: cannot be written: %s", folder.path / CURVE, error.strerror or error)
     console.quiet = monitoring.silent
@@ -142,6 +157,20 @@ def run(
         send_model(experiment, transport, final)
     if stalled is not None:
         raise stalled
+
+
+def _evaluation(experiment: Experiment) -> Callable[[Vector], Evaluation] | None:
+    """Return what measures a model at the server; None where the server measures none.
+
+    Raises:
+        ConfigError: the server has nothing to measure it on.
+    """
+    if not experiment.config.server_evaluates:
+        return None
+    if not getattr(experiment.problem, "has_test_data", True):
+        fix = 'give it a test set (--data), or use "clients" or "none"'
+        raise ConfigError(f'[evaluation] by = "{experiment.config.evaluated_by}": the server has no test data; {fix}')
+    return experiment.problem.evaluate
 
 
 def _strategy(experiment: Experiment, transport: Transport, observers: Observers) -> RobustStrategy:
@@ -161,7 +190,9 @@ def _strategy(experiment: Experiment, transport: Transport, observers: Observers
         reveal_cohort=config.reveals_cohort,
         stratum=federation.last_seats if config.stratified else (),
         agreement=None if experiment.agreement is None else experiment.agreement.record(),
-        evaluate=experiment.problem.evaluate,
+        evaluate=_evaluation(experiment),
+        claim_codec=claims if config.clients_evaluate else None,
+        declare_samples=federation.declare_samples,
         every=config.evaluation.every,
         on_hold=observers.live.hold,
     )
@@ -171,11 +202,13 @@ def _on_round(
     strategy: RobustStrategy, transport: Transport, checkpointer: Checkpointer, observers: Observers
 ) -> Callable[[RoundRecord], None]:
     """Return what writes down a round that has ended."""
+    config = checkpointer.experiment.config
 
     def on_round(record: RoundRecord) -> None:
+        last = record.diverged or record.round == config.strategy.rounds
         with held():  # a round is written whole, or not at all
             checkpointer.folder.add(record)
-            if record.evaluation is not None and strategy.state is not None:
+            if (last or record.round % config.evaluation.every == 0) and strategy.state is not None:
                 checkpointer.folder.save(strategy.state.x)
             observers.add(record)
             if not record.diverged and checkpointer.due(record.round):

@@ -11,7 +11,7 @@ plain loop, because every draw has its own stream and replies are ordered by wor
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from strategies.claims import NO_EVALUATION, Claim, Claims, MeasuredBy, headline, measured_by
 from strategies.cohorts import quorum_of, sample
 from strategies.deadline import LearntDeadline
 from strategies.evidence import Evidence
@@ -49,6 +50,8 @@ from strategies.roster import Roster as Roster
 log = logging.getLogger("breakwater.strategy")
 
 NOT_FINITE = "model or loss is not finite"
+EVALUATE = "evaluate"
+"""The type of messages that ask clients to measure a model, and the kind of round that their deadline is learnt for."""
 
 
 class Codec(Protocol):
@@ -65,6 +68,21 @@ class Codec(Protocol):
 
     def from_arrays(self, arrays: ArrayRecord) -> Vector:
         """Return the model of a record."""
+
+
+class ClaimCodec(Protocol):
+    """How clients are asked to measure a model, and how their answers are read; ``link.claims`` is the one in use."""
+
+    def write_evaluation(self, round_: int, arrays: ArrayRecord) -> RecordDict:
+        """Return the content of an instruction."""
+
+    def read_claim(self, message: Message, declared: bool) -> Claim | Rejected:
+        """Return the claim of an answer, or why there is none; never raise.
+
+        Args:
+            message: whatever arrived.
+            declared: clients say how many samples they have measured.
+        """
 
 
 @dataclass(frozen=True)
@@ -84,7 +102,7 @@ class RoundRecord:
         bytes_up: bytes that came from clients during the round.
         bytes_down: bytes that went to clients during the round.
         round_s: seconds that the round took.
-        evaluation: the model x^r measured, where it was.
+        evaluation: the model x^r as the server measured it, where it did.
         deadline_s: seconds that it waited for replies at most.
         note: what a reader should know.
         diverged: model or loss is not finite; this is the last round.
@@ -92,6 +110,7 @@ class RoundRecord:
         evidence: what the round shows about each accepted worker, in their order; None where nothing was aggregated.
         late: names of clients whose reply to an earlier round came since.
         incomplete: fewer replies than the quorum of this round came, so none of them was used.
+        claims: what clients claim about x^r, where they were asked.
     """
 
     round: int
@@ -114,6 +133,17 @@ class RoundRecord:
     evidence: Evidence | None = None
     late: Sequence[str] = ()
     incomplete: bool = False
+    claims: Claims | None = None
+
+    @property
+    def headline(self) -> Evaluation | None:
+        """The measures of x^r that are shown first: the server's, else the medians of what clients claim."""
+        return headline(self.evaluation, self.claims)
+
+    @property
+    def measured_by(self) -> MeasuredBy:
+        """Whose the measures in ``headline`` are."""
+        return measured_by(self.evaluation, self.claims)
 
 
 @dataclass(frozen=True)
@@ -166,9 +196,10 @@ class RobustStrategy(Strategy):
             clients that answer before ``StalledError`` is.
         reveal_cohort: tell the sampled workers who else was sampled.
         stratum: workers of whom every cohort has the same number, see ``cohorts.sample``; for experiments.
-        agreement: a record that each worker is sent with its first instruction, and again when it answers that it has
-            not been; None for none.
-        evaluate: measures a model; None to measure nothing.
+        evaluate: measures a model; None where the server measures nothing.
+        claim_codec: how all connected clients are asked to measure the model, which never affects the method; None
+            where they are not.
+        declare_samples: clients say how many samples they have measured.
         every: rounds between evaluations; the last round is always measured.
         on_round: called with the record of every finished round.
         on_hold: called with one line when the run is held because too few clients answer, and with "" when it goes on.
@@ -190,6 +221,8 @@ class RobustStrategy(Strategy):
     stratum: Collection[int] = ()
     agreement: ConfigRecord | None = None
     evaluate: Callable[[Vector], Evaluation] | None = None
+    claim_codec: ClaimCodec | None = None
+    declare_samples: bool = True
     every: int = 50
     on_round: Callable[[RoundRecord], None] | None = None
     on_hold: Callable[[str], None] | None = None
@@ -206,6 +239,8 @@ class RobustStrategy(Strategy):
         self._open: _Open | None = None
         self._warned: set[tuple[str, str]] = set()
         self._agreed: set[int] = set()  # the workers that have the agreement
+        self._asked: list[tuple[Message, int]] = []  # to measure the model: instruction and worker
+        self._short = False  # too few have measured it, and the note of a round says so
         self._watch = Watch(self)
 
     # --- one round: ask, screen, update ---------------------------------------------------------------------------
@@ -226,10 +261,14 @@ class RobustStrategy(Strategy):
             self.clients, ask.sample, nodes, stream(self.seed, Role.COHORT, round_=state.round), self.stratum
         )
         ask = replace(ask, cohort=tuple(cohort))
-        given = self.deadline_s
-        self.wait_s = given.seconds(ask.kind) if isinstance(given, LearntDeadline) else given
+        self.wait_s = self._seconds(ask.kind)
         self._open = self._opened(ask, cohort, nodes)
         return self._open.messages
+
+    def _seconds(self, kind: str) -> float:
+        """Return how long to wait for replies to messages of this kind."""
+        given = self.deadline_s
+        return given.seconds(kind) if isinstance(given, LearntDeadline) else given
 
     def _opened(self, ask: Ask, workers: list[int], nodes: Mapping[int, int]) -> _Open:
         """Write one instruction for these workers, and for those that are behind one of their own."""
@@ -252,6 +291,14 @@ class RobustStrategy(Strategy):
     def _with_agreement(self, content: RecordDict) -> RecordDict:
         """Return the content with the agreement, if there is one; the records are shared."""
         return content if self.agreement is None else RecordDict({**content, AGREEMENT: self.agreement})
+
+    def _note_agreed(self, answers: Mapping[int, object]) -> None:
+        """Note who has the agreement: who answers well, but not who says that it has not been sent it."""
+        for worker, answer in answers.items():
+            if not isinstance(answer, Rejected):
+                self._agreed.add(worker)
+            elif answer.slug == UNPREPARED:  # its process is another one
+                self._agreed.discard(worker)
 
     def complete(self, message: Message, worker: int, round_: int) -> None:
         """Add to an instruction what a subclass sends beside it."""
@@ -319,27 +366,12 @@ class RobustStrategy(Strategy):
     def _verdicts(self, opened: _Open, replies: Iterable[Message]) -> tuple[dict[int, Packet | Rejected], set[int]]:
         """Return what became of each sampled worker's reply, and which workers said anything at all."""
         ask = opened.ask
-        # By instruction and not by sender: a SuperLink reports a lost node's error in its own name.
-        pairs = zip(opened.messages, opened.cohort, strict=True)
-        sent = {message.metadata.message_id: (i, message.metadata.dst_node_id) for message, i in pairs}
         verdicts: dict[int, Packet | Rejected] = {}
         spoke: set[int] = set()  # they said something; of a node that is lost the SuperLink says so
-        for message in replies:
-            worker, node = sent.get(message.metadata.reply_to_message_id, (None, None))
-            own = message.metadata.src_node_id == node
-            if worker is not None and own:
-                spoke.add(worker)
-            if worker is None or not (own or message.has_error()):  # only errors come in another's name
-                log.warning("round %d: node %d answers no instruction of it", ask.round, message.metadata.src_node_id)
-            elif worker in verdicts:
-                verdicts[worker] = Rejected("duplicate: more than one reply")
-            else:
-                verdicts[worker] = self._screen(worker, message, ask)
-        for worker, verdict in verdicts.items():
-            if isinstance(verdict, Packet):
-                self._agreed.add(worker)
-            elif verdict.slug == UNPREPARED:  # its process is another one
-                self._agreed.discard(worker)
+        for worker, message, own in _matched(zip(opened.messages, opened.cohort, strict=True), replies, ask.round):
+            spoke |= {worker} if own else set()
+            verdicts[worker] = _DUPLICATE if worker in verdicts else self._screen(worker, message, ask)
+        self._note_agreed(verdicts)
         silent = Rejected(f"silent: no reply within {self.wait_s:g} s")
         return {worker: verdicts.get(worker, silent) for worker in opened.cohort}, spoke
 
@@ -360,16 +392,51 @@ class RobustStrategy(Strategy):
             level, hint = logging.WARNING, " (repetitions are only in the log file and the metrics)"
         log.log(level, "round %d: %s rejected: %s%s", round_, name, verdict.reason, hint)
 
-    # --- what Flower's Strategy also asks for -----------------------------------------------------------------------
+    # --- evaluation by clients ----------------------------------------------------------------------------------------
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask no client: claims about a model are no evidence; the server evaluates itself."""
-        return []
+        """Ask all connected clients to measure the model; nobody where there is no ``claim_codec``."""
+        self._asked = []
+        if self.claim_codec is None:
+            return []
+        content = self.claim_codec.write_evaluation(server_round, arrays)  # one object for all, as in a round
+        wait_s = self._seconds(EVALUATE)
+        with_agreement = self._with_agreement(content)
+        for worker, node in sorted(self.roster.nodes().items()):
+            mine = content if worker in self._agreed else with_agreement
+            message = Message(mine, node, EVALUATE, ttl=wait_s, group_id=str(server_round))
+            self._asked.append((message, worker))
+        return [message for message, _ in self._asked]
 
-    def add_claims(self, round_: int, grid: Grid, result: Result, *, evaluated: bool) -> None:
-        """Add to the result what clients say about themselves after a round; here they are not asked.
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Screen what clients answer; return the medians, or None where too few answers are usable."""
+        return _medians(self._claims_of(server_round, replies))
+
+    def ask_clients(self, grid: Grid, round_: int, x: Vector) -> Claims | None:
+        """Have all connected clients measure a model; None where clients are not asked.
+
+        Nothing of it affects the method, its random draws or what workers keep.
+
+        Args:
+            grid: where they are.
+            round_: r, the model is x^r.
+            x: shape (d,).
+        """
+        if self.claim_codec is None:
+            return None
+        (up, down), wait_s = self.roster.traffic(), self._seconds(EVALUATE)
+        messages = list(self.configure_evaluate(round_, self.codec.to_arrays(x), ConfigRecord(), grid))
+        replies = list(grid.send_and_receive(messages, timeout=wait_s)) if messages else []
+        claims = self._claims_of(round_, replies)
+        if isinstance(self.deadline_s, LearntDeadline) and messages:
+            self.deadline_s.observe(EVALUATE, len(messages), self.roster.waits(), wait_s)
+        up_now, down_now = self.roster.traffic()
+        return replace(claims, bytes_up=up_now - up, bytes_down=down_now - down)
+
+    def add_claims(self, round_: int, grid: Grid, result: Result, *, evaluated: bool) -> Claims | None:
+        """Return what clients claim about the model after a round, and add their medians to the result.
 
         Args:
             round_: r; the model is that of the state.
@@ -377,10 +444,45 @@ class RobustStrategy(Strategy):
             result: of the run.
             evaluated: whether the model is to be measured after this round.
         """
+        claims = self.ask_clients(grid, round_, self.state.x) if evaluated else None
+        if claims is not None and (metrics := _medians(claims)) is not None:
+            result.evaluate_metrics_clientapp[round_] = metrics
+        return claims
 
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Return nothing, see ``configure_evaluate``."""
-        return None
+    def _claims_of(self, round_: int, replies: Iterable[Message]) -> Claims:
+        """Screen what the clients that were asked have answered."""
+        (asked, self._asked), reader = (self._asked, []), self.claim_codec
+        if reader is None:
+            return Claims(0, self.byzantine)
+        answers: dict[int, Claim | Rejected] = {}
+        for worker, reply, _ in _matched(asked, replies, round_):
+            answers[worker] = _DUPLICATE if worker in answers else reader.read_claim(reply, self.declare_samples)
+        self._note_agreed(answers)
+        silent = Rejected(f"silent: no reply within {self._seconds(EVALUATE):g} s")
+        clients: dict[str, Claim] = {}
+        missing: dict[str, str] = {}
+        for _, worker in asked:
+            name, verdict = self.roster.name(worker), answers.get(worker, silent)
+            if isinstance(verdict, Claim):
+                clients[name] = verdict
+            else:
+                missing[name] = verdict.reason
+                self._tell_missing(round_, name, verdict)
+        claims = Claims.of(clients, missing, self.byzantine)
+        if claims.shortage and (key := ("", "evaluation")) not in self._warned:
+            self._warned.add(key)
+            log.warning("round %d: evaluation: %s; reported once", round_, claims.shortage)
+        return claims
+
+    def _tell_missing(self, round_: int, name: str, verdict: Rejected) -> None:
+        """Log why a client has no voice in an evaluation: loudly the first time for this reason, unless it declines."""
+        key = name, f"evaluation: {verdict.slug}"
+        loud = key not in self._warned and verdict.reason != NO_EVALUATION
+        self._warned.add(key)
+        level = logging.WARNING if loud else logging.INFO
+        log.log(level, "round %d: evaluation: no answer of %s counts: %s", round_, name, verdict.reason)
+
+    # --- what Flower's Strategy also asks for -------------------------------------------------------------------------
 
     def summary(self) -> None:
         """Log the method and its hyper-parameters."""
@@ -449,9 +551,9 @@ class RobustStrategy(Strategy):
             x = self.state.x
             flaw = self.flaw_of_model(x)
             diverged = bool(flaw)
-            evaluation, due = None, round_ % self.every == 0 or round_ == num_rounds
+            evaluation, claims, due = None, None, round_ % self.every == 0 or round_ == num_rounds
             if not diverged:
-                self.add_claims(round_, grid, result, evaluated=due)
+                claims = self.add_claims(round_, grid, result, evaluated=due)
             if due or diverged:
                 evaluation = self.evaluate(x) if self.evaluate else None
                 diverged = diverged or (evaluation is not None and not math.isfinite(evaluation.loss))
@@ -459,7 +561,10 @@ class RobustStrategy(Strategy):
                 if metrics is not None:
                     result.evaluate_metrics_serverapp[round_] = metrics
             note = f"diverged: {flaw or NOT_FINITE} after round {round_}" if diverged else record.note
-            record = replace(record, evaluation=evaluation, note=note, diverged=diverged, late=self.roster.late())
+            if claims is not None and claims.shortage and not self._short:
+                self._short, note = True, "; ".join(filter(None, (note, claims.shortage)))
+            late = self.roster.late()
+            record = replace(record, evaluation=evaluation, claims=claims, note=note, diverged=diverged, late=late)
             self.last = record
             if self.on_round:
                 self.on_round(record)
@@ -485,3 +590,36 @@ class RobustStrategy(Strategy):
         for worker, verdict in failed.items():
             self._tell(ask.round, worker, verdict)
         return Probe(len(verdicts) - len(failed), [v.reason for v in failed.values()], failed.keys() & spoke)
+
+
+_DUPLICATE = Rejected("duplicate: more than one reply")
+
+
+def _matched(
+    sent: Iterable[tuple[Message, int]], replies: Iterable[Message], round_: int
+) -> Iterator[tuple[int, Message, bool]]:
+    """Yield each reply with the worker whose instruction it answers, and whether it comes from that worker's node.
+
+    By instruction and not by sender: a SuperLink reports a lost node's error in its own name.
+
+    Args:
+        sent: the instructions and their workers.
+        replies: whatever came.
+        round_: r, for the log.
+    """
+    workers = {message.metadata.message_id: (worker, message.metadata.dst_node_id) for message, worker in sent}
+    for reply in replies:
+        worker, node = workers.get(reply.metadata.reply_to_message_id, (None, None))
+        own = reply.metadata.src_node_id == node
+        if worker is None or not (own or reply.has_error()):  # only errors come in another's name
+            log.warning("round %d: node %d answers no instruction of it", round_, reply.metadata.src_node_id)
+        else:
+            yield worker, reply, own
+
+
+def _medians(claims: Claims) -> MetricRecord | None:
+    """Return the medians of claims as Flower's result has them; None where there is no figure."""
+    if (found := claims.evaluation) is None:
+        return None
+    known = {"loss": found.loss, "accuracy": found.accuracy}
+    return MetricRecord({name: value for name, value in known.items() if value is not None})

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from tasks.partition import OWN, check_partition
 
@@ -14,7 +14,7 @@ class BuiltIn:
     tested: ClassVar[bool] = True
     own_data: ClassVar[bool] = False
     """Whether each client may bring data of its own."""
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
@@ -23,7 +23,7 @@ class BuiltIn:
                 raise ValueError(f'{name} = "{getattr(self, name)}": must be {allowed}')
         for name in ("hidden", "train_limit", "features"):
             value = getattr(self, name, None)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise ValueError(f"{name} = {value}: must be at least 1")
         l2: float = getattr(self, "l2", 0.0)
         if not (l2 >= 0 and isfinite(l2)):
@@ -32,4 +32,4 @@ class BuiltIn:
         check_partition(partition)
         if partition == OWN and not self.own_data:
             here = f'kind = "{getattr(self, "kind", "")}" splits data that all processes have'
-            raise ValueError(f'partition = "{OWN}": {here}; use kind = "custom" with local_data(folder)')
+            raise ValueError(f'partition = "{OWN}": {here}; use kind = "table", or "custom" with local_data(folder)')

@@ -90,6 +90,16 @@ class Problem(Protocol):
         """Measure the model: full training objective over the honest workers' data, accuracy."""
 
 
+class MeasuredByClients(Problem, Protocol):
+    """A problem whose model clients can measure, see ``[evaluation] by``."""
+
+    def measure(self, worker: int, x: Vector) -> Evaluation:
+        """Measure the model on what a worker has kept back; on its training data where it has kept nothing back."""
+
+    def kept_back(self, worker: int) -> int:
+        """Return how many samples ``measure`` uses."""
+
+
 class TaskSpec(Protocol):
     """One ``[task]`` section of a config."""
 

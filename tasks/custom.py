@@ -85,7 +85,7 @@ class CustomTask:
             elif self.partition == OWN:
                 problem = self._own_data_task(user).load(setting)
             else:
-                problem = self._torch_task(user).load(setting)
+                problem = self._torch_task(user, setting.data_dir).load(setting)
             remember_files(problem, dict(files))
         except (Exception, SystemExit) as error:  # the user's own code: anything it raises is reported with its line
             raise self.fault(error, setting) from error
@@ -105,11 +105,11 @@ class CustomTask:
         file = (setting.config_dir or Path()) / self.path.rpartition(":")[0]
         return TaskError(f"{place}{_where(error, file)}{f' ({what})' if what else ''}")
 
-    def _torch_task(self, user: Any) -> "TorchTask":
+    def _torch_task(self, user: Any, folder: Path | None) -> "TorchTask":
         """Read a class that gives a module and data."""
         made = _Made(user, "train_data")
         train = made.read(user.train_data(), "train_data")
-        test = made.read(user.test_data(), "test_data") if hasattr(user, "test_data") else train
+        test = made.read(_test_data(user, folder), "test_data") if hasattr(user, "test_data") else train
         return made.task(train, test, partition=self.partition)
 
     def _own_data_task(self, user: Any) -> "OwnDataTask":
@@ -125,8 +125,7 @@ class CustomTask:
             return made.read(user.local_data(folder), "local_data")
 
         def test(folder: Path | None) -> "tuple[Tensor, Tensor]":
-            given = user.test_data(folder) if inspect.signature(user.test_data).parameters else user.test_data()
-            return made.read(given, "test_data")
+            return made.read(_test_data(user, folder), "test_data")
 
         return OwnDataTask(
             model=user.model,
@@ -137,6 +136,11 @@ class CustomTask:
             test_share=float(share),
             dtype=made.dtype,
         )
+
+
+def _test_data(user: Any, folder: Path | None) -> Any:
+    """Return the test data of a class, which may want the folder of data files or not."""
+    return user.test_data(folder) if inspect.signature(user.test_data).parameters else user.test_data()
 
 
 class _Made:

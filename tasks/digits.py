@@ -17,7 +17,7 @@ from strategies.randomness import Role, stream
 from tasks.built_in import BuiltIn
 from tasks.contract import Setting
 from tasks.network import Inputs, Labels, Network, NetworkOracle
-from tasks.partition import Indices, Partitioned, split
+from tasks.partition import Indices, Partitioned, split, stratified
 from tasks.threads import one_thread
 
 CLASSES = 10
@@ -64,7 +64,7 @@ class DigitsTask(BuiltIn):
         pixels, labels = read_digits()
         inputs, labels = (pixels / 16).astype(self.dtype), labels.astype(np.int64)
         # The partition has this role's stream of worker 0.
-        test = _stratified(labels, self.test_share, stream(setting.seed, Role.PARTITION, worker=1))
+        test = stratified(labels, self.test_share, stream(setting.seed, Role.PARTITION, worker=1))
         network = Network((PIXELS, self.hidden, CLASSES) if self.model == "mlp" else (PIXELS, CLASSES))
         x0 = network.initial(stream(setting.seed, Role.INITIAL)).astype(self.dtype)
         parts = split(self.partition, labels[~test], setting.clients, setting.seed)
@@ -86,15 +86,6 @@ def read_digits() -> tuple[Inputs, Labels]:
     from sklearn.datasets import load_digits
 
     return load_digits(return_X_y=True)  # type: ignore[no-any-return]  # ships no types
-
-
-def _stratified(labels: Labels, share: float, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Choose that share of each label's samples at random; returns a mask of shape (m,)."""
-    chosen = np.zeros(len(labels), dtype=np.bool_)
-    for label in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        chosen[rows[: round(share * len(rows))]] = True
-    return chosen
 
 
 class DigitsProblem(Partitioned[NetworkOracle]):

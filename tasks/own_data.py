@@ -18,7 +18,7 @@ from strategies.method import Evaluation, Vector
 from tasks.contract import Setting, TaskError
 from tasks.modules import tied, untrained
 from tasks.partition import kept_back
-from tasks.torch_model import TorchOracle, TorchProblem, TorchTask, built
+from tasks.torch_model import TorchOracle, TorchProblem, TorchTask, built, labels_of
 
 Pair = tuple[Tensor, Tensor]
 """Inputs and targets, one sample a row."""
@@ -86,7 +86,9 @@ class OwnDataProblem:
     def _load(self, folder: Path) -> tuple[Pair, Pair | None]:
         """Return what a party trains on, and what it keeps back."""
         inputs, targets = self._task.local(folder)
-        rows, kept = (torch.from_numpy(part) for part in kept_back(len(targets), self._task.test_share, 0))
+        labels = np.zeros(len(targets)) if targets.is_floating_point() else labels_of(targets)
+        split = kept_back(labels, self._task.test_share, self._setting.seed)
+        rows, kept = (torch.from_numpy(part) for part in split)
         if not len(kept):
             return (inputs, targets), None
         return (inputs[rows], targets[rows]), (inputs[kept], targets[kept])
@@ -173,10 +175,9 @@ class OwnDataProblem:
         _, kept = self._parts(self._setting.folder_of(worker))
         return (self.of_party(worker) if kept is None else self._problem(kept, kept)).evaluate(x)
 
-    def own_data(self, worker: int) -> list[np.ndarray[Any, np.dtype[Any]]]:
-        """Return all data of a party: inputs and targets of what it trains on, and of what it keeps back."""
-        train, kept = self._parts(self._setting.folder_of(worker))
-        return [part.numpy() for part in (*train, *(kept or ()))]
+    def own_data(self, worker: int) -> list[list[np.ndarray[Any, np.dtype[Any]]]]:
+        """Return inputs and targets of what a party trains on, and of what it keeps back if that is anything."""
+        return [[array.numpy() for array in part] for part in self._parts(self._setting.folder_of(worker)) if part]
 
     def of_party(self, worker: int) -> TorchProblem:
         """Return the problem of one party by itself.

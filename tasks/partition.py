@@ -22,21 +22,34 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.method import Evaluation, Vector
 from strategies.randomness import Role, stream
 from tasks.contract import TaskError, mean_samples
 
 Indices = NDArray[np.int64]
 """Row numbers, ascending."""
-_Local = TypeVar("_Local", covariant=True)
 
 OWN = "own"
 """Each client has data of its own."""
 ALLOWED = '"replicated", "iid", "label", "own" or "dirichlet(a)" with a number a > 0'
+
+
+class LocalLoss(Protocol):
+    """A worker's loss on its own samples."""
+
+    def value(self, x: Vector) -> float:
+        """Return f_i(x)."""
+
+    def accuracy(self, x: Vector) -> float | None:
+        """Return the share of the samples that are predicted rightly; None where the task has no such measure."""
+
+
+_Local = TypeVar("_Local", bound=LocalLoss, covariant=True)
 
 
 class Partitioned(ABC, Generic[_Local]):
@@ -79,6 +92,15 @@ class Partitioned(ABC, Generic[_Local]):
             flipped: on flipped labels, for an attacker.
         """
         return self._local(0 if self.parts[worker] is self.parts[0] else worker, flipped)
+
+    def measure(self, worker: int, x: Vector) -> Evaluation:
+        """Measure the model on a worker's part of the training data: nothing is kept back of data that all share."""
+        local = self.oracle(worker)
+        return Evaluation(local.value(x), local.accuracy(x))
+
+    def kept_back(self, worker: int) -> int:
+        """Return how many samples ``measure`` uses."""
+        return len(self.parts[worker])
 
     @abstractmethod
     def _oracle_of(self, worker: int, flipped: bool) -> _Local:
@@ -179,22 +201,33 @@ def _dirichlet(
     return parts
 
 
-def kept_back(samples: int, share: float, seed: int) -> tuple[Indices, Indices]:
+def stratified(labels: NDArray[np.generic], share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Choose that share of each label's samples at random; returns a mask of shape (m,)."""
+    chosen = np.zeros(len(labels), dtype=np.bool_)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        chosen[rows[: round(share * len(rows))]] = True
+    return chosen
+
+
+def kept_back(labels: NDArray[np.generic], share: float, seed: int) -> tuple[Indices, Indices]:
     """Split the rows of one party into those that it trains on and those that it keeps back to measure models.
 
-    At least one row is trained on. The same arguments give the same rows.
+    Of each label the same share is kept back, and at least one row is trained on. The same arguments give the same
+    rows.
 
     Args:
-        samples: m_i, how many rows it has.
+        labels: of the party's rows, shape (m_i,); equal ones where there are no classes.
         share: of the rows that are kept back, in [0, 1).
         seed: the run's seed.
 
     Returns:
         Two arrays of row numbers, each ascending; the second is empty where nothing is kept back.
     """
-    count = min(samples - 1, round(share * samples))
-    order = stream(seed, Role.PARTITION, round_=1).permutation(samples) if count else np.arange(samples)
-    return np.sort(order[count:]), np.sort(order[:count])
+    kept = stratified(labels, share, stream(seed, Role.PARTITION, worker=1))  # worker 0 splits shared data
+    if kept.all():
+        kept[0] = False
+    return np.flatnonzero(~kept), np.flatnonzero(kept)
 
 
 def draw(samples: int, batch: int, rng: np.random.Generator) -> Indices:

@@ -72,7 +72,7 @@ class TorchTask:
             TaskError: the model's output would depend on more than parameters and data; more workers than samples.
         """
         model = built(self.model, self.prepare(self.train[0][:1]), self.dtype, setting.seed)
-        parts = split(self.partition, _labels(self.train[1]), setting.clients, setting.seed)
+        parts = split(self.partition, labels_of(self.train[1]), setting.clients, setting.seed)
         return TorchProblem(self, model, parts, setting.honest)
 
 
@@ -95,7 +95,7 @@ def built(model: Callable[[], nn.Module], inputs: Tensor | None, dtype: str, see
         return FlatModule(completed(model(), inputs, dtype), dtype)
 
 
-def _labels(targets: Tensor) -> np.ndarray[tuple[int], np.dtype[Any]]:
+def labels_of(targets: Tensor) -> np.ndarray[tuple[int], np.dtype[Any]]:
     """Return one sortable label a sample: the class of one-hot rows, else the first of several targets."""
     one = targets.argmax(dim=1) if is_one_hot(targets) else targets.reshape(len(targets), -1)[:, 0]
     labels: np.ndarray[tuple[int], np.dtype[Any]] = one.numpy()
@@ -224,22 +224,27 @@ class TorchProblem(Partitioned["TorchOracle"]):
     def evaluate(self, x: Vector) -> Evaluation:
         """Measure the model: mean of the honest workers' losses, accuracy on the test samples."""
         parts = self.parts[:1] if self.replicated else self.parts[: self.honest]
+        test = np.arange(len(self.task.test[1]))
+        return Evaluation(loss=self.loss(x, parts), accuracy=self.accuracy(x, self.task.test, test))
+
+    def loss(self, x: Vector, parts: Sequence[Indices]) -> float:
+        """Return the mean of the losses on some parts of the training data, regulariser included."""
         total = 0.0
         for part in parts:
             outputs = self.model.outputs(x, self.blocks(self.task.train, part))
             total += sum(float(self.task.loss(out, y)) * len(y) for out, y in outputs) / (len(part) * len(parts))
         with np.errstate(over="ignore", invalid="ignore"):  # an attack may have destroyed the model
             total += self.task.l2 / 2 * float(np.sum(np.square(x), dtype=np.float64))
-        return Evaluation(loss=total, accuracy=self._accuracy(x))
+        return total
 
-    def _accuracy(self, x: Vector) -> float | None:
-        """Return the share of the test samples that are predicted rightly; None where the task has no such measure."""
-        correct, hits, samples = self.task.correct, 0.0, len(self.task.test[1])
-        for out, y in self.model.outputs(x, self.blocks(self.task.test, np.arange(samples))):
+    def accuracy(self, x: Vector, data: tuple[Tensor, Tensor], rows: Indices) -> float | None:
+        """Return the share of some samples that are predicted rightly; None where the task has no such measure."""
+        correct, hits = self.task.correct, 0.0
+        for out, y in self.model.outputs(x, self.blocks(data, rows)):
             if correct is None or (right := correct(out, y)) is None:
                 return None
             hits += share_right(right, y)
-        return hits / samples
+        return hits / len(rows)
 
     def blocks(self, data: tuple[Tensor, Tensor], rows: Indices) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield some rows of the data, prepared, in blocks of near-equal size."""
@@ -282,6 +287,14 @@ class TorchOracle:
         """Draw one minibatch of min(b, m_i) samples without replacement; return its mean gradient at each point."""
         rows = self._rows[draw(len(self._rows), batch, rng)]
         return [self._gradient(x, rows) for x in points]
+
+    def value(self, x: Vector) -> float:
+        """Return f_i(x)."""
+        return self._problem.loss(x, [self._rows])
+
+    def accuracy(self, x: Vector) -> float | None:
+        """Return the share of its samples that are predicted rightly; None where the task has no such measure."""
+        return self._problem.accuracy(x, self._problem.task.train, self._rows)
 
     @np.errstate(over="ignore", invalid="ignore")
     def _gradient(self, x: Vector, rows: Indices) -> Vector:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from flwr.app import Context, Error, Message, RecordDict
 
-from client.answers import client_app, visit
+from client.answers import client_app, measure, visit
 from client.app import make_worker
 from client.coalition import Coalition, CoalitionMember
 from client.node_config import NodeConfig
@@ -16,9 +16,9 @@ from client.worker import HonestWorker, Worker
 from experiment.opened import Experiment
 from experiment.run_config import RunConfig
 from foundation.errors import Broken, Silent
-from link import codec, flwr_compat
+from link import claims, codec, flwr_compat
 from link.transport import Transport
-from strategies.strategy import RobustStrategy
+from strategies.strategy import EVALUATE, RobustStrategy
 
 Answer = Callable[[int, Message], Iterable[Message]]
 """(worker, instruction) -> its replies: none, one or more."""
@@ -117,7 +117,12 @@ def federation(experiment: Experiment, *, resident: bool = True) -> tuple[LocalG
     def answer(worker: int, message: Message) -> Iterator[Message]:
         context, made = contexts[worker], grid.workers[worker]
         try:
-            yield client_app(made)(message, context) if resident else visit(message, context.state, lambda: made)
+            if resident:
+                yield client_app(made)(message, context)
+            elif message.metadata.message_type == EVALUATE:
+                yield measure(message, lambda: made)
+            else:
+                yield visit(message, context.state, lambda: made)
         except (Silent, Broken):  # what breaks on the way does not come
             return
         except Exception as error:  # as Flower reports it
@@ -142,7 +147,10 @@ def federation(experiment: Experiment, *, resident: bool = True) -> tuple[LocalG
         clients=n,
         seed=config.federation.seed,
         reveal_cohort=config.reveals_cohort,
-        evaluate=experiment.problem.evaluate,
+        byzantine=f if config.clients_evaluate else 0,
+        evaluate=experiment.problem.evaluate if config.server_evaluates else None,
+        claim_codec=claims if config.clients_evaluate else None,
+        declare_samples=config.federation.declare_samples,
         every=config.evaluation.every,
     )
     return grid, strategy

@@ -6,7 +6,21 @@ that runs the command imports what it needs, so that ``breakwater --help`` stays
 
 from typing import Protocol
 
-from deploy.commands import certs, check, client, completion, demo, doctor, report, run, server, suspects, sweep, watch
+from deploy.commands import (
+    certs,
+    check,
+    client,
+    completion,
+    demo,
+    doctor,
+    predict,
+    report,
+    run,
+    server,
+    suspects,
+    sweep,
+    watch,
+)
 from deploy.commands.options import Subparsers
 
 
@@ -19,6 +33,6 @@ class Command(Protocol):
 
 COMMANDS: tuple[Command, ...] = (
     *(demo, run, server, client, watch, sweep),
-    *(certs, check, report, suspects, doctor, completion),
+    *(certs, check, predict, report, suspects, doctor, completion),
 )
 """The commands, in the order in which ``breakwater --help`` lists them."""

@@ -32,7 +32,7 @@ def _completion(options: argparse.Namespace) -> int:
     from experiment.problems import kinds_of
 
     kinds: dict[str, Any] = dict.fromkeys(("DIR", "HOST:PORT|DIR"), shtab.DIRECTORY)
-    kinds |= dict.fromkeys(("FILE", "FILE.html"), shtab.FILE)
+    kinds |= dict.fromkeys(("FILE", "FILE.html", "MODEL", "PREDICTIONS.csv"), shtab.FILE)
     for action in _actions(options.parser):
         toml = action.dest == "config" or str(action.metavar).endswith(".toml")
         kind = _CONFIG if toml else kinds.get(str(action.metavar))

@@ -10,6 +10,7 @@ from deploy.commands.options import (
     add_logs,
     add_monitoring,
     add_path,
+    add_value,
     data_dir,
     log_options,
     monitoring,
@@ -22,6 +23,9 @@ def add(commands: Subparsers) -> None:
     parser = commands.add_parser("run", help="run a federation on this machine, with one process per participant")
     add_config(parser)
     add_data(parser)
+    meaning = 'with [task] partition = "own": the sub-folders of --data whose clients attack (default: the last f)'
+    add_value(parser, "--attackers", meaning, "NAME,NAME")
+    add_path(parser, "--server-data", "with the same: the folder of the server's own test data")
     add_path(parser, "--out", NEW_FOLDER)
     add_monitoring(parser)
     add_logs(parser)
@@ -38,6 +42,8 @@ def _run(options: argparse.Namespace) -> int:
             out=out_dir(options, options.config.stem),
             data=data_dir(options),
             config_dir=options.config.resolve().parent,
+            attackers=[name for name in (options.attackers or "").split(",") if name],
+            server_data=options.server_data,
             monitoring=monitoring(options),
             log_options=log_options(options),
         )

@@ -43,7 +43,8 @@ def look(given: Path | None) -> Iterator[Finding]:
     yield from sums
     tables = sorted(path for path in (folder / "libsvm").glob("*") if path.is_file())
     mnist = list(_mnist(folder))
-    if not tables and not mnist:
+    own = [path for path in folder.glob("*.*") if path.suffix in (".csv", ".parquet")]  # of the task table
+    if not tables and not mnist and not own:
         yield warning("data", f"{folder} holds no data set that a task reads", "put libsvm/a9a.gz or MNIST/raw/ there")
     for path in tables:
         yield from _table(path)

@@ -59,6 +59,11 @@ class Outcome:
         failure = self.summary.get("attack_failure")
         return f"the attack failed in {failure['replies']} replies: {failure['reason']}" if failure else ""
 
+    @property
+    def claimed(self) -> bool:
+        """Whether its measures are medians of what clients claim."""
+        return self.summary.get("measured_by") == "clients"
+
     @cached_property
     def rounds(self) -> list[RoundRecord]:
         """The rounds of the run folder; none where it failed."""
@@ -71,7 +76,11 @@ class Outcome:
 
     @cached_property
     def measures(self) -> dict[str, float]:
-        """Loss, accuracy and gap at the end, as far as the task has them; infinite where the run diverged."""
+        """Loss, accuracy and gap at the end, as far as the task has them; infinite where the run diverged. None where
+        nobody measures.
+        """
+        if self.summary.get("measured_by") == "none" and self.status != "diverged":
+            return {}
         first, last = measures_from(self.summary.get("start") or self.summary), measures_from(self.summary)
         found = {}
         for name in (name for name in MEASURES if getattr(first, name, None) is not None):
@@ -154,6 +163,7 @@ def row(outcome: Outcome, targets: Sequence[Target]) -> dict[str, Any]:
     run, summary = outcome.run, outcome.summary
     found: dict[str, Any] = dict(run.cell.values) | {"seed": run.seed, "status": outcome.status}
     found |= {"rounds": summary.get("rounds"), **{name: outcome.measures.get(name) for name in MEASURES}}
+    found["measured_by"] = "clients" if outcome.claimed else None
     found |= {name: summary.get(name) for name in ("bytes_up", "bytes_down")} | {"seconds": summary.get("wall_s")}
     for target in targets:
         at = outcome.reached(target) if outcome.status in DONE else None
@@ -164,9 +174,9 @@ def row(outcome: Outcome, targets: Sequence[Target]) -> dict[str, Any]:
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as CSV; columns of measures, reasons and warnings that are empty for all runs are omitted."""
+    """Return rows as CSV; columns of measures, whose they are, reasons and warnings are omitted where all are empty."""
     columns = dict.fromkeys(key for each in rows for key in each)
-    for name in (*MEASURES, "reason", "warning"):
+    for name in (*MEASURES, "measured_by", "reason", "warning"):
         if not any(each.get(name) not in (None, "") for each in rows):
             columns.pop(name, None)
     out = io.StringIO()
@@ -225,7 +235,8 @@ def as_markdown(
         heads += [f"rounds to {target.name}", "MB up to it"]
     heads += ["MB up", "seconds", "runs"]
     rule = ["---"] * len(axes) + ["---:"] * (len(heads) - len(axes))
-    lines = [f"# {title}", "", *preface, "", _line(heads), _line(rule)]
+    claimed = ["", "Loss and accuracy are medians of what clients claim."] if any(o.claimed for o in outcomes) else []
+    lines = [f"# {title}", "", *preface, *claimed, "", _line(heads), _line(rule)]
     for each in table:
         cells = [str(each.get(axis, "")) for axis in axes]
         cells += [_spread(each, measure) for measure in measures]

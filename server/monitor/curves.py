@@ -78,7 +78,7 @@ def curve(
         points.append((0.0, float(first)))
     for record in rounds:
         at = float(record.round) if x == "round" else at + getattr(record, "round_s" if x == "seconds" else x)
-        value = getattr(record.evaluation, y, None)
+        value = getattr(record.headline, y, None)
         if value is not None and (infinite or np.isfinite(value)):
             points.append((at, float(value) if np.isfinite(value) else np.inf))
     if infinite and points and np.isfinite(points[-1][1]):  # its model had no finite number left

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Self
 from foundation.errors import ConfigError
 from link.address import Address, parse_host
 from server.monitor.live import LiveRun
-from server.run_folder.record import MEASURES, Counts, finite
+from server.run_folder.record import CLAIMED, MEASURES, Counts, finite
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+    from strategies.claims import Claims
     from strategies.method import Evaluation
     from strategies.strategy import RoundRecord
 
@@ -178,10 +179,10 @@ class EventFiles:
                 self.add(record)
             self._writer.flush()
 
-    def start(self, evaluation: "Evaluation", after: int) -> None:
+    def start(self, evaluation: "Evaluation | None", after: int, claims: "Claims | None" = None) -> None:
         """Write the measures of the starting point; those of a resumed run are there."""
         if not after:
-            self._write(0, _measures(evaluation))
+            self._write(0, _measures(evaluation, claims))
 
     def add(self, record: "RoundRecord") -> None:
         self._write(record.round, _scalars(record))
@@ -222,12 +223,15 @@ def _scalars(record: "RoundRecord") -> dict[str, float | None]:
         "round/seconds": record.round_s,
         **{f"clients/{name}": count for name, count in counts._asdict().items()},
         "clients/answered": counts.accepted,  # the former tag, for one release
-        **({} if record.evaluation is None else _measures(record.evaluation)),
+        **_measures(record.evaluation, record.claims),
     }
 
 
-def _measures(evaluation: "Evaluation") -> dict[str, float | None]:
-    return {f"model/{name}": getattr(evaluation, name) for name in MEASURES}
+def _measures(evaluation: "Evaluation | None", claims: "Claims | None") -> dict[str, float | None]:
+    """Return what the server measured, and apart from it the medians of what clients claim."""
+    claimed = None if claims is None else claims.evaluation
+    found = {} if evaluation is None else {f"model/{name}": getattr(evaluation, name) for name in MEASURES}
+    return found if claimed is None else found | {f"claimed/{name}": getattr(claimed, name) for name in CLAIMED}
 
 
 # --- Prometheus -------------------------------------------------------------------------------------------------------
@@ -274,14 +278,19 @@ class MetricsPort:
         about = {key: str(state[key] or "") for key in ("run", "method", "rule", "task", "attack")}
         yield InfoMetricFamily("breakwater_run", "The run.", value=about)
         whole = state["all"]
+        measured = state if state["measured_by"] == "server" else dict.fromkeys(MEASURES)
         for name, text, value in (
             ("running", "1 while rounds are run.", float(state["status"] == "running")),
             ("held", "1 while the run is held because too few replies count.", float(bool(state["held"]))),
             ("planned_rounds", "Rounds that the run has.", state["rounds"]),
-            ("loss", "Training loss of the model, as last measured.", state["loss"]),
-            ("objective_gap", "Loss minus its minimum, where that is known.", state["gap"]),
-            ("accuracy_ratio", "Share of correct predictions, 0 to 1.", state["accuracy"]),
-            ("measured_round", "Round of the last measurement.", state["measured"]),
+            ("loss", "Training loss of the model, as last measured by the server.", measured["loss"]),
+            ("objective_gap", "Loss minus its minimum, where that is known.", measured["gap"]),
+            (
+                "accuracy_ratio",
+                "Share of correct predictions, 0 to 1, as the server measured it.",
+                measured["accuracy"],
+            ),
+            ("measured_round", "Round of the last measurement, or of the last claims.", state["measured"]),
             ("clipping_radius", "Clipping radius of the last round.", state["lam"]),
             ("step_norm", "Length of the last step.", state["step_norm"]),
             ("clients", "Seats of the federation.", state["clients"]),
@@ -309,6 +318,28 @@ class MetricsPort:
             for key, count in counts.items():
                 family.add_metric([key], count)
             yield family
+        yield from self._claimed(state["claims"])
         for histogram in self._seconds.collect():
             histogram.samples = [sample for sample in histogram.samples if not sample.name.endswith("_created")]
             yield histogram
+
+    def _claimed(self, claims: "Mapping[str, Any] | None") -> "Iterable[Metric]":
+        """Yield what clients claim: the medians, and the claims of each."""
+        from prometheus_client.core import GaugeMetricFamily
+
+        if claims is None:
+            return
+        yield GaugeMetricFamily("breakwater_claims", "Clients whose claims are usable.", value=claims["answers"])
+        for key, name, what in (
+            ("loss", "claimed_loss", "Loss of the model"),
+            ("accuracy", "claimed_accuracy_ratio", "Share of correct predictions, 0 to 1,"),
+        ):
+            if (found := claims[key]) is not None:
+                about = f"{what} as clients claim it, the median over them."
+                yield GaugeMetricFamily(f"breakwater_{name}", about, value=found["median"])
+            about = f"{what} as one client claims it on its own data."
+            family = GaugeMetricFamily(f"breakwater_client_{name}", about, labels=["client"])
+            for client, claim in claims["clients"].items():
+                if key in claim:
+                    family.add_metric([client], claim[key])
+            yield family

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from foundation.text import one_line
-from server.run_folder.record import MEASURES, Counts, finite, kind_of
+from server.run_folder.record import CLAIMED, MEASURES, Counts, claims_to, finite, kind_of
+from strategies.claims import Claims, Measures, headline, measured_by
 from strategies.method import ATTACK_FAILED
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ class LiveRun:
         self._begun_after = self._added = 0
         self._began: float | None = None
         self._round_s = 0.0
-        self._measured: Evaluation | None = None
+        self._measured: Measures = (None, None)
+        self._claims: State | None = None  # the last ones
         self._history: list[Evaluation] = []
         self._last = self._all = Counts(0, 0, 0, 0, 0)
         self._rejections: deque[dict[str, Any]] = deque(maxlen=KEPT_REJECTIONS)
@@ -117,16 +119,17 @@ class LiveRun:
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
-    def begin(self, evaluation: "Evaluation | None" = None) -> None:
+    def begin(self, evaluation: "Evaluation | None" = None, claims: Claims | None = None) -> None:
         """Note that the first round follows, or the next one of a resumed run.
 
         Args:
-            evaluation: the model before the first round, where it is known.
+            evaluation: the model before that round as the server measured it, where it did.
+            claims: what clients claim about it, where they were asked.
         """
         with self._lock:
             self._now["status"], self._began, self._begun_after = "running", time.monotonic(), self._now["round"]
-            if not self._now["round"] and evaluation is not None:
-                self._measure(0, evaluation)
+            if not self._now["round"]:
+                self._measure(0, evaluation, claims)
             self._points.clear()
 
     def add(self, record: "RoundRecord") -> None:
@@ -143,8 +146,7 @@ class LiveRun:
                 self._reject(record.round, one_line(name, _MAX_TEXT), one_line(reason, _MAX_TEXT))
             if record.incomplete:
                 now.update(incomplete=now["incomplete"] + 1, incomplete_at=record.round)
-            if record.evaluation is not None:
-                self._measure(record.round, record.evaluation)
+            self._measure(record.round, record.evaluation, record.claims)
 
     def hold(self, line: str) -> None:
         """Note that the run is held until enough clients answer, and what it waits for; "" when it continues."""
@@ -171,7 +173,9 @@ class LiveRun:
             return {
                 **vars(self.title),
                 **self._now,
-                **{name: finite(getattr(self._measured, name, None)) for name in MEASURES},
+                **{name: finite(getattr(headline(*self._measured), name, None)) for name in MEASURES},
+                "measured_by": measured_by(*self._measured),
+                "claims": self._claims,
                 **rates,
                 "connected": connected,
                 "history": {name: [finite(getattr(each, name)) for each in self._history] for name in MEASURES},
@@ -198,9 +202,13 @@ class LiveRun:
         known = name in self._rejected_of or len(self._rejected_of) < self.title.clients
         self._rejected_of[name if known else OTHERS] += 1
 
-    def _measure(self, round_: int, evaluation: "Evaluation") -> None:
-        self._measured, self._now["measured"] = evaluation, round_
-        self._history.append(evaluation)
+    def _measure(self, round_: int, evaluation: "Evaluation | None", claims: Claims | None) -> None:
+        if claims is not None:
+            self._claims = {"round": round_, **_shown(claims)}
+        if (found := headline(evaluation, claims)) is None:
+            return
+        self._measured, self._now["measured"] = (evaluation, claims), round_
+        self._history.append(found)
         if len(self._history) > 2 * HISTORY:
             del self._history[1:-1:2]
 
@@ -222,10 +230,23 @@ def _named(counts: Counts) -> dict[str, int]:
     return {**counts._asdict(), "answered": counts.accepted}
 
 
+def _shown(claims: Claims) -> State:
+    """Return claims as a state has them: names and reasons are cut."""
+    found = claims_to(claims)
+    for key in ("clients", "missing"):
+        found[key] = {one_line(name, _MAX_TEXT): value for name, value in found[key].items()}
+    found["missing"] = {name: one_line(reason, _MAX_TEXT) for name, reason in found["missing"].items()}
+    return {name: found.get(name) for name in CLAIMED} | {key: found[key] for key in _CLAIM_KEYS}
+
+
+_CLAIM_KEYS = ("answers", "byzantine", "clients", "missing")
+
+
 # --- states from the network ------------------------------------------------------------------------------------------
 
 _Whole = Annotated[int, Field(ge=0, lt=2**63)]
-_Real = Annotated[float, Field(gt=-math.inf, lt=math.inf)] | None
+_Number = Annotated[float, Field(gt=-math.inf, lt=math.inf)]
+_Real = _Number | None
 _Course = Annotated[list[_Real], Field(max_length=2 * HISTORY)]
 
 
@@ -246,6 +267,28 @@ def _required(names: Iterable[str], type_: object) -> dict[str, Any]:
     return dict.fromkeys(names, (type_, ...))
 
 
+class _Figure(_Exact):
+    median: _Number
+    low: _Real = None
+    high: _Real = None
+
+
+class _Claim(_Exact):
+    loss: _Number
+    accuracy: _Real = None
+    samples: _Whole | None = None
+
+
+class _Claims(_Exact):
+    round: _Whole
+    answers: _Whole
+    byzantine: _Whole
+    loss: _Figure | None
+    accuracy: _Figure | None
+    clients: dict[str, _Claim]
+    missing: dict[str, str]
+
+
 _Counts = create_model("_Counts", __base__=_Exact, **_required(_named(Counts(0, 0, 0, 0, 0)), _Whole))
 _History = create_model("_History", __base__=_Exact, **_required(MEASURES, _Course))
 _TEXTS = ("run", "method", "rule", "task", "address", "status", "line", "held")
@@ -264,6 +307,8 @@ _State = create_model(
     reasons=(Annotated[dict[str, _Whole], Field(max_length=MAX_REASONS + 1)], ...),
     rejected_of=(dict[str, _Whole], ...),
     rejections=(Annotated[list[_Rejection], Field(max_length=KEPT_REJECTIONS)], ...),
+    measured_by=(str, "server"),  # servers of before have not these two
+    claims=(_Claims | None, None),
     away=(str, ""),
     goodbye=(str, ""),
 )

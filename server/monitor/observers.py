@@ -15,6 +15,7 @@ from server.monitor.exporters import EventFiles, MetricsPort, Monitoring
 from server.monitor.live import LiveRun, Title
 from server.monitor.terminal import RunProgress
 from server.run_folder.reader import each_round
+from strategies.claims import Claims
 from strategies.method import Evaluation
 from strategies.strategy import RoundRecord
 
@@ -40,12 +41,12 @@ class Observers:
     events: EventFiles | None
     metrics: MetricsPort | None
 
-    def start(self, evaluation: Evaluation, after: int) -> None:
-        """Note that rounds begin, with this model after round ``after``."""
-        self.live.begin(evaluation)
+    def start(self, evaluation: Evaluation | None, after: int, claims: Claims | None = None) -> None:
+        """Note that rounds begin, with a model after round ``after`` that is measured so."""
+        self.live.begin(evaluation, claims)
         self.progress.start()
         if self.events is not None:
-            self.events.start(evaluation, after)
+            self.events.start(evaluation, after, claims)
 
     def add(self, record: RoundRecord) -> None:
         """Note a round that has ended."""

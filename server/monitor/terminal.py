@@ -75,8 +75,10 @@ class RunProgress(ExitStack):
 
     def add(self, record: RoundRecord) -> None:
         """Show one finished round."""
-        if self._lines is not None and record.evaluation is not None and self._lines.due(record.round):
-            self._lines.add(self._live.state())
+        if self._lines is not None and self._lines.due(record.round):
+            state = self._live.state()
+            if record.headline is not None or state["measured_by"] == "none":
+                self._lines.add(state)
 
 
 class PlainLines:
@@ -113,25 +115,27 @@ def last_line(summary: Mapping[str, Any], out: Path) -> str:
         summary: as the run folder has it.
         out: the run folder.
     """
-    final = "  ".join(_measured(summary))
+    final = "".join(f"{each}  " for each in _measured(summary))
     failure = summary.get("attack_failure")
     failed = f"the attack failed in {failure['replies']} replies ({one_line(failure['reason'])})  " if failure else ""
     traffic = f"{size(summary['bytes_up'])} up  {size(summary['bytes_down'])} down"
     ended = f"{summary['status']} after {summary['rounds']} rounds in {summary['wall_s']:.1f} s"
-    return f"{ended}  {final}  {failed}{traffic}  run folder {out}"
+    return f"{ended}  {final}{failed}{traffic}  run folder {out}"
 
 
 def _measured(found: Mapping[str, Any]) -> list[str]:
-    return [f"{'f-f*' if name == 'gap' else name} {figure}" for name, figure in _figures(found).items()]
+    measures = [f"{'f-f*' if name == 'gap' else name} {figure}" for name, figure in _figures(found).items()]
+    return measures + ["(claimed)"] * (bool(measures) and found.get("measured_by") == "clients")
 
 
 def _figures(found: Mapping[str, Any]) -> dict[str, str]:
     """Return measures for people; None is a loss that is not finite, and a gap or an accuracy that is not known.
 
-    A state without any measurement has none: who follows a run folder does not know of x^0.
+    A state or summary without any measurement has none: who follows a run folder does not know of x^0, and perhaps
+    nobody measures.
     """
     formats = {"gap": "{:.1e}", "accuracy": "{:.1%}"}
-    if "history" in found and not found["history"]["loss"]:
+    if not found["history"]["loss"] if "history" in found else found.get("measured_by") == "none":
         return {}
     loss = "not finite" if found["loss"] is None else f"{found['loss']:.4g}"
     known = {name: found[name] for name in formats if found.get(name) is not None}
@@ -187,12 +191,15 @@ def _bar(state: Mapping[str, Any], width: int) -> Text:
 
 def _rows(state: Mapping[str, Any], width: int) -> list[tuple[str, Text]]:
     history, spark = state["history"], min(_SPARK, width // 3)
-    at = "" if state["measured"] == state["round"] else f"  at round {state['measured']}"
+    at = "  claimed" if state.get("measured_by") == "clients" else ""
+    at += "" if state["measured"] == state["round"] else f"  at round {state['measured']}"
     rows = []
     for name, figure in _figures(state).items():
         curve = sparkline(history[name], spark, log=name != "accuracy")
         text = Text(f"{figure:<11}").append(curve, style="cyan").append(at, style="dim")
         rows.append(("f(x) - f*" if name == "gap" else name, text))
+    if claims := state.get("claims"):
+        rows.append(("claims", Text(_claims(claims), style="yellow" if claims["loss"] is None else "")))
     speeds = ((state["rounds_s"], 1, "rounds/s"), (state["round_s"], 1000, "ms a round"))
     if words := [f"{factor * value:.3g} {unit}" for value, factor, unit in speeds if value is not None]:
         rows.append(("speed", Text("  ".join(words))))
@@ -219,6 +226,21 @@ def _rows(state: Mapping[str, Any], width: int) -> list[tuple[str, Text]]:
         line = f"round {entry['round']}  {one_line(entry['client'])}  {one_line(entry['reason'])}"
         rows.append(("" if i else "rejected", Text(line)))
     return rows
+
+
+def _claims(claims: Mapping[str, Any]) -> str:
+    """Return what clients claim about the model, over all of them."""
+    if claims["loss"] is None:
+        of = _many(claims["answers"], "usable answer", "usable answers")
+        return f"no figure from {of}: {2 * claims['byzantine'] + 1} are needed where {claims['byzantine']} may lie"
+    of = _many(claims["answers"], "client", "clients")
+    words = []
+    for name, form in (("loss", "{:.4g}"), ("accuracy", "{:.1%}")):
+        if (found := claims[name]) is not None:
+            low, high = found.get("low"), found.get("high")
+            quartiles = "" if low is None or high is None else f" ({form.format(low)} to {form.format(high)})"
+            words.append(f"{name} {form.format(found['median'])}{quartiles}")
+    return f"{'  '.join(words)}  of {of}".replace("%", " %")
 
 
 def _traffic(state: Mapping[str, Any], way: str) -> str:

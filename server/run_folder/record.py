@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from strategies.claims import Claim, Claims, Figure
 from strategies.evidence import Evidence
 from strategies.method import Evaluation
 from strategies.strategy import RoundRecord
 
 MEASURES = ("loss", "accuracy", "gap")
+CLAIMED = ("loss", "accuracy")
+"""What clients measure."""
 NO_REPLY = frozenset({"silent", "not connected", "disconnected"})
 """Kinds of rejections without a reply."""
 NO_QUORUM = "no quorum"
@@ -89,8 +92,10 @@ def to_line(record: RoundRecord, names: dict[int, str]) -> str:
         "names": {str(worker): name for worker, name in new.items()},
     }
     line |= {key: value for key, value in optional.items() if value}
-    if record.evaluation is not None:
-        line |= measures_to(record.evaluation)
+    if record.headline is not None:
+        line |= measures_to(record.headline)
+    if record.claims is not None:
+        line |= {"measured_by": record.measured_by, "claims": claims_to(record.claims)}
     return json.dumps(line, default=plain)
 
 
@@ -124,7 +129,7 @@ def from_line(text: str | bytes, names: dict[int, str]) -> RoundRecord:
             bytes_up=int(line["bytes_up"]),
             bytes_down=int(line["bytes_down"]),
             round_s=float(line["round_s"]),
-            evaluation=measures_from(line),
+            evaluation=measures_from(line) if line.get("measured_by", "server") == "server" else None,
             note=str(line.get("note", "")),
             diverged=str(line.get("note", "")).startswith("diverged: "),
             resynced=list(line.get("resynced", ())),
@@ -133,6 +138,7 @@ def from_line(text: str | bytes, names: dict[int, str]) -> RoundRecord:
             evidence=Evidence(accepted, **{"distance": (), "cosine": ()} | seen, same=same) if seen or same else None,
             late=list(line.get("late", ())),
             incomplete=bool(line.get("incomplete")),
+            claims=claims_from(line.get("claims")),
         )
     except KeyError as error:
         raise ValueError(f"not a round: {error} is missing") from None
@@ -152,6 +158,54 @@ def measures_from(found: object) -> Evaluation | None:
         return None
     loss, accuracy, gap = (_number(found[name]) if name in found else None for name in MEASURES)
     return Evaluation(math.nan if loss is None else loss, accuracy, gap)
+
+
+def claims_to(claims: Claims) -> dict[str, Any]:
+    """Return what clients claim as JSON has it."""
+    figures = {name: getattr(claims, name) for name in CLAIMED}
+    return {
+        "answers": claims.answers,
+        "byzantine": claims.byzantine,
+        **{name: _known(vars(figure)) for name, figure in figures.items() if figure is not None},
+        "clients": {name: _known(vars(claim)) for name, claim in claims.clients.items()},
+        "missing": dict(claims.missing),
+        "bytes": [claims.bytes_up, claims.bytes_down],
+    }
+
+
+def claims_from(found: Any) -> Claims | None:
+    """Return what ``claims_to`` returned; None for None.
+
+    Raises:
+        KeyError, ValueError, TypeError, AttributeError: it did not return this.
+    """
+    if found is None:
+        return None
+    up, down = found.get("bytes", (0, 0))
+    return Claims(
+        int(found["answers"]),
+        int(found["byzantine"]),
+        **{name: Figure(**_floats(found[name])) for name in CLAIMED if name in found},
+        clients={str(name): _claim_from(each) for name, each in found.get("clients", {}).items()},
+        missing={str(name): str(reason) for name, reason in found.get("missing", {}).items()},
+        bytes_up=int(up),
+        bytes_down=int(down),
+    )
+
+
+def _claim_from(found: Mapping[str, Any]) -> Claim:
+    accuracy, samples = found.get("accuracy"), found.get("samples")
+    return Claim(
+        float(found["loss"]), None if accuracy is None else float(accuracy), None if samples is None else int(samples)
+    )
+
+
+def _floats(found: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in found.items()}
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def finite(value: float | None) -> float | None:

@@ -22,7 +22,8 @@ from foundation.signals import waiting
 from server.run_folder import CONFIG, METRICS, MODEL, SUMMARY
 from server.run_folder.checkpoints import Checkpoint, Checkpoints, clear_drafts
 from server.run_folder.manifest import unwritable, versions
-from server.run_folder.record import from_line, kind_of, measures_to, plain, to_line
+from server.run_folder.record import claims_to, from_line, kind_of, measures_to, plain, to_line
+from strategies.claims import Claims, Measures, headline, measured_by
 from strategies.method import ATTACK_FAILED, Evaluation, Vector
 from strategies.strategy import RoundRecord
 
@@ -101,8 +102,9 @@ class RunFolder:
         self._rejected: Counter[str] = Counter()
         self._rejected_of: dict[str, Counter[str]] = {}
         self._names: dict[int, str] = {}
-        self._start: Evaluation | None = None
-        self._last: Evaluation | None = None
+        self._evaluation_bytes = [0, 0]  # up, down
+        self._start: Measures = (None, None)
+        self._last: Measures | None = None
         self._wall_s = 0.0 if checkpoint is None else checkpoint.wall_s  # before this server was started
         self._began: float | None = None
         self._unwritten = bytearray()
@@ -162,19 +164,21 @@ class RunFolder:
         """Seconds from the first round to now, restarts of the server included."""
         return self._wall_s + (0.0 if self._began is None else time.monotonic() - self._began)
 
-    def begin(self, config: Config, start: Evaluation) -> None:
-        """Write the resolved config and keep the measure of x^0; the first round follows.
+    def begin(self, config: Config, start: Evaluation | None, claims: Claims | None = None) -> None:
+        """Write the resolved config and keep the measures of x^0; the first round follows.
 
         Args:
             config: resolved.
-            start: the measure of x^0.
+            start: x^0 as the server measured it; None where it did not.
+            claims: what clients claim about x^0, where they were asked.
         """
         self._began = time.monotonic()
         with self._or_later(CONFIG):
             replace_text(self.path / CONFIG, config.to_toml())
         with suppress(OSError):  # then the disk is full already
             (self.path / _RESERVE).write_bytes(bytes(_RESERVE_BYTES))
-        self._start = start
+        self._start = start, claims
+        self._count_bytes(claims)
 
     def add(self, record: RoundRecord) -> None:
         """Append one round to the metrics.
@@ -236,14 +240,18 @@ class RunFolder:
         Raises:
             Unwritten: the disk is full, or the folder is gone.
         """
-        last = evaluation or self._last or self._start
+        last, claims = self._start if self._last is None else self._last
+        if evaluation is not None or stall is not None:  # the model is an earlier one than was measured last
+            last, claims = evaluation, None
+        found, start = headline(last, claims), headline(*self._start)
         summary: dict[str, Any] = {
             "status": status,
             "rounds": self._rounds,
             "loss": None,
             "accuracy": None,
-            **(measures_to(last) if last else {}),
-            "start": measures_to(self._start) if self._start else None,
+            **(measures_to(found) if found else {}),
+            "measured_by": measured_by(last, claims),
+            "start": measures_to(start) if start else None,
             "bytes_up": self._bytes_up,
             "bytes_down": self._bytes_down,
             "wall_s": round(self.wall_s, 3),
@@ -257,7 +265,9 @@ class RunFolder:
         }
         failure = {"replies": self._attack_failed, "reason": self._attack_failure} if self._attack_failed else None
         optional = {"stall": stall, "incomplete_rounds": self._incomplete or None, "attack_failure": failure}
-        optional |= {"task": task, "code": code}
+        optional |= {"task": task, "code": code, "claims": None if claims is None else claims_to(claims)}
+        if any(self._evaluation_bytes):
+            optional["evaluation_bytes"] = dict(zip(("up", "down"), self._evaluation_bytes, strict=True))
         summary |= {key: value for key, value in optional.items() if value is not None}
 
         def write() -> None:
@@ -298,7 +308,15 @@ class RunFolder:
                 self._attack_failure = self._attack_failure or reason.partition(": ")[2]
             self._rejected[kind] += 1
             self._rejected_of.setdefault(name, Counter())[kind] += 1
-        self._last = record.evaluation or self._last
+        self._count_bytes(record.claims)
+        if record.evaluation is not None or record.claims is not None or record.diverged:
+            self._last = record.evaluation, record.claims
+
+    def _count_bytes(self, claims: Claims | None) -> None:
+        """Add what an evaluation by clients took."""
+        if claims is not None:
+            self._evaluation_bytes[0] += claims.bytes_up
+            self._evaluation_bytes[1] += claims.bytes_down
 
     def _flush(self) -> None:
         """Write the lines that wait.

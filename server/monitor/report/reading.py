@@ -23,6 +23,7 @@ from server.monitor.suspects import Suspect, tally
 from server.run_folder import CONFIG, METRICS
 from server.run_folder.reader import each_round, read_summary
 from server.run_folder.record import finite, kind_of, measures_from
+from strategies.claims import Claims
 from strategies.method import Evaluation
 from strategies.strategy import RoundRecord
 
@@ -43,6 +44,7 @@ class Run:
         suspects: the clients, most suspicious first.
         rejected: how often a reply was rejected, by reason.
         going: a server is running it right now.
+        claims: what clients claimed when they were last asked, and the round of it; None where they never were.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class Run:
     suspects: Sequence[Suspect]
     rejected: Mapping[str, int] = field(default_factory=dict)
     going: bool = False
+    claims: tuple[int, Claims] | None = None
 
     @property
     def status(self) -> str:
@@ -86,14 +89,21 @@ class Run:
 
     def has(self, measure: str) -> bool:
         """Return whether "loss", "accuracy" or "gap" was measured."""
-        found = (self.start, *(record.evaluation for record in self.rounds))
+        found = (self.start, *(record.headline for record in self.rounds))
         return any(getattr(evaluation, measure, None) is not None for evaluation in found)
 
     def last(self, measure: str) -> float | None:
         """Return the last value of "loss", "accuracy" or "gap"; None where there is none, or it was not finite."""
-        found = (measures_from(self.summary), *(record.evaluation for record in reversed(self.rounds)))
+        found = (measures_from(self.summary), *(record.headline for record in reversed(self.rounds)))
         values = (getattr(evaluation, measure, None) for evaluation in found)
         return finite(next((value for value in values if value is not None), None))
+
+    @property
+    def claimed(self) -> bool:
+        """Whether its loss and accuracy are medians of what clients claim, and not measured by the server."""
+        return any(record.measured_by == "clients" for record in self.rounds) and not any(
+            record.measured_by == "server" for record in self.rounds
+        )
 
     def total(self, what: X) -> float:
         """Return the number of rounds, or the bytes or seconds that they took together."""
@@ -120,10 +130,16 @@ def read(path: Path) -> Run:
     rejected: Counter[str] = Counter()
     rounds: list[RoundRecord] = []
 
+    claims: list[tuple[int, Claims]] = []  # the last ones
+
     def seen() -> Iterator[RoundRecord]:
         for record in each_round(path):
             rejected.update(kind_of(reason) for _, reason in record.rejected)
-            rounds.append(replace(record, cohort=(), accepted=(), rejected=(), clipped=(), names=(), evidence=None))
+            light = replace(record, cohort=(), accepted=(), rejected=(), clipped=(), names=(), evidence=None)
+            if record.claims is not None:
+                claims[:] = [(record.round, record.claims)]
+                light = replace(light, claims=replace(record.claims, clients={}, missing={}))
+            rounds.append(light)
             yield record
 
     text = _text(path / CONFIG)
@@ -134,7 +150,8 @@ def read(path: Path) -> Run:
     suspects = tally(seen(), None if config is None else config.federation.byzantine)
     summary = read_summary(path)
     going = summary is None and is_locked(path / METRICS)
-    return Run(path, text, config, tree, summary, rounds, suspects, rejected, going)
+    last = claims[0] if claims else None
+    return Run(path, text, config, tree, summary, rounds, suspects, rejected, going, last)
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:

@@ -26,6 +26,8 @@ POINTS = 6000
 """All lines of a chart have about this many points together."""
 MOST_ROWS = 400
 """At most this many runs are in the table of single runs."""
+_CLAIMED = " (claimed)"
+"""After a measure that is the median of what clients claim."""
 _COSTS: tuple[X, ...] = ("bytes_up", "bytes_down", "seconds")
 _SEEDS = ("federation.seed", "federation.server_seed")
 Settings = Mapping[str, Any]
@@ -186,18 +188,19 @@ def _final(group: Group, measures: Iterable[str]) -> dict[str, Any]:
         "seeds": len(group.runs),
         "ended": ", ".join(status if single else f"{n} {status}" for status, n in sorted(statuses.items())),
         "rounds": f"{rounds:,.0f}",
-        "measures": [_over_seeds(each, [run.last(each) for run in group.runs if run.has(each)]) for each in measures],
+        "measures": [_over_seeds(each, [run for run in group.runs if run.has(each)]) for each in measures],
         "costs": [size(up), size(down), duration(seconds), f"{rejected:,.0f}"],
     }
 
 
-def _over_seeds(measure: str, values: Sequence[float | None]) -> tuple[str, str | None, str | None]:
+def _over_seeds(measure: str, runs: Sequence[Run]) -> tuple[str, str | None, str | None]:
     """Return median, lowest and highest; what is not finite is the worst. The range is None for a single value."""
-    if not values:
+    if not runs:
         return NONE, None, None
-    worst = -np.inf if measure == "accuracy" else np.inf
+    worst, values = -np.inf if measure == "accuracy" else np.inf, [run.last(measure) for run in runs]
     found = spread([worst if value is None else value for value in values])
     middle, low, high = (shown(measure, value) if np.isfinite(value) else "not finite" for value in found)
+    middle += _CLAIMED * any(run.claimed for run in runs)
     return (middle, low, high) if len(values) > 1 else (middle, None, None)
 
 
@@ -211,7 +214,7 @@ def _row(group: Group, run: Run, measures: Iterable[str], place: Path) -> dict[s
         "seed": _settings(run, seeds=True).get("federation.seed", NONE),
         "ended": run.status,
         "rounds": len(run.rounds),
-        "measures": [shown(measure, run.last(measure)) for measure in measures],
+        "measures": [shown(measure, run.last(measure)) + _CLAIMED * run.claimed for measure in measures],
     }
 
 

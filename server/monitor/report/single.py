@@ -1,5 +1,6 @@
 """The report of one run: what it was, how it went, what it cost, who stands out, and the end of its log."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,8 @@ from server.monitor.report.charts import Dots, Line, Scale
 from server.monitor.report.reading import Run
 from server.monitor.report.templates import NONE, page
 from server.monitor.suspects import STATEMENT
+from server.run_folder.record import CLAIMED
+from strategies.claims import Claim
 from strategies.strategy import RoundRecord
 
 POINTS = 500
@@ -61,6 +64,8 @@ def document(run: Run) -> str:
         clients=clients,
         columns=[("text" if head in _TEXTS else "", head) for head in heads],
         statement=STATEMENT,
+        claims=_claims(run),
+        claimed=run.claimed,
         log=run.log_tail(LOG_LINES),
         versions=versions if isinstance(versions, dict) else None,
         other_code=_other_code(summary.get("code")),
@@ -72,6 +77,30 @@ def _other_code(code: Any) -> dict[str, Any]:
     """Return which code those clients run that do not run the server's, by name."""
     clients = code.get("clients") if isinstance(code, dict) else None
     return dict(list(clients.items())[:MOST_CLIENTS]) if isinstance(clients, dict) else {}
+
+
+def _claims(run: Run) -> dict[str, Any] | None:
+    """Return what clients claimed when they were last asked, for the page; None where they never were."""
+    if run.claims is None:
+        return None
+    round_, claims = run.claims
+    figures = {name: getattr(claims, name) for name in CLAIMED}
+    named = {name: Claim(math.nan) for name in claims.missing} | dict(claims.clients)
+    rows = [
+        (name, *(shown(each, getattr(claim, each)) for each in CLAIMED), claim.samples, claims.missing.get(name, ""))
+        for name, claim in sorted(named.items())[:MOST_CLIENTS]
+    ]
+    return {
+        "round": round_,
+        "shortage": claims.shortage,
+        "figures": [
+            (name, shown(name, found.median), *(shown(name, end) for end in (found.low, found.high)))
+            for name, found in figures.items()
+            if found is not None
+        ],
+        "rows": rows,
+        "more": len(named) - len(rows),
+    }
 
 
 def scale_of(x: X, most: float) -> Scale:
@@ -91,7 +120,7 @@ def measure_scale(measure: str, values: Numbers) -> Scale:
 
 def shown(measure: str, value: float | None) -> str:
     """Return a measure for people."""
-    if value is None:
+    if value is None or math.isnan(value):
         return NONE
     if measure == "accuracy":
         return f"{100 * value:.1f} %"
@@ -156,9 +185,12 @@ def tiles(run: Run) -> Iterator[tuple[str, str]]:
     in_rounds = "time in rounds", duration(run.total("seconds"))
     yield in_rounds if wall_s is None else ("time", duration(float(wall_s)))
     for measure, label in LABELS.items():
-        if any(getattr(record.evaluation, measure, None) is not None for record in run.rounds):
+        if any(getattr(record.headline, measure, None) is not None for record in run.rounds):
             value = run.last(measure)
-            yield label, "not finite" if value is None and run.status == "diverged" else shown(measure, value)
+            yield (
+                label + " (claimed)" * run.claimed,
+                "not finite" if value is None and run.status == "diverged" else shown(measure, value),
+            )
     yield "bytes up", size(run.total("bytes_up"))
     yield "bytes down", size(run.total("bytes_down"))
     yield "replies rejected", f"{sum(run.rejected.values()):,}"

@@ -185,6 +185,9 @@ _SINGLE = """
 {% call pieces.section("curves", "How it went") %}
 {% if curves %}
 {{ pieces.curves(curves) }}
+{% if claimed %}
+<p>Claimed: loss and accuracy are medians of what clients report of their own data. The server has not measured them.</p>
+{% endif %}
 {% if run.status == "diverged" %}
 <p>A cross marks the last finite value before the run diverged.</p>
 {% endif %}
@@ -192,6 +195,24 @@ _SINGLE = """
 <p>No model was measured.</p>
 {% endif %}
 {% endcall %}
+
+{% if claims is not none %}
+{% call pieces.section("claims", "What clients claim") %}
+{% if claims.shortage %}
+<p class="warning">{{ claims.shortage[0] | upper }}{{ claims.shortage[1:] }}.</p>
+{% endif %}
+{% for measure, median, low, high in claims.figures %}
+<p>Claimed {{ measure }}: median {{ median }}{% if low != none_ %}, quartiles {{ low }} and {{ high }}{% endif %}.</p>
+{% endfor %}
+{% set more = "; %s more are in metrics.jsonl" | format(claims.more | thousands) if claims.more else "" %}
+{% call pieces.table("Claimed by each client about the model of round %s%s" | format(claims.round | thousands, more), [("text", "client"), ("", "claimed loss"), ("", "claimed accuracy"), ("", "claimed samples"), ("text", "no answer")]) %}
+{% for name, loss, accuracy, samples, reason in claims.rows %}
+<tr><td class="text">{{ pieces.name(name) }}</td><td>{{ loss }}</td><td>{{ accuracy }}</td><td>{{ none_ if samples is none else samples | thousands }}</td><td class="text">{{ (reason | cut(120)) or none_ }}</td></tr>
+{% endfor %}
+{% endcall %}
+<p><small>Each client measures the model on its own data; nobody can check the result. The medians lie within what honest clients report, however the byzantine ones lie. Claims have no effect on the model.</small></p>
+{% endcall %}
+{% endif %}
 
 {% if costs %}
 {% call pieces.section("costs", "Bytes and seconds of a round") %}

@@ -40,8 +40,8 @@ gamma = 0.1
 """
 
 
-def finish(folder: RunFolder, status: str = "finished") -> dict[str, object]:
-    return folder.finish(status=status, seed=7, joined_s=0.5, model=np.array([1.0, -2.0]))
+def finish(folder: RunFolder, status: str = "finished", **known: Any) -> dict[str, Any]:
+    return folder.finish(status=status, seed=7, joined_s=0.5, model=np.array([1.0, -2.0]), **known)
 
 
 def test_a_run_leaves_these_files(tmp_path: Path) -> None:
@@ -67,8 +67,9 @@ def test_a_run_leaves_these_files(tmp_path: Path) -> None:
     assert 0 <= summary["wall_s"] < 60
     assert {key: value for key, value in summary.items() if key not in ("versions", "wall_s")} == {
         "status": "finished", "rounds": 2, "loss": 0.5, "accuracy": 0.75, "gap": 0.25,
-        "start": {"loss": 2.0, "accuracy": 0.25, "gap": 1.5}, "bytes_up": 200, "bytes_down": 2000,
-        "joined_s": 0.5, "rejected": {"wrong shape": 1}, "rejected_by_client": {"client-1": {"wrong shape": 1}},
+        "measured_by": "server", "start": {"loss": 2.0, "accuracy": 0.25, "gap": 1.5},
+        "bytes_up": 200, "bytes_down": 2000, "joined_s": 0.5,
+        "rejected": {"wrong shape": 1}, "rejected_by_client": {"client-1": {"wrong shape": 1}},
         "seed": 7, "starts": 1, "lives": 1,
     }  # fmt: skip
     assert x_of(folder.path).tolist() == [1.0, -2.0]

@@ -1,0 +1,170 @@
+"""Tasks whose clients have their own data: who loads what, and the same numbers as under a partition of shared data."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiment.config import load
+from tasks.contract import Setting, TaskError
+from tasks.digits import DigitsTask
+from tasks.identity import identify_party
+from tasks.partition import kept_back, split
+from tests.parties import federation, points
+
+
+def party(config: Path, *, folders: dict[int, Path] | None = None, data: Path | None = None, at: Any = "client") -> Any:
+    read = load(config)
+    return read.task.load(read.setting(data, config.parent, at, folders or {}))
+
+
+def test_a_client_loads_its_own_folder_and_nothing_else(tmp_path: Path) -> None:
+    config = federation(tmp_path)
+    mine = party(config, data=tmp_path / "parties" / "p1")
+    assert (mine.samples, mine.count(3), mine.kept_back(3)) == (25, 25, 25)
+    assert mine.dim == 8
+
+
+def test_the_server_loads_no_training_data_and_a_client_no_test_data(tmp_path: Path) -> None:
+    config = federation(tmp_path)
+    server = party(config, data=tmp_path / "server", at="server")
+    assert server.samples == 0
+    assert server.has_test_data
+    assert server.evaluate(server.initial()).accuracy is not None
+    with pytest.raises(TaskError, match="the server has no training data: each client has its own"):
+        server.oracle(0)
+    client = party(config, data=tmp_path / "parties" / "p0")
+    with pytest.raises(TaskError, match="gives no test set"):
+        client.evaluate(client.initial())
+
+
+def test_x0_and_the_declaration_do_not_depend_on_the_data(tmp_path: Path) -> None:
+    config = federation(tmp_path)
+    server = party(config, data=tmp_path / "server", at="server")
+    clients = [party(config, data=tmp_path / "parties" / name) for name in ("p0", "p1")]
+    assert all(np.array_equal(client.initial(), server.initial()) for client in clients)
+    ours, others = (identify_party(client, at_server=False, samples=False) for client in clients)
+    assert ours == others
+    assert ours.data == ours.samples == ""
+    assert ours.differences(identify_party(server, at_server=True, samples=True)) == []
+    assert identify_party(clients[1], at_server=False, samples=True).samples == "25"
+
+
+def test_a_model_of_another_shape_is_named(tmp_path: Path) -> None:
+    config = federation(tmp_path)
+    (tmp_path / "wide.toml").write_text(
+        config.read_text().replace("[strategy]", "options = { inputs = 5 }\n[strategy]")
+    )
+    server = party(config, data=tmp_path / "server", at="server")
+    other = party(tmp_path / "wide.toml", data=tmp_path / "server", at="server")
+    (said,) = identify_party(other, at_server=False, samples=True).differences(
+        identify_party(server, at_server=True, samples=True)
+    )
+    assert said == "parameter `weight` is (2, 5) at the client, (2, 3) at the server"
+
+
+def test_own_folders_give_the_gradients_of_the_same_rows_of_shared_data(tmp_path: Path) -> None:
+    config = federation(tmp_path)
+    table = points(90, 5)
+    np.savetxt(tmp_path / "points.csv", table, delimiter=",")
+    read = load(config)
+    shared = replace(read.task, partition="dirichlet(0.5)").load(Setting(4, 1, 3, tmp_path / "server", tmp_path))
+    folders = {}
+    for worker, rows in enumerate(split("dirichlet(0.5)", table[:, -1].astype(int), 4, 3)):
+        folders[worker] = tmp_path / "split" / str(worker)
+        folders[worker].mkdir(parents=True)
+        np.savetxt(folders[worker] / "points.csv", table[rows], delimiter=",")
+    own = party(config, folders=folders)
+    x = shared.initial() + 1.0
+    for worker in folders:
+        for flipped in (False, True):
+            ours, theirs = (each.oracle(worker, flipped=flipped) for each in (own, shared))
+            assert np.array_equal(ours.full_gradient(x), theirs.full_gradient(x))
+            one, other = (each.minibatch_gradients([x], 8, np.random.default_rng(1))[0] for each in (ours, theirs))
+            assert np.array_equal(one, other)
+
+
+def test_what_is_kept_back_is_measured_on_and_never_trained_on(tmp_path: Path) -> None:
+    config = federation(tmp_path, share=0.2)
+    mine = party(config, data=tmp_path / "parties" / "p2")
+    assert (mine.count(0), mine.kept_back(0)) == (24, 6)
+    table = points(30, 2)
+    rows, kept = kept_back(table[:, -1], 0.2, 3)
+    assert sorted([*rows, *kept]) == list(range(30))
+    np.savetxt(tmp_path / "parties" / "p2" / "points.csv", table[rows], delimiter=",")
+    (tmp_path / "points.py").write_text((tmp_path / "points.py").read_text().replace("0.2", "0.0"))
+    trained = party(config, data=tmp_path / "parties" / "p2")
+    x = mine.initial() - 0.5
+    assert np.array_equal(trained.oracle(0).full_gradient(x), mine.oracle(0).full_gradient(x))
+    np.savetxt(tmp_path / "parties" / "p2" / "points.csv", table[kept], delimiter=",")
+    assert party(config, data=tmp_path / "parties" / "p2").measure(0, x) == mine.measure(0, x)
+
+
+@pytest.mark.parametrize(
+    ("samples", "share", "kept"), [(1, 0.9, 0), (2, 0.9, 1), (10, 0.0, 0), (10, 0.25, 2), (3, 0.1, 0)]
+)
+def test_at_least_one_row_is_trained_on(samples: int, share: float, kept: int) -> None:
+    rows, held = kept_back(np.zeros(samples), share, 7)
+    assert (len(rows), len(held)) == (samples - kept, kept)
+
+
+def test_a_party_may_lack_the_last_class_when_labels_are_flipped(tmp_path: Path) -> None:
+    config = federation(tmp_path)
+    table = points(20, 1)
+    table[:, -1] = 0
+    np.savetxt(tmp_path / "parties" / "p0" / "points.csv", table, delimiter=",")
+    mine = party(config, data=tmp_path / "parties" / "p0")
+    flipped = mine.oracle(0, flipped=True).full_gradient(mine.initial())
+    assert not np.array_equal(flipped, mine.oracle(0).full_gradient(mine.initial()))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            ("def local_data", "def other_data"),
+            r"no method local_data; it must have model\(\) and local_data",
+        ),
+        (("test_share = 0.0", "test_share = 1.0"), r"test_share = 1.0: must be from 0 up to, but not including, 1"),
+        (("nn.Linear(self.inputs, 2)", "nn.LazyLinear(2)"), "the model has lazy layers"),
+    ],
+)
+def test_a_class_that_cannot_have_own_data(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    config = federation(tmp_path)
+    source = (tmp_path / "points.py").read_text().replace("def test_data", "def no_test_data")
+    (tmp_path / "points.py").write_text(source.replace(*change))
+    with pytest.raises(TaskError, match=said):
+        party(config, at="server")
+
+
+def test_without_a_folder_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="no data folder is named; name the folder of your own data with --data"):
+        party(federation(tmp_path))
+
+
+def test_a_dataset_of_torch_is_read(tmp_path: Path) -> None:
+    config = federation(tmp_path)
+    (tmp_path / "points.py").write_text(
+        (tmp_path / "points.py")
+        .read_text()
+        .replace('return self.read(folder / "points.csv")', "return Pairs(*self.read(folder / 'points.csv'))", 1)
+        + """
+from torch.utils.data import Dataset
+
+class Pairs(Dataset):
+    def __init__(self, inputs, targets): self.inputs, self.targets = inputs, targets
+    def __len__(self): return len(self.targets)
+    def __getitem__(self, i): return self.inputs[i], self.targets[i]
+"""
+    )
+    read = party(config, data=tmp_path / "parties" / "p0")
+    pairs = party(federation(tmp_path), data=tmp_path / "parties" / "p0")
+    x = read.initial()
+    assert np.array_equal(read.oracle(0).full_gradient(x), pairs.oracle(0).full_gradient(x))
+
+
+def test_tasks_that_split_shared_data_refuse_own_data() -> None:
+    with pytest.raises(ValueError, match='partition = "own": kind = "digits" splits data that all processes have'):
+        DigitsTask(partition="own")
