@@ -130,6 +130,11 @@ class Observers:
         """Note how good a model is on a client's own data; ``round_`` is None for the final one."""
         self._change(name, replace(self._of(name), measured=found, measured_at=round_))
 
+    def finished(self, name: str, measure: Callable[[], Evaluation | None]) -> None:
+        """Measure the final model on a client's own data, if anybody looks; ``measure`` returns None if it cannot."""
+        if self.view is not None and (found := measure()) is not None:
+            self.measured(name, None, found)
+
     def around(self, app: App, name: str, known: Known) -> App:
         """Return an app that answers as another one does, and notes what is in its answers.
 

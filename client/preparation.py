@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +223,8 @@ class PartyPreparation:
             options, problem = self._options, self.experiment.problem
             if options.model is not None:
                 options.model.write(problem, x)
-            if options.observers is not None and (found := own_measure(problem, index, x)) is not None:
-                options.observers.measured(name, None, found)
+            if options.observers is not None:
+                options.observers.finished(name, partial(own_measure, problem, index, x))
 
         return PartyApp(prepare, self.experiment.problem, index, self._options.limits, keep)
 
