@@ -147,7 +147,7 @@ class LocalFederation:
         check_attack(config)
         self.options = self.options.seated()
         parties = self.options.parties()
-        files.allow(files.for_server(n), f"a run of {n} clients")
+        files.allow(files.for_server(n, page=self.options.monitoring.web is not None), f"a run of {n} clients")
         files.allow(files.for_launcher(n - f + 2), f"a run of {n} clients")
         logs.make_folder(self.options.out / "logs", f"run folder {self.options.out}")
         try:

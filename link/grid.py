@@ -191,6 +191,10 @@ class StreamGrid(FramedGrid):
             seats = self.seating.all()
             return {seats[worker].name: report for worker, report in self._reports.items() if worker in seats}
 
+    def expected(self) -> frozenset[str]:
+        """Return the clients of the allow-list; none without one."""
+        return frozenset() if self._access is None else self._access.listed
+
     def late(self) -> list[str]:
         """Return the names of the clients whose reply came after its instruction had expired, since the last call."""
         with self.changed:

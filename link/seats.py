@@ -2,8 +2,9 @@
 
 import hashlib
 import re
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -17,12 +18,14 @@ class Seat:
         worker: index of the seat, 0 .. n-1.
         node_id: the client's, as Flower sees it; the same for a name always.
         connected: whether it has a live stream, ready or still preparing.
+        since: when it came or left, in seconds since 1970; None if it has done neither at this server.
     """
 
     name: str
     worker: int
     node_id: int
     connected: bool
+    since: float | None = field(default=None, compare=False)
 
 
 class NoSeat(Exception):  # noqa: N818  # the name says what happened
@@ -80,7 +83,7 @@ class Seats:
             raise NoSeat(f"seat {worker}: {name!r} already holds seat {held.worker}")
         elif self._taken.get(worker, name) != name:
             raise NoSeat(f"seat {worker}: taken by {self._taken[worker]!r}")
-        seat = Seat(name, worker, node_id(name), connected=True)
+        seat = Seat(name, worker, node_id(name), connected=True, since=time.time())
         self._by_name[name] = seat
         self._taken[worker] = name
         return seat
@@ -98,7 +101,7 @@ class Seats:
         if name not in self._confirmed:
             del self._taken[self._by_name.pop(name).worker]
             return False
-        self._by_name[name] = replace(self._by_name[name], connected=False)
+        self._by_name[name] = replace(self._by_name[name], connected=False, since=time.time())
         return True
 
     def vacate(self, name: str) -> None:
