@@ -84,7 +84,8 @@ def run(
         processes: one process for the server and for each client, talking over sockets, as ``breakwater run`` does;
             False runs everything in this process, without sockets. Model and bytes are the same, bit for bit.
         quiet: print nothing but problems.
-        pictures: leave a picture and a report in the run folder, which takes a second or two; False for many short runs.
+        pictures: leave a picture and a report in the run folder, which takes a second or two. False for many short
+            runs.
 
     Returns:
         The run, whose ``status`` says how it ended: "finished", "diverged", "stalled" (too few clients answered), or

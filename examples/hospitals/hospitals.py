@@ -297,7 +297,7 @@ def figure(results: Results, out: Path) -> None:
     from matplotlib.figure import Figure
 
     ways = [way for way in results.ways() if results.attacked(way, "lf") is not None]
-    canvas = Figure(figsize=(9.5, 0.42 * len(ways) + 1.5), layout="constrained")
+    canvas = Figure(figsize=(9.5, 0.4 * len(ways) + 1.7), layout="constrained")
     titles = {"bf": "one sends the opposite (bf)", "lf": "one trains on flipped labels (lf)"}
     colours = dict(zip(NAMES, ("#0072B2", "#E69F00", "#009E73", "#CC79A7"), strict=True))
     for axes, attack in zip(canvas.subplots(1, 2, sharey=True), titles, strict=True):
@@ -313,7 +313,7 @@ def figure(results: Results, out: Path) -> None:
         axes.set_yticks(range(len(ways)), [WAYS[way].label.replace("`", "") for way in ways])
         axes.grid(axis="x", alpha=0.3)
     canvas.axes[0].invert_yaxis()
-    canvas.legend(*canvas.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    canvas.legend(*canvas.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     canvas.savefig(out, dpi=120, metadata={"Software": None})
 
