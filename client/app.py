@@ -236,8 +236,9 @@ def who(message: Message, context: Context) -> Message:
     try:
         if (own := _own(context)) is not None:
             parties, node = own
-            answer[TASK] = parties.prepared(node).report
-            answer["index"] = node.seat(parties.clients)
+            party = parties.prepared(node)
+            answer["index"] = seat = node.seat(parties.clients)
+            answer[TASK] = party.report(seat)
             return Message(RecordDict({WHO: answer}), reply_to=message)
         nodes, node = _read(context)
         answer[TASK] = nodes.report

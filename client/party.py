@@ -80,7 +80,8 @@ class PartyApp:
     """
 
     def __init__(self, prepare: Callable[[Agreement], App], problem: Problem, index: int, limits: Limits) -> None:
-        self._prepare, self._problem, self._index, self._limits = prepare, problem, index, limits
+        self.problem = problem
+        self._prepare, self._index, self._limits = prepare, index, limits
         self._agreement: Agreement | None = None
         self._inner: App | None = None
 
@@ -140,7 +141,7 @@ class PartyApp:
         """Report the statistics of the columns, if there are any and the owner allows it."""
         if not self._limits.statistics:
             return error(message, f"{DECLINED}: statistics")
-        find: Any = getattr(self._problem, "statistics", None)
+        find: Any = getattr(self.problem, "statistics", None)
         found = None if find is None else find(self._index)
         if found is None:
             return error(message, f"{DECLINED}: too few rows for statistics")

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,12 +178,14 @@ class PartyPreparation:
         log.info("%s: takes part in run %d", welcome.name, welcome.run_id, extra={"run_id": welcome.run_id})
 
         mine = self.app(welcome.worker, client_app)
-        return Prepared(mine, _context(welcome), self.report)
+        return Prepared(mine, _context(welcome), self.report(welcome.worker))
 
-    @property
-    def report(self) -> str:
-        """What the party declares when it joins: model, counts as far as they are declared, and code; no data."""
-        return Code.here(self.experiment.config).added_to(self.experiment.identity.written())
+    def report(self, worker: int) -> str:
+        """Return what a party declares when it joins: model, its own count where it is declared, and code; no data."""
+        declared = self.experiment.identity
+        if declared.samples:
+            declared = replace(declared, samples=str(count_of(self.experiment.problem, worker)))
+        return Code.here(self.experiment.config).added_to(declared.written())
 
     def app(self, index: int, answer: Callable[[Worker], App]) -> PartyApp:
         """Return what answers for a seat.
@@ -198,7 +200,10 @@ class PartyPreparation:
                 self._settled = self.experiment.settled(agreement)
             return answer(self._crew.worker(self._settled, index))
 
-        return PartyApp(prepare, self.experiment.problem, index, self._options.limits)
+        limits = self._options.limits
+        if not self._config.clients_evaluate:  # the owner's config is what the owner agreed to
+            limits = replace(limits, evaluation=False)
+        return PartyApp(prepare, self.experiment.problem, index, limits)
 
 
 def count_of(problem: Problem, worker: int) -> int:

@@ -98,7 +98,7 @@ def run(
             if experiment.written is not None and experiment.agreement is None:
                 experiment = checkpointer.experiment = experiment.settled(agree(experiment, transport))
             x0 = problem.initial()
-            new = _strategy(experiment, transport, observers)
+            new = _strategy(experiment, transport, observers, evaluate)
 
             def measure(x: Vector, round_: int) -> Measures:
                 claimed = None if over else new.ask_clients(transport, round_, x)
@@ -169,7 +169,12 @@ def _evaluation(experiment: Experiment) -> Callable[[Vector], Evaluation] | None
     return experiment.problem.evaluate
 
 
-def _strategy(experiment: Experiment, transport: Transport, observers: Observers) -> RobustStrategy:
+def _strategy(
+    experiment: Experiment,
+    transport: Transport,
+    observers: Observers,
+    evaluate: Callable[[Vector], Evaluation] | None,
+) -> RobustStrategy:
     config, federation = experiment.config, experiment.config.federation
     deadline_s = federation.flower_deadline_s if transport.polled else federation.deadline_s
     return RobustStrategy(
@@ -186,7 +191,7 @@ def _strategy(experiment: Experiment, transport: Transport, observers: Observers
         reveal_cohort=config.reveals_cohort,
         stratum=federation.last_seats if config.stratified else (),
         agreement=None if experiment.agreement is None else experiment.agreement.record(),
-        evaluate=_evaluation(experiment),
+        evaluate=evaluate,
         claim_codec=claims if config.clients_evaluate else None,
         declare_samples=federation.declare_samples,
         every=config.evaluation.every,

@@ -388,8 +388,9 @@ class TableProblem:
 
     @property
     def samples(self) -> int:
-        """m, the mean number of training rows of the honest workers whose rows are here; 0 where none are."""
-        held = [party.train for party in self._parties[: self._setting.honest] if party is not None]
+        """m, the mean number of training rows of honest workers, or of those whose own rows are here; 0 for none."""
+        counted = self._parties if self.spec.partition == OWN else self._parties[: self._setting.honest]
+        held = [party.train for party in counted if party is not None]
         return mean_samples(held, len(held)) if held else 0
 
     def initial(self) -> Vector:

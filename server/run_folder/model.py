@@ -131,11 +131,11 @@ def load_model(path: str | os.PathLike[str]) -> TableModel:
         model, path = read_model(path), path / MODEL
     else:
         model = read_model_file(path)
-    if model.table is None or model.x is None:
+    if model.table is None:
         fix = "load the model of another task with breakwater.Run or safetensors"
         raise ConfigError(f'{path}: is no model of a table task (kind = "table"), and only these can predict; {fix}')
     try:
-        return TableModel.of(model.x, model.tensors, model.table)
+        return TableModel.of(model.tensors, model.table)
     except ValueError as error:
         raise ConfigError(f"{path}: is no model of a table task: {error}") from None
 
@@ -184,5 +184,7 @@ def _split(x: Vector, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArra
 
 def _joined(arrays: Tensors, names: list[str]) -> Vector:
     """Return the vector that consists of these arrays."""
+    if len(set(names)) < len(names):
+        raise ValueError("it names a parameter twice")
     x: Vector = np.concatenate([arrays[name].reshape(-1) for name in names])
     return x
