@@ -482,6 +482,17 @@ class TableProblem:
         scaling = {name: asdict(columns[name]) for name in sorted(columns)}
         return {"schema": self.spec.described(), "scaling": scaling}
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes by number; none of a regression."""
+        return self.spec.class_names
+
+    def own_data(self, worker: int) -> list[list[NDArray[Any]]]:
+        """Return what a worker trains on, and what it keeps back: numbers, codes and targets of each."""
+        party = self._party(worker)
+        tables = [(part.numbers, part.codes, part.targets) for part in (party.train, party.kept) if len(part)]
+        return [[array for array in table if array is not None] for table in tables]
+
     # --- gradients and measures ---
 
     def oracle(self, worker: int, *, flipped: bool = False) -> NetworkOracle:

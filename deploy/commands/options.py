@@ -42,7 +42,7 @@ def add_value(parser: argparse._ActionsContainer, name: str, meaning: str, metav
     parser.add_argument(name, metavar=metavar, help=meaning, **given)
 
 
-def add_path(parser: argparse.ArgumentParser, name: str, meaning: str, metavar: str = "DIR", **given: Any) -> None:
+def add_path(parser: argparse._ActionsContainer, name: str, meaning: str, metavar: str = "DIR", **given: Any) -> None:
     """Add an argument that is a path, of a folder unless ``metavar`` names something else."""
     add_value(parser, name, meaning, metavar, type=Path, **given)
 

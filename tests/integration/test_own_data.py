@@ -18,6 +18,7 @@ from deploy.local import LocalOptions
 from experiment.agreement import Agreement
 from experiment.code import code_fingerprint
 from experiment.config import Config, load
+from experiment.model_file import read_model
 from experiment.opened import open_config
 from foundation.errors import BreakwaterError, ConfigError
 from link.claims import write_evaluation
@@ -29,7 +30,6 @@ from server.link import open_link
 from server.monitor.exporters import Monitoring
 from server.run import run
 from server.run_folder.checkpoints import resumed
-from server.run_folder.model import read_model
 from server.run_folder.reader import read_rounds, read_summary
 from server.run_folder.writer import RunFolder
 from strategies.claims import NO_EVALUATION

@@ -25,11 +25,11 @@ import deploy.local
 import deploy.sweeps.sweep
 import deploy.versions
 import experiment.explain
+import experiment.model_file
 import link.watch
 import server.monitor.report
 import server.monitor.suspects
 import server.process
-import server.run_folder.model
 from deploy.cli import EPILOG, _parser, main
 from deploy.doctor import Finding
 from foundation import origin
@@ -135,7 +135,7 @@ CASES: dict[tuple[str, int], tuple[tuple[str, ...], Callable[[pytest.MonkeyPatch
     ("sweep", 2): (("sweep", "absent.toml", "--out", "swept"), lambda p: None),
     ("report", 0): (("report", "a-run"), lambda p: a_run("a-run")),
     ("report", 2): (("report", "absent"), lambda p: None),
-    ("predict", 0): (PREDICT, lambda p: p.setattr(server.run_folder.model, "load_model", returns(AModel()))),
+    ("predict", 0): (PREDICT, lambda p: p.setattr(experiment.model_file, "load_model", returns(AModel()))),
     ("predict", 2): (PREDICT, lambda p: None),
     ("suspects", 0): (("suspects", "a-run"), lambda p: a_run("a-run")),
     ("suspects", 2): (("suspects", "absent"), lambda p: None),
@@ -175,7 +175,7 @@ INTERRUPTED: dict[str, tuple[tuple[str, ...], object, str]] = {
     "check": (("check", DEMO), experiment.explain, "explain"),
     "sweep": (SWEEP, deploy.sweeps.sweep, "sweep"),
     "report": (("report", "a-run"), server.monitor.report, "write_report"),
-    "predict": (PREDICT, server.run_folder.model, "load_model"),
+    "predict": (PREDICT, experiment.model_file, "load_model"),
     "suspects": (("suspects", "a-run"), server.monitor.suspects, "tally"),
     "watch": (WATCH, link.watch, "follow"),
     "doctor": (("doctor",), deploy.doctor, "examine"),

@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import breakwater as bw
+from experiment.model_file import ModelForm, load_model
 from foundation.errors import ConfigError
 from server.run_folder import MODEL
-from server.run_folder.model import ModelForm, load_model
 from server.run_folder.reader import read_model
 from server.run_folder.writer import RunFolder
 from strategies.method import Vector

@@ -19,9 +19,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
+from experiment import MODEL
 from foundation.errors import ConfigError
-from server.run_folder import MODEL
+from foundation.files import replacing
 from strategies.method import Vector
 from tasks.contract import Problem
 from tasks.table_model import TableModel
@@ -104,6 +106,34 @@ class ModelForm:
         if self.describe is not None:
             return tensors, {_TABLE: json.dumps({_PARAMETERS: list(self.shapes), **self.describe()})}
         return tensors, {_PARAMETERS: json.dumps(list(self.shapes))}
+
+
+def write_model(path: Path, x: Vector, form: ModelForm) -> None:
+    """Write a model's file in one step.
+
+    Args:
+        path: of the file.
+        x: shape (d,).
+        form: of the task.
+
+    Raises:
+        OSError: it cannot be written; the old file is as it was.
+    """
+    arrays, metadata = form.arrays(x)
+    with replacing(path) as draft:
+        write_arrays(arrays, draft, metadata)
+
+
+def write_arrays(arrays: Tensors, path: Path, metadata: dict[str, str] | None) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path, metadata)
+    except SafetensorError as error:  # its name for an error of the system
+        raise OSError(None, str(error)) from error
 
 
 def read_model(folder: Path) -> Model:
