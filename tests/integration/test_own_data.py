@@ -244,6 +244,27 @@ def test_a_rehearsal_names_wrong_folders(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             replace(options, **change).parties()
+    with pytest.raises(ConfigError, match="--attackers p1: the config has no attack; name one in"):
+        replace(options, config=load(tmp_path / "study.toml")).parties()
+
+
+def test_a_rehearsal_without_an_attack_is_the_real_federation_with_honest_clients(tmp_path: Path) -> None:
+    path = federation(tmp_path)
+    in_process(load(path), tmp_path / "one", tmp_path / "parties", tmp_path / "server")
+    over_link(path, tmp_path / "link", folders_of(tmp_path))
+    assert np.array_equal(model(tmp_path / "link"), model(tmp_path / "one"))
+
+
+def test_a_server_without_a_folder_needs_no_test_set(tmp_path: Path) -> None:
+    path = federation(tmp_path)
+    in_process(load(path), tmp_path / "out", tmp_path / "parties")
+    summary = read_summary(tmp_path / "out")
+    assert summary is not None
+    assert summary["measured_by"] == "clients"
+    with pytest.raises(
+        ConfigError, match=r"no test data; name their folder with --data \(of `breakwater run`: --server-data\)"
+    ):
+        in_process(load(path, {"evaluation.by": "server"}), tmp_path / "other", tmp_path / "parties")
 
 
 @pytest.mark.slow
@@ -256,17 +277,6 @@ def test_a_rehearsal_in_processes_is_that_of_one_process(tmp_path: Path) -> None
     assert np.array_equal(model(whole.folder), model(alone.folder))
     assert sorted({name for each in read_rounds(whole.folder) for name in each.names}) == ["p0", "p1", "p2", "p3", "p4"]
     assert {path.stem for path in (whole.folder / "logs").iterdir()} == {"server", "p1", "p2", "p4", "byzantine"}
-
-
-def test_a_rehearsal_may_tolerate_attackers_and_have_none(tmp_path: Path) -> None:
-    """As a real federation does: f is what the rule withstands."""
-    config, parties = load(federation(tmp_path)), tmp_path / "parties"
-    assert config.attack is None
-    tolerant = in_process(config, tmp_path / "tolerant", parties, tmp_path / "server")
-    honest = load(tmp_path / "study.toml", {"federation.byzantine": 0})
-    assert np.array_equal(tolerant, in_process(honest, tmp_path / "honest", parties, tmp_path / "server"))
-    attacked = load(tmp_path / "study.toml", {"attack.kind": "bf"})
-    assert not np.array_equal(tolerant, in_process(attacked, tmp_path / "attacked", parties, tmp_path / "server"))
 
 
 @pytest.mark.slow
