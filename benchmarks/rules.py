@@ -48,6 +48,7 @@ from strategies.aggregators.preaggregators import (
 )
 from strategies.aggregators.weighted_rows import prepare
 from strategies.method import Rows
+from strategies.weights import Masses
 
 Call = Callable[[], object]
 
@@ -75,6 +76,14 @@ RULES: tuple[Rule, ...] = (
     CoordinateMedian(pre=(StaticClipping(c=100.0),)),
     CoordinateMedian(pre=(AdaptiveRobustClipping(),)),
 )
+WEIGHTED: tuple[Rule, ...] = (
+    Mean(),
+    CoordinateMedian(),
+    TrimmedMean(),
+    GeometricMedian(),
+    CenteredClipping(),
+    CoordinateMedian(pre=(NearestNeighbourMixing(),)),
+)
 PEER = "rows.mean(axis=0)"
 
 
@@ -94,18 +103,27 @@ def array(n: int, d: int, outliers: int) -> Rows:
     return rows
 
 
+def weights(n: int) -> Masses:
+    """Return weights from 1 to 5, as those of large and small parties."""
+    return np.random.default_rng(n).integers(1, 6, n)
+
+
 def calls(rows: Rows, f: int) -> dict[str, Call]:
     """Return what is timed, by name: our rules and their peers."""
     n = len(rows)
 
-    def ours(rule: Rule) -> Call:
+    def ours(rule: Rule, mass: Masses | None = None) -> Call:
         most = min(f, rule.tolerates(n))
-        return lambda: rule.weigh(rows, most, np.random.default_rng(0))
+        while mass is not None and not rule.withstands(mass, most):
+            most -= 1
+        return lambda: rule.weigh(rows, most, np.random.default_rng(0), None, mass)
 
     found: dict[str, Call] = {}
     for rule in RULES:
         if rule.tolerates(n) >= 0:
             found[" after ".join([rule.kind, *(step.kind for step in rule.pre)])] = ours(rule)
+    for rule in WEIGHTED:
+        found[" after ".join([f"weighted {rule.kind}", *(step.kind for step in rule.pre)])] = ours(rule, weights(n))
     found["numpy.median"] = lambda: np.median(rows, axis=0)
     if importlib.util.find_spec("torch"):
         import torch
@@ -185,7 +203,7 @@ def main() -> None:
     parser.add_argument("--clean", action="store_true", help="no outliers: distances tell nothing, the hardest for nnm")
     options = parser.parse_args()
     f = options.n // 4
-    print(f"kernels ready after {prepare(np.dtype(np.float32)):.1f} s; {parallel.threads()} threads")
+    print(f"kernels ready after {prepare(np.dtype(np.float32), weighted=True):.1f} s; {parallel.threads()} threads")
     results: list[Result] = []
     for d in options.d[:1] if options.quick else options.d:
         for outliers in (0,) if options.clean else (f, 0):

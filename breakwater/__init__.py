@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from breakwater import aggregators, attacks, compressors, methods, tasks
     from breakwater.runs import Comparison, Run, compare, load_config, run
     from experiment.config import CheckpointSection, Config, EvaluationSection
+    from experiment.model_file import load_model
     from experiment.sections import Federation
     from foundation.errors import BreakwaterError, ConfigError
-    from server.run_folder.model import load_model
     from strategies.hold import StalledError
     from tasks.table_model import Predictions, TableModel
 
@@ -48,7 +48,7 @@ _WHERE = {
     "answer": "adapters.answers",
     "compare": "breakwater.runs",
     "load_config": "breakwater.runs",
-    "load_model": "server.run_folder.model",
+    "load_model": "experiment.model_file",
     "robust_deltas_mod": "adapters.mods",
     "run": "breakwater.runs",
 }

@@ -61,6 +61,8 @@ def run(
     overrides: Overrides | None = None,
     out: PathLike | None = None,
     data: PathLike | None = None,
+    attackers: Sequence[str] = (),
+    server_data: PathLike | None = None,
     processes: bool = True,
     quiet: bool = False,
 ) -> "Run":
@@ -74,7 +76,10 @@ def run(
         overrides: values to change: ``{"strategy.rounds": 200}``, or a list of ``"section.key=value"`` as on the
             command line.
         out: the run folder, which must not hold anything yet; default: runs/NAME-TIME.
-        data: folder of the data sets; default: the environment variable BREAKWATER_DATA.
+        data: folder of the data sets; default: the environment variable BREAKWATER_DATA. With ``partition = "own"`` it
+            has a sub-folder for each client, under the client's name.
+        attackers: with ``partition = "own"``, the names of the clients that attack; default: the last f by name.
+        server_data: with ``partition = "own"``, the folder of the server's own test set; default: it has none.
         processes: one process for the server and for each client, talking over sockets, as ``breakwater run`` does;
             False runs everything in this process, without sockets. Model and bytes are the same, bit for bit.
         quiet: print nothing but problems.
@@ -97,7 +102,15 @@ def run(
     if processes:
         where = None if data_dir is None else str(data_dir)
         run_in_child(
-            ChildOptions(config=chosen.to_toml(), out=str(folder), data=where, config_dir=str(config_dir), quiet=quiet)
+            ChildOptions(
+                config=chosen.to_toml(),
+                out=str(folder),
+                data=where,
+                config_dir=str(config_dir),
+                quiet=quiet,
+                attackers=list(attackers),
+                server_data=None if server_data is None else str(server_data),
+            )
         )
     else:
         _run_here(
@@ -107,6 +120,8 @@ def run(
                 data=data_dir,
                 config_dir=config_dir,
                 monitoring=Monitoring(quiet=quiet, silent=quiet),
+                attackers=list(attackers),
+                server_data=None if server_data is None else Path(server_data),
             )
         )
     if not (folder / METRICS).is_file():

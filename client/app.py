@@ -24,7 +24,7 @@ from experiment.run_config import RunConfig
 from foundation.errors import BreakwaterError, ConfigError
 from foundation.origin import release
 from foundation.text import kind_and_line
-from link.invitation import JOIN, STATISTICS, TASK, WHO
+from link.invitation import JOIN, MODEL, STATISTICS, TASK, WHO
 
 log = logging.getLogger("breakwater.client")
 
@@ -236,8 +236,9 @@ def who(message: Message, context: Context) -> Message:
     try:
         if (own := _own(context)) is not None:
             parties, node = own
-            answer[TASK] = parties.prepared(node).report
-            answer["index"] = node.seat(parties.clients)
+            party = parties.prepared(node)
+            answer["index"] = seat = node.seat(parties.clients)
+            answer[TASK] = party.report(seat)
             return Message(RecordDict({WHO: answer}), reply_to=message)
         nodes, node = _read(context)
         answer[TASK] = nodes.report
@@ -252,6 +253,16 @@ def who(message: Message, context: Context) -> Message:
 @app.query(STATISTICS)
 def statistics(message: Message, context: Context) -> Message:
     """Report the statistics of the node's columns, where it has data of its own."""
+    return _answer_as_party(message, context)
+
+
+@app.query(MODEL)
+def final_model(message: Message, context: Context) -> Message:
+    """Keep the final model, where the node has data of its own and its node config names a file."""
+    return _answer_as_party(message, context)
+
+
+def _answer_as_party(message: Message, context: Context) -> Message:
     none = ConfigError("this run has no clients with data of their own")
     return _of_party(message, context) or refusal(none, message)
 

@@ -34,6 +34,7 @@ from link.worker_state import Page, StateDict, under
 from strategies.claims import Claim
 from strategies.method import HELD, Ask, Compressor, Method, Packet, Past, Rows, StateLostError, Vector
 from strategies.randomness import Role, stream
+from strategies.weights import Masses
 
 _LATE = 1.25
 """A late reply comes after this many deadlines."""
@@ -99,7 +100,7 @@ class Coalition:
         self.experiment = experiment
         self._deadline_s = deadline_s or experiment.config.federation.longest_deadline_s
         self._attack = attack
-        self._method = experiment.method
+        self._method = experiment.config.for_clients().method  # on Flower a node has the server's config
         self._config = experiment.config
         self._seed = experiment.config.federation.seed
         self._members: set[int] = set()
@@ -386,14 +387,26 @@ class Coalition:
 
     def _aggregate(self, opened: _Round, rows: Rows) -> Vector:
         """Return what the server would make of these rows: of those that it would not screen, and 0 if of none."""
-        sound = np.isfinite(rows).all(axis=1)
+        past, sound = opened.past, np.isfinite(rows).all(axis=1)
+        if (mass := self._mass_of(opened, len(rows))) is not None:
+            past = replace(past, mass=mass[sound])
         if not sound.all():
             rows = rows[sound]
         if not len(rows) or not np.isfinite(opened.x).all():
             return np.zeros_like(self._x0)
         rng = stream(self._seed, Role.AGGREGATE, round_=opened.ask.round)
-        vector = self._method.combine(opened.ask, rows, rng, opened.past).vector
+        vector = self._method.combine(opened.ask, rows, rng, past).vector
         return np.zeros_like(self._x0) if vector is None else vector
+
+    def _mass_of(self, opened: _Round, count: int) -> Masses | None:
+        """Return the weights of rows that an omniscient attack tries: those of the honest in view, then of its own."""
+        cohort = range(self._method.n) if self._method.aggregates_all else opened.ask.cohort
+        if cohort is None or not self._method.weights:
+            return None
+        seats = sorted(self._members.intersection(cohort))
+        peers = opened.peers or seats[:1]  # repeated where not all are known, see ``attacks.search``
+        workers = [*(peers[j % len(peers)] for j in range(max(1, len(cohort) - len(seats)))), *seats]
+        return self._method.mass_of(workers[:count]) if count <= len(workers) else None
 
 
 class CoalitionMember:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from flwr.app import RecordDict
 
+from client.final_model import ModelFile
 from client.node_config import NodeConfig
 from client.preparation import Preparation, PreparationOptions
 from experiment.code import code_fingerprint
@@ -57,6 +58,8 @@ def options_of(run: RunConfig, node: NodeConfig, config: Config) -> PreparationO
     if not config.own_data:
         return common
     folder, own = node.data, node.config or run.path
+    model = None if node.model is None else ModelFile(node.model)
     if folder is None:
         folder = Parties.of(config, run.data_dir()).folders[node.seat(config.federation.clients)]
-    return replace(common, data=folder, config=own, config_dir=own.parent, limits=node.limits, fellows=())
+    common = replace(common, limits=node.limits, model=model, fellows=())
+    return replace(common, data=folder, config=own, config_dir=own.parent)

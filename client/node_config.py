@@ -13,7 +13,7 @@ from foundation.errors import ConfigError
 
 _PARTITION, _PARTITIONS, _ATTACK, _SET, _DATA = "partition-id", "num-partitions", "attack", "set", "data"
 _CONFIG, _BATCH, _ROUNDS = "config", "min-batch", "max-rounds"
-_EVALUATION, _STATISTICS = "evaluation", "statistics"
+_EVALUATION, _STATISTICS, _MODEL = "evaluation", "statistics", "model"
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class NodeConfig:
         settings: ``attack.key=value`` for its parameters. (``set``)
         data: the folder of the node's own data; None for the run's. (``data``)
         config: a config file of the node's owner, which the run's must agree with. (``config``)
+        model: where the final model of a run is left, of a node with its own data. (``model``)
         limits: what the owner of the data allows. (``min-batch``, ``max-rounds``, ``evaluation``, ``statistics``)
     """
 
@@ -37,6 +38,7 @@ class NodeConfig:
     data: Path | None = None
     config: Path | None = None
     limits: Limits = field(default_factory=Limits)
+    model: Path | None = None
 
     @classmethod
     def read(cls, given: Mapping[str, object]) -> Self:
@@ -45,7 +47,8 @@ class NodeConfig:
         Raises:
             ConfigError: it has an unknown key, or ``set`` cannot be read; one line.
         """
-        known = (_PARTITION, _PARTITIONS, _ATTACK, _SET, _DATA, _CONFIG, _BATCH, _ROUNDS, _EVALUATION, _STATISTICS)
+        limits = (_BATCH, _ROUNDS, _EVALUATION, _STATISTICS)
+        known = (_PARTITION, _PARTITIONS, _ATTACK, _SET, _DATA, _CONFIG, _MODEL, *limits)
         for key in given:
             if key not in known:
                 raise ConfigError(f"node config: {key}: unknown key{suggest(key, known)}")
@@ -53,7 +56,8 @@ class NodeConfig:
         kind = str(attack) if _ATTACK in given else None
         folder, settings = Path(str(data)) if data else None, split(given.get(_SET), "node config")
         own, seat = Path(str(config)) if config else None, (given.get(_PARTITION), given.get(_PARTITIONS))
-        return cls(*seat, kind, settings, folder, own, _limits(given))
+        model = Path(str(given[_MODEL])) if given.get(_MODEL) else None
+        return cls(*seat, kind, settings, folder, own, _limits(given), model)
 
     def seat(self, clients: int) -> int:
         """Return the seat that the node config names.

@@ -13,13 +13,14 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 
+from client.final_model import read_model_of
 from experiment.agreement import Agreement
 from experiment.config import Config
 from foundation.errors import Broken, ConfigError, Silent
 from link import flwr_compat
-from link.invitation import STATISTICS
+from link.invitation import MODEL, STATISTICS
 from strategies.claims import NO_EVALUATION
-from strategies.method import AGREEMENT, ATTACK_FAILED, DECLINED, FAILED, STALE, UNPREPARED
+from strategies.method import AGREEMENT, ATTACK_FAILED, DECLINED, FAILED, STALE, UNPREPARED, Vector
 from tasks.contract import Problem
 
 log = logging.getLogger("breakwater.client")
@@ -48,6 +49,10 @@ class Limits:
     statistics: bool = True
     max_rounds: int | None = None
 
+    def least(self, samples: int) -> int:
+        """Return the fewest samples that a gradient may be computed from at a party with so many."""
+        return min(LEAST_BATCH, samples) if self.min_batch is None else self.min_batch
+
     def check(self, config: Config, samples: int) -> None:
         """Refuse an experiment that computes gradients of fewer samples than the owner allows.
 
@@ -58,7 +63,7 @@ class Limits:
         Raises:
             ConfigError: which key; one line.
         """
-        least = min(LEAST_BATCH, samples) if self.min_batch is None else self.min_batch
+        least = self.least(samples)
         given = config.strategy.model_dump()
         sizes = {key: given[key] for key in ("batch", "full_batch") if given.get(key) is not None}
         for key, size in (sizes or {"batch": 0}).items():
@@ -77,10 +82,20 @@ class PartyApp:
         problem: the party's data, for statistics.
         index: which worker the party is.
         limits: of the owner.
+        keep: takes the final model, shape (d,), once the task has the federation's scaling; None where nobody wants it.
     """
 
-    def __init__(self, prepare: Callable[[Agreement], App], problem: Problem, index: int, limits: Limits) -> None:
-        self._prepare, self._problem, self._index, self._limits = prepare, problem, index, limits
+    def __init__(
+        self,
+        prepare: Callable[[Agreement], App],
+        problem: Problem,
+        index: int,
+        limits: Limits,
+        keep: Callable[[Vector], None] | None = None,
+    ) -> None:
+        self.problem = problem
+        self._prepare, self._index, self._limits = prepare, index, limits
+        self._keep = keep
         self._agreement: Agreement | None = None
         self._inner: App | None = None
 
@@ -105,6 +120,8 @@ class PartyApp:
             return error(message, f"{DECLINED}: more than {self._limits.max_rounds} rounds")
         if self._inner is None:
             return error(message, f"{UNPREPARED}: this client has not been sent the agreement")
+        if kind == f"query.{MODEL}":
+            return self._take_model(message)
         return self._screened(self._inner(message, context), message)
 
     def _agree(self, content: RecordDict, context: Context) -> None:
@@ -136,11 +153,17 @@ class PartyApp:
             context.state[_ROUNDS] = ConfigRecord(count)
         return True
 
+    def _take_model(self, message: Message) -> Message:
+        """Keep the final model, if it is wanted here."""
+        if self._keep is not None:
+            self._keep(read_model_of(message.content, self.problem))
+        return Message(RecordDict(), reply_to=message)
+
     def _statistics(self, message: Message) -> Message:
         """Report the statistics of the columns, if there are any and the owner allows it."""
         if not self._limits.statistics:
             return error(message, f"{DECLINED}: statistics")
-        find: Any = getattr(self._problem, "statistics", None)
+        find: Any = getattr(self.problem, "statistics", None)
         found = None if find is None else find(self._index)
         if found is None:
             return error(message, f"{DECLINED}: too few rows for statistics")

@@ -3,14 +3,19 @@
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flwr.app import Context, RecordDict
 
 from client.answers import client_app
+from client.changed_data import Reaction, compare
 from client.coalition import Coalition, CoalitionMember
+from client.final_model import ModelFile
+from client.observers import Known, Observers
 from client.party import App, Limits, PartyApp
 from client.worker import HonestWorker, Worker
 from experiment import config as configs
@@ -22,6 +27,7 @@ from foundation.errors import ConfigError, OtherTask, Refused
 from link.invitation import TASK
 from link.node import Prepared
 from link.wire import Welcome
+from strategies.method import Evaluation, Method, Vector
 from tasks.contract import Problem
 from tasks.identity import Reading, TaskIdentity
 from tasks.partition import OWN
@@ -44,6 +50,9 @@ class PreparationOptions:
         tried: a process of the same launcher has tried the task, for all workers.
         limits: what the owner of the data allows, where the client has its own.
         folders: the folder of each worker's own data, for a process with several seats; None for ``data``.
+        model: where the final model is left, of a client with its own data; None where nobody wants it.
+        changed_data: what to do when own data are not those that this client had in the run before; None not to look.
+        observers: of what is asked and sent; None for none.
     """
 
     attack: str | None = None
@@ -56,6 +65,9 @@ class PreparationOptions:
     tried: bool = False
     limits: Limits = field(default_factory=Limits)
     folders: Mapping[int, Path] | None = None
+    model: ModelFile | None = None
+    changed_data: Reaction | None = None
+    observers: Observers | None = None
 
 
 class Crew:
@@ -138,7 +150,9 @@ class Preparation:
         prepare(self._experiment, aggregates=options.attack is not None)
         log.info("%s: takes part in run %d", welcome.name, welcome.run_id, extra={"run_id": welcome.run_id})
         worker = self._crew.worker(self._experiment, welcome.worker)
-        app = client_app(worker, evaluates=options.limits.evaluation)
+        app: App = client_app(worker, evaluates=options.limits.evaluation)
+        if options.observers is not None:
+            app = options.observers.around(app, welcome.name, _known(lambda: self._experiment, welcome.worker))
         return Prepared(app, _context(welcome), Code.here(config).added_to(identity.written()))
 
 
@@ -177,20 +191,29 @@ class PartyPreparation:
         prepare(party, aggregates=self._options.attack is not None)
         log.info("%s: takes part in run %d", welcome.name, welcome.run_id, extra={"run_id": welcome.run_id})
 
-        mine = self.app(welcome.worker, client_app)
-        return Prepared(mine, _context(welcome), self.report)
+        options, worker = self._options, welcome.worker
+        if options.changed_data is not None:
+            name, run_id = welcome.name, welcome.run_id
+            compare(party.problem, worker, name=name, run_id=run_id, reaction=options.changed_data)
+        mine: App = self.app(worker, client_app, welcome.name)
+        if options.observers is not None:
+            mine = options.observers.around(mine, welcome.name, _known(lambda: self._settled, worker))
+        return Prepared(mine, _context(welcome), self.report(worker))
 
-    @property
-    def report(self) -> str:
-        """What the party declares when it joins: model, counts as far as they are declared, and code; no data."""
-        return Code.here(self.experiment.config).added_to(self.experiment.identity.written())
+    def report(self, worker: int) -> str:
+        """Return what a party declares when it joins: model, its own count where it is declared, and code; no data."""
+        declared = self.experiment.identity
+        if declared.samples:
+            declared = replace(declared, samples=str(count_of(self.experiment.problem, worker)))
+        return Code.here(self.experiment.config).added_to(declared.written())
 
-    def app(self, index: int, answer: Callable[[Worker], App]) -> PartyApp:
+    def app(self, index: int, answer: Callable[[Worker], App], name: str = "") -> PartyApp:
         """Return what answers for a seat.
 
         Args:
             index: of the seat.
             answer: returns what answers for its worker, once that can be made.
+            name: of the client, for its observers.
         """
 
         def prepare(agreement: Agreement) -> App:
@@ -198,13 +221,40 @@ class PartyPreparation:
                 self._settled = self.experiment.settled(agreement)
             return answer(self._crew.worker(self._settled, index))
 
-        return PartyApp(prepare, self.experiment.problem, index, self._options.limits)
+        limits = self._options.limits
+        if not self._config.clients_evaluate:  # the owner's config is what the owner agreed to
+            limits = replace(limits, evaluation=False)
+
+        def keep(x: Vector) -> None:
+            options, problem = self._options, self.experiment.problem
+            if options.model is not None:
+                options.model.write(problem, x)
+            if options.observers is not None:
+                options.observers.finished(name, partial(own_measure, problem, index, x))
+
+        return PartyApp(prepare, self.experiment.problem, index, limits, keep)
 
 
 def count_of(problem: Problem, worker: int) -> int:
     """Return how many samples a party trains on."""
     count: Any = getattr(problem, "count", None)
     return int(problem.samples if count is None else count(worker))
+
+
+def own_measure(problem: Problem, worker: int, x: Vector) -> Evaluation | None:
+    """Return a model measured on a party's own data; None where the task cannot."""
+    measure: Any = getattr(problem, "measure", None)
+    return None if measure is None else measure(worker, x)
+
+
+def _known(experiment: Callable[[], Experiment | None], worker: int) -> Known:
+    """Return what observers need to read a reply."""
+
+    def known() -> tuple[Method, int, Vector] | None:
+        found = experiment()
+        return None if found is None else (found.method, worker, np.empty(found.problem.dim, found.problem.dtype))
+
+    return known
 
 
 def _check_task(welcome: Welcome, identity: TaskIdentity, config: configs.Config) -> None:

@@ -43,7 +43,7 @@ def run_client(options: ClientOptions) -> str:
 
     Raises:
         BreakwaterError: the server refuses this client, its experiment cannot be run here, or the certificate cannot be
-            used.
+            used, or what was to be written is not: the ledger of a message, the final model.
     """
     n, first = options.seats, options.worker
     if n < 1 or (n > 1 and options.attack is None):
@@ -52,7 +52,13 @@ def run_client(options: ClientOptions) -> str:
     seats = {name: None if first is None else first + i for i, name in enumerate(names)}
     shown = None if options.tls is None else {name: _identity(options.tls, name, n) for name in names}
     code, prepare = code_fingerprint(), Preparation(replace(options, folders=_folders(options, names)))
-    return join_as_many(options.connect, seats, prepare, shown, fingerprint=code, patience_s=options.patience_s)
+    patience_s, witness = options.patience_s, options.observers
+    reason = join_as_many(
+        options.connect, seats, prepare, shown, fingerprint=code, patience_s=patience_s, witness=witness
+    )
+    if options.model is not None:
+        options.model.check()
+    return reason
 
 
 def _folders(options: ClientOptions, names: list[str]) -> Mapping[int, Path] | None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ class ChildOptions:
         data: folder of data files.
         config_dir: folder of the config file, for custom tasks.
         quiet: print nothing but problems.
+        attackers: names of the clients that attack, where clients have their own data.
+        server_data: folder of the server's test set, in the same case.
     """
 
     config: str
@@ -45,6 +48,8 @@ class ChildOptions:
     data: str | None = None
     config_dir: str | None = None
     quiet: bool = False
+    attackers: Sequence[str] = ()
+    server_data: str | None = None
 
 
 def run_in_child(options: ChildOptions) -> None:
@@ -217,6 +222,8 @@ def _run(options: ChildOptions) -> tuple[int, dict[str, Any]]:
                 config_dir=None if options.config_dir is None else Path(options.config_dir),
                 monitoring=Monitoring(quiet=options.quiet),
                 silent=options.quiet,
+                attackers=options.attackers,
+                server_data=None if options.server_data is None else Path(options.server_data),
             )
             status = run_local(local, say)
     except KeyboardInterrupt:

@@ -6,11 +6,13 @@ from foundation.errors import ConfigError
 
 OWN_FILES = 160
 """File descriptors that a server needs beside its connections."""
+PAGE_FILES = 96
+"""Those of the page for browsers: its connections, its streams and a few more; see ``server.monitor.web``."""
 
 
-def for_server(clients: int) -> int:
-    """Return the maximum number of files that a server of this many clients opens."""
-    return clients + OWN_FILES
+def for_server(clients: int, *, page: bool = False) -> int:
+    """Return the maximum number of files that a server of this many clients opens, with or without the page."""
+    return clients + OWN_FILES + (PAGE_FILES if page else 0)
 
 
 def for_launcher(processes: int) -> int:

@@ -19,6 +19,7 @@ from client.party import App
 from client.preparation import PartyPreparation, PreparationOptions
 from client.worker import HonestWorker
 from deploy.local import LocalOptions, check_attack
+from deploy.local import names as names
 from experiment.opened import CONFIG, Experiment, open_config, try_out
 from experiment.parties import Parties
 from link import codec
@@ -40,8 +41,8 @@ def run_in_process(options: LocalOptions) -> None:
         BreakwaterError: the config or the run folder cannot be used, or the run ended early.
     """
     check_attack(options.config)
-    config = options.config
-    parties = options.parties()
+    options = options.seated()
+    config, parties = options.config, options.parties()
     experiment = open_config(config, options.server_data if parties else options.data, options.config_dir)
     try_out(experiment)
     with RunFolder(options.out.absolute(), None) as folder:
@@ -97,10 +98,3 @@ def _grid(experiment: Experiment, apps: Mapping[str, App], reports: Mapping[str,
     bound = partial(codec.reply_bound, method=experiment.method, dim=dim, dtype=dtype)
     most = codec.max_reply_bytes(dim, dtype)
     return InProcessGrid(secrets.randbits(62) + 2, apps, max_reply_bytes=most, reply_bound=bound, reports=reports)
-
-
-def names(clients: int, attackers: int) -> list[str]:
-    """Return the names of the clients of a local run by worker."""
-    width = len(str(clients - 1))
-    honest = [f"client-{worker:0{width}}" for worker in range(clients - attackers)]
-    return honest + (["byzantine"] if attackers == 1 else [f"byzantine-{i}" for i in range(attackers)])

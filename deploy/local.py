@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 from deploy import files, folders, logs, streams
 from deploy.environment import ours_first
@@ -105,6 +105,16 @@ class LocalOptions:
                 raise ConfigError(f"--data {self.data}: a sub-folder is named after its client, and {flaw}")
         return parties
 
+    def seated(self) -> Self:
+        """Return the options with the weights of clients by seat, where the config has them by name.
+
+        Raises:
+            ConfigError: a client has no weight, or ``parties`` does.
+        """
+        n, f = self.config.federation.clients, self.config.federation.byzantine
+        parties = self.parties()
+        return replace(self, config=self.config.seated(list(parties.names.values()) if parties else names(n, f)))
+
 
 @dataclass
 class LocalFederation:
@@ -135,8 +145,9 @@ class LocalFederation:
         config = self.options.config
         n, f = config.federation.clients, config.federation.byzantine
         check_attack(config)
+        self.options = self.options.seated()
         parties = self.options.parties()
-        files.allow(files.for_server(n), f"a run of {n} clients")
+        files.allow(files.for_server(n, page=self.options.monitoring.web is not None), f"a run of {n} clients")
         files.allow(files.for_launcher(n - f + 2), f"a run of {n} clients")
         logs.make_folder(self.options.out / "logs", f"run folder {self.options.out}")
         try:
@@ -265,6 +276,13 @@ def check_attack(config: Config) -> None:
     if f and config.attack is None:
         fix = "add one, or set federation.byzantine = 0"
         raise ConfigError(f"federation.byzantine = {f} without an [attack] section for a local run: {fix}")
+
+
+def names(clients: int, attackers: int) -> list[str]:
+    """Return the names of the clients of a local run by worker."""
+    width = len(str(clients - 1))
+    honest = [f"client-{worker:0{width}}" for worker in range(clients - attackers)]
+    return honest + (["byzantine"] if attackers == 1 else [f"byzantine-{i}" for i in range(attackers)])
 
 
 def run_local(options: LocalOptions, say: Callable[[str], None] = print, *, last: bool = True) -> int:

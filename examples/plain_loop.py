@@ -63,7 +63,7 @@ def trajectory(experiment: Experiment) -> Iterator[Vector]:
         full = bool(stream(seed, Role.COIN, round_=k).random() < s.p) or k == 1
         size = s.full_cohort if full else s.cohort
         cohort = sorted(stream(seed, Role.COHORT, round_=k).permutation(n)[:size].tolist())
-        rows = []
+        rows: dict[int, Vector] = {}
         for i in cohort:
             row: Vector | None
             if attack is not None and i >= n - f:  # the last f workers are Byzantine
@@ -83,11 +83,13 @@ def trajectory(experiment: Experiment) -> Iterator[Vector]:
                 length = norm(row)
                 if length > lam:  # min(1, lam / ||row||) row, scaled in double precision
                     row = (row.astype(np.float64) / length * lam).astype(row.dtype)
-            rows.append(row)
+            rows[i] = row
         if rows:
             share = int(np.ceil(f * len(rows) / n))
             rule_rng = stream(seed, Role.AGGREGATE, round_=k)
-            total = config.aggregator(np.stack(rows), min(share, config.aggregator.tolerates(len(rows))), rule_rng)
+            share = min(share, config.aggregator.tolerates(len(rows)))
+            weights = [s.weights[i] for i in rows] if s.weights else None  # as the server declares them
+            total = config.aggregator(np.stack(list(rows.values())), share, rule_rng, weights=weights)
             g = total if full else g + total
         x, x_prev = x - s.gamma * g, x
         yield x

@@ -23,7 +23,7 @@ def prepare(experiment: Experiment, *, aggregates: bool) -> float:
     config, problem = experiment.config, experiment.problem
     rows = max(config.aggregated.values())
     if aggregates and weighted_rows.wanted(rows, problem.dim):
-        weighted_rows.prepare(problem.dtype)
+        weighted_rows.prepare(problem.dtype, weighted=bool(config.federation.whole_weights))
     # Who reads packets screens their values with these loops, also where nothing is compressed.
     if problem.dtype == "float32" and (aggregates or config.compressor != Identity()):
         packing.prepare(problem.dim)

@@ -57,7 +57,7 @@ from strategies.aggregators.preaggregators import (
 )
 from strategies.cohorts import expected_byzantine, quorum_of
 from strategies.compressors import QSGD, Identity, Masked, Natural, PermK, RandK, ScaledSign, TopK
-from strategies.hyperparameters import Constants
+from strategies.hyperparameters import LEAST, Constants
 from strategies.method import Method
 from strategies.methods import METHODS
 from tasks.contract import Problem, Setting
@@ -193,6 +193,7 @@ class Config(Section):
         if start_with is not None and start_with <= f < n / 2:
             fewer = "fewer may all be attackers, and no round would count"
             yield f"federation.start_with = {start_with}: must be at least byzantine + 1 = {f + 1}; {fewer}"
+        yield from self._conflicts_of_weights()
         steps = " and ".join(step.kind for step in self.aggregator.pre)
         rule = f'aggregator.kind = "{self.aggregator.kind}"{" after " if steps else ""}{steps}'
         few = f"too few rows for {rule}; sample more clients or choose another rule"
@@ -221,6 +222,21 @@ class Config(Section):
             yield f'attack.kind = "{self.attack.kind}" with federation.byzantine = 0: nobody attacks; set byzantine'
         elif self.attack is not None and (flaw := self.flaw_of(self.attack)) is not None:
             yield f"[attack] {flaw}"
+
+    def _conflicts_of_weights(self) -> Iterable[str]:
+        """Yield what does not go with the weights of clients."""
+        weights, rule, f = self.federation.whole_weights, self.aggregator, self.federation.byzantine
+        if self.federation.weights is None:
+            return
+        if (part := rule.refuses_weights()) is not None:
+            rules, steps = "mean, cm, cwtm, rfa and centered-clip", "static-clip, nnm and bucketing"
+            yield f"federation.weights: {part} takes none; rules that do are {rules}, pre-aggregators {steps}"
+        elif weights and not rule.withstands(np.array(weights), f):
+            spoilt = "with the rows that they may spoil in pre-aggregators"
+            yield f"federation.weights: {f} clients may have half of the weight or more, {spoilt}; set weight_cap"
+        for key, value in dict(self.strategy).items():
+            if value == LEAST:
+                yield f'strategy.{key} = "{LEAST}": is not known with federation.weights; give a number'
 
     def flaw_of(self, attack: Attack) -> str | None:
         """Say why this attack cannot be carried out in this federation; None if it can."""
@@ -316,9 +332,21 @@ class Config(Section):
             whole["federation"].pop(key, None)
         return whole
 
+    @property
+    def reveals_weights(self) -> bool:
+        """Whether clients learn the weights, by seat: an omniscient attacker of an experiment plans with them."""
+        return self.attack is not None and self.attack.view == "omniscient"
+
     def for_clients(self) -> Self:
         """Return the config as clients may know it: without what is the server's alone."""
-        return self.model_copy(update={"federation": self.federation.model_copy(update={"server_seed": None})})
+        change: dict[str, Any] = {"server_seed": None}
+        if not self.reveals_weights:
+            change |= {"weights": None, "weight_cap": None}
+        return self.model_copy(update={"federation": self.federation.seated().model_copy(update=change)})
+
+    def seated(self, names: Sequence[str]) -> Self:
+        """Return the config with the weights of these clients by seat; see ``Federation.seated``."""
+        return self.model_copy(update={"federation": self.federation.seated(names)})
 
     @property
     def folder(self) -> Path | None:
@@ -375,6 +403,13 @@ class ResolvedConfig(Config):
     def method(self) -> Method:
         """The method, ready for either half."""
         return self._method
+
+    def for_clients(self) -> Self:
+        """Return the config as clients may know it, and the method without weights that they do not know."""
+        known = super().for_clients()
+        if known.federation.weights is None:
+            known._method = replace(self._method, weights=())
+        return known
 
 
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -468,6 +503,8 @@ def _from_method(data: dict[str, Any], method: Method) -> dict[str, Any]:
         given = federation.get(key) if isinstance(federation, dict) else getattr(federation, key, None)
         if given != getattr(method, here):
             raise ValueError(f"federation.{key} = {given}, but strategy = {name}({here}={getattr(method, here)})")
+    if method.weights:
+        raise ValueError(f"strategy = {name}(weights=...): give them as Federation(weights=...) alone")
     for part in ("aggregator", "compressor"):
         own = as_written(getattr(method, part))
         if data.setdefault(part, own) != own:
@@ -566,11 +603,19 @@ def resolve(config: Config, task: Problem | ProblemConstants) -> ResolvedConfig:
     except ValueError as error:
         raise ConfigError(f"[compressor] {error}") from None
     who, rule = config.federation, config.aggregator
-    sizes = {"n": who.clients, "f": who.byzantine, "dim": task.dim, "samples": task.samples}
-    constants = Constants(aggregator=rule, compressor=compressor, smoothness=lambda: task.smoothness, **sizes)
+    constants = Constants(
+        n=who.clients,
+        f=who.byzantine,
+        aggregator=rule,
+        compressor=compressor,
+        dim=task.dim,
+        samples=task.samples,
+        smoothness=lambda: task.smoothness,
+        weights=who.whole_weights,
+    )
     method = config.strategy.method.of(dict(config.strategy), constants)
-    parts = dict(config) | {"compressor": compressor, "strategy": config.strategy.holding(method)}
-    resolved = ResolvedConfig.model_construct(**parts)
+    sections = dict(config) | {"compressor": compressor, "strategy": config.strategy.holding(method)}
+    resolved = ResolvedConfig.model_construct(**sections)
     resolved._method = method
     return resolved
 

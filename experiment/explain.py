@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiment.config import Config, ResolvedConfig, resolve
 from experiment.config import ProblemConstants as ProblemConstants
 from experiment.opened import open_experiment, try_out
@@ -13,6 +15,7 @@ from foundation.errors import ConfigError
 from strategies.aggregators import DivideAndConquer
 from strategies.cohorts import byzantine_majority, expected_byzantine, share_of_stratum
 from strategies.method import RoundKind
+from strategies.weights import heaviest
 
 
 def title(config: Config) -> str:
@@ -65,6 +68,8 @@ def sentences(
     yield "task", title or (config.task.kind if task is None else _task(config, task))
     strategy = config.strategy
     yield "method", f"{strategy.kind}, {strategy.rounds} rounds: {_hyper_parameters(strategy, given)}"
+    if config.federation.weights is not None:
+        yield "weights", _weights(config)
     yield "rule", _rule(config)
     yield from _kappa(config)
     yield from _cohorts(config) if task is None else _on_task(config, task)
@@ -118,13 +123,38 @@ def _rule(config: Config) -> str:
     n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
     if not rule.defends:
         return f"{_names(rule)}: defends against nobody"
+    if config.federation.whole_weights:
+        delta = f"delta_f = {100 * _share(config):.3g} % of it is the {f} heaviest"
+        return f"{_names(rule)}: breaks down at half of the weight; {delta}"
     tolerated = f"{rule.tolerates(n)} of {n} rows ({100 * rule.breakdown(n):.0f} %)"
     return f"{_names(rule)}: breaks down beyond {tolerated}; f/n = {f} of {n} ({100 * f / n:.0f} %)"
+
+
+def _share(config: Config) -> float:
+    """Return delta: the share of the weight that the f heaviest clients have, f/n where all count the same."""
+    f, weights = config.federation.byzantine, config.federation.whole_weights
+    return heaviest(np.array(weights), f) / sum(weights) if weights else f / config.federation.clients
+
+
+def _weights(config: Config) -> str:
+    federation, weights = config.federation, config.federation.whole_weights
+    n, f = federation.clients, federation.byzantine
+    if not weights:
+        return f"equal, so each of {n} clients has 1/{n}, as without weights"
+    by = {name: weights[i] for i, name in enumerate(federation.names or [f"seat {i}" for i in range(n)])}
+    first = sorted(by, key=lambda name: -by[name])[:3]
+    shares = ", ".join(f"{name} {100 * by[name] / sum(weights):.3g} %" for name in first)
+    cap = "" if federation.weight_cap is None else f" after weight_cap = {federation.weight_cap:g}"
+    delta = f"delta_f = {_share(config):.3g}, the share of the {f} heaviest, takes the place of f/n = {f / n:.3g}"
+    return f"{shares}{', ...' if n > 3 else ''}{cap}; {delta}"
 
 
 def _kappa(config: Config) -> Iterator[tuple[str, str]]:
     """Yield what is known of the rule's error, for each size of a cohort in which it takes the Byzantine share."""
     n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
+    if config.federation.whole_weights:
+        yield from _weighted_kappa(config)
+        return
     found = []
     for size in sorted(set(config.aggregated.values()), reverse=True) if f and rule.defends else ():
         share = expected_byzantine(size, n, f)
@@ -137,6 +167,28 @@ def _kappa(config: Config) -> Iterator[tuple[str, str]]:
         found.append(f"kappa = {kappa:.3g} for {size} rows, {share} Byzantine (at least {least:.3g} for any rule)")
     if found:
         yield "kappa", "squared error <= kappa times the variance of the honest rows; " + ", ".join(found)
+        if config.own_data:
+            yield "", _unlike(f / (n - 2 * f))
+
+
+def _weighted_kappa(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield what is known of the rule's error with delta in the place of f/n, where all clients reply."""
+    rule, delta = config.aggregator, _share(config)
+    if not config.federation.byzantine or not rule.defends:
+        return
+    kappa, least = rule.weighted_kappa(delta), delta / (1 - 2 * delta)
+    if kappa is None:
+        yield "kappa", f"no bound is known for {_names(rule)}"
+        return
+    bound = f"kappa = {kappa:.3g} for all {config.federation.clients} rows (at least {least:.3g} for any rule)"
+    yield "kappa", f"squared error <= kappa times the weighted variance of the honest rows; {bound}"
+    yield "", _unlike(least)
+
+
+def _unlike(least: float) -> str:
+    """Say what heterogeneity costs, given the least kappa that any rule can have."""
+    unlike = "where honest clients have unlike data, their gradients differ at the optimum too"
+    return f"{unlike}: no rule can guarantee an error below {least:.3g} times that variance"
 
 
 def _compressor(config: Config, problem: ProblemConstants) -> str:
@@ -256,6 +308,8 @@ def warnings(config: Config) -> Iterator[str]:
     n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
     if f and not rule.defends:
         yield f'aggregator.kind = "{rule.kind}" defends against nobody, and {f} of {n} clients may be Byzantine'
+    if config.federation.whole_weights:
+        yield from _warnings_of_weights(config)
     if f and rule.kind == "monna":
         trusted = f"row {rule.pivot}, whichever sampled client that is"
         yield f'aggregator.kind = "monna" trusts {trusted}: where it is Byzantine, it decides alone'
@@ -287,3 +341,29 @@ def warnings(config: Config) -> Iterator[str]:
     yield from config.strategy.method.remarks(n, f, rule, config.compressor)
     if config.attack is not None and (remark := config.attack.remark(n, f)) is not None:
         yield remark
+
+
+_DRAWN = 1000
+"""Cohorts that are drawn to see how many of them are below quorum by weight."""
+
+
+def _warnings_of_weights(config: Config) -> Iterator[str]:
+    """Yield what weights make weaker."""
+    federation = config.federation
+    n, f, weights = federation.clients, federation.byzantine, np.array(federation.whole_weights)
+    if any(size < n for size in config.cohorts.values()) and not config.strategy.method.aggregates_all:
+        ratio = "a weighted mean over a sampled cohort is a ratio, and biased as an estimate of the one over all"
+        yield f"federation.weights with cohorts of fewer than all {n} clients: {ratio}"
+    aggregates_all, rng = config.strategy.method.aggregates_all, np.random.default_rng(0)
+    for key, size in config.cohorts.items() if config.aggregator.defends and not aggregates_all else ():
+        share, drawn = expected_byzantine(size, n, f), 1 if size == n else _DRAWN
+        cohorts = (weights[rng.permutation(n)[:size]] for _ in range(drawn))
+        short = sum(not config.aggregator.withstands(cohort, share) for cohort in cohorts)
+        if short:
+            odds = f"in about {100 * short / drawn:.2g} % of cohorts of strategy.{key} = {size}"
+            quorum = "rounds that are not clipped are then below quorum"
+            yield f"federation.weights: {odds}, {share} clients have half of the weight or more; {quorum}"
+    rest = np.sort(weights)[: n - f]
+    if f and len(rest) and config.aggregator.defends and not config.aggregator.withstands(rest, f):
+        silent = f"if the {f} heaviest clients are silent, {f} of the others have half of the weight that comes"
+        yield f"federation.weights: {silent}, and rounds without clipping are below quorum; lower weight_cap"

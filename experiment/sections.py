@@ -3,9 +3,13 @@
 The sections of the methods are derived from the methods, see ``strategies.hyperparameters``.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from experiment.problems import explain_one
@@ -15,6 +19,7 @@ from strategies.hyperparameters import REQUIRED, Entry, Multiplier
 from strategies.method import Method
 from strategies.methods import METHODS
 from strategies.progress import STALL_ROUNDS
+from strategies.weights import capped, heaviest, whole_weights
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass as _Checked
@@ -53,6 +58,23 @@ class Section(BaseModel, metaclass=_Checked):
         return cls.__name__.removesuffix("Section").lower()
 
 
+def _vet_weights(value: Any) -> Any:
+    """Return weights as they are, or raise ValueError with one line."""
+    if value is None:
+        return None
+    if not isinstance(value, dict | list):
+        raise ValueError(f"must be a table of weights by name, or a list of them by seat, not {value!r}")
+    for key, weight in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            raise ValueError(f"{key} = {weight!r}: must be a finite number above 0")
+    return value
+
+
+@lru_cache(maxsize=16)
+def _whole(weights: tuple[float, ...], cap: float | None) -> tuple[int, ...]:
+    return whole_weights(weights if cap is None else capped(weights, cap))
+
+
 class Federation(Section):
     """Who takes part, and how long the server waits for them."""
 
@@ -88,12 +110,74 @@ class Federation(Section):
     """Whether a client with other code than the server's is refused, or joins with a warning. With "warn" the revisions
     of method, compressor and random streams must still agree; log and report name what each client runs. Such a run may
     not repeat to the last bit."""
+    weights: Annotated[dict[str, float] | list[float] | None, BeforeValidator(_vet_weights)] = None
+    """How much each client counts in the rule: numbers above 0 of which only the ratios matter, by the name in a
+    client's certificate, ``{ alice = 3.0, bob = 1.0 }``, or in experiments as a list by seat. By name, seats follow the
+    sorted names, and no other name may join. The f heaviest must have less than half of all weight. Default: all count
+    the same."""
+    weight_cap: float | None = Field(default=None, gt=0, le=1)
+    """The greatest share of all weight that one client may have: larger ones are lowered to it, which raises the others
+    in proportion."""
     declare_samples: bool = True
     """Whether clients with their own data tell the server how many samples they have. Defaults that need m, such as
     that of ``strategy.p``, use the median of these counts; without them they must be given."""
     reveal_cohort: bool = False
     """Tell the sampled clients who else was sampled. For experiments with attackers that need to know, and for nothing
     else."""
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if self.weights is None:
+            if self.weight_cap is not None:
+                raise ValueError(f"weight_cap = {self.weight_cap:g}: there are no weights; give both or neither")
+            return self
+        n, f = self.clients, self.byzantine
+        if len(self.weights) != n:
+            raise ValueError(f"weights: {len(self.weights)} for clients = {n}; every client needs one")
+        try:
+            whole = self.whole_weights
+        except ValueError as error:
+            raise ValueError(f"weight_cap = {error}") from None
+        if whole and 2 * f < n and 2 * (most := heaviest(np.array(whole), f)) >= sum(whole):
+            share = f"the {f} heaviest of them have {100 * most / sum(whole):.3g} % of the weight"
+            fix = f"set weight_cap below {1 / (2 * f):.3g}, or lower byzantine"
+            raise ValueError(f"weights: {share}, and no rule withstands half; {fix}")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the clients by seat, where weights are given by name; else ()."""
+        return tuple(sorted(self.weights)) if isinstance(self.weights, dict) else ()
+
+    @property
+    def seat_weights(self) -> list[float] | None:
+        """The weights as they are written, by seat; None where there are none."""
+        weights = self.weights
+        return [weights[name] for name in self.names] if isinstance(weights, dict) else weights
+
+    @property
+    def whole_weights(self) -> tuple[int, ...]:
+        """The weights after ``weight_cap`` as whole numbers, by seat; () where all clients count the same."""
+        weights = self.seat_weights
+        return () if weights is None else _whole(tuple(map(float, weights)), self.weight_cap)
+
+    def seated(self, names: Sequence[str] | None = None) -> Self:
+        """Return the section with its weights by seat.
+
+        Args:
+            names: who has which seat; None for the order of ``names``.
+
+        Raises:
+            ConfigError: one of them has no weight; one line.
+        """
+        weights = self.weights
+        if not isinstance(weights, dict):
+            return self
+        for name in names or ():
+            if name not in weights:
+                known = ", ".join(sorted(weights))
+                raise ConfigError(f'[federation] weights: none for "{name}", only for {known}; or give a list by seat')
+        return self.model_copy(update={"weights": [weights[name] for name in names or self.names]})
 
     @property
     def seed_of_server(self) -> int:

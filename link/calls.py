@@ -94,6 +94,7 @@ class FramedGrid(Transport):
         reply_bound: called with the content of an instruction; returns the same for a reply to it, at most
             ``max_reply_bytes``. None where all may be as long.
         held: seats that are kept for clients by name.
+        closed: why a client without such a seat gets none; "" where it may take one that is free.
     """
 
     def __init__(
@@ -104,12 +105,13 @@ class FramedGrid(Transport):
         max_reply_bytes: int,
         reply_bound: ReplyBound | None = None,
         held: Held = NONE_HELD,
+        closed: str = "",
     ) -> None:
         self.ledger = Ledger()
         self.max_reply_bytes = max_reply_bytes
         self.changed = threading.Condition()
         """Guards the seats and the calls; notified when a client is ready or has gone."""
-        self.seating = Seats(clients, held)
+        self.seating = Seats(clients, held, closed)
         self._reply_bound = reply_bound
         self._run = flwr_compat.empty_run(run_id)
         self._waits: list[float] = []

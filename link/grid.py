@@ -81,6 +81,7 @@ class StreamGrid(FramedGrid):
             may, is sent the reason and cut off (``revoked:``, ``not listed:``). It keeps its seat. None accepts
             every client that ``credentials`` accept.
         held: seats that are kept for clients by name, from an earlier server of the same run.
+        closed: why a client without such a seat gets none; "" where it may take one that is free.
         judge: called with the name of a client that is ready and what it has loaded; returns why it cannot take part,
             or None. It runs on the link's thread, so it must be quick, and must not raise. None accepts every client.
     """
@@ -97,12 +98,18 @@ class StreamGrid(FramedGrid):
         credentials: grpc.ServerCredentials | None = None,
         access: AccessControl | None = None,
         held: Held = NONE_HELD,
+        closed: str = "",
         reply_bound: ReplyBound | None = None,
         judge: Judge = None,
         same_code: bool = True,
     ) -> None:
         super().__init__(
-            run_id=run_id, clients=clients, max_reply_bytes=max_reply_bytes, reply_bound=reply_bound, held=held
+            run_id=run_id,
+            clients=clients,
+            max_reply_bytes=max_reply_bytes,
+            reply_bound=reply_bound,
+            held=held,
+            closed=closed,
         )
         self._clients = clients
         self._welcome = welcome
@@ -183,6 +190,10 @@ class StreamGrid(FramedGrid):
         with self.changed:
             seats = self.seating.all()
             return {seats[worker].name: report for worker, report in self._reports.items() if worker in seats}
+
+    def expected(self) -> frozenset[str]:
+        """Return the clients of the allow-list; none without one."""
+        return frozenset() if self._access is None else self._access.listed
 
     def late(self) -> list[str]:
         """Return the names of the clients whose reply came after its instruction had expired, since the last call."""

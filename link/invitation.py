@@ -18,6 +18,8 @@ TASK = "task"
 """Key of what the node has loaded, in that record and among the settings of a Welcome; see ``tasks.identity``."""
 STATISTICS = "breakwater_statistics"
 """Action of the question for the statistics of a client's columns, and name of the record that answers it."""
+MODEL = "breakwater_model"
+"""Action of the message that brings a client the final model, and name of its record."""
 JOIN = "breakwater_link"
 """Action of an invitation to the link, and name of its record."""
 

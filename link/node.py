@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Required, TypedDict, Unpack
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
@@ -31,6 +32,7 @@ from link.proxy import Route, route_to
 from link.replies import Reply
 from link.seats import flaw_of_name
 from link.wire import MAX_BODY_BYTES, METHOD, PROTOCOL, TRANSPORT, Parcel, Reader, Welcome, control_frame, heartbeat
+from link.witness import HELLO, READY, Witness, kind_of, round_of
 
 _FIRST_DELAY_S, _LAST_DELAY_S = 0.1, 5.0
 """The delay before another attempt to join doubles from the first to the last of these."""
@@ -72,6 +74,7 @@ class Options(TypedDict, total=False):
     patience_s: float | None
     heartbeat_s: float
     log: Callable[[str], None]
+    witness: Witness | None
 
 
 def join(
@@ -98,6 +101,7 @@ def join(
         patience_s: how long the server may be away; None for ever.
         heartbeat_s: seconds between pings to the server; without an answer for as long again it is gone.
         log: takes one line for the user whenever the state of the connection changes.
+        witness: is told of all that is asked and sent; None for nobody.
 
     Returns:
         The reason that the server gave for its goodbye, or ``"stopped"``.
@@ -166,6 +170,7 @@ class _Terms:
     patience_s: float | None = None
     heartbeat_s: float = _HEARTBEAT_S
     log: Callable[[str], None] = _log.info
+    witness: Witness | None = None
     over: threading.Event = field(default_factory=threading.Event)
     """One of the seats has received its last goodbye: another one that has no stream then need not come back."""
 
@@ -209,6 +214,8 @@ class _Node:
                 raise ServerGone(f"no server at {terms.address} for {away_s:.1f} s: {reason}; {patience}")
             if reason != complaint:  # log the same reason once, however many attempts it takes
                 complaint = reason
+                if terms.witness is not None:
+                    terms.witness.lost(self._name, reason)
                 terms.log(f"{self._name}: no stream to {terms.address}: {reason}; trying again until there is one")
             await _pause(delay * random.uniform(0.5, 1.0), stop)
             delay = min(2 * delay, _LAST_DELAY_S)
@@ -226,7 +233,7 @@ class _Node:
             call = channel.stream_stream(METHOD)()
             watcher = asyncio.ensure_future(_cancel_once(stop, call))
             try:
-                await call.write(control_frame(self._hello()))
+                await self._write(call, Reply([control_frame(self._hello())], kind=HELLO))
                 return await self._converse(call, stop)
             except WireError as error:
                 return f"the server sent an invalid frame: {error.reason}"
@@ -271,7 +278,7 @@ class _Node:
                 reply = self._answer(frame)
             elif isinstance(frame, pb.Welcome):
                 try:
-                    reply = Reply([control_frame(pb.Ready(task=self._settle_in(frame)))])
+                    reply = _ready(self._settle_in(frame))
                 except OtherTask as other:
                     await self._report(call, other)
                     raise
@@ -286,13 +293,23 @@ class _Node:
             coming = asyncio.ensure_future(call.read())
             await asyncio.sleep(0)
             if reply.delay_s:  # the server sends no other instruction before this one is answered
-                self._late = asyncio.ensure_future(replies.send(call, reply))
+                self._late = asyncio.ensure_future(replies.send(partial(self._write, call), reply))
             else:
-                await replies.send(call, reply)
+                await replies.send(partial(self._write, call), reply)
             if reply.end is not None:
                 coming.cancel()
                 return reply.end
         return "stopped"
+
+    async def _write(self, call: Any, reply: Reply) -> None:
+        """Write the frames of a message; the one place where they leave."""
+        frames, witness = reply.frames, self._terms.witness
+        if witness is not None and (frames := list(frames)) and reply.kind != HELLO:
+            witness.leaving(self._name, reply.kind, reply.round, frames)
+        for frame in frames:
+            await call.write(frame)
+        if witness is not None and reply.kind == HELLO:  # until it is written there may be no connection
+            witness.leaving(self._name, reply.kind, reply.round, list(frames))
 
     async def _report(self, call: Any, other: OtherTask) -> None:
         """Report what was loaded here to the server, so that its log gives the reason why this client leaves.
@@ -302,7 +319,7 @@ class _Node:
         """
         with suppress(TimeoutError, WireError, grpc.aio.AioRpcError):
             async with asyncio.timeout(_VERDICT_S):
-                await call.write(control_frame(pb.Ready(task=other.task)))
+                await self._write(call, _ready(other.task))
                 raw = await call.read()
                 frame = None if raw is grpc.aio.EOF else Reader(MAX_BODY_BYTES).feed(raw)
                 if isinstance(frame, pb.Refusal):
@@ -327,6 +344,8 @@ class _Node:
         )
         self._welcomed = True
         self._terms.log(f"{self._name}: joined as worker {welcome.worker} of {welcome.clients}")
+        if self._terms.witness is not None:
+            self._terms.witness.connected(self._name, welcome.worker, welcome.clients)
         if self._prepared is None or _seat(self._prepared[0]) != _seat(welcome):
             self._prepared = None  # the old context's memory first
             self._prepared = welcome, self._prepare(welcome)
@@ -336,8 +355,15 @@ class _Node:
         """Run the ClientApp on an instruction and return its reply."""
         if self._prepared is None:
             return replies.error(parcel.id, "WireError: an instruction out of order")
+        if self._terms.witness is not None:
+            self._terms.witness.asked(self._name, kind_of(parcel.message_type), round_of(parcel.group_id))
         prepared = self._prepared[1]
         return replies.answer(parcel, prepared.app, prepared.context, name=self._name)
+
+
+def _ready(task: str) -> Reply:
+    """Return the message that a client is ready, with what it has loaded."""
+    return Reply([control_frame(pb.Ready(task=task))], kind=READY)
 
 
 def _seat(welcome: Welcome) -> tuple[int, int, int]:

@@ -3,10 +3,9 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 from flwr.app import Context, Error, Message, RecordDict
@@ -16,6 +15,7 @@ from foundation.faults import Fault
 from link import flwr_compat
 from link import link_pb2 as pb
 from link.wire import Parcel, Payload, control_frame, error_frame, reply_head
+from link.witness import BROKEN, ERROR, PASS, kind_of, round_of
 
 _MAX_REASON = 500
 """The longest text, in characters, of an exception that goes to the server."""
@@ -31,11 +31,15 @@ class Reply:
         frames: what to send, made on the way.
         delay_s: seconds to wait before.
         end: the stream ends after them, in these words or with this goodbye; None if it goes on.
+        kind: what is sent, see ``link.witness``.
+        round: that it belongs to; None for none.
     """
 
     frames: Iterable[bytes] = ()
     delay_s: float = 0.0
     end: pb.Goodbye | str | None = None
+    kind: str = ""
+    round: int | None = None
 
 
 def answer(parcel: Parcel, app: Callable[[Message, Context], Message], context: Context, *, name: str) -> Reply:
@@ -47,6 +51,11 @@ def answer(parcel: Parcel, app: Callable[[Message, Context], Message], context: 
         context: of this node and run.
         name: the client's, for the log.
     """
+    reply = _answer(parcel, app, context, name)
+    return replace(reply, kind=reply.kind or kind_of(parcel.message_type), round=round_of(parcel.group_id))
+
+
+def _answer(parcel: Parcel, app: Callable[[Message, Context], Message], context: Context, name: str) -> Reply:
     if not isinstance(parcel.answer, RecordDict):
         return error(parcel.id, "WireError: an instruction out of order")
     try:
@@ -61,24 +70,23 @@ def answer(parcel: Parcel, app: Callable[[Message, Context], Message], context: 
         )
         reply: Message = app(instruction, context)
         if reply.has_error():
-            return Reply([error_frame(parcel.id, reply.error)])
+            return Reply([error_frame(parcel.id, reply.error)], kind=ERROR)
         return Reply(whole(Payload(reply.content), parcel.id))
     except Silent:
-        return Reply([control_frame(pb.Pass(id=parcel.id))])
+        return Reply([control_frame(pb.Pass(id=parcel.id))], kind=PASS)
     except Broken as wish:
-        return broken(wish, parcel.id)
+        return replace(broken(wish, parcel.id), kind=BROKEN)
     except Exception as raised:  # whatever the app raises is its answer; the node lives on
         _log.exception("%s: the ClientApp raised", name)
         return error(parcel.id, f"{type(raised).__name__}: {raised}"[:_MAX_REASON])
 
 
-async def send(call: Any, reply: Reply) -> None:
-    """Send a reply; do nothing if the stream has ended."""
+async def send(write: Callable[[Reply], Awaitable[None]], reply: Reply) -> None:
+    """Send a reply when it is time; do nothing if the stream has ended."""
     if reply.delay_s:
         await asyncio.sleep(reply.delay_s)
     with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        for frame in reply.frames:
-            await call.write(frame)
+        await write(reply)
 
 
 def whole(payload: Payload, id_: int) -> Iterator[bytes]:
@@ -89,7 +97,7 @@ def whole(payload: Payload, id_: int) -> Iterator[bytes]:
 
 def error(id_: int, reason: str) -> Reply:
     """Return the reply of a ClientApp that raised."""
-    return Reply([error_frame(id_, Error(flwr_compat.APP_RAISED, reason))])
+    return Reply([error_frame(id_, Error(flwr_compat.APP_RAISED, reason))], kind=ERROR)
 
 
 def broken(wish: Broken, id_: int) -> Reply:

@@ -2,8 +2,9 @@
 
 import hashlib
 import re
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -17,12 +18,14 @@ class Seat:
         worker: index of the seat, 0 .. n-1.
         node_id: the client's, as Flower sees it; the same for a name always.
         connected: whether it has a live stream, ready or still preparing.
+        since: when it came or left, in seconds since 1970; None if it has done neither at this server.
     """
 
     name: str
     worker: int
     node_id: int
     connected: bool
+    since: float | None = field(default=None, compare=False)
 
 
 class NoSeat(Exception):  # noqa: N818  # the name says what happened
@@ -44,10 +47,12 @@ class Seats:
     Args:
         clients: n, how many seats there are.
         held: seats that are kept by name for clients that are not here yet.
+        closed: why a name without a seat in ``held`` gets none; "" where it may take one that is free.
     """
 
-    def __init__(self, clients: int, held: Mapping[str, int] = {}) -> None:  # never written to
+    def __init__(self, clients: int, held: Mapping[str, int] = {}, closed: str = "") -> None:  # never written to
         self._clients = clients
+        self._closed = closed
         self._by_name = {name: Seat(name, worker, node_id(name), connected=False) for name, worker in held.items()}
         self._taken = {worker: name for name, worker in held.items()}
         self._confirmed = set(held)
@@ -66,6 +71,8 @@ class Seats:
         if (flaw := flaw_of_name(name)) is not None:
             raise NoSeat(flaw)
         held = self._by_name.get(name)
+        if held is None and self._closed:
+            raise NoSeat(f"{name!r}: {self._closed}")
         if held is not None and held.connected:
             raise NoSeat(f"{name!r} is connected already: one name, one live stream", retry=True)
         if worker is None:
@@ -76,7 +83,7 @@ class Seats:
             raise NoSeat(f"seat {worker}: {name!r} already holds seat {held.worker}")
         elif self._taken.get(worker, name) != name:
             raise NoSeat(f"seat {worker}: taken by {self._taken[worker]!r}")
-        seat = Seat(name, worker, node_id(name), connected=True)
+        seat = Seat(name, worker, node_id(name), connected=True, since=time.time())
         self._by_name[name] = seat
         self._taken[worker] = name
         return seat
@@ -94,7 +101,7 @@ class Seats:
         if name not in self._confirmed:
             del self._taken[self._by_name.pop(name).worker]
             return False
-        self._by_name[name] = replace(self._by_name[name], connected=False)
+        self._by_name[name] = replace(self._by_name[name], connected=False, since=time.time())
         return True
 
     def vacate(self, name: str) -> None:

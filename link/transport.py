@@ -1,6 +1,6 @@
 """What the server needs of whatever carries its messages: the live link, a SuperLink, or clients in this process."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -39,6 +39,10 @@ class Transport(MessageGrid, Roster):
     def seats(self) -> Mapping[int, Seat]:
         """Return the seats that are kept for their clients, by worker; none where clients bring their own seat."""
         return {}
+
+    def expected(self) -> Collection[str]:
+        """Return the names of all clients that may take part, where the server has a list of them; else none."""
+        return ()
 
     def reports(self) -> Mapping[str, str]:
         """Return what clients report that they have loaded, by name, of those that take part."""

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid, ServerApp
 from experiment.code import code_fingerprint
 from experiment.opened import open_config, try_out
 from experiment.run_config import RunConfig
-from foundation.errors import BreakwaterError
+from foundation.errors import BreakwaterError, ConfigError
 from foundation.signals import raising
 from link.polled import PolledGrid
 from link.queried import QueriedGrid
@@ -47,7 +47,10 @@ def main(grid: Grid, context: Context) -> None:
 def _run(grid: Grid, run_id: int, given: Mapping[str, object]) -> None:
     monitoring, settings = Monitoring.of(given), RunConfig.read(given)
     monitoring.check("run config: ")
-    experiment = open_config(settings.load(), settings.data_dir(), settings.path.parent)
+    config = settings.load()
+    if config.federation.names:
+        raise ConfigError("[federation] weights by name: nodes of a Flower run have none; give a list by seat")
+    experiment = open_config(config, settings.data_dir(), settings.path.parent)
     try_out(experiment)
     out = (settings.resume or settings.out or Path(f"runs/{time.strftime('%Y%m%d-%H%M%S')}")).absolute()
     point = resumed(out, experiment) if settings.resume else None

@@ -61,7 +61,7 @@ def open_link(
         run_id: of the run.
         credentials: for TLS; None for an open port.
         access: who may be here, see ``link.grid.StreamGrid``.
-        held: seats that are kept by name.
+        held: seats that are kept by name; where clients have weights by name, these have theirs.
     """
     config, method = experiment.as_written.for_clients().to_toml(), experiment.method
     task = experiment.identity.written()
@@ -76,7 +76,8 @@ def open_link(
         heartbeat_s=federation.heartbeat_s,
         credentials=credentials,
         access=access,
-        held=held,
+        held={**{name: worker for worker, name in enumerate(federation.names)}, **held},
+        closed="has no weight in the server's [federation] weights" if federation.names else "",
         judge=judge_of(experiment),
         same_code=federation.same_code == "required",
     )

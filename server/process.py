@@ -12,6 +12,7 @@ from experiment.opened import open_config, try_out
 from foundation.errors import ConfigError
 from link.identity.access import AccessControl
 from link.identity.tls import Identity, server_credentials
+from link.seats import flaw_of_name
 from server.link import open_link
 from server.monitor.exporters import Monitoring
 from server.run import console_for, load_loops, run
@@ -115,12 +116,14 @@ def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None, c
     identity = None if options.tls is None else Identity.load(options.tls)
     credentials = None if identity is None else server_credentials(identity)
     access = _access(identity, options.lists)
-    options.monitoring.check()
+    monitoring = options.monitoring.with_tls(options.tls)
+    monitoring.check()
+    check_names(options.config, identity)
     out = options.out.absolute()
     experiment = open_config(options.config, options.data, options.config_dir)
     try_out(experiment)
     # Before anybody joins: clients on the same machine then find on disk what they would all compile at once.
-    load_loops(experiment, console_for(options.monitoring))
+    load_loops(experiment, console_for(monitoring))
     manifest = options.manifest
     run_id = secrets.randbits(62) + 2 if manifest is None else manifest.run_id
     point = None if manifest is None else resumed(out, experiment)
@@ -144,7 +147,7 @@ def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None, c
     try:
         manifest.write(options.out, experiment.as_written.to_toml())
         with RunFolder(out, point[0] if point else None, claim) as folder:
-            run(experiment, folder, grid, options.monitoring, point=point, incarnation=manifest.starts)
+            run(experiment, folder, grid, monitoring, point=point, incarnation=manifest.starts)
         reason = "the run is over"
     except StalledError:
         reason = "the run stalled: too few clients answered"
@@ -154,6 +157,17 @@ def _serve(options: ServerOptions, on_listening: Callable[[str], None] | None, c
         raise
     finally:
         grid.close(reason, final=final)
+
+
+def check_names(config: Config, identity: Identity | None) -> None:
+    """Refuse weights by name where a name is the client's word, or cannot be one."""
+    names = config.federation.names
+    if names and identity is None:
+        fix = "give --tls, or a list by seat for an experiment"
+        raise ConfigError(f"[federation] weights by name: without TLS anybody can claim a name; {fix}")
+    for name in names:
+        if (flaw := flaw_of_name(name)) is not None:
+            raise ConfigError(f"[federation] weights: {flaw}")
 
 
 def _access(server: Identity | None, folder: Path | None) -> AccessControl | None:

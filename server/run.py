@@ -13,6 +13,7 @@ from experiment.agreement import Agreement
 from experiment.code import Code
 from experiment.compiled import LONG_S, prepare
 from experiment.explain import title
+from experiment.model_file import ModelForm
 from experiment.opened import Experiment
 from experiment.sections import Federation
 from foundation.errors import ConfigError
@@ -21,6 +22,7 @@ from link import claims, codec
 from link.transport import Transport
 from server.agreeing import agree
 from server.checkpointer import Checkpointer
+from server.final_model import send_model
 from server.monitor.exporters import Monitoring
 from server.monitor.observers import Observers, watched
 from server.monitor.plot import draw
@@ -28,7 +30,6 @@ from server.monitor.report import write_report
 from server.monitor.terminal import last_line
 from server.run_folder import CURVE, REPORT
 from server.run_folder.checkpoints import Checkpoint
-from server.run_folder.model import ModelForm
 from server.run_folder.reader import read_rounds
 from server.run_folder.writer import RunFolder
 from strategies.claims import Measures, headline
@@ -98,7 +99,7 @@ def run(
             if experiment.written is not None and experiment.agreement is None:
                 experiment = checkpointer.experiment = experiment.settled(agree(experiment, transport))
             x0 = problem.initial()
-            new = _strategy(experiment, transport, observers)
+            new = _strategy(experiment, transport, observers, evaluate)
 
             def measure(x: Vector, round_: int) -> Measures:
                 claimed = None if over else new.ask_clients(transport, round_, x)
@@ -151,6 +152,9 @@ def run(
         log.error("%s: cannot be written: %s", folder.path / CURVE, error.strerror or error)
     console.quiet = monitoring.silent
     console.print(line, highlight=False, markup=False)
+    final = stalled.model if stalled is not None else None if state is None else state.x
+    if config.own_data and final is not None and status in ("finished", "stalled"):
+        send_model(experiment, transport, final)
     if stalled is not None:
         raise stalled
 
@@ -169,7 +173,12 @@ def _evaluation(experiment: Experiment) -> Callable[[Vector], Evaluation] | None
     return experiment.problem.evaluate
 
 
-def _strategy(experiment: Experiment, transport: Transport, observers: Observers) -> RobustStrategy:
+def _strategy(
+    experiment: Experiment,
+    transport: Transport,
+    observers: Observers,
+    evaluate: Callable[[Vector], Evaluation] | None,
+) -> RobustStrategy:
     config, federation = experiment.config, experiment.config.federation
     deadline_s = federation.flower_deadline_s if transport.polled else federation.deadline_s
     return RobustStrategy(
@@ -186,7 +195,7 @@ def _strategy(experiment: Experiment, transport: Transport, observers: Observers
         reveal_cohort=config.reveals_cohort,
         stratum=federation.last_seats if config.stratified else (),
         agreement=None if experiment.agreement is None else experiment.agreement.record(),
-        evaluate=_evaluation(experiment),
+        evaluate=evaluate,
         claim_codec=claims if config.clients_evaluate else None,
         declare_samples=federation.declare_samples,
         every=config.evaluation.every,

@@ -174,7 +174,7 @@ class ByzNSGDM(Stateful):
             needed = f"{len(replies)} usable replies of the {quorum} that the rule needs for f = {self.f}"
             report = replace(report, note=f"no quorum: {needed}; x stays")
         else:
-            combined = self.combine(ask, stack(x, replies), rng, Past(state.g))
+            combined = self.combine(ask, stack(x, replies), rng, Past(state.g, mass=self.mass_of(replies)))
             g = combined.vector
             length = 0.0 if g is None else norm(g)
             if g is not None and length > 0:

@@ -76,12 +76,14 @@ class ByzVRMarinaPP(Marina):
 
     def combine(self, ask: Ask, rows: Rows, rng: Generator, past: Past) -> Combined:
         """ARAgg of full gradients; ARAgg of clipped differences. Every difference is clipped, honest or not."""
+        mass, asked = past.mass, self.asked(ask)
         if ask.kind == FULL:
-            return aggregate(self.aggregator, rows, self.n, self.f, rng, past.g)
+            return aggregate(self.aggregator, rows, self.n, self.f, rng, past.g, mass=mass, asked=asked)
         lam = radius(self.alpha, rows, _step(ask), past.ratios)
         clipped, cut = clip_rows(rows, lam)
         rule = Mean() if self.plus else self.aggregator
-        combined = aggregate(rule, clipped, self.n, self.f, rng)
+        clips = lam is not None
+        combined = aggregate(rule, clipped, self.n, self.f, rng, mass=mass, asked=asked, clipped=clips)
         return replace(combined, lam=lam, clipped=np.flatnonzero(cut).tolist(), rows=rows)
 
     def estimate(self, ask: Ask, g: Vector | None, combined: Vector) -> Vector:

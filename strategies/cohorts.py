@@ -7,6 +7,7 @@ import numpy as np
 from numpy.random import Generator
 
 from strategies.operators import Aggregator, Combined, Compressor, Rows, Vector
+from strategies.weights import Masses, heaviest
 
 
 def sample(
@@ -87,9 +88,22 @@ def expected_byzantine(rows: int, clients: int, byzantine: int) -> int:
 
 
 def aggregate(
-    rule: Aggregator, rows: Rows, clients: int, byzantine: int, rng: Generator, center: Vector | None = None
+    rule: Aggregator,
+    rows: Rows,
+    clients: int,
+    byzantine: int,
+    rng: Generator,
+    center: Vector | None = None,
+    *,
+    mass: Masses | None = None,
+    asked: int = 0,
+    clipped: bool = False,
 ) -> Combined:
     """Aggregate the rows that arrived, defending against their share of Byzantine ones as far as the rule can.
+
+    With declared weights the heaviest rows may be the Byzantine ones. Where as many of them as are expected among those
+    asked have half of the weight that came, nothing is aggregated, unless the rows are clipped: then the rule defends
+    against as many of those expected among the rows as it can.
 
     Args:
         rule: the robust rule.
@@ -98,6 +112,9 @@ def aggregate(
         byzantine: f.
         rng: the round's AGGREGATE stream.
         center: the caller's previous aggregate, for rules that start from one; shape (d,).
+        mass: declared weights of the rows, whole numbers of shape (n',); None where all count the same.
+        asked: how many of the clients were asked for a row; 0 for as many as came.
+        clipped: whether the rows are clipped to a radius that holds also where most of them are Byzantine.
 
     Returns:
         The aggregate, or the reason why these rows cannot be aggregated.
@@ -108,5 +125,18 @@ def aggregate(
     most = rule.tolerates(n)
     if most < 0:
         return Combined(None, note=f"{n} usable replies: too few for the rule")
-    vector, weights = rule.weigh(rows, min(expected_byzantine(n, clients, byzantine), most), rng, center)
+    f = min(expected_byzantine(n, clients, byzantine), most)
+    if mass is None:
+        vector, weights = rule.weigh(rows, f, rng, center)
+        return Combined(vector, rows=rows, center=vector, weights=weights)
+    if not clipped:
+        f = min(expected_byzantine(max(n, asked), clients, byzantine), n)
+        if not rule.withstands(mass, f):
+            share = heaviest(mass, f) / int(mass.sum())
+            few = f"no quorum by weight: {f} of the {n} rows may have {100 * share:.3g} % of their weight"
+            return Combined(None, note=f"{few}, too much for the rule", below_quorum=True)
+        f = min(f, most)
+    while not rule.withstands(mass, f):
+        f -= 1
+    vector, weights = rule.weigh(rows, f, rng, center, mass)
     return Combined(vector, rows=rows, center=vector, weights=weights)

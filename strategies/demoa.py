@@ -216,7 +216,7 @@ class DeMoA(Stateful):
         for row, i in zip(rows, workers, strict=True):
             if i in momenta:
                 row[:] = momenta[i]
-        combined = self.combine(ask, rows, rng, Past(state.g))
+        combined = self.combine(ask, rows, rng, Past(state.g, mass=self.mass_of(workers)))
         g, notes = combined.vector, [combined.note]
         if g is None:
             notes.append("the model stays")

@@ -130,14 +130,15 @@ class Descent(Method, ABC):
 
         While x has not moved nothing is clipped; without a g^{k-1} the rows themselves are aggregated.
         """
-        g = past.g
+        g, mass, asked = past.g, past.mass, self.asked(ask)
         if g is None or not self.corrects:
-            return aggregate(self.aggregator, rows, self.n, self.f, rng, g)
+            return aggregate(self.aggregator, rows, self.n, self.f, rng, g, mass=mass, asked=asked)
         differences = bounded_sum(rows, -g)
         step = _step(ask, past)
         lam = radius(self.alpha, differences, step, past.ratios) if step else None
         short, cut = clip_rows(differences, lam)
-        combined = aggregate(self.aggregator, short, self.n, self.f, rng)
+        clips = lam is not None
+        combined = aggregate(self.aggregator, short, self.n, self.f, rng, mass=mass, asked=asked, clipped=clips)
         moved = None if combined.vector is None else g + combined.vector
         return replace(combined, vector=moved, lam=lam, clipped=np.flatnonzero(cut).tolist(), rows=differences)
 
@@ -145,7 +146,7 @@ class Descent(Method, ABC):
         """Aggregate and step. Where nothing can be aggregated the model stays; under the heuristic only g does."""
         came = {i: self.absorb(state.held.get(i), ask, q) for i, q in replies.items()}
         seen = came if self.corrects else self.aggregated({**state.held, **came}, came)
-        past, rows = Past(state.g, state.x_prev, state.ratios), stack(state.x, seen)
+        past, rows = Past(state.g, state.x_prev, state.ratios, self.mass_of(seen)), stack(state.x, seen)
         combined = self.combine(ask, rows, rng, past)
         g, note = combined.vector, combined.note
         if g is None:

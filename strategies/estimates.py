@@ -163,8 +163,9 @@ class Estimates(Stateful, ABC, Generic[StateT]):
         # A change was made to what the server last read or sent: g_i, or g in place of it.
         changed = {i: self.absorb(state.estimates.get(i, state.g), ask, q) for i, q in replies.items()}
         estimates = dict(sorted({**state.estimates, **changed}.items()))
-        combined = self.combine(ask, stack(state.x, estimates), rng, Past(state.g))
-        report = replace(report, evidence=examine(list(estimates), combined, rng))
+        combined = self.combine(ask, stack(state.x, estimates), rng, Past(state.g, mass=self.mass_of(estimates)))
+        evidence = examine(list(estimates), combined, rng)
+        report = replace(report, evidence=evidence, below_quorum=combined.below_quorum)
         g = state.g if combined.vector is None else combined.vector
         if g is None:
             return replace(state, round=state.round + 1, report=replace(report, note=combined.note))

@@ -35,6 +35,7 @@ class Constants:
         f: Byzantine clients to defend against.
         aggregator: ARAgg.
         compressor: Q, with its own defaults filled in.
+        weights: of the clients by seat, whole numbers; () where all count the same.
         dim: d.
         samples: m, the samples of a worker; 0 where it is not known, see ``m``.
         smoothness: returns L, None where the task does not know it. It may take a while, so call it only if needed.
@@ -47,6 +48,7 @@ class Constants:
     dim: int
     samples: int
     smoothness: Callable[[], float | None]
+    weights: tuple[int, ...] = ()
 
     def m(self, key: str) -> int:
         """Return m.

@@ -166,7 +166,7 @@ class Marina(Method, ABC):
             rows: what ``absorb`` gave, by worker.
             rng: the round's AGGREGATE stream.
         """
-        past = Past(state.g, state.x_prev, state.ratios)
+        past = Past(state.g, state.x_prev, state.ratios, self.mass_of(rows))
         combined = self.combine(ask, stack(state.x, rows), rng, past)
         g, full_due, note = state.g, False, combined.note
         quorum = self.quorum(state, ask)

@@ -20,10 +20,11 @@ what conflicts with it, and how many rounds of which kind to expect. ``strategie
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Protocol, Self, get_type_hints
 
+import numpy as np
 from numpy.random import Generator
 
 from strategies.cohorts import aggregate
@@ -37,6 +38,7 @@ from strategies.operators import PacketLayout as PacketLayout
 from strategies.operators import Rows as Rows
 from strategies.operators import Vector as Vector
 from strategies.operators import Weights as Weights
+from strategies.weights import Masses
 
 
 class Oracle(Protocol):
@@ -110,7 +112,7 @@ class Ask:
 
 @dataclass(frozen=True, eq=False)
 class Past:
-    """What ``combine`` needs beside the rows of a round: what came before it.
+    """What ``combine`` needs beside the rows of a round: what came before it, and how much each row counts.
 
     The server has it from its state. An attacker who plans ahead fills in what it has worked out.
 
@@ -118,11 +120,13 @@ class Past:
         g: the previous aggregate, g^{k-1}; None before the first, or where it is not known.
         x_prev: the model that the last step started from; None before the first step, or where it is not known.
         ratios: the notes of a clipping radius that is learnt, see ``radius.observe``.
+        mass: declared weights of the rows, see ``Method.mass_of``.
     """
 
     g: Vector | None = None
     x_prev: Vector | None = None
     ratios: Sequence[float] = ()
+    mass: Masses | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,7 @@ class Report:
         clipped: workers whose vector was longer than ``lam``, in ascending order.
         note: what a reader of the log should know ("no quorum: ...").
         evidence: what the round shows about each client; None where nothing was aggregated, and after a restart.
+        below_quorum: nothing was aggregated because too little of the declared weight came.
     """
 
     lam: float | None = None
@@ -142,12 +147,13 @@ class Report:
     clipped: Sequence[int] = ()
     note: str = ""
     evidence: Evidence | None = None
+    below_quorum: bool = False
 
 
 def reported(combined: Combined, workers: Sequence[int], note: str, rng: Generator, step_norm: float = 0.0) -> Report:
     """Return the report of a round that aggregated the vectors of these workers."""
     clipped = [workers[row] for row in combined.clipped]
-    return Report(combined.lam, step_norm, clipped, note, examine(workers, combined, rng))
+    return Report(combined.lam, step_norm, clipped, note, examine(workers, combined, rng), combined.below_quorum)
 
 
 class State(Protocol):
@@ -238,6 +244,8 @@ class Method(ABC):
         gamma: step size: a number, or "c/L" where the task knows its L.
         aggregator: ARAgg.
         compressor: Q.
+        weights: of the clients by seat, as the server declares them: whole numbers of which only the ratios matter;
+            () where all count the same. Workers need none.
     """
 
     kind: ClassVar[str]
@@ -256,6 +264,12 @@ class Method(ABC):
     gamma: Annotated[float, StepSize()]
     aggregator: Aggregator
     compressor: Compressor
+    weights: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.weights and (len(self.weights) != self.n or min(self.weights) < 1):
+            wanted = f"must be n = {self.n} whole numbers of at least 1; ``strategies.weights`` makes them of others"
+            raise ValueError(f"weights: {len(self.weights)} numbers from {min(self.weights)}: {wanted}")
 
     # --- both halves: what every method has -----------------------------------------------------------------------
 
@@ -299,7 +313,15 @@ class Method(ABC):
         ``update`` calls it, and so does an attacker who plans ahead. Without clipping only numbers protect the
         aggregate: none of the rows that are missing is known to be Byzantine, so the rule defends against all f.
         """
-        return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, past.g)
+        return aggregate(self.aggregator, rows, max(len(rows), 1), self.f, rng, past.g, mass=past.mass)
+
+    def mass_of(self, workers: Iterable[int]) -> Masses | None:
+        """Return the declared weights of these workers, shape (n',); None where all count the same."""
+        return np.array([self.weights[i] for i in workers], np.int64) if self.weights else None
+
+    def asked(self, ask: Ask) -> int:
+        """Return how many clients this ask went to, as far as that is known; else n."""
+        return ask.sample or len(ask.cohort or ()) or self.n
 
     @abstractmethod
     def update(self, state: Any, ask: Ask, replies: Mapping[int, Vector], rng: Generator) -> Any:
@@ -406,7 +428,7 @@ class Method(ABC):
         yield from ()
 
 
-_SURROUNDINGS = ("n", "f", "aggregator", "compressor")
+_SURROUNDINGS = ("n", "f", "aggregator", "compressor", "weights")
 """Fields that other sections of the config give."""
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from strategies.weights import Masses
+
 Vector = NDArray[np.floating]
 """A vector of R^d: shape (d,), float32 or float64."""
 Rows = NDArray[np.floating]
@@ -139,15 +141,28 @@ class Aggregator(Protocol):
             Shape (d,), dtype of ``rows``.
         """
 
-    def weigh(self, rows: Rows, f: int, rng: Generator, center: Vector | None = None) -> tuple[Vector, Weights | None]:
+    def weigh(
+        self, rows: Rows, f: int, rng: Generator, center: Vector | None = None, mass: Masses | None = None
+    ) -> tuple[Vector, Weights | None]:
         """Return the same, and the weight by which each row was taken, shape (n',).
 
         Weights are those of a mean of rows, or of rows and a centre; None from rules that look at every coordinate by
         itself.
+
+        Args:
+            rows: as above.
+            f: as above.
+            rng: as above.
+            center: as above.
+            mass: weights that the server has declared, whole numbers of shape (n',); None where all rows count the
+                same, and for a rule that takes none.
         """
 
     def tolerates(self, n: int) -> int:
         """Return the largest f that rule and pre-aggregators take for n rows; -1 if they cannot take n rows at all."""
+
+    def withstands(self, mass: Masses, f: int) -> bool:
+        """Return whether they withstand f Byzantine rows among rows with these weights, shape (n',)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +177,7 @@ class Combined:
         rows: what was aggregated, before any clipping; shape (n', d).
         center: the aggregate of these rows, clipped or not; shape (d,). It is ``vector`` unless the method adds to it.
         weights: see ``Aggregator.weigh``.
+        below_quorum: there is no vector because f of these rows may have half of the declared weight.
     """
 
     vector: Vector | None
@@ -171,3 +187,4 @@ class Combined:
     rows: Rows | None = None
     center: Vector | None = None
     weights: Weights | None = None
+    below_quorum: bool = False

@@ -337,7 +337,7 @@ class RobustStrategy(Strategy):
         with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is seen in its model, see `start`
             after = self.method.update(before, ask, rows, stream(self.seed, Role.AGGREGATE, round_=ask.round))
         report = after.report
-        complete = not void and len(rows) >= needed
+        complete = not void and len(rows) >= needed and not report.below_quorum
         record = RoundRecord(
             round=ask.round,
             kind=ask.kind,
@@ -589,7 +589,12 @@ class RobustStrategy(Strategy):
         failed = {i: v for i, v in verdicts.items() if isinstance(v, Rejected) and v.slug != STALE}
         for worker, verdict in failed.items():
             self._tell(ask.round, worker, verdict)
-        return Probe(len(verdicts) - len(failed), [v.reason for v in failed.values()], failed.keys() & spoke)
+        reasons, mass = [v.reason for v in failed.values()], self.method.mass_of(verdicts.keys() - failed.keys())
+        answered = len(verdicts) - len(failed)
+        if mass is not None and answered and not self.method.aggregator.withstands(mass, self.byzantine):
+            answered = 0
+            reasons.append("no quorum by weight: those that answer have too little of it beside the heaviest")
+        return Probe(answered, reasons, failed.keys() & spoke)
 
 
 _DUPLICATE = Rejected("duplicate: more than one reply")

@@ -175,6 +175,10 @@ class OwnDataProblem:
         _, kept = self._parts(self._setting.folder_of(worker))
         return (self.of_party(worker) if kept is None else self._problem(kept, kept)).evaluate(x)
 
+    def own_data(self, worker: int) -> list[list[np.ndarray[Any, np.dtype[Any]]]]:
+        """Return inputs and targets of what a party trains on, and of what it keeps back if that is anything."""
+        return [[array.numpy() for array in part] for part in self._parts(self._setting.folder_of(worker)) if part]
+
     def of_party(self, worker: int) -> TorchProblem:
         """Return the problem of one party by itself.
 

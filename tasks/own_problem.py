@@ -13,8 +13,9 @@ PROBLEM = ("dim", "dtype", "smoothness", "optimum", "samples", "initial", "oracl
 """What ``tasks.contract.Problem`` asks for."""
 
 
-OPTIONAL = frozenset({"training_data", "layout", "tied", "frozen", "fingerprint", "count", "kept_back", "measure"})
-"""What it may have beside that, see ``tasks.identity``, ``server.run_folder.model`` and ``docs/tasks.md``."""
+_PARTIES = {"count", "kept_back", "measure", "own_data"}
+OPTIONAL = frozenset({"training_data", "layout", "tied", "frozen", "fingerprint", *_PARTIES})
+"""What it may have beside that, see ``tasks.identity``, ``experiment.model_file`` and ``docs/tasks.md``."""
 
 
 class OwnProblem:

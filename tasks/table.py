@@ -388,8 +388,9 @@ class TableProblem:
 
     @property
     def samples(self) -> int:
-        """m, the mean number of training rows of the honest workers whose rows are here; 0 where none are."""
-        held = [party.train for party in self._parties[: self._setting.honest] if party is not None]
+        """m, the mean number of training rows of honest workers, or of those whose own rows are here; 0 for none."""
+        counted = self._parties if self.spec.partition == OWN else self._parties[: self._setting.honest]
+        held = [party.train for party in counted if party is not None]
         return mean_samples(held, len(held)) if held else 0
 
     def initial(self) -> Vector:
@@ -480,6 +481,17 @@ class TableProblem:
         columns = self._scaling.columns if self._scaling is not None else {}
         scaling = {name: asdict(columns[name]) for name in sorted(columns)}
         return {"schema": self.spec.described(), "scaling": scaling}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes by number; none of a regression."""
+        return self.spec.class_names
+
+    def own_data(self, worker: int) -> list[list[NDArray[Any]]]:
+        """Return what a worker trains on, and what it keeps back: numbers, codes and targets of each."""
+        party = self._party(worker)
+        tables = [(part.numbers, part.codes, part.targets) for part in (party.train, party.kept) if len(part)]
+        return [[array for array in table if array is not None] for table in tables]
 
     # --- gradients and measures ---
 

@@ -133,12 +133,11 @@ class TableModel:
     x: Vector
 
     @classmethod
-    def of(cls, x: Vector, tensors: Mapping[str, NDArray[Any]], description: Mapping[str, Any]) -> Self:
+    def of(cls, tensors: Mapping[str, NDArray[Any]], description: Mapping[str, Any]) -> Self:
         """Return the model in a file.
 
         Args:
-            x: the parameters.
-            tensors: the same by name.
+            tensors: the parameters by name.
             description: what ``TableProblem.description`` returned.
 
         Raises:
@@ -156,9 +155,10 @@ class TableModel:
             scaling = Scaling.from_json(json.dumps(description.get("scaling")), schema.scaled)
         except ValueError as error:
             raise ValueError(f"its scaling: {error}") from None
-        shapes = [[name, list(array.shape)] for name, array in tensors.items()]
-        if sorted(shapes) != sorted(json.loads(schema.layout)):
+        layout = dict(json.loads(schema.layout))
+        if {name: list(array.shape) for name, array in tensors.items()} != layout:
             raise ValueError("its parameters have other names or shapes than those of its schema")
+        x: Vector = np.concatenate([tensors[name].reshape(-1) for name in layout])
         if x.dtype != np.dtype(schema.dtype) or not np.isfinite(x).all():
             raise ValueError(f"its parameters must be finite numbers of the type {schema.dtype}")
         return cls(schema, scaling, x)

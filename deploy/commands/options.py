@@ -13,6 +13,7 @@ from link.address import Address, parse_host
 if TYPE_CHECKING:
     from deploy.logs import LogOptions
     from server.monitor.exporters import Monitoring
+    from server.monitor.web.options import WebOptions
 
     Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 else:  # generic only for the type checker
@@ -41,7 +42,7 @@ def add_value(parser: argparse._ActionsContainer, name: str, meaning: str, metav
     parser.add_argument(name, metavar=metavar, help=meaning, **given)
 
 
-def add_path(parser: argparse.ArgumentParser, name: str, meaning: str, metavar: str = "DIR", **given: Any) -> None:
+def add_path(parser: argparse._ActionsContainer, name: str, meaning: str, metavar: str = "DIR", **given: Any) -> None:
     """Add an argument that is a path, of a folder unless ``metavar`` names something else."""
     add_value(parser, name, meaning, metavar, type=Path, **given)
 
@@ -62,20 +63,41 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
 
 
 def add_monitoring(parser: argparse.ArgumentParser) -> None:
-    """Add ``-q``, ``--tensorboard``, ``--metrics-port`` and ``--metrics-host``."""
+    """Add ``-q``, ``--tensorboard``, ``--metrics-port``, ``--metrics-host``, and those of ``add_web``."""
     add_quiet(parser)
     meaning = "write TensorBoard event files to DIR (without DIR: to tensorboard/ in the run folder)"
     add_value(parser, "--tensorboard", meaning, "DIR", nargs="?", const="")
     add_value(parser, "--metrics-port", "serve Prometheus metrics on this port (0: any free port)", "PORT", type=int)
     meaning = "host name or IP address for the metrics port (default: 127.0.0.1)"
     add_value(parser, "--metrics-host", meaning, "HOST", type=host, default="127.0.0.1")
+    add_web(parser)
+
+
+def add_web(parser: argparse.ArgumentParser) -> None:
+    """Add ``--web`` and ``--web-tls``."""
+    meaning = "serve a live page of the run for browsers, such as on 127.0.0.1:8080; its address is printed"
+    add_value(parser, "--web", meaning, "HOST:PORT", type=address_to_listen_on)
+    add_path(parser, "--web-tls", "folder of the server's certificate for the page: tls.crt and tls.key")
+
+
+def web(options: argparse.Namespace) -> "WebOptions | None":
+    """Return the values of the options of ``add_web``.
+
+    Raises:
+        ConfigError: a certificate is given for no page.
+    """
+    from server.monitor.web.options import WebOptions
+
+    if options.web is None and options.web_tls is not None:
+        raise ConfigError(f"--web-tls {options.web_tls}: is for the page; give --web HOST:PORT too")
+    return None if options.web is None else WebOptions(address=options.web, tls=options.web_tls)
 
 
 def monitoring(options: argparse.Namespace) -> "Monitoring":
     """Return the values of the options of ``add_monitoring``.
 
     Raises:
-        ConfigError: the port is out of range.
+        ConfigError: the port is out of range, or see ``web``.
     """
     from server.monitor.exporters import Monitoring
 
@@ -83,7 +105,9 @@ def monitoring(options: argparse.Namespace) -> "Monitoring":
     if port is not None and not 0 <= port <= 65535:
         raise ConfigError(f"--metrics-port {port}: must be from 0 to 65535")
     folder = options.tensorboard and str(Path(options.tensorboard).absolute())
-    return Monitoring(quiet=options.quiet, tensorboard=folder, metrics_port=port, metrics_host=options.metrics_host)
+    return Monitoring(
+        quiet=options.quiet, tensorboard=folder, metrics_port=port, metrics_host=options.metrics_host, web=web(options)
+    )
 
 
 def at_least_one(text: str) -> int:

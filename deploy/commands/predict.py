@@ -23,7 +23,7 @@ def add(commands: Subparsers) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from server.run_folder.model import load_model
+    from experiment.model_file import load_model
 
     out: Path | None = options.out
     if out is not None:

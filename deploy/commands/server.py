@@ -52,7 +52,8 @@ def _server(options: argparse.Namespace) -> int:
 
     settings = _server_options(options)
     more = f"; `breakwater server --resume {settings.out}` continues it"
-    files.allow(files.for_server(settings.config.federation.clients), "a server of this federation")
+    needed = files.for_server(settings.config.federation.clients, page=settings.monitoring.web is not None)
+    files.allow(needed, "a server of this federation")
     logs.to_terminal(options=log_options(options), process="server")
     logs.to_file(settings.out / "logs" / "server.log", log_options(options), what=f"run folder {settings.out}")
     try:

@@ -6,14 +6,16 @@ import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from deploy.commands.options import Subparsers, add_path, add_patience, add_value
+from deploy.commands.options import Subparsers, add_path, add_patience, add_value, add_web, web
 from foundation.errors import ConfigError, Refused
 from foundation.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from server.monitor.web.options import WebOptions
 
 
 def add(commands: Subparsers) -> None:
@@ -23,11 +25,15 @@ def add(commands: Subparsers) -> None:
     add_path(parser, "--tls", "folder of a watcher's certificate, made with certs issue CERTS NAME --watcher")
     parser.add_argument("--json", action="store_true", help="print the state as a line of JSON, twice a second")
     add_patience(parser, "300")
+    add_web(parser)
     parser.set_defaults(command=_watch, prints=True)
 
 
 def _watch(options: argparse.Namespace) -> int:
+    where = web(options)
     states = _checked(options.what, _states(options))
+    if where is not None:
+        states = _with_page(where, states, sys.stderr if options.json else sys.stdout)
     if options.json:
         last: dict[str, Any] = {}
         for last in states:
@@ -75,6 +81,20 @@ def _checked(what: str, states: Iterator[dict[str, Any]]) -> Iterator[dict[str, 
         except ValueError as error:
             raise Refused(f"{what}: sent an invalid state ({error}); run the same version at both ends") from None
         yield known
+
+
+def _with_page(where: "WebOptions", states: Iterator[dict[str, Any]], out: TextIO) -> Iterator[dict[str, Any]]:
+    """Serve the coordinator's page of these states; yield them."""
+    from server.monitor.web.page import WebPage
+
+    newest: dict[str, Any] = {}
+    page = WebPage(where, lambda: json.dumps(newest))
+    try:
+        print(f"page: {page.url}", file=out, flush=True)
+        for newest in states:
+            yield newest
+    finally:
+        page.stop()
 
 
 def _moving(console: "Console", first: dict[str, Any], states: Iterator[dict[str, Any]]) -> dict[str, Any]:

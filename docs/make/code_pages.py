@@ -18,6 +18,7 @@ PACKAGES = {
     "server.run_folder": "Run folder",
     "server.monitor": "Monitor",
     "server.monitor.report": "Report",
+    "server.monitor.web": "Page",
     "client": "Client",
     "foundation": "Foundation",
 }

@@ -168,7 +168,7 @@ def form(annotation: Any) -> str:
         return " or ".join(dict.fromkeys(word for word in map(form, get_args(annotation)) if word))
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return " or ".join(f'`"{choice.value}"`' for choice in annotation)
-    if origin is tuple:
+    if origin in (tuple, list):
         return "list of " + form(get_args(annotation)[0])
     if annotation in WORDS:
         return WORDS[annotation]

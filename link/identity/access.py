@@ -85,6 +85,11 @@ class AccessControl:
         origin = Path(server.origin)
         return cls(folder or origin, certificates_in(server.authority, str(origin / AUTHORITY_FILE)))
 
+    @property
+    def listed(self) -> frozenset[str]:
+        """The clients of the allow-list; none without one."""
+        return frozenset(self._listed.value or ())
+
     def look(self) -> None:
         """Read what has changed. Never raises: an invalid file is logged once and changes nothing.
 

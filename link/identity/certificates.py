@@ -101,7 +101,7 @@ def flaw_of_authority(certificate: x509.Certificate) -> str | None:
     with suppress(ValueError):
         constraints = extension(certificate, x509.BasicConstraints)
         if constraints is not None and constraints.ca:
-            return _flaw_of_time(certificate)
+            return flaw_of_time(certificate)
     return "is not an authority's certificate"
 
 
@@ -121,7 +121,7 @@ def flaw_of(
     usages = extension(certificate, x509.ExtendedKeyUsage)
     if usages is not None and role.value not in usages:
         return f"is not a {role.name.lower()}'s certificate"
-    return _flaw_of_time(certificate)
+    return flaw_of_time(certificate)
 
 
 def was_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
@@ -163,7 +163,7 @@ def is_for(hosts: Sequence[str], host: str) -> bool:
         return host in allowed or f"*.{host.partition('.')[2]}" in allowed
 
 
-def _flaw_of_time(certificate: x509.Certificate) -> str | None:
+def flaw_of_time(certificate: x509.Certificate) -> str | None:
     """Return why a certificate is not valid now, or None."""
     begins, ends, today = certificate.not_valid_before_utc, certificate.not_valid_after_utc, now()
     if today > ends:

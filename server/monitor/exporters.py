@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, Self
 from foundation.errors import ConfigError
 from link.address import Address, parse_host
 from server.monitor.live import LiveRun
+from server.monitor.web.options import WebOptions
 from server.run_folder.record import CLAIMED, MEASURES, Counts, finite
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+    from server.monitor.parties import Row
     from strategies.claims import Claims
     from strategies.method import Evaluation
     from strategies.strategy import RoundRecord
@@ -48,6 +50,7 @@ class Monitoring:
         tensorboard: write event files: the folder, where "" is ``tensorboard`` in the run folder. None for none.
         metrics_port: the port that Prometheus reads; 0 for any that is free, None for none.
         metrics_host: the address to bind it to.
+        web: where the coordinator's page is served; None for nowhere.
         pictures: leave a picture and a report in the run folder; together they take a second or two.
         silent: do not even print the last line.
     """
@@ -56,6 +59,7 @@ class Monitoring:
     tensorboard: str | None = None
     metrics_port: int | None = None
     metrics_host: str = LOOPBACK
+    web: WebOptions | None = None
     pictures: bool = True
     silent: bool = False
 
@@ -79,6 +83,10 @@ class Monitoring:
             metrics_host=parse_host(host, what=f"run config: {METRICS_HOST} ="),
         )
 
+    def with_tls(self, folder: Path | None) -> Self:
+        """Return the same; a page that needs TLS and has no certificate of its own takes the one in this folder."""
+        return self if self.web is None else replace(self, web=self.web.or_tls(folder))
+
     def check(self, said_in: str = "--") -> None:
         """Make sure, before a run begins, that it can be watched so.
 
@@ -86,7 +94,7 @@ class Monitoring:
             said_in: the prefix of a key, as the user has written it: of an option, or of a run config.
 
         Raises:
-            ConfigError: a library is missing, or the port is taken; one line.
+            ConfigError: a library is missing, or a port is taken; one line.
         """
         for wanted, key, library in (
             (self.tensorboard is not None, TENSORBOARD, "tensorboardX"),
@@ -99,6 +107,8 @@ class Monitoring:
                 Address(self.metrics_host, self.metrics_port).try_to_bind()
             except OSError as error:
                 raise self._unbound(error, said_in) from None
+        if self.web is not None:
+            self.web.check()
 
     def serve(self, live: LiveRun) -> "MetricsPort | None":
         """Open the port for Prometheus, if it is wanted.
@@ -273,7 +283,7 @@ class MetricsPort:
         """Yield the metrics; the library calls this for every request."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
-        state = self._live.state()
+        state = self._live.state(parties=True)
 
         about = {key: str(state[key] or "") for key in ("run", "method", "rule", "task", "attack")}
         yield InfoMetricFamily("breakwater_run", "The run.", value=about)
@@ -293,6 +303,7 @@ class MetricsPort:
             ("measured_round", "Round of the last measurement, or of the last claims.", state["measured"]),
             ("clipping_radius", "Clipping radius of the last round.", state["lam"]),
             ("step_norm", "Length of the last step.", state["step_norm"]),
+            ("last_round_timestamp_seconds", "When the last round of this server ended.", state["round_at"]),
             ("clients", "Seats of the federation.", state["clients"]),
             ("connected_clients", "Clients that are connected and ready.", state["connected"]),
         ):
@@ -318,6 +329,7 @@ class MetricsPort:
             for key, count in counts.items():
                 family.add_metric([key], count)
             yield family
+        yield from _of_parties(state["parties"])
         yield from self._claimed(state["claims"])
         for histogram in self._seconds.collect():
             histogram.samples = [sample for sample in histogram.samples if not sample.name.endswith("_created")]
@@ -343,3 +355,33 @@ class MetricsPort:
                 if key in claim:
                     family.add_metric([client], claim[key])
             yield family
+
+
+_PER_CLIENT = (
+    ("connected", "1 while the client is connected, 0 while it is away or never came.", "connected"),
+    ("last_answer_timestamp_seconds", "When its last answer in time came, good or bad.", "answered_at"),
+    ("score", "How far it stands out over the last rounds; it has no effect.", "score"),
+)
+_COUNTED_PER_CLIENT = (
+    ("sampled_rounds", "Rounds in which it was sampled.", "asked"),
+    ("accepted_replies", "Its replies that counted.", "accepted"),
+    ("clipped_replies", "Its replies that were clipped.", "clipped"),
+)
+
+
+def _of_parties(rows: "Iterable[Row]") -> "Iterable[Metric]":
+    """Yield what is known of each client; ``server.monitor.parties`` bounds how many there are."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    by_name = {row["name"]: row for row in rows}
+    for name, text, key in _PER_CLIENT:
+        gauge = GaugeMetricFamily(f"breakwater_client_{name}", text, labels=["client"])
+        for client, row in by_name.items():
+            if row[key] is not None:
+                gauge.add_metric([client], float(row[key]))
+        yield gauge
+    for name, text, key in _COUNTED_PER_CLIENT:
+        counter = CounterMetricFamily(f"breakwater_client_{name}", text, labels=["client"])
+        for client, row in by_name.items():
+            counter.add_metric([client], row[key])
+        yield counter

@@ -45,7 +45,7 @@ def follow_folder(path: Path, *, patience_s: float = PATIENCE_S) -> Iterator[Sta
         summary = read_summary(path) or {}
         if run.read():
             moved = time.monotonic()
-        state = run.live.state()
+        state = run.live.state(parties=True)
         if "status" in summary:
             yield state | {"status": summary["status"], "line": last_line(summary, path)}
             return

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import add, itemgetter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from foundation.text import one_line
+from link.seats import Seat
+from server.monitor.parties import MAX_TEXT, MOST, Parties
 from server.run_folder.record import CLAIMED, MEASURES, Counts, claims_to, finite, kind_of
 from strategies.claims import Claims, Measures, headline, measured_by
 from strategies.method import ATTACK_FAILED
@@ -42,8 +44,6 @@ _WINDOW_S = 10.0
 _SAMPLE_S = 0.2
 """Seconds between the points that rates are computed from."""
 _RATES = ("rounds_s", "up_s", "down_s")
-_MAX_TEXT = 160
-"""The longest name or reason, in characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,23 +93,33 @@ class LiveRun:
         title: of the run.
         connected: returns how many clients are connected; None where that is not known.
         address: HOST:PORT where clients and watchers find the server; "" where there is none.
+        seats: see ``server.monitor.parties``.
+        expected: the same.
     """
 
-    def __init__(self, title: Title, connected: Callable[[], int] | None = None, address: str = "") -> None:
+    def __init__(
+        self,
+        title: Title,
+        connected: Callable[[], int] | None = None,
+        address: str = "",
+        seats: Callable[[], Mapping[int, Seat]] | None = None,
+        expected: Callable[[], Collection[str]] = tuple,
+    ) -> None:
         self.title = title
         self._connected = connected
+        self._parties = Parties(title.clients, title.byzantine, seats, expected)
 
         self._lock = threading.Lock()
         self._now: State = {"address": address, "status": "waiting", "line": "", "held": ""}
         self._now |= dict.fromkeys(("round", "measured", "up", "down"), 0)
         self._now |= dict.fromkeys(("incomplete", "incomplete_at", "attack_failed"), 0)
-        self._now |= dict.fromkeys(("lam", "step_norm"))
+        self._now |= dict.fromkeys(("lam", "step_norm", "round_at"))
         self._begun_after = self._added = 0
         self._began: float | None = None
         self._round_s = 0.0
         self._measured: Measures = (None, None)
         self._claims: State | None = None  # the last ones
-        self._history: list[Evaluation] = []
+        self._history: list[tuple[int, Evaluation]] = []  # with the round
         self._last = self._all = Counts(0, 0, 0, 0, 0)
         self._rejections: deque[dict[str, Any]] = deque(maxlen=KEPT_REJECTIONS)
         self._reasons: Counter[str] = Counter()
@@ -133,9 +143,12 @@ class LiveRun:
             self._points.clear()
 
     def add(self, record: "RoundRecord") -> None:
-        """Note a round that has ended."""
+        """Note a round that has ended; before ``begin`` one of an earlier server."""
+        ended = None if self._began is None else time.time()
+        self._parties.add(record, ended)
         with self._lock:
             now = self._now
+            now["round_at"] = ended
             now.update(round=record.round, lam=finite(record.lam), step_norm=finite(record.step_norm))
             now.update(up=now["up"] + record.bytes_up, down=now["down"] + record.bytes_down)
             self._added += 1
@@ -143,7 +156,7 @@ class LiveRun:
             self._last = Counts.of(record)
             self._all = Counts(*map(add, self._all, self._last))
             for name, reason in record.rejected:
-                self._reject(record.round, one_line(name, _MAX_TEXT), one_line(reason, _MAX_TEXT))
+                self._reject(record.round, one_line(name, MAX_TEXT), one_line(reason, MAX_TEXT))
             if record.incomplete:
                 now.update(incomplete=now["incomplete"] + 1, incomplete_at=record.round)
             self._measure(record.round, record.evaluation, record.claims)
@@ -160,8 +173,13 @@ class LiveRun:
 
     # --- what is shown ------------------------------------------------------------------------------------------------
 
-    def state(self) -> State:
-        """Return what the run is doing now; numbers that are not finite, or not known, are None."""
+    def state(self, *, parties: bool = False) -> State:
+        """Return what the run is doing now; numbers that are not finite, or not known, are None.
+
+        Args:
+            parties: with a row for each client, which takes longer.
+        """
+        rows = {"parties": self._parties.rows()} if parties else {}
         connected = None if self._connected is None else self._connected()
         now = time.monotonic()
         with self._lock:
@@ -178,7 +196,8 @@ class LiveRun:
                 "claims": self._claims,
                 **rates,
                 "connected": connected,
-                "history": {name: [finite(getattr(each, name)) for each in self._history] for name in MEASURES},
+                "history": {name: [finite(getattr(each, name)) for _, each in self._history] for name in MEASURES},
+                "history_rounds": [round_ for round_, _ in self._history],
                 "round_s": self._round_s / self._added if self._added else None,
                 "left_s": left / pace if running and pace else None,
                 "last": _named(self._last),
@@ -186,11 +205,13 @@ class LiveRun:
                 "reasons": dict(self._reasons),
                 "rejected_of": dict(self._rejected_of),
                 "rejections": list(self._rejections),
+                "now": time.time(),
+                **rows,
             }
 
     def to_json(self) -> str:
         """Return the state as one line of JSON."""
-        return json.dumps(self.state(), allow_nan=False)
+        return json.dumps(self.state(parties=True), allow_nan=False)
 
     # --- with the lock ------------------------------------------------------------------------------------------------
 
@@ -208,7 +229,7 @@ class LiveRun:
         if (found := headline(evaluation, claims)) is None:
             return
         self._measured, self._now["measured"] = (evaluation, claims), round_
-        self._history.append(found)
+        self._history.append((round_, found))
         if len(self._history) > 2 * HISTORY:
             del self._history[1:-1:2]
 
@@ -234,8 +255,8 @@ def _shown(claims: Claims) -> State:
     """Return claims as a state has them: names and reasons are cut."""
     found = claims_to(claims)
     for key in ("clients", "missing"):
-        found[key] = {one_line(name, _MAX_TEXT): value for name, value in found[key].items()}
-    found["missing"] = {name: one_line(reason, _MAX_TEXT) for name, reason in found["missing"].items()}
+        found[key] = {one_line(name, MAX_TEXT): value for name, value in found[key].items()}
+    found["missing"] = {name: one_line(reason, MAX_TEXT) for name, reason in found["missing"].items()}
     return {name: found.get(name) for name in CLAIMED} | {key: found[key] for key in _CLAIM_KEYS}
 
 
@@ -260,6 +281,23 @@ class _Rejection(_Exact):
     round: _Whole
     client: str
     reason: str
+
+
+class _Party(_Exact):
+    name: Annotated[str, Field(max_length=MAX_TEXT)]
+    worker: _Whole | None
+    connected: bool | None
+    since: _Real
+    asked: _Whole
+    accepted: _Whole
+    rejected: _Whole
+    clipped: _Whole
+    answered: _Whole | None
+    answered_at: _Real
+    reason: Annotated[str, Field(max_length=MAX_TEXT)]
+    reason_round: _Whole | None
+    score: _Real
+    because: str
 
 
 def _required(names: Iterable[str], type_: object) -> dict[str, Any]:
@@ -307,6 +345,10 @@ _State = create_model(
     reasons=(Annotated[dict[str, _Whole], Field(max_length=MAX_REASONS + 1)], ...),
     rejected_of=(dict[str, _Whole], ...),
     rejections=(Annotated[list[_Rejection], Field(max_length=KEPT_REJECTIONS)], ...),
+    now=(_Real, None),
+    round_at=(_Real, None),
+    history_rounds=(Annotated[list[_Whole], Field(max_length=2 * HISTORY)], []),
+    parties=(Annotated[list[_Party], Field(max_length=MOST)], []),
     measured_by=(str, "server"),  # servers of before have not these two
     claims=(_Claims | None, None),
     away=(str, ""),

@@ -1,6 +1,7 @@
 """What shows a run while it goes: the terminal, watchers over the link, TensorBoard and Prometheus."""
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from link.transport import Transport
 from server.monitor.exporters import EventFiles, MetricsPort, Monitoring
 from server.monitor.live import LiveRun, Title
 from server.monitor.terminal import RunProgress
+from server.monitor.web.options import WebOptions
 from server.run_folder.reader import each_round
 from strategies.claims import Claims
 from strategies.method import Evaluation
@@ -70,7 +72,7 @@ def watched(
         console: of the user.
 
     Raises:
-        ConfigError: the port for Prometheus cannot be opened.
+        ConfigError: the port for Prometheus, or that of the page, cannot be opened.
     """
     live = of_run(transport, config, out)
     again: deque[RoundRecord] = deque(maxlen=_AGAIN)
@@ -83,12 +85,31 @@ def watched(
             stack.callback(metrics.stop)
             log.info("metrics for Prometheus on %s", metrics.url)
             console.print(f"metrics for Prometheus on {metrics.url}", highlight=False)
+        if monitoring.web is not None:
+            stack.enter_context(_page(monitoring.web, live, out))
         events = monitoring.write(out, again)
         if events is not None:
             stack.callback(events.stop)
         transport.show(live.to_json)
         progress = stack.enter_context(RunProgress(console, live, quiet=monitoring.quiet))
         yield Observers(live, progress, events, metrics)
+
+
+@contextmanager
+def _page(options: WebOptions, live: LiveRun, out: Path) -> Iterator[None]:
+    """Within: the coordinator's page is served. Its URL is printed, also with ``--quiet``, and never logged."""
+    from server.monitor.web.page import WebPage, forget_token, kept_token
+
+    page = WebPage(options, live.to_json, kept_token(out))
+    log.info("the page is served on %s", page.address)
+    sys.stdout.write(f"page: {page.url}\n")
+    sys.stdout.flush()
+    try:
+        yield
+    finally:
+        page.stop()
+        if live.state()["status"] in ("finished", "diverged"):  # any other run may go on, and open pages with it
+            forget_token(out)
 
 
 def of_run(transport: Transport | None, config: Config, out: Path) -> LiveRun:
@@ -102,4 +123,4 @@ def of_run(transport: Transport | None, config: Config, out: Path) -> LiveRun:
     title = Title.of(config, out.name)
     if transport is None or transport.polled:  # to look costs messages there
         return LiveRun(title)
-    return LiveRun(title, lambda: len(transport.nodes()), transport.address)
+    return LiveRun(title, lambda: len(transport.nodes()), transport.address, transport.seats, transport.expected)

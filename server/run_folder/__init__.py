@@ -5,6 +5,8 @@ server must know, ``checkpoints`` the states that a run can go on from. JSON has
 written as null.
 """
 
+from experiment import MODEL as MODEL
+
 CONFIG, METRICS, SUMMARY, MANIFEST = "config.toml", "metrics.jsonl", "summary.json", "run.json"
-MODEL, CURVE, REPORT = "model.safetensors", "curve.png", "report.html"
-"""Names of the files."""
+CURVE, REPORT = "curve.png", "report.html"
+"""Names of the files, beside that of the model."""

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from experiment.config import Config
+from experiment.model_file import write_arrays
 from experiment.opened import Experiment
 from foundation.errors import ConfigError
 from foundation.files import DRAFTS, replacing
@@ -71,18 +71,6 @@ def clear_drafts(folder: Path) -> None:
     """Remove what a crash has left half written: our drafts, those of older versions and of the safetensors library."""
     for draft in (*folder.glob(DRAFTS), *folder.glob(f".*{_SUFFIX}"), *folder.glob(".tmp??????")):
         draft.unlink()
-
-
-def write_arrays(arrays: Mapping[str, NDArray[Any]], path: Path, metadata: dict[str, str] | None) -> None:
-    """Write a safetensors file.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    try:
-        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path, metadata)
-    except SafetensorError as error:  # its name for an error of the system
-        raise OSError(None, str(error)) from error
 
 
 def of_state(

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from experiment.model_file import Model as Model
+from experiment.model_file import read_model as read_model
 from foundation.errors import ConfigError
 from server.run_folder import METRICS, SUMMARY
-from server.run_folder.model import Model as Model
-from server.run_folder.model import read_model as read_model
 from server.run_folder.record import from_line
 from strategies.strategy import RoundRecord
 

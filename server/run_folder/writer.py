@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from experiment.config import Config
+from experiment.model_file import ModelForm, write_model
 from foundation.errors import ConfigError, Unwritten
-from foundation.files import lock, replace_text, replacing
+from foundation.files import lock, replace_text
 from foundation.signals import waiting
 from server.run_folder import CONFIG, METRICS, MODEL, SUMMARY
-from server.run_folder.checkpoints import Checkpoint, Checkpoints, clear_drafts, write_arrays
+from server.run_folder.checkpoints import Checkpoint, Checkpoints, clear_drafts
 from server.run_folder.manifest import unwritable, versions
-from server.run_folder.model import ModelForm
 from server.run_folder.record import claims_to, from_line, kind_of, measures_to, plain, to_line
 from strategies.claims import Claims, Measures, headline, measured_by
 from strategies.method import ATTACK_FAILED, Evaluation, Vector
@@ -336,9 +336,7 @@ class RunFolder:
             del self._unwritten[:whole]
 
     def _save(self, model: Vector) -> None:
-        arrays, metadata = self.form.arrays(model)
-        with replacing(self.path / MODEL) as draft:
-            write_arrays(arrays, draft, metadata)
+        write_model(self.path / MODEL, model, self.form)
 
     @contextmanager
     def _or_later(self, what: str) -> Iterator[None]:

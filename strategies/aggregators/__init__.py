@@ -25,6 +25,8 @@ signguard        mean of rows of usual length and usual signs, clipped    2f < n
 cge              mean of the n' - f shortest rows                         2f < n'             ``filter_rules``
 ===============  =======================================================  ==================  ==========================
 
+mean, cm, cwtm, rfa and centered-clip also take rows with weights, see ``strategies.weights``.
+
 Pre-aggregators (``preaggregators``) lower what is taken: bucketing by s divides the share by about s, which
 ``tolerates`` and ``breakdown`` include.
 """

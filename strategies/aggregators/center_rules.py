@@ -8,7 +8,7 @@ So steps run on small matrices, and the array is passed over twice.
 
 from dataclasses import dataclass
 from math import comb, frexp, ldexp
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from strategies.aggregators.subsets import least_variance
 from strategies.aggregators.weighted_rows import Array, WeightedRows
 from strategies.checks import check_count, check_positive
 from strategies.method import Rows, Vector
-from strategies.vectors import column_blocks, coordinate_median
+from strategies.vectors import column_blocks
+from strategies.weights import middle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class GeometricMedian(Rule):
     each row's part of which has length at most 1, is below tol * n'. A float64 row more than 1e100 times as large as
     the typical row is first drawn in to there.
 
+    With declared weights each row's part counts by its weight, and a row with half of the weight is the result.
+
     Args:
         nu: smoothing, in units of ``typical``; above 0.
         tol: length of the mean gradient at which to stop; above 0.
@@ -40,6 +43,7 @@ class GeometricMedian(Rule):
         Weiszfeld algorithm.
     """
 
+    takes_weights: ClassVar[bool] = True
     kind: Literal["rfa"] = "rfa"
     nu: float = 1e-6
     tol: float = 1e-6
@@ -49,25 +53,27 @@ class GeometricMedian(Rule):
         check_positive(nu=self.nu, tol=self.tol)
         check_count(max_steps=self.max_steps)
 
-    def bound(self, n: int, f: int) -> float | None:
+    def bound(self, n: float, f: float) -> float | None:
         """Return 4 (1 + f/(n - 2f))^2, which holds for the exact geometric median."""
         return 4 * (1 + f / (n - 2 * f)) ** 2
 
     def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Return the smoothed geometric median of ``rows``; it needs no f."""
+        if rows.mass is not None and 2 * rows.mass.max() >= rows.mass.sum():
+            return rows.row(int(rows.mass.argmax()))
         rows, unit = tamed(rows)
         z = self._of_large(rows) if rows.large else self._of_small(rows)
         return _untamed(z, unit)
 
     def _of_small(self, seen: WeightedRows) -> Vector:
         """Step through the rows themselves."""
-        rows = seen.array()
-        z = coordinate_median(rows).astype(np.float64)
+        rows, pull = seen.array(), _pull(seen)
+        z = seen.medians().astype(np.float64)
         distances, _ = _weiszfeld(rows, z, None)
-        typical = float(np.sort(distances)[len(rows) // 2])
+        typical = middle(distances, seen.counts)[1]
         if typical > 0.0:  # else more than half of the rows are z itself, which then is the geometric median
             for _ in range(self.max_steps):
-                weights = 1.0 / np.maximum(distances, self.nu * typical)
+                weights = pull / np.maximum(distances, self.nu * typical)
                 distances, moved = _weiszfeld(rows, z, weights / weights.sum())
                 if moved * weights.sum() <= self.tol * len(rows):  # a step is the gradient over the sum of weights
                     break
@@ -79,22 +85,23 @@ class GeometricMedian(Rule):
 
         Formed in float32 where that will do: it tells distances down to a thousandth of the others.
         """
-        c, products = rows.products(exact=False)
+        median = None if rows.mass is None else rows.medians()
+        c, products = rows.products(median, exact=False)
         z, nearest = self._step(rows, c, products)
         if nearest < 0.03 and rows.dtype == np.float32:
-            c, products = rows.products()
+            c, products = rows.products(median)
             z, _ = self._step(rows, c, products)
         return z
 
     def _step(self, rows: WeightedRows, c: Vector, products: Array) -> tuple[Vector, float]:
         """Return the result and its distance to the nearest row, in units of ``typical``."""
         distances = np.sqrt(np.diagonal(products))
-        typical = float(np.sort(distances)[len(rows) // 2])
+        typical = middle(distances, rows.counts)[1]
         if typical == 0.0:
             return c, 1.0
-        a = np.zeros(len(rows))
+        a, pull = np.zeros(len(rows)), _pull(rows)
         for _ in range(self.max_steps):
-            weights = 1.0 / np.maximum(distances, self.nu * typical)
+            weights = pull / np.maximum(distances, self.nu * typical)
             step = weights / weights.sum() - a
             moved = float(np.sqrt(max(0.0, quadratic(products, step))))
             a = a + step
@@ -109,7 +116,8 @@ class GeometricMedian(Rule):
 class CenteredClipping(Rule):
     """v <- v + mean_i clip_tau(x_i - v), a few times: no row moves v further than tau / n' in a step.
 
-    It starts from the caller's centre, its previous aggregate, and without one from the coordinate-wise median.
+    It starts from the caller's centre, its previous aggregate, and without one from the coordinate-wise median. With
+    declared weights the mean is the weighted one: a row of weight w moves v by at most w tau in a step.
 
     Args:
         tau: the radius, above 0 and finite, in the units of what is aggregated; None for the median distance of the
@@ -120,6 +128,7 @@ class CenteredClipping(Rule):
         Karimireddy, He, Jaggi: Learning from history for Byzantine robust optimization (ICML 2021), equation (CC).
     """
 
+    takes_weights: ClassVar[bool] = True
     kind: Literal["centered-clip"] = "centered-clip"
     tau: float | None = None
     steps: int = 3
@@ -133,13 +142,17 @@ class CenteredClipping(Rule):
         n = len(rows)
         rows, unit = tamed(rows)
         start = None if center is None else (center.astype(np.float64) / unit).astype(rows.dtype)
+        if start is None and rows.mass is not None:
+            start = rows.medians()
+        counts, total = rows.counts, int(rows.counts.sum())
         c, products = rows.products(start, exact=False)
         tau = None if self.tau is None else self.tau / unit
         distances, a = np.sqrt(np.diagonal(products)), np.zeros(n)
         for _ in range(self.steps if distances.any() else 0):
-            radius = float(np.sort(distances)[(n - 1) // 2]) if tau is None else tau
+            radius = middle(distances, counts)[0] if tau is None else tau
             factors = radius / np.maximum(distances, radius) if radius > 0.0 else (distances == 0.0).astype(float)
-            a = (1.0 - factors.mean()) * a + factors / n
+            factors *= counts
+            a = (1.0 - factors.sum() / total) * a + factors / total
             distances = distances_to(products, a)
         v = rows.combine(a, center=c, share=1.0 - float(a.sum()))
         return _untamed(v, unit)
@@ -200,7 +213,7 @@ class SmallestVarianceAveraging(Rule):
         """Return the largest f below n/2 with at most ``MOST_SETS`` sets of n - f rows."""
         return max((f for f in range((n + 1) // 2) if comb(n, f) <= MOST_SETS), default=-1)
 
-    def bound(self, n: int, f: int) -> float | None:
+    def bound(self, n: float, f: float) -> float | None:
         """Return 4 f/(n - f) (1 + f/(n - 2f))^2; it also holds for the largest eigenvalue of the covariance alone."""
         return 4 * f / (n - f) * (1 + f / (n - 2 * f)) ** 2
 
@@ -218,6 +231,13 @@ class SmallestVarianceAveraging(Rule):
 
 MOST_SETS = 20_000
 """Sets of rows that smea looks at: a second or so. 5 of 20 give 15,504."""
+
+
+def _pull(rows: WeightedRows) -> Array:
+    """Return how strongly each row draws: its mass in units of the mean mass, shape (n',); ones without masses."""
+    counts = rows.counts
+    pull: Array = counts * len(rows) / counts.sum()
+    return pull
 
 
 def quadratic(products: Array, a: Array) -> float:

@@ -13,6 +13,7 @@ class Mean(Rule):
     """The mean of all rows: the baseline that one Byzantine row destroys. It ignores f, so accepts any."""
 
     defends: ClassVar[bool] = False
+    takes_weights: ClassVar[bool] = True
     kind: Literal["mean"] = "mean"
 
     def limit(self, n: int) -> int:
@@ -28,13 +29,17 @@ class Mean(Rule):
 class CoordinateMedian(Rule):
     """The median of every coordinate; for an even n' the mean of the two middle values.
 
+    With declared weights, W(v) the weight of the rows whose value is at most v: the middle of the least v with
+    W(v) >= 1/2 and the least v with W(v) > 1/2.
+
     Source:
         Yin, Chen, Kannan, Bartlett: Byzantine-robust distributed learning (ICML 2018), Definition 1.
     """
 
+    takes_weights: ClassVar[bool] = True
     kind: Literal["cm"] = "cm"
 
-    def bound(self, n: int, f: int) -> float | None:
+    def bound(self, n: float, f: float) -> float | None:
         """Return 4 (1 + f/(n - 2f))^2."""
         return 4 * (1 + f / (n - 2 * f)) ** 2
 
@@ -47,13 +52,17 @@ class CoordinateMedian(Rule):
 class TrimmedMean(Rule):
     """Per coordinate, drop the f lowest and the f highest values and average the other n' - 2f.
 
+    With declared weights, as much weight is dropped at either end as the f heaviest rows have; a value at a cut counts
+    with the part of its weight that is left.
+
     Source:
         Yin, Chen, Kannan, Bartlett: Byzantine-robust distributed learning (ICML 2018), Definition 2.
     """
 
+    takes_weights: ClassVar[bool] = True
     kind: Literal["cwtm"] = "cwtm"
 
-    def bound(self, n: int, f: int) -> float | None:
+    def bound(self, n: float, f: float) -> float | None:
         """Return 6 r (1 + r) for r = f/(n - 2f)."""
         return 6 * f / (n - 2 * f) * (1 + f / (n - 2 * f))
 

@@ -43,7 +43,7 @@ class Krum(Rule):
         """Return the largest f with 2f + 3 <= n (with more, f equal rows could vouch for each other)."""
         return (n - 3) // 2
 
-    def bound(self, n: int, f: int) -> float | None:
+    def bound(self, n: float, f: float) -> float | None:
         """Return 6 (n - f)/(n - 2f - 2): of the n - f - 2 neighbours at least n - 2f - 2 are honest."""
         return 6 * (n - f) / (n - 2 * f - 2)
 

@@ -216,6 +216,171 @@ def order(
             _mean_around(lines, m, f, wide, near, part)
 
 
+# --- sorting with weights: every number takes along the weight of its row, a whole number as wide ---
+
+
+@inlined(fastmath=_SORT, inline="always")
+def _weighted_pair(x: Any, y: Any, p: Any, q: Any) -> Any:
+    """Return two numbers in ascending order, and their weights in the same order."""
+    swap = y < x
+    return (y if swap else x), (x if swap else y), (q if swap else p), (p if swap else q)
+
+
+@inlined(fastmath=_SORT)
+def _weighted_exchange(a: Array, b: Array, p: Array, q: Array) -> None:
+    for k in range(a.shape[0]):
+        a[k], b[k], p[k], q[k] = _weighted_pair(a[k], b[k], p[k], q[k])
+
+
+@inlined(fastmath=_SORT)
+def _weighted_sort4(rows: Array, mass: Array, g: int, c: int, w: int, out: Array, along: Array) -> None:
+    """Write rows g .. g+3, columns c .. c+w, to the same rows of ``out``, sorted, and their weights to ``along``."""
+    r0, r1, r2, r3 = rows[g, c : c + w], rows[g + 1, c : c + w], rows[g + 2, c : c + w], rows[g + 3, c : c + w]
+    a0, a1, a2, a3 = out[g], out[g + 1], out[g + 2], out[g + 3]
+    b0, b1, b2, b3 = along[g], along[g + 1], along[g + 2], along[g + 3]
+    m0, m1, m2, m3 = mass[g], mass[g + 1], mass[g + 2], mass[g + 3]
+    for k in range(w):
+        x0, x1, p0, p1 = _weighted_pair(r0[k], r1[k], m0, m1)
+        x2, x3, p2, p3 = _weighted_pair(r2[k], r3[k], m2, m3)
+        x0, x2, p0, p2 = _weighted_pair(x0, x2, p0, p2)
+        x1, x3, p1, p3 = _weighted_pair(x1, x3, p1, p3)
+        x1, x2, p1, p2 = _weighted_pair(x1, x2, p1, p2)
+        a0[k], a1[k], a2[k], a3[k] = x0, x1, x2, x3
+        b0[k], b1[k], b2[k], b3[k] = p0, p1, p2, p3
+
+
+@inlined(fastmath=_SORT)
+def _weighted_sort(rows: Array, mass: Array, n: int, c: int, w: int, network: Array, out: Array, along: Array) -> None:
+    """Write rows 0 .. n, columns c .. c+w, to ``out``, and their weights to ``along``, as ``_sort`` does."""
+    g = 0
+    while g + 4 <= n:
+        _weighted_sort4(rows, mass, g, c, w, out, along)
+        g += 4
+    while g < n:
+        line, weights, row = out[g], along[g], rows[g, c : c + w]
+        for k in range(w):
+            line[k] = row[k]
+            weights[k] = mass[g]
+        g += 1
+    for e in range(network.shape[0]):
+        i, j = network[e, 0], network[e, 1]
+        _weighted_exchange(out[i], out[j], along[i], along[j])
+
+
+@compiled
+def order_weighted(
+    rows: Array,
+    through: Through,
+    mass: Array,
+    network: Array,
+    mode: int,
+    cut: int,
+    first: int,
+    last: int,
+    lo: int,
+    hi: int,
+    out: Array,
+) -> None:
+    """Write the weighted median or trimmed mean of every column's values to ``out``: shape (d,), dtype of ``rows``.
+
+    Args:
+        rows: shape (n, d).
+        through: see the head of this file.
+        mass: weights of the seen rows, shape (m,), whole numbers as wide as those of ``rows``; their sum is in range.
+        network: sorts m lines, of which it puts first .. last - 1 in their ranks, as it was made for groups of four.
+        mode: MEDIAN or TRIMMED_MEAN.
+        cut: for the mean: the weight that is cut off at either end.
+        first: the first rank that the result can depend on; those below it only count by their weight.
+        last: one beyond the last such rank.
+        lo: first column.
+        hi: one beyond the last.
+        out: the result.
+    """
+    m = mass.shape[0]
+    direct = through[1].shape[0] + through[2].shape[0] == 0
+    s, t, seen = _scratch(through[1], 0 if direct else m, rows)
+    lines, along = np.zeros((m, BLOCK), rows.dtype), np.zeros((m, BLOCK), mass.dtype)
+    before, wide, high = np.empty(BLOCK, mass.dtype), np.empty(BLOCK, np.float64), np.empty(BLOCK, rows.dtype)
+    total = mass.dtype.type(mass.sum())
+    for c in range(lo, hi, BLOCK):
+        w = min(BLOCK, hi - c)
+        if not direct:
+            _see(rows, through, c, w, s, t, seen)
+        source, start = (rows, c) if direct else (seen, 0)
+        _weighted_sort(source, mass, m, start, w, network, lines, along)
+        part = out[c : c + w]
+        if mode == MEDIAN:
+            _weighted_middle(lines, along, first, last, total, before, high, part)
+            continue
+        _weighted_sums(lines, along, first, last, total, cut, 1.0, before, wide, w)
+        if not _divide(wide, total - 2 * cut, part):
+            _weighted_sums(lines, along, first, last, total, cut, 1.0 / (total - 2 * cut), before, wide, w)
+            least, most = lines[first], lines[last - 1]
+            for k in range(w):
+                part[k] = min(max(wide[k], least[k]), most[k])
+
+
+@inlined()
+def _weights_below(along: Array, first: int, before: Array) -> None:
+    """Write the sums of the weights of lines 0 .. first - 1."""
+    before[:] = 0
+    for i in range(first):
+        weights = along[i]
+        for k in range(before.shape[0]):
+            before[k] += weights[k]
+
+
+@inlined()
+def _weighted_middle(
+    lines: Array, along: Array, first: int, last: int, total: int, before: Array, high: Array, out: Array
+) -> None:
+    """Write the middle of the least value with at least half of the weight and the least with more than half."""
+    _weights_below(along, first, before)
+    half, more = total - total // 2, total // 2 + 1
+    top = lines[last - 1]
+    for k in range(out.shape[0]):
+        out[k] = high[k] = top[k]
+    for i in range(first, last):
+        line, weights = lines[i], along[i]
+        for k in range(out.shape[0]):
+            x, start = line[k], before[k]
+            end = start + weights[k]
+            out[k] = x if (start < half) & (end >= half) else out[k]
+            high[k] = x if (start < more) & (end >= more) else high[k]
+            before[k] = end
+    for k in range(out.shape[0]):
+        x, y = np.float64(out[k]), np.float64(high[k])
+        mean = (x + y) * 0.5
+        out[k] = mean if abs(mean) < np.inf else x * 0.5 + y * 0.5
+
+
+@inlined()
+def _weighted_sums(
+    lines: Array,
+    along: Array,
+    first: int,
+    last: int,
+    total: int,
+    cut: int,
+    unit: float,
+    before: Array,
+    wide: Array,
+    w: int,
+) -> None:
+    """Write the sums of the values in the middle of the weight, times unit; of one at a cut the part inside counts."""
+    _weights_below(along, first, before)
+    low, high = before.dtype.type(cut), before.dtype.type(total - cut)
+    wide[:] = 0.0
+    for i in range(first, last):
+        line, weights = lines[i], along[i]
+        for k in range(w):
+            start = before[k]
+            end = start + weights[k]
+            before[k] = end
+            kept = min(end, high) - max(start, low)
+            wide[k] += (np.float64(max(kept, 0)) * unit) * np.float64(line[k])
+
+
 @inlined()
 def _middle(lines: Array, m: int, out: Array) -> None:
     """Write the medians of m sorted lines."""

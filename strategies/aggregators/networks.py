@@ -35,22 +35,23 @@ def exchanges(n: int) -> list[tuple[int, int, int]]:
 
 
 @lru_cache(maxsize=64)
-def network(n: int, first: int, last: int) -> NDArray[np.int64]:
+def network(n: int, first: int, last: int, group: int = 8) -> NDArray[np.int64]:
     """Return the exchanges that put lines first .. last - 1 of n in their ranks, after the kernels' sorting on load.
 
-    The kernels load lines in sorted groups of eight, and four of the rest in one of four. Exchanges that no wanted line
-    depends on are left out.
+    The kernels load lines in sorted groups of eight, and four of the rest in one of four; lines with weights in groups
+    of four. Exchanges that no wanted line depends on are left out.
 
     Args:
         n: lines.
         first: the first wanted rank.
         last: one beyond the last.
+        group: lines in a sorted group, 8 or 4.
 
     Returns:
         Shape (exchanges, 3): lines i and j, and which of them is needed: 1 for i, 2 for j, 3 for both. Never empty: an
         exchange of line 0 with itself does nothing.
     """
-    eights = n // 8 * 8
+    eights = n // 8 * 8 if group == 8 else 0
     fours = eights + (n - eights) // 4 * 4
     wanted = set(range(first, last))
     kept = []

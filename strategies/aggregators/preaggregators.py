@@ -19,6 +19,7 @@ from numpy.random import Generator
 from strategies.aggregators.weighted_rows import Array, WeightedRows
 from strategies.arrays import ArrayT, Random, check_finite, generator, read_rows, whole
 from strategies.checks import check_count, check_positive
+from strategies.weights import heaviest, middle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class _PreAggregator(ABC):
     """What all pre-aggregators share: the call on an array."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
+    takes_weights: ClassVar[bool] = False
+    """Whether it has a meaning for rows with declared weights."""
 
     def tolerates(self, n: int) -> int:
         """Return the largest f that this step takes for n rows: fewer than half, unless a class says otherwise."""
@@ -35,7 +38,11 @@ class _PreAggregator(ABC):
         """Return (n', f') for n rows with f Byzantine: both unchanged, unless a class says otherwise."""
         return n, f
 
-    def bound(self, n: int, f: int, kappa: float) -> float | None:
+    def spread(self, f: int) -> int:
+        """Return how many of the rows before it f Byzantine rows can spoil, whose weights then count against it."""
+        return f
+
+    def bound(self, n: float, f: float, kappa: float) -> float | None:
         """Return kappa of this step followed by a rule with the given one, see ``Rule.kappa``; None if not known."""
         return None
 
@@ -78,6 +85,9 @@ class _PreAggregator(ABC):
 class Bucketing(_PreAggregator):
     """Means of random groups of s rows; the last group may be smaller and is divided by its own size.
 
+    With declared weights a group's row is the weighted mean of its rows, and its weight is their sum. So a smaller last
+    group then counts less, while without weights, or with equal ones, it counts as much as the others.
+
     Args:
         s: rows in a bucket, at least 1. A share delta of Byzantine rows becomes up to s * delta of the buckets.
 
@@ -86,6 +96,7 @@ class Bucketing(_PreAggregator):
         Algorithm 1.
     """
 
+    takes_weights: ClassVar[bool] = True
     kind: Literal["bucketing"] = "bucketing"
     s: int = 2
 
@@ -101,37 +112,48 @@ class Bucketing(_PreAggregator):
         buckets = -(-n // self.s)
         return buckets, min(f, buckets)
 
+    def spread(self, f: int) -> int:
+        """Return s f: in the worst case each Byzantine row shares its bucket with the heaviest of the others."""
+        return self.s * f
+
     def mix(self, rows: WeightedRows, f: int, rng: Generator) -> WeightedRows:
         """Return the means of the buckets of a random permutation."""
-        n = len(rows)
-        weights = np.zeros((-(-n // self.s), n))
-        weights[np.arange(n) // self.s, rng.permutation(n)] = 1.0
-        return rows.mixed(weights, weights.sum(axis=1))
+        n, counts = len(rows), rows.counts
+        weights, order = np.zeros((-(-n // self.s), n)), rng.permutation(n)
+        weights[np.arange(n) // self.s, order] = counts[order]
+        sums = weights.sum(axis=1)
+        return rows.mixed(weights, sums, None if rows.mass is None else sums.astype(np.int64))
 
 
 @dataclass(frozen=True, kw_only=True)
 class NearestNeighbourMixing(_PreAggregator):
     """Every row becomes the mean of its n - f nearest rows, itself included; of equally near ones the first.
 
+    With declared weights: the weighted mean of its nearest rows, as far as all weight but that of the f heaviest rows
+    reaches; of the last of them only the part that still fits. A row's weight stays.
+
     Source:
         Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan: Fixing by mixing (AISTATS 2023).
     """
 
+    takes_weights: ClassVar[bool] = True
     kind: Literal["nnm"] = "nnm"
 
-    def bound(self, n: int, f: int, kappa: float) -> float | None:
+    def bound(self, n: float, f: float, kappa: float) -> float | None:
         """Return 8 f/(n - f) (1 + kappa)."""
         return 8 * f / (n - f) * (1 + kappa)
 
     def mix(self, rows: WeightedRows, f: int, rng: Generator) -> WeightedRows:
         """Return the means of neighbours; nothing is drawn."""
-        n = len(rows)
+        n, counts = len(rows), rows.counts
         squares = rows.squared_distances()
         np.fill_diagonal(squares, -1.0)  # a row is its own nearest, also among equal ones
-        nearest = np.argsort(squares, axis=1, kind="stable")[:, : n - f]
+        nearest = np.argsort(squares, axis=1, kind="stable")
+        reach, each = int(counts.sum()) - heaviest(counts, f), counts[nearest]
+        left = reach - (np.cumsum(each, axis=1) - each)  # when it is the row's turn
         weights = np.zeros((n, n))
-        np.put_along_axis(weights, nearest, 1.0, axis=1)
-        return rows.mixed(weights, np.full(n, float(n - f)))
+        np.put_along_axis(weights, nearest, np.clip(left, 0, each).astype(np.float64), axis=1)
+        return rows.mixed(weights, np.full(n, float(reach)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +165,14 @@ class StaticClipping(_PreAggregator):
 
     Args:
         c: the radius, above 0 and finite, in the units of what is aggregated; or "median" for the median length of the
-            rows, which fewer than half of them cannot move out of the range of the others' lengths.
+            rows, by their weights where these are declared, which fewer than half of them cannot move out of the range
+            of the others' lengths.
 
     Source:
         Sun, Kairouz, Suresh, McMahan: Can you really backdoor federated learning? (arXiv 1911.07963), section 4.
     """
 
+    takes_weights: ClassVar[bool] = True
     kind: Literal["static-clip"] = "static-clip"
     c: float | Literal["median"] = 2.0
 
@@ -166,7 +190,10 @@ class StaticClipping(_PreAggregator):
     def mix(self, rows: WeightedRows, f: int, rng: Generator) -> WeightedRows:
         """Return the clipped rows; nothing is drawn."""
         norms = rows.norms()
-        return _clipped(rows, norms, middle_of(norms) if isinstance(self.c, str) else self.c)
+        if not isinstance(self.c, str):
+            return _clipped(rows, norms, self.c)
+        lower, upper = middle(norms, rows.counts)
+        return _clipped(rows, norms, 0.5 * lower + 0.5 * upper)
 
 
 @dataclass(frozen=True, kw_only=True)

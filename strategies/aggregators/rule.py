@@ -12,6 +12,7 @@ from strategies.aggregators.preaggregators import PreAggregator
 from strategies.aggregators.weighted_rows import Taken, WeightedRows
 from strategies.arrays import ArrayT, Random, check_finite, generator, read_rows, whole
 from strategies.method import Rows, Vector, Weights
+from strategies.weights import Masses, heaviest, whole_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class Rule(ABC):
     __pydantic_config__: ClassVar = {"extra": "forbid"}
     defends: ClassVar[bool] = True
     """Whether the rule limits what f rows can do to its output."""
+    takes_weights: ClassVar[bool] = False
+    """Whether it has a meaning for rows with weights, see ``strategies.weights``."""
 
     kind: str
     pre: tuple[PreAggregator, ...] = ()
@@ -45,18 +48,40 @@ class Rule(ABC):
     def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
         """Apply the bare rule to n' checked rows; return shape (d,), dtype of ``rows``, an array of its own.
 
-        A rule that draws at random draws from ``rows.rng``.
+        A rule that draws at random draws from ``rows.rng``. One that ``takes_weights`` finds those of the rows in
+        ``rows.mass``.
         """
 
     @overload
-    def __call__(self, rows: ArrayT, f: int, rng: Random = None, center: ArrayT | None = None) -> ArrayT: ...
-    @overload
-    def __call__(self, rows: Sequence[ArrayT], f: int, rng: Random = None, center: ArrayT | None = None) -> ArrayT: ...
+    def __call__(
+        self,
+        rows: ArrayT,
+        f: int,
+        rng: Random = None,
+        center: ArrayT | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> ArrayT: ...
     @overload
     def __call__(
-        self, rows: Sequence[Sequence[float]], f: int, rng: Random = None, center: Vector | None = None
+        self,
+        rows: Sequence[ArrayT],
+        f: int,
+        rng: Random = None,
+        center: ArrayT | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> ArrayT: ...
+    @overload
+    def __call__(
+        self,
+        rows: Sequence[Sequence[float]],
+        f: int,
+        rng: Random = None,
+        center: Vector | None = None,
+        weights: Sequence[float] | None = None,
     ) -> Vector: ...
-    def __call__(self, rows: Any, f: int, rng: Random = None, center: Any = None) -> Any:
+    def __call__(
+        self, rows: Any, f: int, rng: Random = None, center: Any = None, weights: Sequence[float] | None = None
+    ) -> Any:
         """Aggregate n' vectors of which up to ``f`` may be Byzantine.
 
         Args:
@@ -65,38 +90,101 @@ class Rule(ABC):
             f: how many rows to defend against; at most ``tolerates(n')``.
             rng: for rules and pre-aggregators that draw, a generator or a seed; others need none.
             center: where the caller believes the answer to lie, one vector; for the rules that need a centre.
+            weights: how much each row counts, n' finite numbers above 0 of which only the ratios matter; None for all
+                the same. The f heaviest rows must have less than half of the weight.
 
         Returns:
             One vector as the rows are: type, device, and the shape of an array of a list. float16 and bfloat16 are
             computed in float32. An array of its own; a tensor without a gradient.
 
         Raises:
-            ValueError: rows of another shape or type or with NaN, more Byzantine rows than the rule can take, or a
-                rule or pre-aggregator that draws and no ``rng``; one line.
+            ValueError: rows of another shape or type or with NaN, more Byzantine rows than the rule can take, weights
+                that are none or that it does not take, or a rule or pre-aggregator that draws and no ``rng``; one line.
         """
         received, form = read_rows(rows)
         middle = None if center is None else form.vector(center, "center")
         f = whole(f)
         self._check(received, f)
         check_finite(received)
-        return form.back(self._weigh(received, f, generator(rng, self._name()), middle)[0])
+        mass = None if weights is None else self._mass(weights, len(received), f)
+        return form.back(self._weigh(received, f, generator(rng, self._name()), middle, mass)[0])
 
-    def weigh(self, rows: Rows, f: int, rng: Generator, center: Vector | None = None) -> tuple[Vector, Weights | None]:
+    def weigh(
+        self, rows: Rows, f: int, rng: Generator, center: Vector | None = None, mass: Masses | None = None
+    ) -> tuple[Vector, Weights | None]:
         """Return the same for NumPy rows that are known to be finite, and the weight of each row in it.
 
         A server calls this one, as it has screened the rows; see ``strategies.operators.Aggregator``.
         """
         self._check(rows, f)
-        return self._weigh(rows, f, rng, center)
+        if mass is not None:
+            self._check_weights(mass, len(rows))
+        return self._weigh(rows, f, rng, center, mass)
 
-    def _weigh(self, rows: Rows, f: int, rng: Generator, center: Vector | None) -> tuple[Vector, Weights | None]:
+    def _weigh(
+        self, rows: Rows, f: int, rng: Generator, center: Vector | None, mass: Masses | None
+    ) -> tuple[Vector, Weights | None]:
         """Do what ``weigh`` does with rows and f that were checked."""
-        seen = WeightedRows(rows, rng=rng)
+        seen = WeightedRows(rows, rng=rng, mass=mass)
         for step in self.pre:
             left = step.after(len(seen), f)[1]
             seen, f = step.mix(seen, f, rng), left
         taken = seen.taken = Taken()
         return self.aggregate(seen, f, center), taken.weights
+
+    def refuses_weights(self) -> str | None:
+        """Return the name of what of rule and pre-aggregators does not take weights; None where all do."""
+        parts = (self, *self.pre)
+        return next((str(part.kind) for part in parts if not part.takes_weights), None)
+
+    def withstands(self, mass: Masses, f: int) -> bool:
+        """Return whether rule and pre-aggregators withstand f Byzantine rows among rows with these weights.
+
+        Who is Byzantine is not known, so the f heaviest are taken for it: they must have less than half of the weight.
+
+        Args:
+            mass: whole weights, shape (n',), n' at least 1.
+            f: how many, at least 0.
+        """
+        total, n = int(mass.sum()), len(mass)
+        for step in self.pre:
+            if step.tolerates(n) < n and 2 * heaviest(mass, f) >= total:
+                return False
+            f = step.spread(f)
+        return self.limit(n) >= n or 2 * heaviest(mass, f) < total
+
+    def weighted_kappa(self, delta: float) -> float | None:
+        """Return kappa for rows with weights, of which Byzantine rows have the share delta; see ``kappa``.
+
+        Mean and variance of the honest rows are the weighted ones. A weighted rule equals the unweighted one on as many
+        copies of each row as its weight says, so delta takes the place of f/n.
+
+        Args:
+            delta: in [0, 1/2).
+        """
+        kappa = self.bound(1.0, delta)
+        for step in reversed(self.pre):
+            kappa = None if kappa is None else step.bound(1.0, delta, kappa)
+        return kappa
+
+    def _mass(self, weights: Sequence[float], n: int, f: int) -> Masses | None:
+        """Return a user's weights as whole numbers; None where all are equal."""
+        self._check_weights(weights, n)
+        numbers = whole_weights([float(w) for w in weights])
+        if not numbers:
+            return None
+        mass = np.array(numbers, np.int64)
+        if not self.withstands(mass, f):
+            raise ValueError(f"f = {f}: the {f} heaviest of n' = {n} rows can spoil half of the weight or more")
+        return mass
+
+    def _check_weights(self, weights: Sequence[float] | Masses, n: int) -> None:
+        """Raise ValueError with one line unless all parts take weights, and there are as many as rows."""
+        part = self.refuses_weights()
+        if part is not None:
+            raise ValueError(f"weights: {part} does not take any")
+        if len(weights) != n:
+            raise ValueError(f"weights: {len(weights)} of them for n' = {n} rows; give one for each")
 
     def _check(self, rows: Rows, f: int) -> None:
         """Raise ValueError with one line unless the rule takes these rows and this f."""
@@ -148,7 +236,7 @@ class Rule(ABC):
             kappa = None if kappa is None else step.bound(rows, spoilt, kappa)
         return kappa
 
-    def bound(self, n: int, f: int) -> float | None:
+    def bound(self, n: float, f: float) -> float | None:
         """Return kappa of the bare rule, see ``kappa``; None, unless a rule says otherwise."""
         return None
 

@@ -4,6 +4,8 @@ A pre-aggregator replaces n' rows of length d by others that are sums of them. `
 and the small matrix of weights; whatever a rule asks for (medians, distances, a sum) is computed one block of columns
 at a time, and a weighted sum of seen rows is one of received rows. So aggregation needs no second (n', d) array.
 
+Where the server has declared weights of clients, each seen row also has a mass, by which medians and means count it.
+
 Large arrays go through the compiled kernels on all processors, small ones through NumPy, which spares short runs the
 import. Which way is taken depends on the shape alone. Either way the bits are the same in every process and with any
 number of threads: no BLAS is called, blocks are cut by the shape, and their sums are added in one order.
@@ -24,6 +26,7 @@ from strategies.aggregators.networks import MEAN_AROUND_MEDIAN, MEDIAN, TRIMMED_
 from strategies.arrays import generator
 from strategies.method import Rows, Vector
 from strategies.vectors import column_blocks, mean_of_rows, norm, sort_columns, squared_distances
+from strategies.weights import Masses, heaviest
 
 Array = NDArray[np.float64]
 
@@ -56,6 +59,8 @@ class WeightedRows:
         weights: shape (m, n); None for the rows themselves.
         divisors: shape (m,), so that the mean of equal rows is that row exactly; None for ones.
         rng: what a rule that draws draws from; None where nothing may be drawn.
+        mass: declared weights of the seen rows, whole numbers of shape (m,); None where all count the same, as they do
+            where all numbers are equal.
     """
 
     def __init__(
@@ -64,11 +69,13 @@ class WeightedRows:
         weights: Array | None = None,
         divisors: Array | None = None,
         rng: Generator | None = None,
+        mass: Masses | None = None,
     ) -> None:
         self.rows = rows
         self.weights = weights
         self.divisors = np.ones(len(rows) if weights is None else len(weights)) if divisors is None else divisors
         self.rng = generator(None, "the rule") if rng is None else rng
+        self.mass = None if mass is None or (mass == mass[0]).all() else mass
         self.taken = Taken()
         """Shared with what is mixed of this."""
 
@@ -86,17 +93,25 @@ class WeightedRows:
         """Whether the rows go through the kernels."""
         return wanted(*self.rows.shape)
 
-    def mixed(self, weights: Array, divisors: Array | None = None) -> "WeightedRows":
-        """Return weighted means of the seen rows: ``weights`` of shape (m', m), ``divisors`` of shape (m',)."""
+    def mixed(self, weights: Array, divisors: Array | None = None, mass: Masses | None = None) -> "WeightedRows":
+        """Return weighted means of the seen rows.
+
+        Args:
+            weights: shape (m', m).
+            divisors: shape (m',); None for ones.
+            mass: of the new rows, shape (m',); None where they are as many as before and keep what they have.
+        """
+        if mass is None and len(weights) == len(self):
+            mass = self.mass
         if self.weights is not None:
             weights = np.einsum("ij,jk->ik", weights / self.divisors, self.weights)
-        seen = WeightedRows(self.rows, weights, divisors, self.rng)
+        seen = WeightedRows(self.rows, weights, divisors, self.rng, mass)
         seen.taken = self.taken
         return seen
 
     def columns(self, chosen: slice | NDArray[np.intp]) -> "WeightedRows":
         """Return the same weighted means of these columns alone; what is taken of them is not noted here."""
-        return WeightedRows(self.rows[:, chosen], self.weights, self.divisors)
+        return WeightedRows(self.rows[:, chosen], self.weights, self.divisors, mass=self.mass)
 
     def array(self) -> Rows:
         """Return the seen rows as an array, shape (m, d); the rows themselves where nothing is mixed."""
@@ -122,8 +137,15 @@ class WeightedRows:
 
     # --- what rules ask for ------------------------------------------------------------------------------------------
 
+    @property
+    def counts(self) -> Masses:
+        """How much each seen row counts, shape (m,): its mass, or 1 where all count the same."""
+        return np.ones(len(self), np.int64) if self.mass is None else self.mass
+
     def mean(self) -> Vector:
-        """Return the mean of the seen rows, shape (d,)."""
+        """Return the mean of the seen rows, each by its mass; shape (d,)."""
+        if self.mass is not None:
+            return self.combine(self.mass.astype(np.float64), float(self.mass.sum()))
         if self.weights is None and not self.large:
             self.taken.note(np.full(len(self), 1.0 / len(self)))
             return mean_of_rows(self.rows)
@@ -159,12 +181,22 @@ class WeightedRows:
         return cast(Vector, np.clip(wide, -largest, largest).astype(self.dtype, copy=False))
 
     def medians(self) -> Vector:
-        """Return the median of every coordinate; for an even m the mean of the two middle values."""
-        return self._order(MEDIAN, 0)
+        """Return the median of every coordinate; for an even m the mean of the two middle values.
+
+        With masses: the middle of the least value with at least half of the mass at or below it, and the least with
+        more than half, which differ only where a value divides the mass into equal halves.
+        """
+        return self._order(MEDIAN, 0) if self.mass is None else self._order_by_mass(MEDIAN, self.mass)
 
     def trimmed_means(self, f: int) -> Vector:
-        """Return, per coordinate, the mean without the f lowest and the f highest values."""
-        return self._order(TRIMMED_MEAN, f)
+        """Return, per coordinate, the mean without the f lowest and the f highest values.
+
+        With masses: without as much of the mass at either end as the f heaviest rows have. Of a value at such a cut the
+        part inside counts.
+        """
+        if self.mass is None:
+            return self._order(TRIMMED_MEAN, f)
+        return self._order_by_mass(TRIMMED_MEAN, self.mass, heaviest(self.mass, f))
 
     def means_around_medians(self, f: int) -> Vector:
         """Return, per coordinate, the mean of the m - f values nearest to the median; of two the lower."""
@@ -260,6 +292,38 @@ class WeightedRows:
                     lines[s] = np.where(nearer, high, low)
                 ranks = (0, m - f)
             out[columns] = mean_of_rows(lines[slice(*ranks)])
+        return out
+
+    def _order_by_mass(self, mode: int, mass: Masses, cut: int = 0) -> Vector:
+        """Return the weighted medians, or the means of what is left where ``cut`` of the mass is cut off at both ends.
+
+        The values of the lowest and the highest ranks cannot matter: not even the heaviest rows there reach the middle,
+        or what is left.
+        """
+        m, out, total = len(self), np.empty(self.rows.shape[1], self.dtype), int(mass.sum())
+        most = np.cumsum(np.sort(mass)[::-1])
+        first = int(np.count_nonzero(2 * most < total if mode == MEDIAN else most <= cut))
+        last = m - first
+        if self.large:
+            exchanges, wide = network(m, first, last, 4), mass.astype(f"i{self.dtype.itemsize}")
+
+            def order(k: ModuleType, lo: int, hi: int, _: int) -> None:
+                k.order_weighted(self._base, self._through, wide, exchanges, mode, cut, first, last, lo, hi, out)
+
+            self._each_part(order)
+            return out
+        for columns, block in self._blocks():
+            ranks = np.argsort(block, axis=0, kind="stable")
+            lines = np.take_along_axis(block, ranks, axis=0)
+            ends = np.cumsum(mass[ranks], axis=0)
+            if mode == MEDIAN:
+                rows = [np.argmax(ends >= at, axis=0)[None] for at in (total - total // 2, total // 2 + 1)]
+                out[columns] = mean_of_rows(np.concatenate([np.take_along_axis(lines, row, axis=0) for row in rows]))
+                continue
+            kept = np.minimum(ends, total - cut) - np.maximum(ends - mass[ranks], cut)
+            shares = np.maximum(kept, 0) / (total - 2 * cut)
+            mean = np.einsum("ij,ij->j", shares, lines.astype(np.float64))
+            out[columns] = np.clip(mean, lines[first], lines[last - 1])
         return out
 
     # --- small arrays: NumPy -----------------------------------------------------------------------------------------
@@ -374,7 +438,7 @@ class _Lent:
         self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
 
 
-def prepare(dtype: np.dtype[Any]) -> float:
+def prepare(dtype: np.dtype[Any], *, weighted: bool = False) -> float:
     """Load the kernels for rows of this type, compiling them where no earlier run has left them on disk.
 
     A server calls it before round 1 where its arrays are large, so that no round waits for it: compiling takes some ten
@@ -382,6 +446,7 @@ def prepare(dtype: np.dtype[Any]) -> float:
 
     Args:
         dtype: float32 or float64.
+        weighted: those for rows with declared weights, too.
 
     Returns:
         Seconds it took.
@@ -394,6 +459,9 @@ def prepare(dtype: np.dtype[Any]) -> float:
     kernels.order(rows, through, 4, exchanges, 0, 0, 0, 8, center)
     kernels.combine(rows, np.zeros(4), 0.0, 1.0, 0, 8, center)
     kernels.lengths(rows, through, 0, 8, np.zeros(4))
+    if weighted:
+        mass = np.ones(4, f"i{np.dtype(dtype).itemsize}")
+        kernels.order_weighted(rows, through, mass, network(4, 0, 4, 4), MEDIAN, 0, 0, 4, 0, 8, center)
     for work in {np.dtype(dtype), np.dtype(np.float64)}:
         scratch = np.zeros(0, work)
         kernels.squares(rows, through, scratch, 0, 8, sums)

@@ -22,7 +22,7 @@ from deploy.local import LocalOptions
 from experiment.code import Code, code_fingerprint
 from experiment.config import parse
 from experiment.opened import Experiment, open_config
-from foundation.errors import Silent
+from foundation.errors import ConfigError, Silent
 from link import flwr_compat
 from link.node import Prepared, join
 from link.wire import Welcome
@@ -209,6 +209,19 @@ def test_a_run_that_nobody_measures_ends_well_and_says_so(tmp_path: Path, capsys
     assert "round 4/4" in told
     assert "loss" not in told
     assert "No model was measured" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_server_that_is_to_measure_and_has_no_test_data_is_refused(tmp_path: Path) -> None:
+    class Blind(type(open_config(parse(TEXT)).problem)):  # type: ignore[misc]  # the class of the loaded task
+        has_test_data = False
+
+    experiment = open_config(parse(TEXT, {"evaluation.by": "both"}))
+    experiment.problem.__class__ = Blind
+    with RunFolder(tmp_path / "run") as folder, pytest.raises(ConfigError) as refused:
+        run(experiment, folder, LocalGrid(5, lambda worker, message: []), QUIET)
+    assert str(refused.value) == (
+        '[evaluation] by = "both": the server has no test data; give it a test set (--data), or use "clients" or "none"'
+    )
 
 
 def test_a_resumed_run_has_its_model_measured_again_before_it_goes_on(

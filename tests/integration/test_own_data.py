@@ -4,27 +4,36 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import ArrayRecord, Context, RecordDict
 
-from client.preparation import Preparation, PreparationOptions
+import breakwater as bw
+from client.answers import client_app
+from client.preparation import PartyPreparation, Preparation, PreparationOptions
 from deploy.inprocess import run_in_process
 from deploy.local import LocalOptions
+from experiment.agreement import Agreement
 from experiment.code import code_fingerprint
 from experiment.config import Config, load
+from experiment.model_file import read_model
 from experiment.opened import open_config
 from foundation.errors import BreakwaterError, ConfigError
+from link.claims import write_evaluation
+from link.codec import to_array
+from link.flwr_compat import instruction
 from link.node import Prepared, join
 from link.wire import Welcome
 from server.link import open_link
 from server.monitor.exporters import Monitoring
 from server.run import run
 from server.run_folder.checkpoints import resumed
-from server.run_folder.model import read_model
 from server.run_folder.reader import read_rounds, read_summary
 from server.run_folder.writer import RunFolder
-from strategies.method import Vector
+from strategies.claims import NO_EVALUATION
+from strategies.method import AGREEMENT, Vector
 from tasks.partition import split
 from tests.integration.processes import rounds_of
 from tests.parties import federation, points
@@ -244,6 +253,24 @@ def test_own_data_need_a_config_of_the_clients_own(tmp_path: Path) -> None:
     assert replace(prepared, task="").task == ""
 
 
+def test_a_party_measures_models_only_where_its_own_config_says_so(tmp_path: Path) -> None:
+    path = federation(tmp_path)
+    answers = {}
+    for by in ("server", "clients"):
+        config = load(path, {"evaluation.by": by})
+        options = PreparationOptions(config=config, config_dir=tmp_path, data=tmp_path / "server")
+        app = PartyPreparation(config, options).app(0, client_app)
+        content = write_evaluation(1, ArrayRecord({"x": to_array(app.problem.initial())}))
+        content[AGREEMENT] = Agreement().record()
+        asked = instruction(
+            content, run_id=1, node_id=2, message_id="1", message_type="evaluate", group_id="", ttl_s=9.0
+        )
+        context = Context(run_id=1, node_id=2, node_config={}, state=RecordDict(), run_config={})
+        answers[by] = app(asked, context)
+    assert answers["server"].error.reason == NO_EVALUATION
+    assert not answers["clients"].has_error()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -273,3 +300,42 @@ def test_a_rehearsal_names_wrong_folders(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             replace(options, **change).parties()
+
+
+@pytest.mark.slow
+def test_a_rehearsal_in_processes_is_that_of_one_process(tmp_path: Path) -> None:
+    path = federation(tmp_path, n=5, f=2)
+    given: dict[str, Any] = {"data": tmp_path / "parties", "server_data": tmp_path / "server", "quiet": True}
+    given |= {"attackers": ["p3", "p0"], "overrides": {"attack.kind": "alie", "attack.view": "coalition"}}
+    whole = bw.run(path, out=tmp_path / "processes", **given)
+    alone = bw.run(path, out=tmp_path / "alone", processes=False, **given)
+    assert np.array_equal(model(whole.folder), model(alone.folder))
+    assert sorted({name for each in read_rounds(whole.folder) for name in each.names}) == ["p0", "p1", "p2", "p3", "p4"]
+    assert {path.stem for path in (whole.folder / "logs").iterdir()} == {"server", "p1", "p2", "p4", "byzantine"}
+
+
+def test_weights_by_name_are_those_of_the_parties(tmp_path: Path) -> None:
+    """In a rehearsal, where attackers may have other seats than their names say, and over the link."""
+    path = federation(tmp_path, n=4, f=0)
+    config, parties, server = load(path), tmp_path / "parties", tmp_path / "server"
+    named = "federation.weights={p3 = 3.0, p0 = 1.0, p1 = 2.0, p2 = 2.5}"
+    plain = in_process(config, tmp_path / "plain", parties, server)
+    heavy = in_process(load(path, [named]), tmp_path / "named", parties, server)
+    listed = in_process(load(path, ["federation.weights=[1.0, 2.0, 2.5, 3.0]"]), tmp_path / "listed", parties, server)
+    assert np.array_equal(heavy, listed)
+    assert not np.array_equal(heavy, plain)
+    load(path, [named]).write(path)
+    ended = over_link(path, tmp_path / "link", {f"p{i}": parties / f"p{i}" for i in range(4)})
+    assert set(ended.values()) == {"the run is over"}, ended
+    assert np.array_equal(model(tmp_path / "link"), heavy)
+    with pytest.raises(ConfigError, match='weights: none for "p1"'):
+        in_process(load(path, [named.replace("p1", "bob")]), tmp_path / "wrong", parties, server)
+
+
+def test_weights_follow_the_seats_of_named_attackers(tmp_path: Path) -> None:
+    path = federation(tmp_path, n=4, f=1, extra='[attack]\nkind = "bf"\n')
+    named = "federation.weights={p3 = 3.0, p0 = 1.0, p1 = 2.0, p2 = 2.5}"
+    options = LocalOptions(
+        config=load(path, [named]), out=tmp_path / "run", data=tmp_path / "parties", attackers=["p1"]
+    )
+    assert options.seated().config.federation.weights == [1.0, 2.5, 3.0, 2.0]

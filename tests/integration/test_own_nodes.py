@@ -14,6 +14,7 @@ from deploy.inprocess import run_in_process
 from deploy.local import LocalOptions
 from experiment.code import code_fingerprint
 from experiment.config import load
+from experiment.model_file import read_model
 from experiment.opened import open_config
 from foundation.errors import RunEndedError
 from link.flwr_compat import instruction
@@ -21,7 +22,6 @@ from link.queried import QueriedGrid
 from server.link import judge_of
 from server.monitor.exporters import Monitoring
 from server.run import run
-from server.run_folder.model import read_model
 from server.run_folder.writer import RunFolder
 from strategies.method import Vector
 from tests.local_grid import FIRST_NODE, LocalGrid

@@ -231,3 +231,39 @@ def test_with_tls_a_run_ends_at_the_same_bits(processes: Processes, digits: Path
     log = (out / "logs" / "server.log").read_text(encoding="utf-8")
     for name in ("honest-0", "honest-1", "honest-2", "evil-0", "evil-1"):
         assert f"is taken by {name}, by its certificate" in log
+
+
+def test_weights_by_certified_name(processes: Processes, digits: Path, tmp_path: Path) -> None:
+    """Seats follow the sorted names, a name without a weight is refused, and clients do not learn who weighs what."""
+    weights = "federation.weights={mal-0=2.0, mal-1=2.5, ada=2.0, bob=2.5, cy=3.0}"
+    changes = (*ATTACKED, "strategy.rounds=12", weights)
+    certs, out = tmp_path / "certs", tmp_path / "run"
+    init(certs, ["127.0.0.1"])
+    issue(certs, ["ada", "bob", "cy", "mal-0", "mal-1", "zoe"])
+    options = ("--listen", "127.0.0.1:0", "--out", out, "--tls", certs / "server")
+    server = processes.breakwater("server", digits, *options, *sets(*changes))
+    address = server.line(r"^listening on (\S+)")[1]
+    stranger = processes.breakwater("client", "--connect", address, "--tls", certs / "zoe")
+    stranger.ends(2)
+    assert "'zoe': has no weight in the server's [federation] weights" in stranger.said()
+    coalition = ("--name", "mal", "--seats", "2", "--attack", "alie", "--tls", certs)
+    clients = [processes.breakwater("client", "--connect", address, *coalition)]
+    clients += [
+        processes.breakwater("client", "--connect", address, "--tls", certs / name) for name in ("cy", "ada", "bob")
+    ]
+    for process in (server, *clients):
+        process.ends(0)
+    config = load(digits, changes).to_toml()
+    (expected,) = deque(trajectory(open_experiment(config, None, tmp_path)), maxlen=1)
+    assert x_of(out).tobytes() == expected.tobytes()
+    unweighted = load(digits, changes[:-1]).to_toml()
+    (other,) = deque(trajectory(open_experiment(unweighted, None, tmp_path)), maxlen=1)
+    assert x_of(out).tobytes() != other.tobytes()
+
+
+def test_weights_by_name_need_tls(processes: Processes, digits: Path, tmp_path: Path) -> None:
+    weights = "federation.weights={mal-0=2.0, mal-1=2.5, ada=2.0, bob=2.5, cy=3.0}"
+    options = ("--listen", "127.0.0.1:0", "--out", tmp_path / "run")
+    server = processes.breakwater("server", digits, *options, *sets(weights))
+    server.ends(2)
+    assert "[federation] weights by name: without TLS anybody can claim a name; give --tls" in server.said()

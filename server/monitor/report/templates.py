@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from foundation.text import escaped
 
-STYLE = """
+PALETTE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --page: #ffffff; --card: #f6f8fa; --line: #d0d7de;
   --grid: #e4e7eb; --link: #0550ae; --bad: #a40e26; --good: #116329;
   --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #b8578c; --c4: #b87400; --c5: #2b8cc4; }
@@ -23,7 +23,12 @@ STYLE = """
   :root { --ink: #e6e9ed; --soft: #a3abb5; --page: #14171b; --card: #1d2126; --line: #3a4149; --grid: #2c3238;
     --link: #79b8ff; --bad: #ff8f97; --good: #6fdd8b;
     --c0: #56b4e9; --c1: #f08a3c; --c2: #35c79b; --c3: #dd9cc2; --c4: #e69f00; --c5: #f0e442; } }
-* { box-sizing: border-box; }
+"""
+"""The colours of all pages, light and dark."""
+
+STYLE = (
+    PALETTE
+    + """* { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1340px; padding: 16px 24px 48px; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.55rem; line-height: 1.25; margin: .4em 0 .2em; overflow-wrap: anywhere; }
@@ -80,6 +85,7 @@ tbody tr:hover { background: var(--card); }
 @media (min-width: 640px) and (max-width: 1023px) { .grid { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
 @media print { .against { display: none; } .curves .grid figure { display: block !important; } }
 """
+)
 """Light and dark, one column on a phone and three on a desktop; no script and nothing from elsewhere."""
 
 _PAGE = """<!doctype html>

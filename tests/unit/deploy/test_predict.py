@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from deploy.cli import main
+from experiment.model_file import ModelForm
 from server.run_folder import MODEL
-from server.run_folder.model import ModelForm
 from server.run_folder.writer import RunFolder
 from tests.docs.blocks import blocks_of, commands
 from tests.unit.tasks.tables import loaded, rows, write

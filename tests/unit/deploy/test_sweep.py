@@ -302,6 +302,21 @@ def test_a_summary_has_the_median_and_the_range_over_the_seeds(tmp_path: Path) -
     assert "| bf | 0.5 | 0.3 (0.1 to 0.7) | 70.0 % (30.0 % to 90.0 %) | 2 (2 of 3) | 0.0002 |" in page
 
 
+def test_a_table_says_what_clients_claim_and_that_nobody_measured(tmp_path: Path) -> None:
+    runs = plan_of(tmp_path).runs({})
+    served, claimed, unknown = (outcome_of(tmp_path, run, [0.3, 0.7]) for run in runs[:3])
+    claimed = replace(claimed, summary={**claimed.summary, "measured_by": "clients"})
+    nothing = {"loss": None, "accuracy": None, "start": None, "measured_by": "none"}
+    unknown = replace(unknown, summary={**unknown.summary, **nothing})
+    found = list(csv.DictReader(io.StringIO(as_csv([row(each, []) for each in (served, claimed, unknown)]))))
+    assert [each["measured_by"] for each in found] == ["", "clients", ""]
+    assert [each["accuracy"] for each in found] == ["0.7", "0.7", ""]
+    assert "measured_by" not in as_csv([row(served, [])])
+    note = "Loss and accuracy are medians of what clients claim."
+    assert note in as_markdown("Title", ["attack", "alpha"], [served, claimed], [], [])
+    assert note not in as_markdown("Title", ["attack", "alpha"], [served, unknown], [], [])
+
+
 def test_a_page_says_what_diverged_and_what_failed(tmp_path: Path) -> None:
     runs = plan_of(tmp_path).runs({})
     wild = outcome_of(tmp_path, runs[0], [0.3, 0.1], losses=[0.7, None])

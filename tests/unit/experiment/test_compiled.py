@@ -42,6 +42,8 @@ class Sized:
     ("dim", "dtype", "compressor", "aggregates", "loaded"),
     [
         (LONG, "f4", [], True, ["rules", "packets"]),  # full gradients are screened too
+        (LONG, "f4", ["federation.weights=[3,2,1,1]"], True, ["rules with weights", "packets"]),
+        (LONG, "f4", ["federation.weights=[3,3,3,3]"], True, ["rules", "packets"]),  # equal ones are none
         (LONG, "f4", [], False, []),  # an honest client that sends its vector as it is
         (LONG, "f4", ["compressor.kind=identity", "compressor.values=float16"], False, ["packets"]),
         (LONG, "f4", ["compressor.kind=rand-k", "compressor.k=9"], False, ["packets"]),
@@ -53,7 +55,7 @@ def test_what_is_loaded(
     monkeypatch: pytest.MonkeyPatch, dim: int, dtype: str, compressor: list[str], aggregates: bool, loaded: list[str]
 ) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(weighted_rows, "prepare", lambda _: seen.append("rules"))
+    monkeypatch.setattr(weighted_rows, "prepare", lambda _, weighted: seen.append("rules" + " with weights" * weighted))
     monkeypatch.setattr(packing, "prepare", lambda _: seen.append("packets"))
     opened: Any = Opened(parse(CONFIG, compressor), Sized(dim, np.dtype(dtype)))
     assert prepare(opened, aggregates=aggregates) >= 0

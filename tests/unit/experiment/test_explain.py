@@ -113,6 +113,16 @@ def test_a_method_adds_its_own_warnings() -> None:
     assert lines(MARINA, *dm21, "strategy.vr=true")["warning"].startswith("strategy.batch = 0: full gradients have no")
 
 
+def test_who_measures_where_it_is_not_the_server_alone() -> None:
+    assert "evaluation" not in lines(MARINA)
+    assert lines(MARINA, "evaluation.by=none")["evaluation"] == "nobody measures the model"
+    claims = (
+        "all connected clients measure the model every 50 rounds; their claims are shown, with the median of at least"
+    )
+    assert lines(MARINA, "evaluation.by=clients")["evaluation"].startswith(f"{claims} 11 answers")
+    assert lines(MARINA, "evaluation.by=both")["evaluation"].startswith(f"the server, and {claims} 11 answers")
+
+
 def test_a_config_without_attack() -> None:
     said = lines(MARINA)
     assert said["attack"] == "none"

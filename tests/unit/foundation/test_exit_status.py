@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import pytest
 import shtab
 
@@ -24,6 +25,7 @@ import deploy.local
 import deploy.sweeps.sweep
 import deploy.versions
 import experiment.explain
+import experiment.model_file
 import link.watch
 import server.monitor.report
 import server.monitor.suspects
@@ -34,6 +36,7 @@ from foundation import origin
 from foundation.errors import ConfigError, Refused, ServerGone, Unwritten
 from server.monitor.live import LiveRun, Title
 from strategies.strategy import NoClientsError
+from tasks.table_model import Predictions
 
 ROOT = Path(__file__).parents[3]
 DEMO = str(ROOT / "deploy" / "configs" / "demo.toml")
@@ -76,6 +79,13 @@ def watched(**last: str) -> Callable[[pytest.MonkeyPatch], None]:
     return lambda patch: patch.setattr(link.watch, "follow", lambda *_, **__: iter([state]))
 
 
+class AModel:
+    """Predicts one row."""
+
+    def predict(self, table: Path) -> Predictions:
+        return Predictions(np.ones(1), (), None, None, 0)
+
+
 def returns(value: object) -> Callable[..., object]:
     return lambda *_, **__: value
 
@@ -101,6 +111,7 @@ def test_the_help_says_what_the_status_means() -> None:
 SERVER = ("server", DEMO, "--listen", "127.0.0.1:0")
 CLIENT = ("client", "--connect", "127.0.0.1:1", "--name", "a")
 SWEEP = ("sweep", str(ROOT / "benchmarks" / "experiments" / "clipping-a9a.toml"), "--reduced", "--out", "swept")
+PREDICT = ("predict", "a-model", "a.csv")
 WATCH = ("watch", "127.0.0.1:1")
 CASES: dict[tuple[str, int], tuple[tuple[str, ...], Callable[[pytest.MonkeyPatch], object]]] = {
     ("demo", 0): (("demo",), lambda p: p.setattr(deploy.demo, "demo", returns(0))),
@@ -124,6 +135,8 @@ CASES: dict[tuple[str, int], tuple[tuple[str, ...], Callable[[pytest.MonkeyPatch
     ("sweep", 2): (("sweep", "absent.toml", "--out", "swept"), lambda p: None),
     ("report", 0): (("report", "a-run"), lambda p: a_run("a-run")),
     ("report", 2): (("report", "absent"), lambda p: None),
+    ("predict", 0): (PREDICT, lambda p: p.setattr(experiment.model_file, "load_model", returns(AModel()))),
+    ("predict", 2): (PREDICT, lambda p: None),
     ("suspects", 0): (("suspects", "a-run"), lambda p: a_run("a-run")),
     ("suspects", 2): (("suspects", "absent"), lambda p: None),
     ("watch", 0): (WATCH, watched(goodbye="the run is over", line="finished after 5 rounds")),
@@ -162,6 +175,7 @@ INTERRUPTED: dict[str, tuple[tuple[str, ...], object, str]] = {
     "check": (("check", DEMO), experiment.explain, "explain"),
     "sweep": (SWEEP, deploy.sweeps.sweep, "sweep"),
     "report": (("report", "a-run"), server.monitor.report, "write_report"),
+    "predict": (PREDICT, experiment.model_file, "load_model"),
     "suspects": (("suspects", "a-run"), server.monitor.suspects, "tally"),
     "watch": (WATCH, link.watch, "follow"),
     "doctor": (("doctor",), deploy.doctor, "examine"),

@@ -67,3 +67,17 @@ def test_who_was_never_ready_gives_the_seat_back() -> None:
     seats.leave("a")
     assert seats.all() == {}
     assert seats.take("b").worker == 0
+
+
+def test_where_seats_are_given_by_name_no_other_name_may_sit() -> None:
+    seats = Seats(2, {"a": 0, "b": 1}, closed="has no weight")
+    with pytest.raises(NoSeat, match="'eve': has no weight") as refusal:
+        seats.take("eve")
+    assert not refusal.value.retry
+    with pytest.raises(NoSeat, match="'eve': has no weight"):
+        seats.take("eve", worker=0)
+    assert seats.take("b").worker == 1
+    with pytest.raises(NoSeat, match="seat 1: 'a' already holds seat 0"):
+        seats.take("a", worker=1)
+    seats.leave("b")
+    assert seats.take("b").worker == 1

@@ -11,7 +11,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from client.app import app as client_app
 from examples.plain_loop import trajectory
 from experiment.opened import open_experiment
-from foundation.errors import Silent
+from foundation.errors import ConfigError, Silent
 from link import flwr_compat
 from server.app import app
 from server.run_folder.reader import read_model, read_rounds
@@ -62,6 +62,26 @@ def test_the_server_app_runs_on_a_foreign_grid_to_the_same_model(tmp_path: Path)
     *_, x = trajectory(open_experiment(TEXT, None, None))
     assert np.array_equal(x_of(out), x)
     assert json.loads((out / "summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("attack", ['kind = "ipm"', 'kind = "optimal-alie"\nview = "omniscient"'])
+def test_weights_by_seat_give_the_same_model_on_a_foreign_grid(tmp_path: Path, attack: str) -> None:
+    text = TEXT.replace("byzantine = 1", "byzantine = 1\nweights = [3, 4, 2, 3]").replace('kind = "ipm"', attack)
+    out, config = tmp_path / "run", tmp_path / "config.toml"
+    config.write_text(text, encoding="utf-8")
+    serve(config, out=str(out))
+    *_, x = trajectory(open_experiment(text, None, None))
+    *_, unweighted = trajectory(open_experiment(TEXT.replace('kind = "ipm"', attack), None, None))
+    assert np.array_equal(x_of(out), x)
+    assert not np.array_equal(x_of(out), unweighted)
+
+
+def test_nodes_have_no_names_to_weigh(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    weights = "byzantine = 1\nweights = { ada = 3, bob = 4, cy = 2, di = 3 }"
+    config.write_text(TEXT.replace("byzantine = 1", weights), encoding="utf-8")
+    with pytest.raises(ConfigError, match="weights by name: nodes of a Flower run have none; give a list by seat"):
+        serve(config, out=str(tmp_path / "run"))
 
 
 def test_a_run_on_a_foreign_grid_goes_on_for_more_rounds_to_the_same_model(tmp_path: Path) -> None:

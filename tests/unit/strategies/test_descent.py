@@ -15,6 +15,7 @@ from strategies.method import STATELESS, Ask, Oracle, Packet, Past, Rows, Vector
 from strategies.radius import AUTO, FACTOR
 from strategies.robust_momentum_sgd import MOMENTUM, RobustMomentumSGD
 from strategies.robust_sgd import RobustSGD
+from strategies.weights import Masses
 from tests.toys import Quadratic, rng, size, vector
 
 COMMON: dict[str, Any] = {
@@ -54,9 +55,16 @@ def test_the_rule_is_told_the_last_aggregate() -> None:
     centers: list[Vector | None] = []
 
     class Listening(CoordinateMedian):
-        def weigh(self, rows: Rows, f: int, rng: np.random.Generator, center: Vector | None = None) -> Any:
+        def weigh(
+            self,
+            rows: Rows,
+            f: int,
+            rng: np.random.Generator,
+            center: Vector | None = None,
+            mass: Masses | None = None,
+        ) -> Any:
             centers.append(center)
-            return super().weigh(rows, f, rng, center)
+            return super().weigh(rows, f, rng, center, mass)
 
     listening = replace(SGD, aggregator=Listening())
     for before in (SGD.start(vector(1, 2)), state):

@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import breakwater as bw
+from experiment.model_file import ModelForm, load_model
 from foundation.errors import ConfigError
 from server.run_folder import MODEL
-from server.run_folder.model import ModelForm, load_model
 from server.run_folder.reader import read_model
 from server.run_folder.writer import RunFolder
 from strategies.method import Vector
@@ -186,6 +186,7 @@ def test_parquet_and_csv_give_the_same_predictions(path: Path, tmp_path: Path) -
         (lambda about: about["scaling"]["age"].update(fill=10**400), "fill = 1000"),
         (lambda about: about["scaling"].update({"x\n": about["scaling"]["age"]}), 'column "x?": is none of the config'),
         (lambda about: about["parameters"].append("other"), "is not the model of a run"),
+        (lambda about: about["parameters"].append("bias_1"), "it names a parameter twice"),
         (lambda about: about.update(parameters=7), "is not the model of a run"),
     ],
 )
@@ -194,6 +195,10 @@ def test_a_foreign_model_is_refused_in_one_line(path: Path, change: Change, word
         load_model(forged(path, change))
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_parameters_are_taken_by_name(path: Path, x: Vector) -> None:
+    assert load_model(forged(path, lambda about: about["parameters"].reverse())).x.tobytes() == x.tobytes()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

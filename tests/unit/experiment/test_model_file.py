@@ -13,9 +13,9 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from experiment.model_file import ModelForm
 from foundation.errors import ConfigError
 from server.run_folder import MODEL
-from server.run_folder.model import ModelForm
 from server.run_folder.reader import read_model
 from server.run_folder.writer import RunFolder
 from strategies.method import Evaluation, Vector

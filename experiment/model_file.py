@@ -19,9 +19,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
+from experiment import MODEL
 from foundation.errors import ConfigError
-from server.run_folder import MODEL
+from foundation.files import replacing
 from strategies.method import Vector
 from tasks.contract import Problem
 from tasks.table_model import TableModel
@@ -106,6 +108,34 @@ class ModelForm:
         return tensors, {_PARAMETERS: json.dumps(list(self.shapes))}
 
 
+def write_model(path: Path, x: Vector, form: ModelForm) -> None:
+    """Write a model's file in one step.
+
+    Args:
+        path: of the file.
+        x: shape (d,).
+        form: of the task.
+
+    Raises:
+        OSError: it cannot be written; the old file is as it was.
+    """
+    arrays, metadata = form.arrays(x)
+    with replacing(path) as draft:
+        write_arrays(arrays, draft, metadata)
+
+
+def write_arrays(arrays: Tensors, path: Path, metadata: dict[str, str] | None) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path, metadata)
+    except SafetensorError as error:  # its name for an error of the system
+        raise OSError(None, str(error)) from error
+
+
 def read_model(folder: Path) -> Model:
     """Return the model of a run folder, of this version or an older one.
 
@@ -131,11 +161,11 @@ def load_model(path: str | os.PathLike[str]) -> TableModel:
         model, path = read_model(path), path / MODEL
     else:
         model = read_model_file(path)
-    if model.table is None or model.x is None:
+    if model.table is None:
         fix = "load the model of another task with breakwater.Run or safetensors"
         raise ConfigError(f'{path}: is no model of a table task (kind = "table"), and only these can predict; {fix}')
     try:
-        return TableModel.of(model.x, model.tensors, model.table)
+        return TableModel.of(model.tensors, model.table)
     except ValueError as error:
         raise ConfigError(f"{path}: is no model of a table task: {error}") from None
 
@@ -184,5 +214,7 @@ def _split(x: Vector, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArra
 
 def _joined(arrays: Tensors, names: list[str]) -> Vector:
     """Return the vector that consists of these arrays."""
+    if len(set(names)) < len(names):
+        raise ValueError("it names a parameter twice")
     x: Vector = np.concatenate([arrays[name].reshape(-1) for name in names])
     return x

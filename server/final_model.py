@@ -1,0 +1,48 @@
+"""At the end of a run, every connected client with data of its own is sent the final model."""
+
+import logging
+
+from flwr.app import Message, RecordDict
+
+from experiment.opened import Experiment
+from foundation.text import kind_and_line
+from link import codec
+from link.invitation import MODEL
+from link.transport import Transport
+from strategies.method import AGREEMENT, Vector
+
+log = logging.getLogger("breakwater.server")
+
+
+def send_model(experiment: Experiment, transport: Transport, x: Vector) -> None:
+    """Send the final model, and wait for the answers until the deadline of a round. Never raises.
+
+    Each client is sent the agreement too: one that was never sampled does not have it. What clients answer has no
+    effect; one that has gone, or does not answer, misses the model.
+
+    Args:
+        experiment: settled.
+        transport: where the clients are.
+        x: the model as the run folder has it, shape (d,).
+    """
+    federation = experiment.config.federation
+    deadline_s = federation.flower_deadline_s if transport.polled else federation.longest_deadline_s
+    content = RecordDict({MODEL: codec.to_arrays(x)})
+    if experiment.agreement is not None:
+        content[AGREEMENT] = experiment.agreement.record()
+    try:
+        nodes = transport.nodes()
+        messages = [Message(content, node, f"query.{MODEL}", ttl=deadline_s) for node in nodes.values()]
+        replies = list(transport.send_and_receive(messages, timeout=deadline_s)) if messages else []
+        took = {each.metadata.reply_to_message_id for each in replies if not each.has_error()}
+        missed = [
+            transport.name(worker)
+            for message, worker in zip(messages, nodes, strict=True)
+            if message.metadata.message_id not in took
+        ]
+    except Exception as error:  # the run is over and its results are written
+        log.error("the final model could not be sent to the clients: %s", kind_and_line(error))
+        return
+    log.info("%d of %d connected clients took the final model", len(messages) - len(missed), len(messages))
+    if missed:
+        log.warning("the final model did not reach %s", ", ".join(missed[:10]) + " ..." * (len(missed) > 10))
