@@ -152,8 +152,7 @@ def identify(problem: Problem, data: Reading = "whole") -> TaskIdentity:
 def identify_party(problem: Problem, *, at_server: bool, samples: bool) -> TaskIdentity:
     """Return the identity of a loaded task whose parties each have their own data.
 
-    Of the values of the data it holds no more than L_i, to three digits: whoever guesses a party's table could confirm a
-    digest.
+    Of the values of the data it holds at most L_i, to three digits: a digest could be confirmed by guessing a table.
 
     Args:
         problem: as it was loaded.

@@ -4,6 +4,7 @@ The data are full of markers. None of them may be in a frame, in either directio
 owner, or in the run folder.
 """
 
+import hashlib
 import json
 import struct
 from collections import Counter, defaultdict
@@ -159,7 +160,7 @@ class Federation:
         self.config.write_text(config)
         self.clients: dict[str, Process] = {}
         address = free_address()
-        words = ["server", self.config, "--listen", address, "--out", self.out]
+        words: list[str | Path] = ["server", self.config, "--listen", address, "--out", self.out]
         self.server = forked.breakwater(*words, prelude=prelude)
         self.server.line("listening on")
         self.proxy = Proxy(address, keep=True)
@@ -214,7 +215,7 @@ def kind_of(raw: bytes, dim: int) -> str:
             assert frame.hello.protocol == PROTOCOL
             return "hello"
         case "ready":
-            _check_declaration(frame.ready.task)
+            check_declaration(frame.ready.task)
             return "ready"
         case "envelope":
             assert {field.name for field, _ in frame.envelope.ListFields()} <= {"id", "error", "content"}
@@ -225,7 +226,8 @@ def kind_of(raw: bytes, dim: int) -> str:
             raise AssertionError(f"a frame that nobody declares: {other}")
 
 
-def _check_declaration(task: str) -> None:
+def check_declaration(task: str) -> None:
+    """Check that a client declares nothing else when it joins."""
     declared = json.loads(task)
     assert declared.keys() <= DECLARED, declared.keys() - DECLARED
     assert declared["code"].keys() == {"version", "fingerprint", "revisions"}
@@ -236,6 +238,8 @@ def kind_of_answer(answer: RecordDict | Error, dim: int) -> str:
     if isinstance(answer, Error):
         assert answer.reason in FIXED
         return "error"
+    if not answer:
+        return "model"  # the final one has come
     ((name, record),) = answer.items()
     if name == "p":
         _check_packet(record, dim)
@@ -293,7 +297,7 @@ def test_clients_with_tables_send_what_is_declared_and_nothing_else(forked: Fork
     assert made.client("other", config=other).wait() != 0
     assert "[strategy] batch: the server has 8, the file given has 9" in made.clients["other"].said()
     for i, name in enumerate(honest):
-        made.client(name, "--worker", str(i))
+        made.client(name, "--worker", str(i), "--ledger", tmp_path / f"{name}.jsonl")
     made.end(*honest)
 
     said = made.conversations()
@@ -304,7 +308,12 @@ def test_clients_with_tables_send_what_is_declared_and_nothing_else(forked: Fork
     rounds = rounds_of(made.out)
     for i, name in enumerate(honest):
         took_part = sum(i in each["accepted"] for each in rounds)
-        assert kinds[name] == {"hello": 1, "ready": 1, STATISTICS: 1, "measures": 3, "p": took_part}
+        measured = sum("claims" in each for each in rounds) + 1  # the model before round 1 too
+        assert kinds[name] == {"hello": 1, "ready": 1, STATISTICS: 1, "measures": measured, "p": took_part, "model": 1}
+        ledger = [json.loads(text) for text in (tmp_path / f"{name}.jsonl").read_text().splitlines()][1:]
+        frames = [raw for conversation in said[name] for raw in conversation.messages]
+        assert [each["sha256"] for each in ledger] == [hashlib.sha256(raw).hexdigest() for raw in frames]
+        no_marker_in((tmp_path / f"{name}.jsonl").read_bytes(), "the ledger")
     headers = {tuple(sorted(each.headers)) for conversations in said.values() for each in conversations}
     assert len(headers) == 1, "they say nothing about the client"
     made.search("broken")
@@ -328,8 +337,8 @@ def test_a_failing_loss_of_a_custom_task_tells_nothing(forked: ForkServer, tmp_p
 
     said = made.conversations()
     kinds = {name: kinds_of(said[name], 3) for name in names}
-    assert set(kinds["p1"]) == {"hello", "ready", "error"}
-    assert all(set(kinds[name]) == {"hello", "ready", "measures", "p"} for name in names if name != "p1")
+    assert set(kinds["p1"]) == {"hello", "ready", "error", "model"}
+    assert all(set(kinds[name]) == {"hello", "ready", "measures", "p", "model"} for name in names if name != "p1")
     assert "could not convert" in made.clients["p1"].said(), "its owner is told"
     rejected = [reply for each in rounds_of(made.out) for reply in each["rejected"]]
     assert {(reply["client"], reply["reason"]) for reply in rejected} == {("p1", reason) for reason in FIXED}

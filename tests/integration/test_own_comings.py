@@ -254,7 +254,9 @@ _GRID = inprocess._grid
 def with_lies(config: Path, out: Path, lies: Mapping[str, Lie]) -> Liars:
     """Run a federation in which some lie; return what the others said."""
     liars = Liars(lies)
-    options = LocalOptions(config=load(config, {"attack.kind": "bf"}), out=out, data=config.parent / "parties", monitoring=SILENT)
+    options = LocalOptions(
+        config=load(config, {"attack.kind": "bf"}), out=out, data=config.parent / "parties", monitoring=SILENT
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inprocess, "_grid", liars.grid)
         run_in_process(options)
