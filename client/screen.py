@@ -30,7 +30,7 @@ def _parts(known: Standing) -> list[str]:
         at = "" if known.round is None else f"round {known.round}: "
         parts.append(f"{at}asked {known.asked}, answered {known.answered}")
     if known.bytes:
-        length = "" if known.norm is None else f", norm {known.norm:.4g}"
+        length = "" if known.norm is None else f", newest update of norm {known.norm:.4g}"
         parts.append(f"sent {size(known.bytes)}, last {known.kind} of {size(known.last_bytes)}{length}")
     if known.measured is not None:
         accuracy = known.measured.accuracy
@@ -84,4 +84,5 @@ class Screen:
         self._console.print(Text(line_of(name, standing)), soft_wrap=True)
 
     def _draw(self) -> Group:
-        return Group(*(Text(line_of(name, each)) for name, each in list(self._shown.items())))
+        lines = [line_of(name, each) for name, each in list(self._shown.items())]
+        return Group(*(Text(line, no_wrap=False, overflow="fold") for line in lines))

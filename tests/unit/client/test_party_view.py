@@ -270,7 +270,7 @@ def test_the_terminal_shows_where_a_client_is() -> None:
     )
     assert line_of("alice", known) == (
         "alice  connected as worker 2 of 5  round 40: asked 12, answered 11  "
-        "sent 1.5 kB, last train of 64 B, norm 0.25  own data (round 30): loss 0.5, accuracy 87.5 %"
+        "sent 1.5 kB, last train of 64 B, newest update of norm 0.25  own data (round 30): loss 0.5, accuracy 87.5 %"
     )
     assert line_of("bob", Standing(reason="refused\x1b[31m")) == "bob  not connected: refused?[31m"
 
@@ -288,13 +288,16 @@ def test_without_a_terminal_lines_are_few_and_the_last_one_says_how_it_ended() -
     assert "round 49: asked 49, answered 49  sent 4.9 kB" in line
 
 
-def test_a_terminal_gets_one_line_that_is_rewritten() -> None:
+def test_a_terminal_gets_one_line_that_is_rewritten_and_folded_where_it_is_narrow() -> None:
     out = io.StringIO()
-    with Screen(Console(file=out, force_terminal=True, width=200)) as screen:
+    with Screen(Console(file=out, force_terminal=True, width=30, soft_wrap=True)) as screen:
         observers = Observers(view=screen)
         observers.connected("a", 0, 3)
-        observers.lost("a", "gone")
-    assert out.getvalue().splitlines()[-1].endswith("gone") or "not connected: gone" in out.getvalue()
+        observers.lost("a", "the server " + "is far away and " * 5 + "gone")
+    shown = out.getvalue().rpartition("\x1b[2K")[2]
+    assert "not connected" in shown
+    assert "gone" in shown
+    assert len(shown.splitlines()) > 3
 
 
 def test_norms_for_people_are_computed_now_and_then_and_for_a_ledger_always(tmp_path: Path) -> None:
