@@ -99,6 +99,9 @@ class LocalOptions:
                 option = "--attackers" if self.attackers else "--server-data"
                 raise ConfigError(f'{option}: needs [task] partition = "own"; else the last f clients attack')
             return None
+        if self.attackers and self.config.attack is None:
+            fix = "name one in [attack], or with --set attack.kind=foe"
+            raise ConfigError(f"--attackers {','.join(self.attackers)}: the config has no attack; {fix}")
         parties = Parties.of(self.config, self.data, self.attackers)
         for name in parties.names.values():
             if (flaw := flaw_of_name(name)) is not None:
@@ -146,9 +149,9 @@ class LocalFederation:
         n, f = config.federation.clients, config.federation.byzantine
         check_attack(config)
         self.options = self.options.seated()
-        parties = self.options.parties()
+        parties, honest = self.options.parties(), n if config.attack is None else n - f
         files.allow(files.for_server(n, page=self.options.monitoring.web is not None), f"a run of {n} clients")
-        files.allow(files.for_launcher(n - f + 2), f"a run of {n} clients")
+        files.allow(files.for_launcher(honest + 2), f"a run of {n} clients")
         logs.make_folder(self.options.out / "logs", f"run folder {self.options.out}")
         try:
             context = fork_server(config.task.modules())
@@ -160,8 +163,8 @@ class LocalFederation:
             self._pipe = here
             width = len(str(n - 1))
             names = parties.names if parties else {worker: f"client-{worker:0{width}}" for worker in range(n)}
-            parts = [(names[worker], [worker]) for worker in range(n - f)]
-            for name, seats in parts + [("byzantine", list(range(n - f, n)))] * bool(f):
+            parts = [(names[worker], [worker]) for worker in range(honest)]
+            for name, seats in parts + [("byzantine", list(range(honest, n)))] * (honest < n):
                 part = _Part(name, seats, None if parties is None else parties)
                 process = context.Process(target=_take_part, args=(self.options, self.address, part), name=name)
                 process.start()
@@ -269,11 +272,13 @@ class LocalFederation:
 def check_attack(config: Config) -> None:
     """Refuse a config with Byzantine clients, but without an attack.
 
+    Where clients have their own data, all of them are then honest: it is the config of the real federation.
+
     Raises:
         ConfigError: there are Byzantine clients, but no ``[attack]`` section.
     """
     f = config.federation.byzantine
-    if f and config.attack is None:
+    if f and config.attack is None and not config.own_data:
         fix = "add one, or set federation.byzantine = 0"
         raise ConfigError(f"federation.byzantine = {f} without an [attack] section for a local run: {fix}")
 

@@ -158,7 +158,8 @@ def resolved(config: configs.Config, problem: Problem, setting: Setting) -> Expe
     if not config.own_data:
         return Experiment(configs.resolve(config, problem), problem, setting)
     if setting.party == "server" and config.server_evaluates and not getattr(problem, "has_test_data", True):
-        where = "the server has no test data; name their folder, or let the clients measure the model"
+        folder = "name their folder with --data (of `breakwater run`: --server-data)"
+        where = f"the server has no test data; {folder}, or let the clients measure the model"
         raise ConfigError(f'[evaluation] by = "{config.evaluated_by}": {where}')
     return _before_joining(config, problem, setting)
 

@@ -124,8 +124,9 @@ class CustomTask:
         def local(folder: Path) -> "tuple[Tensor, Tensor]":
             return made.read(user.local_data(folder), "local_data")
 
-        def test(folder: Path | None) -> "tuple[Tensor, Tensor]":
-            return made.read(_test_data(user, folder), "test_data")
+        def test(folder: Path | None) -> "tuple[Tensor, Tensor] | None":
+            given = _test_data(user, folder)
+            return None if given is None else made.read(given, "test_data")
 
         return OwnDataTask(
             model=user.model,

@@ -32,7 +32,8 @@ class OwnDataTask:
     Args:
         model: builds the module; called once, under a seed of the run.
         local: returns the data of a party, given its folder; called at clients only.
-        test: returns the server's test set, given its folder or None; called at the server only. None for no test set.
+        test: returns the server's test set, given its folder or None; called at the server only. None for no test set,
+            here or as what it returns.
         task: makes the rest of the task from training data and test data.
         flips: the task has its own way to flip targets.
         test_share: the part of a party's rows that it keeps back to measure models.
@@ -41,7 +42,7 @@ class OwnDataTask:
 
     model: Callable[[], nn.Module]
     local: Callable[[Path], Pair]
-    test: Callable[[Path | None], Pair] | None
+    test: Callable[[Path | None], Pair | None] | None
     task: Callable[[Pair, Pair], TorchTask]
     flips: bool = False
     test_share: float = 0.0

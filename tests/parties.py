@@ -26,7 +26,7 @@ class Points:
         return self.read(folder / "points.csv")
 
     def test_data(self, folder):
-        return self.read(folder / "points.csv")
+        return None if folder is None else self.read(folder / "points.csv")
 
     def train_data(self):
         return self.read(Path(__file__).parent / "points.csv")

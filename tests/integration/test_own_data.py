@@ -300,6 +300,27 @@ def test_a_rehearsal_names_wrong_folders(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             replace(options, **change).parties()
+    with pytest.raises(ConfigError, match="--attackers p1: the config has no attack; name one in"):
+        replace(options, config=load(tmp_path / "study.toml")).parties()
+
+
+def test_a_rehearsal_without_an_attack_is_the_real_federation_with_honest_clients(tmp_path: Path) -> None:
+    path = federation(tmp_path)
+    in_process(load(path), tmp_path / "one", tmp_path / "parties", tmp_path / "server")
+    over_link(path, tmp_path / "link", folders_of(tmp_path))
+    assert np.array_equal(model(tmp_path / "link"), model(tmp_path / "one"))
+
+
+def test_a_server_without_a_folder_needs_no_test_set(tmp_path: Path) -> None:
+    path = federation(tmp_path)
+    in_process(load(path), tmp_path / "out", tmp_path / "parties")
+    summary = read_summary(tmp_path / "out")
+    assert summary is not None
+    assert summary["measured_by"] == "clients"
+    with pytest.raises(
+        ConfigError, match=r"no test data; name their folder with --data \(of `breakwater run`: --server-data\)"
+    ):
+        in_process(load(path, {"evaluation.by": "server"}), tmp_path / "other", tmp_path / "parties")
 
 
 @pytest.mark.slow

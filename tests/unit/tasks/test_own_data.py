@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from experiment.config import load
 from tasks.contract import Setting, TaskError
 from tasks.digits import DigitsTask
 from tasks.identity import identify_party
+from tasks.own_problem import OwnProblem
 from tasks.partition import kept_back, split
 from tests.parties import federation, points
 
@@ -168,3 +170,10 @@ class Pairs(Dataset):
 def test_tasks_that_split_shared_data_refuse_own_data() -> None:
     with pytest.raises(ValueError, match='partition = "own": kind = "digits" splits data that all processes have'):
         DigitsTask(partition="own")
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_class_that_loads_itself_may_say_whether_the_server_has_a_test_set(has: bool) -> None:
+    gave = dict.fromkeys(("initial", "oracle", "evaluate", "smoothness", "optimum"))
+    problem = SimpleNamespace(dim=1, dtype="float32", samples=0, has_test_data=has, **gave)
+    assert OwnProblem(problem, own_data=True).has_test_data is has
