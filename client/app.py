@@ -275,7 +275,11 @@ def join(message: Message, context: Context) -> Message:
         run, node = RunConfig.read(context.run_config), NodeConfig.read(context.node_config)
         own = _loaded(context.run_id, run).own_data
         reason = invited.take_part(message.content, run, node)
-    except BreakwaterError as error:
-        reply = refusal(error, message)
-        return refusal(ConfigError(FAILED_TEXT), message) if own else reply
+    except Exception as error:  # with own data, whatever it says may be about them
+        if not own and not isinstance(error, BreakwaterError):
+            raise
+        if not own:
+            return refusal(error, message)
+        log.error("%s", error if isinstance(error, BreakwaterError) else kind_and_line(error))
+        return refusal(ConfigError(FAILED_TEXT), message)
     return Message(RecordDict({JOIN: ConfigRecord({"reason": reason})}), reply_to=message)

@@ -102,7 +102,7 @@ class PartyApp:
     def __call__(self, message: Message, context: Context) -> Message:
         """Answer an instruction; raise only what stands for a Byzantine fault of the wire."""
         try:
-            return self._screened(self._answer(message, context), message)
+            return self._answer(message, context)
         except (Silent, Broken):
             raise
         except Exception:  # whatever it says may be about the data
@@ -122,7 +122,7 @@ class PartyApp:
             return error(message, f"{UNPREPARED}: this client has not been sent the agreement")
         if kind == f"query.{MODEL}":
             return self._take_model(message)
-        return self._inner(message, context)
+        return self._screened(self._inner(message, context), message)
 
     def _agree(self, content: RecordDict, context: Context) -> None:
         """Take the agreement from an instruction, or from the state of a node that had it before.
@@ -171,12 +171,10 @@ class PartyApp:
         return Message(RecordDict({STATISTICS: record}), reply_to=message)
 
     def _screened(self, reply: Message, message: Message) -> Message:
-        """Replace the text of an error, unless it is one of the fixed ones."""
+        """Replace the text of an error, whatever it begins with: the owner's code may have raised it."""
         if not reply.has_error():
             return reply
         reason = reply.error.reason or ""
-        if reason.partition(":")[0] in (DECLINED, UNPREPARED, FAILED):
-            return reply
         log.error("the server is told that this instruction failed, and not why: %s", reason)
         known = next((slug for slug in (STALE, ATTACK_FAILED) if reason.startswith(slug)), None)
         return error(message, FAILED_TEXT if known is None else f"{known}: the client's own log has the reason")

@@ -24,6 +24,7 @@ from experiment.code import Code
 from experiment.compiled import prepare
 from experiment.opened import CONFIG, Experiment, identity_of, load_task, open_config, resolved, try_out
 from foundation.errors import ConfigError, OtherTask, Refused
+from foundation.text import kind_and_line
 from link.invitation import TASK
 from link.node import Prepared
 from link.wire import Welcome
@@ -242,9 +243,13 @@ def count_of(problem: Problem, worker: int) -> int:
 
 
 def own_measure(problem: Problem, worker: int, x: Vector) -> Evaluation | None:
-    """Return a model measured on a party's own data; None where the task cannot."""
+    """Return the final model measured on a party's own data; None where the task cannot."""
     measure: Any = getattr(problem, "measure", None)
-    return None if measure is None else measure(worker, x)
+    try:
+        return None if measure is None else measure(worker, x)
+    except Exception as error:  # the owner's code; the model has come all the same
+        log.warning("the final model cannot be measured on the data here: %s", kind_and_line(error))
+        return None
 
 
 def _known(experiment: Callable[[], Experiment | None], worker: int) -> Known:

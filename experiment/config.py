@@ -248,12 +248,12 @@ class Config(Section):
     @property
     def own_data(self) -> bool:
         """Whether each client has data of its own, which no other process can read."""
-        return self.task.partition == OWN
+        return getattr(self.task, "partition", "") == OWN  # a task of yours may have none
 
     @property
     def evaluated_by(self) -> Literal["server", "clients", "both", "none"]:
         """Who measures the model, with the default filled in."""
-        return self.evaluation.by or ("clients" if self.task.partition == "own" else "server")
+        return self.evaluation.by or ("clients" if self.own_data else "server")
 
     @property
     def server_evaluates(self) -> bool:

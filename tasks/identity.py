@@ -152,7 +152,7 @@ def identify(problem: Problem, data: Reading = "whole") -> TaskIdentity:
 def identify_party(problem: Problem, *, at_server: bool, samples: bool) -> TaskIdentity:
     """Return the identity of a loaded task whose parties each have their own data.
 
-    Nothing of it depends on the values of the data: whoever guesses a party's table could confirm a digest.
+    Of the values of the data it holds at most L_i, to three digits: a digest could be confirmed by guessing a table.
 
     Args:
         problem: as it was loaded.
@@ -163,7 +163,7 @@ def identify_party(problem: Problem, *, at_server: bool, samples: bool) -> TaskI
     if at_server:
         return replace(found, samples="")
     known = problem.smoothness
-    return replace(found, samples=found.samples if samples else "", smoothness="" if known is None else repr(known))
+    return replace(found, samples=found.samples if samples else "", smoothness="" if known is None else f"{known:.3g}")
 
 
 def remember_files(problem: Any, files: Mapping[str, str]) -> None:

@@ -186,7 +186,7 @@ class Gate(Proxy):
         self.cut()
         super().close()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, way: str) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, way: str, kept: dict[str, bytearray]) -> None:
         with self._moved:
             self._open.append(source)
 

@@ -283,10 +283,18 @@ class Processes:
 
 
 class Proxy:
-    """A TCP proxy that counts the bytes it passes on, in both directions."""
+    """A TCP proxy that counts the bytes it passes on, in both directions.
 
-    def __init__(self, target: str) -> None:
+    Args:
+        target: HOST:PORT.
+        keep: keep the bytes too, in ``kept``.
+    """
+
+    def __init__(self, target: str, *, keep: bool = False) -> None:
         self.up = self.down = 0
+        self.kept: list[dict[str, bytearray]] = []
+        """What went "up" and "down" on each connection, in the order of their beginnings."""
+        self._keep = keep
         host, _, port = target.rpartition(":")
         self._target = host, int(port)
         self._lock = threading.Lock()
@@ -311,16 +319,20 @@ class Proxy:
                 server = socket.create_connection(self._target)
             except OSError:
                 return
+            kept = {"up": bytearray(), "down": bytearray()}
+            self.kept.append(kept)
             for source, sink, way in ((client, server, "up"), (server, client, "down")):
-                thread = threading.Thread(target=self._pump, args=(source, sink, way), daemon=True)
+                thread = threading.Thread(target=self._pump, args=(source, sink, way, kept), daemon=True)
                 self._threads.append(thread)
                 thread.start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, way: str) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, way: str, kept: dict[str, bytearray]) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
                 with self._lock:
                     setattr(self, way, getattr(self, way) + len(data))
+                    if self._keep:
+                        kept[way] += data
                 sink.sendall(data)
         for end in (source, sink):
             with suppress(OSError):

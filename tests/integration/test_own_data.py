@@ -35,7 +35,9 @@ from server.run_folder.writer import RunFolder
 from strategies.claims import NO_EVALUATION
 from strategies.method import AGREEMENT, Vector
 from tasks.partition import split
+from tests.integration.processes import rounds_of
 from tests.parties import federation, points
+from tests.unit.tasks import tables
 
 SILENT = Monitoring(quiet=True, pictures=False)
 SOON_S = 30.0
@@ -114,6 +116,60 @@ def test_own_folders_give_the_trajectory_of_the_same_rows_of_shared_data(tmp_pat
     over_own = in_process(own, tmp_path / "own", tmp_path / "parties", tmp_path / "server")
     over_shared = in_process(shared, tmp_path / "shared", tmp_path / "server")
     assert np.array_equal(over_own, over_shared)
+
+
+TABLE = """
+[federation]
+clients = 6
+byzantine = 2
+seed = 4
+[task]
+kind = "table"
+file = "t.csv"
+target = "outcome"
+classes = ["no", "yes"]
+numeric = ["age", "bmi"]
+categorical = { sex = ["f", "m"] }
+[strategy]
+kind = "byz-vr-marina-pp"
+rounds = 12
+gamma = "5/L"
+p = 0.4
+cohort = 5
+batch = 8
+clip = false
+[aggregator]
+kind = "cm"
+[attack]
+kind = "alie"
+z = 1.5
+view = "coalition"
+[evaluation]
+every = 12
+by = "clients"
+"""
+
+
+@pytest.mark.parametrize("partition", ["iid", "dirichlet(0.5)"])
+def test_own_tables_give_the_trajectory_of_the_same_rows_of_a_shared_one(tmp_path: Path, partition: str) -> None:
+    lines = tables.rows(400)
+    config = tmp_path / "study.toml"
+    config.write_text(TABLE)
+    targets = np.array([line.endswith("yes") for line in lines]).astype(int)
+    tables.write(tmp_path / "shared", lines)
+    for worker, rows in enumerate(split(partition, targets, 6, 4)):
+        tables.write(tmp_path / "parties" / f"p{worker}", [lines[row] for row in rows])
+    over_own = in_process(load(config, {"task.partition": "own"}), tmp_path / "own", tmp_path / "parties")
+    over_shared = in_process(load(config, {"task.partition": partition}), tmp_path / "all", tmp_path / "shared")
+    assert np.array_equal(over_own, over_shared)
+    assert np.any(over_own)
+    for mine, theirs in zip(rounds_of(tmp_path / "own"), rounds_of(tmp_path / "all"), strict=True):
+        for key in ("kind", "accepted", "step_norm", "distance", "cosine"):
+            assert mine[key] == theirs[key]
+        for claims in (mine.get("claims"), theirs.get("claims")):
+            assert claims is None or claims.pop("bytes")
+            assert claims is None or len(claims.pop("clients")) == 6  # whose names differ
+        assert mine.get("claims") == theirs.get("claims")
 
 
 def test_over_the_link_as_in_one_process_with_the_median_of_the_counts(tmp_path: Path) -> None:

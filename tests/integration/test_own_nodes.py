@@ -1,5 +1,6 @@
 """Flower nodes with data of their own, each message in a new process as far as the node can tell."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,20 +11,24 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 
 from client import app as nodes
+from client import invited
 from deploy.inprocess import run_in_process
 from deploy.local import LocalOptions
 from experiment.code import code_fingerprint
 from experiment.config import load
 from experiment.model_file import read_model
 from experiment.opened import open_config
-from foundation.errors import RunEndedError
+from foundation.errors import ConfigError, RunEndedError
 from link.flwr_compat import instruction
+from link.invitation import JOIN, WHO
 from link.queried import QueriedGrid
+from link.wire import Payload
 from server.link import judge_of
 from server.monitor.exporters import Monitoring
 from server.run import run
 from server.run_folder.writer import RunFolder
 from strategies.method import Vector
+from tests.integration import test_bytes_accounted as bytes_accounted
 from tests.local_grid import FIRST_NODE, LocalGrid
 from tests.parties import federation
 
@@ -107,6 +112,44 @@ def test_a_node_says_no_word_of_its_data(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(RunEndedError, match="1 of 4 nodes: cannot take part: failed: the client's own log"):
         through_flower(path, tmp_path / "out", seats, monkeypatch)
     assert "HIV" not in "".join(map(repr, (reply.content for reply in seats.said if reply.has_content())))
+
+
+def test_nodes_with_tables_answer_with_what_is_declared_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(4):
+        bytes_accounted.visits(tmp_path / "parties" / f"p{i}", i)
+    (tmp_path / "server").mkdir()
+    path = tmp_path / "study.toml"
+    text = bytes_accounted.CONFIG.format(clients=4, more="", task=bytes_accounted.TABLE)
+    path.write_text(text.replace("rounds = 6", "rounds = 3").replace("byzantine = 1", "byzantine = 0"))
+    seats = Nodes(path)
+    through_flower(path, tmp_path / "out", seats, monkeypatch)
+    kinds = Counter[str]()
+    for reply in seats.said:
+        content = reply.content
+        who = content.config_records.get(WHO)
+        if who is None:
+            kinds[bytes_accounted.kind_of_answer(content, 5)] += 1
+        else:
+            assert who.keys() == {"fingerprint", "version", "task", "index"}
+            bytes_accounted.check_declaration(str(who["task"]))
+        bytes_accounted.no_marker_in(Payload(content).envelope(), "a reply")
+    assert kinds == {"breakwater_statistics": 4, "p": 12, "measures": 8, "model": 4}
+    for file in (tmp_path / "out").rglob("*.*"):
+        bytes_accounted.no_marker_in(file.read_bytes(), str(file))
+
+
+@pytest.mark.parametrize("error", [ValueError("HIV+"), ConfigError("HIV+"), KeyError("HIV+")])
+def test_an_invited_node_that_cannot_take_part_says_no_word_of_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def take_part(*_: object) -> str:
+        raise error
+
+    monkeypatch.setattr(invited, "take_part", take_part)
+    (reply,) = Nodes(federation(tmp_path)).answer(0, Message(RecordDict(), FIRST_NODE, f"query.{JOIN}", ttl=9.0))
+    assert reply.error.reason == "failed: the client's own log has the reason"
 
 
 def test_a_node_whose_owner_has_another_config_does_not_take_part(

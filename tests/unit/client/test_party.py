@@ -13,7 +13,7 @@ from foundation.errors import Broken, ConfigError, Silent
 from foundation.faults import Fault
 from link.flwr_compat import APP_RAISED, instruction
 from link.invitation import STATISTICS
-from strategies.method import AGREEMENT, ATTACK_FAILED, STALE
+from strategies.method import AGREEMENT, ATTACK_FAILED, DECLINED, FAILED, STALE, UNPREPARED
 from tests.parties import CONFIG
 
 MARKER = "HIV+ 1987-02-03"
@@ -74,7 +74,7 @@ def test_no_exception_leaves_with_its_text(error: Exception, caplog: pytest.LogC
     assert MARKER in caplog.text
 
 
-@pytest.mark.parametrize("slug", [STALE, ATTACK_FAILED, "error", ""])
+@pytest.mark.parametrize("slug", [STALE, ATTACK_FAILED, FAILED, DECLINED, UNPREPARED, "error", ""])
 def test_no_error_reply_leaves_with_its_text(slug: str) -> None:
     def replying(message: Message, context: Context) -> Message:
         return Message(Error(APP_RAISED, f"{slug}: {MARKER}"), reply_to=message)
