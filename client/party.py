@@ -71,7 +71,8 @@ class Limits:
             if used < least:
                 what = f"strategy.{key} = {size} gives gradients of {used} samples of this client's {samples}"
                 option = f"--min-batch {least}" if self.min_batch is not None else f"--min-batch, by default {least},"
-                raise ConfigError(f"{option} declines this experiment: {what}")
+                fix = "the study can raise it, or the owner can give --min-batch N to the client"
+                raise ConfigError(f"{option} declines this experiment: {what}; {fix}")
 
 
 class PartyApp:

@@ -104,7 +104,10 @@ class LocalOptions:
             raise ConfigError(f"--attackers {','.join(self.attackers)}: the config has no attack; {fix}")
         parties = Parties.of(self.config, self.data, self.attackers)
         for name in parties.names.values():
-            if (flaw := flaw_of_name(name)) is not None:
+            flaw = flaw_of_name(name)
+            if name in ("server", "byzantine"):  # whose logs have these names
+                flaw = f"name {name!r}: is taken"
+            if flaw is not None:
                 raise ConfigError(f"--data {self.data}: a sub-folder is named after its client, and {flaw}")
         return parties
 

@@ -286,6 +286,15 @@ def test_what_nobody_declares_must_be_given(tmp_path: Path, old: str, new: str, 
         in_process(config, tmp_path / "out", tmp_path / "parties", tmp_path / "server")
 
 
+@pytest.mark.parametrize("name", ["server", "byzantine", "a b"])
+def test_a_folder_whose_name_no_client_can_have_is_refused(tmp_path: Path, name: str) -> None:
+    config = load(federation(tmp_path), {"attack.kind": "bf"})
+    (tmp_path / "parties" / "p3").rename(tmp_path / "parties" / name)
+    options = LocalOptions(config=config, out=tmp_path / "out", data=tmp_path / "parties")
+    with pytest.raises(ConfigError, match=f"a sub-folder is named after its client, and name '{name}'"):
+        options.parties()
+
+
 def test_a_rehearsal_names_wrong_folders(tmp_path: Path) -> None:
     config = load(federation(tmp_path), {"attack.kind": "bf"})
     options = LocalOptions(config=config, out=tmp_path / "out", data=tmp_path / "parties", attackers=["p1"])
