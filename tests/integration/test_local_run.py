@@ -189,7 +189,7 @@ def test_the_run_folder_is_complete(processes: Processes, digits: Path, tmp_path
 
     summary = summary_of(out)
     assert set(summary) == {
-        *("status", "rounds", "loss", "accuracy", "start", "bytes_up", "bytes_down"),
+        *("status", "rounds", "loss", "accuracy", "measured_by", "start", "bytes_up", "bytes_down"),
         *("wall_s", "joined_s", "rejected", "rejected_by_client", "seed", "starts", "lives", "versions", "task"),
     }
     assert (summary["status"], summary["rounds"], summary["seed"], summary["rejected"]) == ("finished", 25, 3, {})
