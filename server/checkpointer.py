@@ -66,8 +66,9 @@ class Checkpointer:
 
     def keep(self, transport: Transport, strategy: RobustStrategy) -> None:
         """Write a checkpoint of the last round in the metrics, unless there is one, and mark it for the workers."""
-        state, folder = strategy.state, self.folder
-        if self._every == 0 or state.round - 1 != folder.rounds:
+        folder = self.folder
+        state = strategy.state_after(folder.rounds)
+        if self._every == 0 or state is None:
             return
         if folder.rounds != self._saved:
             checkpoint = of_state(

@@ -120,7 +120,7 @@ def run(
             measured = None if evaluate is None else evaluate(error.model)
         finally:
             with held():  # a signal may come at any time, and again
-                state = resumed if strategy is None else strategy.state
+                state = resumed if strategy is None else strategy.state_after(folder.rounds) or strategy.state
                 if strategy is not None and status != "diverged":
                     checkpointer.keep(transport, strategy)
                 summary = folder.finish(

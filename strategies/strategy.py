@@ -196,6 +196,8 @@ class RobustStrategy(Strategy):
             clients that answer before ``StalledError`` is.
         reveal_cohort: tell the sampled workers who else was sampled.
         stratum: workers of whom every cohort has the same number, see ``cohorts.sample``; for experiments.
+        agreement: a record that each worker is sent with its first instruction, and again when it answers that it has
+            not been; None for none.
         evaluate: measures a model; None where the server measures nothing.
         claim_codec: how all connected clients are asked to measure the model, which never affects the method; None
             where they are not.
@@ -234,6 +236,7 @@ class RobustStrategy(Strategy):
     def forget(self) -> None:
         """Forget every round, so that the next one is the first."""
         self.state: Any = None
+        self._recorded: Any = None  # the state after the last round whose record was passed on
         self.last: RoundRecord | None = None
         self.wait_s = 0.0  # of the round that is under way
         self._open: _Open | None = None
@@ -484,6 +487,14 @@ class RobustStrategy(Strategy):
 
     # --- what Flower's Strategy also asks for -------------------------------------------------------------------------
 
+    def state_after(self, rounds: int) -> Any:
+        """Return the state after that many rounds, where it is the newest or the last that was recorded; else None.
+
+        A run that is interrupted may have ended a round that nobody has written down.
+        """
+        known = (self.state, self._recorded)
+        return next((state for state in known if state is not None and state.round - 1 == rounds), None)
+
     def summary(self) -> None:
         """Log the method and its hyper-parameters."""
         log.info("%s", self.method)
@@ -524,6 +535,7 @@ class RobustStrategy(Strategy):
         goes_on = self.state is not None and self.state.round > 1
         if self.state is None:
             self.state = self.method.start(self.codec.from_arrays(initial_arrays))
+        self._recorded = self.state
         watch = self._watch
         watch.begin(self.state.round - 1, self.state.x, self.codec.to_arrays, distrust=goes_on)
         while self.state.round <= num_rounds:
@@ -568,6 +580,7 @@ class RobustStrategy(Strategy):
             self.last = record
             if self.on_round:
                 self.on_round(record)
+            self._recorded = self.state
             if diverged:
                 log.error("%s: no later round can repair it; the run ends here", note)
                 break
