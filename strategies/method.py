@@ -268,7 +268,7 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         if self.weights and (len(self.weights) != self.n or min(self.weights) < 1):
-            wanted = f"must be n = {self.n} whole numbers of at least 1; ``strategies.weights`` makes them of others"
+            wanted = f"must be n = {self.n} whole numbers of at least 1; those of a config are made such"
             raise ValueError(f"weights: {len(self.weights)} numbers from {min(self.weights)}: {wanted}")
 
     # --- both halves: what every method has -----------------------------------------------------------------------
