@@ -87,3 +87,8 @@ def test_a_folder_whose_init_has_code_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "tasks" / "__init__.py").write_text('"""Text."""\nx = 1\n', encoding="utf-8")
     with pytest.raises(WheelError, match=r"tasks/__init__\.py: has code, but the wheel replaces it"):
         wheel.lay_out(tmp_path, tmp_path / "out", "1")
+
+
+def test_this_checkout_can_be_laid_out(tmp_path: Path) -> None:
+    wheel.lay_out(ROOT, tmp_path / "out", "1")
+    assert (tmp_path / "out" / "strategies" / "method.py").is_file()
