@@ -55,18 +55,24 @@ every = 2
 """
 
 
+def parties(folder: Path) -> Path:
+    """Write the study, and a folder of data for each of its four parties; return the study's path."""
+    study, rng = folder / "study.toml", np.random.default_rng(0)
+    study.write_text(STUDY, encoding="utf-8")
+    for worker in range(4):
+        place = folder / "parties" / f"p{worker}"
+        place.mkdir(parents=True)
+        rows = [f"{a},{b},{'yes' if a > b else 'no'}" for a, b in rng.normal(size=(30 + worker, 2))]
+        (place / "points.csv").write_text("\n".join(["a,b,inside", *rows]), encoding="utf-8")
+    return study
+
+
 @pytest.mark.parametrize("over_link", [True, False])
 def test_nodes_with_data_of_their_own_give_the_model_of_a_rehearsal(
     flower: Flower, app: Path, tmp_path: Path, *, over_link: bool
 ) -> None:
     """Node 3 is to attack with a view of data that it has not: it cannot take part, and is silent in the rehearsal."""
-    study, rng = tmp_path / "study.toml", np.random.default_rng(0)
-    study.write_text(STUDY, encoding="utf-8")
-    for worker in range(4):
-        folder = tmp_path / "parties" / f"p{worker}"
-        folder.mkdir(parents=True)
-        rows = [f"{a},{b},{'yes' if a > b else 'no'}" for a, b in rng.normal(size=(30 + worker, 2))]
-        (folder / "points.csv").write_text("\n".join(["a,b,inside", *rows]), encoding="utf-8")
+    study = parties(tmp_path)
     settings: dict[str, Any] = {"link": free_address()} if over_link else {}
     run = flower.run(app, tmp_path / "run", config=str(study), data=str(tmp_path / "parties"), **settings)
     assert run.wait(MINUTES_S) == "finished:completed", run.log()

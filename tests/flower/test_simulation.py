@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+import breakwater as bw
 from experiment.config import load
 from experiment.opened import open_experiment
 from link import codec
 from tests.flower.environments import NEWEST
 from tests.flower.harness import Flower
+from tests.flower.test_deployment import parties
 from tests.integration.processes import ROOT, Processes, rounds_of, summary_of
 from tests.local_grid import federation
 from tests.saved import x_of
@@ -51,6 +53,16 @@ def test_a_hundred_virtual_clients_give_the_bits_of_one_process(flower: Flower, 
     grid, strategy = federation(experiment)
     strategy.start(grid, codec.to_arrays(experiment.problem.initial()), 4)
     assert x_of(run.out).tobytes() == strategy.state.x.tobytes()
+
+
+def test_virtual_clients_have_the_folders_of_their_partitions(flower: Flower, app: Path, tmp_path: Path) -> None:
+    study, data = parties(tmp_path), tmp_path / "parties"
+    run = flower.run(
+        app, tmp_path / "run", federation={**ACTORS, "num-supernodes": 4}, config=str(study), data=str(data)
+    )
+    assert run.wait(FIRST_S) == "finished:completed", run.log()
+    bw.run(study, data=data, out=tmp_path / "rehearsal", processes=False, quiet=True)
+    assert x_of(run.out).tobytes() == x_of(tmp_path / "rehearsal").tobytes()
 
 
 def test_another_apps_client_package_is_noticed(flower: Flower, app: Path, tmp_path: Path) -> None:
