@@ -11,13 +11,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any, Self
-
-from flwr.app import ConfigRecord, RecordDict
+from typing import TYPE_CHECKING, Any, Self
 
 from foundation.errors import ConfigError
 from strategies.method import AGREEMENT
 from tasks.identity import TaskIdentity
+
+if TYPE_CHECKING:  # Flower takes half a second to import, and `breakwater check` needs none of it
+    from flwr.app import ConfigRecord, RecordDict
 
 _MOST_SAMPLES = 10**12
 _MOST_TEXT = 1 << 20
@@ -37,17 +38,21 @@ class Agreement:
     smoothness: float | None = None
     scaling: str = ""
 
-    def record(self) -> ConfigRecord:
+    def record(self) -> "ConfigRecord":
         """Return it as a record of an instruction."""
+        from flwr.app import ConfigRecord
+
         return ConfigRecord({key: value for key, value in asdict(self).items() if value is not None})
 
     @classmethod
-    def read(cls, content: RecordDict) -> Self | None:
+    def read(cls, content: "RecordDict") -> Self | None:
         """Return what an instruction holds; None where it holds none.
 
         Raises:
             ConfigError: what it holds cannot be used; one line.
         """
+        from flwr.app import ConfigRecord
+
         record = content.get(AGREEMENT)
         if record is None:
             return None

@@ -12,6 +12,7 @@ from foundation.errors import ConfigError
 from foundation.text import one_line
 from link.invitation import STATISTICS
 from link.transport import Transport
+from server.asking import ask_all
 from tasks.identity import TaskIdentity
 
 log = logging.getLogger("breakwater.server")
@@ -52,22 +53,14 @@ def _scaling(experiment: Experiment, transport: Transport) -> str:
     problem: Any = experiment.problem
     if not getattr(problem, "needs_statistics", False):
         return ""
-    federation = experiment.config.federation
-    deadline_s = federation.flower_deadline_s if transport.polled else federation.longest_deadline_s
-    nodes = transport.nodes()
-    messages = [Message(RecordDict(), node, f"query.{STATISTICS}", ttl=deadline_s) for node in nodes.values()]
-    replies = list(transport.send_and_receive(messages, timeout=deadline_s))  # which gives the messages their ids
-    asked = {message.metadata.message_id: worker for message, worker in zip(messages, nodes, strict=True)}
-    reported: dict[str, object] = {}
-    for reply in replies:
-        worker = asked.get(reply.metadata.reply_to_message_id)
-        if worker is None or transport.name(worker) in reported:
-            continue
+    federation, reported = experiment.config.federation, dict[str, object]()
+    for worker, replies in ask_all(transport, federation, STATISTICS, RecordDict()).items():
         name = transport.name(worker)
-        if reply.has_error():
-            log.warning("%s reports no statistics: %s", name, one_line(reply.error.reason, 200))
-            continue
-        reported[name] = _read(reply)
+        for reply in replies:
+            if reply.has_error():
+                log.warning("%s reports no statistics: %s", name, one_line(reply.error.reason, 200))
+            else:
+                reported.setdefault(name, _read(reply))
     try:
         return str(problem.scaling_of(reported, federation.byzantine))
     except ValueError as error:

@@ -2,13 +2,14 @@
 
 import logging
 
-from flwr.app import Message, RecordDict
+from flwr.app import RecordDict
 
 from experiment.opened import Experiment
 from foundation.text import kind_and_line
 from link import codec
 from link.invitation import MODEL
 from link.transport import Transport
+from server.asking import ask_all
 from strategies.method import AGREEMENT, Vector
 
 log = logging.getLogger("breakwater.server")
@@ -25,24 +26,15 @@ def send_model(experiment: Experiment, transport: Transport, x: Vector) -> None:
         transport: where the clients are.
         x: the model as the run folder has it, shape (d,).
     """
-    federation = experiment.config.federation
-    deadline_s = federation.flower_deadline_s if transport.polled else federation.longest_deadline_s
     content = RecordDict({MODEL: codec.to_arrays(x)})
     if experiment.agreement is not None:
         content[AGREEMENT] = experiment.agreement.record()
     try:
-        nodes = transport.nodes()
-        messages = [Message(content, node, f"query.{MODEL}", ttl=deadline_s) for node in nodes.values()]
-        replies = list(transport.send_and_receive(messages, timeout=deadline_s)) if messages else []
-        took = {each.metadata.reply_to_message_id for each in replies if not each.has_error()}
-        missed = [
-            transport.name(worker)
-            for message, worker in zip(messages, nodes, strict=True)
-            if message.metadata.message_id not in took
-        ]
+        answers = ask_all(transport, experiment.config.federation, MODEL, content)
+        missed = [transport.name(i) for i, replies in answers.items() if all(each.has_error() for each in replies)]
     except Exception as error:  # the run is over and its results are written
         log.error("the final model could not be sent to the clients: %s", kind_and_line(error))
         return
-    log.info("%d of %d connected clients took the final model", len(messages) - len(missed), len(messages))
+    log.info("%d of %d connected clients took the final model", len(answers) - len(missed), len(answers))
     if missed:
         log.warning("the final model did not reach %s", ", ".join(missed[:10]) + " ..." * (len(missed) > 10))

@@ -1,6 +1,8 @@
 """What is agreed on with clients that have their own data: within what honest clients said, whatever f liars say."""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from experiment.agreement import Agreement, claimed_smoothness, median_count
 from foundation.errors import ConfigError
 from strategies.method import AGREEMENT
 from tasks.identity import TaskIdentity
+from tests.packages import ROOT
 
 LIES = ["", "0", "-5", "1e9", "nan", "inf", "x", "9" * 400, "999999999999", "1", "0.5", "1e300", "١٢"]
 
@@ -78,3 +81,8 @@ def test_an_agreement_of_a_hostile_server_is_refused(values: Any) -> None:
 def test_an_agreement_that_is_no_record_of_values_is_refused() -> None:
     with pytest.raises(ConfigError, match="no record of values"):
         Agreement.read(RecordDict({AGREEMENT: ArrayRecord()}))
+
+
+def test_what_explains_a_config_needs_no_flower() -> None:
+    said = "import sys, experiment.explain; print('flwr' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, cwd=ROOT).stdout == "False\n"
