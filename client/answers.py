@@ -68,7 +68,7 @@ def measure(message: Message, worker: Callable[[], Worker], *, evaluates: bool =
         evaluates: the client's owner allows it; else the answer is that it does not.
     """
     if not evaluates:
-        return _error(message, NO_EVALUATION)
+        return error_reply(message, NO_EVALUATION)
     try:
         x = claims.read_evaluation(message.content)
         return Message(claims.write_claim(worker().measure(x)), reply_to=message)
@@ -79,7 +79,7 @@ def measure(message: Message, worker: Callable[[], Worker], *, evaluates: bool =
 def refusal(error: Exception, message: Message) -> Message:
     """Log in one line why this node cannot answer, and return the same as the answer."""
     log.error("%s", error)
-    return _error(message, str(error))
+    return error_reply(message, str(error))
 
 
 def _reply(message: Message, answer: Callable[[Ask], RecordDict]) -> Message:
@@ -87,15 +87,16 @@ def _reply(message: Message, answer: Callable[[Ask], RecordDict]) -> Message:
     try:
         return Message(answer(ask), reply_to=message)
     except StateLostError as lost:
-        return _error(message, f"{STALE}: {lost}")
+        return error_reply(message, f"{STALE}: {lost}")
     except ConfigError as error:
         return refusal(error, message)
     except AttackFailedError as failed:
         log.warning("round %d: %s: %s", ask.round, ATTACK_FAILED, failed)
-        return _error(message, f"{ATTACK_FAILED}: {failed}")
+        return error_reply(message, f"{ATTACK_FAILED}: {failed}")
 
 
-def _error(message: Message, reason: str) -> Message:
+def error_reply(message: Message, reason: str) -> Message:
+    """Return an error as the answer to a message."""
     return Message(Error(flwr_compat.APP_RAISED, reason), reply_to=message)
 
 

@@ -14,7 +14,7 @@ from client import invited
 from client.answers import measure, refusal, visit
 from client.coalition import Coalition, CoalitionMember
 from client.node_config import NodeConfig
-from client.party import FAILED_TEXT, App, PartyApp
+from client.party import PartyApp, withheld
 from client.preparation import PartyPreparation, agree_on
 from client.worker import HonestWorker, Worker
 from experiment import config as configs
@@ -23,8 +23,8 @@ from experiment.opened import Experiment, identity_of, load_task, resolved, try_
 from experiment.run_config import RunConfig
 from foundation.errors import BreakwaterError, ConfigError
 from foundation.origin import release
-from foundation.text import kind_and_line
 from link.invitation import JOIN, MODEL, STATISTICS, TASK, WHO
+from link.replies import App
 
 log = logging.getLogger("breakwater.client")
 
@@ -36,12 +36,12 @@ class Nodes:
 
     Args:
         run: the run config.
+        config: of the experiment that it names.
         data: folder of their data files.
     """
 
-    def __init__(self, run: RunConfig, data: Path | None) -> None:
-        self._run = run
-        self._config = run.load()
+    def __init__(self, run: RunConfig, config: configs.Config, data: Path | None) -> None:
+        self._run, self._config = run, config
         self._setting = self._config.setting(data, run.path.parent)
         self._problem = load_task(self._config, self._setting)
         self._workers: dict[NodeConfig, Worker] = {}
@@ -101,11 +101,11 @@ class Parties:
 
     Args:
         run: the run config.
+        config: of the experiment that it names.
     """
 
-    def __init__(self, run: RunConfig) -> None:
-        self._run = run
-        self._config = run.load()
+    def __init__(self, run: RunConfig, config: configs.Config) -> None:
+        self._run, self._config = run, config
         self._prepared: dict[NodeConfig, PartyPreparation] = {}
         self._apps: dict[NodeConfig, PartyApp] = {}
 
@@ -123,9 +123,8 @@ class Parties:
         if node not in self._prepared:
             try:
                 self._prepared[node] = self._prepare(node)
-            except Exception as error:  # the owner's files, and code: the text may hold a value
-                log.error("%s", kind_and_line(error) if not isinstance(error, ConfigError) else error)
-                raise ConfigError(FAILED_TEXT) from None
+            except Exception as error:  # the owner's files, and code
+                raise withheld(error) from None
         return self._prepared[node]
 
     def _prepare(self, node: NodeConfig) -> PartyPreparation:
@@ -161,7 +160,7 @@ def _visited(worker: Worker) -> App:
 
 @lru_cache(maxsize=1)
 def _parties_of(run_id: int, run: RunConfig) -> Parties:
-    return Parties(run)
+    return Parties(run, _loaded(run_id, run))
 
 
 def _own(context: Context) -> tuple[Parties, NodeConfig] | None:
@@ -194,7 +193,7 @@ def _loaded(run_id: int, run: RunConfig) -> configs.Config:
 
 @lru_cache(maxsize=1)
 def _nodes_of(run_id: int, run: RunConfig, data: Path | None) -> Nodes:
-    return Nodes(run, data)
+    return Nodes(run, _loaded(run_id, run), data)
 
 
 def _read(context: Context) -> tuple[Nodes, NodeConfig]:
@@ -280,6 +279,5 @@ def join(message: Message, context: Context) -> Message:
             raise
         if not own:
             return refusal(error, message)
-        log.error("%s", error if isinstance(error, BreakwaterError) else kind_and_line(error))
-        return refusal(ConfigError(FAILED_TEXT), message)
+        return refusal(withheld(error), message)
     return Message(RecordDict({JOIN: ConfigRecord({"reason": reason})}), reply_to=message)

@@ -14,9 +14,9 @@ import numpy as np
 from flwr.app import Context, Message
 
 from client.ledger import SentLedger, bytes_of
-from client.party import App
 from link import codec
 from link.claims import read_claim
+from link.replies import App
 from link.witness import ERROR, HELLO, PASS, READY, round_of
 from strategies.claims import Claim
 from strategies.method import Evaluation, Method, Packet, Vector

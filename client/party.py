@@ -11,22 +11,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 
+from client.answers import error_reply
 from client.final_model import read_model_of
 from experiment.agreement import Agreement
 from experiment.config import Config
-from foundation.errors import Broken, ConfigError, Silent
-from link import flwr_compat
+from foundation.errors import BreakwaterError, Broken, ConfigError, Silent
+from foundation.text import kind_and_line
 from link.invitation import MODEL, STATISTICS
+from link.replies import App
 from strategies.claims import NO_EVALUATION
 from strategies.method import AGREEMENT, ATTACK_FAILED, DECLINED, FAILED, STALE, UNPREPARED, Vector
 from tasks.contract import Problem
 
 log = logging.getLogger("breakwater.client")
 
-App = Callable[[Message, Context], Message]
-"""A ClientApp, or what answers in its place."""
 FAILED_TEXT = f"{FAILED}: the client's own log has the reason"
 _ROUNDS = "rounds answered"
 LEAST_BATCH = 8
@@ -108,7 +108,7 @@ class PartyApp:
             raise
         except Exception:  # whatever it says may be about the data
             log.exception("this instruction could not be answered; the server is told no more than that")
-            return error(message, FAILED_TEXT)
+            return error_reply(message, FAILED_TEXT)
 
     def _answer(self, message: Message, context: Context) -> Message:
         kind = message.metadata.message_type
@@ -116,11 +116,11 @@ class PartyApp:
             return self._statistics(message)
         self._agree(message.content, context)
         if kind == "evaluate" and not self._limits.evaluation:
-            return error(message, NO_EVALUATION)
+            return error_reply(message, NO_EVALUATION)
         if kind == "train" and not self._takes_part(message.content, context):
-            return error(message, f"{DECLINED}: more than {self._limits.max_rounds} rounds")
+            return error_reply(message, f"{DECLINED}: more than {self._limits.max_rounds} rounds")
         if self._inner is None:
-            return error(message, f"{UNPREPARED}: this client has not been sent the agreement")
+            return error_reply(message, f"{UNPREPARED}: this client has not been sent the agreement")
         if kind == f"query.{MODEL}":
             return self._take_model(message)
         return self._screened(self._inner(message, context), message)
@@ -163,11 +163,11 @@ class PartyApp:
     def _statistics(self, message: Message) -> Message:
         """Report the statistics of the columns, if there are any and the owner allows it."""
         if not self._limits.statistics:
-            return error(message, f"{DECLINED}: statistics")
+            return error_reply(message, f"{DECLINED}: statistics")
         find: Any = getattr(self.problem, "statistics", None)
         found = None if find is None else find(self._index)
         if found is None:
-            return error(message, f"{DECLINED}: too few rows for statistics")
+            return error_reply(message, f"{DECLINED}: too few rows for statistics")
         record = ConfigRecord({"columns": json.dumps(found)})
         return Message(RecordDict({STATISTICS: record}), reply_to=message)
 
@@ -178,9 +178,10 @@ class PartyApp:
         reason = reply.error.reason or ""
         log.error("the server is told that this instruction failed, and not why: %s", reason)
         known = next((slug for slug in (STALE, ATTACK_FAILED) if reason.startswith(slug)), None)
-        return error(message, FAILED_TEXT if known is None else f"{known}: the client's own log has the reason")
+        return error_reply(message, FAILED_TEXT if known is None else f"{known}: the client's own log has the reason")
 
 
-def error(message: Message, reason: str) -> Message:
-    """Return an error as the answer to a message."""
-    return Message(Error(flwr_compat.APP_RAISED, reason), reply_to=message)
+def withheld(error: Exception) -> ConfigError:
+    """Log an error whose text may hold a value of the owner's data; return the one that others may see."""
+    log.error("%s", error if isinstance(error, BreakwaterError) else kind_and_line(error))
+    return ConfigError(FAILED_TEXT)

@@ -16,7 +16,7 @@ from client.changed_data import Reaction, compare
 from client.coalition import Coalition, CoalitionMember
 from client.final_model import ModelFile
 from client.observers import Known, Observers
-from client.party import App, Limits, PartyApp
+from client.party import Limits, PartyApp
 from client.worker import HonestWorker, Worker
 from experiment import config as configs
 from experiment.agreement import Agreement
@@ -27,6 +27,7 @@ from foundation.errors import ConfigError, OtherTask, Refused
 from foundation.text import kind_and_line
 from link.invitation import TASK
 from link.node import Prepared
+from link.replies import App
 from link.wire import Welcome
 from strategies.method import Evaluation, Method, Vector
 from tasks.contract import Problem

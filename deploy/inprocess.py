@@ -15,7 +15,6 @@ from functools import partial
 
 from client.answers import client_app
 from client.coalition import Coalition, CoalitionMember
-from client.party import App
 from client.preparation import PartyPreparation, PreparationOptions
 from client.worker import HonestWorker
 from deploy.local import LocalOptions, check_attack
@@ -26,6 +25,7 @@ from link import codec
 from link.inprocess import InProcessGrid
 from link.invitation import TASK
 from link.node import Prepared
+from link.replies import App
 from link.wire import Welcome
 from server.run import run
 from server.run_folder.writer import RunFolder

@@ -4,19 +4,17 @@ Every instruction and every reply is written into the frames of ``link.wire``, a
 is counted, and what a client can get wrong, is as on the live link.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, RecordDict
 
 from foundation.errors import WireError
 from link import flwr_compat, replies
 from link import link_pb2 as pb
 from link.calls import Call, FramedGrid, ReplyBound
+from link.replies import App
 from link.seats import Seat
 from link.wire import CONTROL_BYTES, Parcel, Reader
-
-App = Callable[[Message, Context], Message]
-"""A ClientApp, or what answers in its place."""
 
 
 class InProcessGrid(FramedGrid):

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Required, TypedDict, Unpack
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
-from flwr.app import Context, Message
+from flwr.app import Context
 
 from foundation.errors import OtherTask, Refused, ServerGone, WireError
 from foundation.origin import release
@@ -29,7 +29,7 @@ from link.identity.certificates import CertificateRole
 from link.identity.tls import Identity, channel_credentials, what_is_wrong
 from link.memory import keep_buffers
 from link.proxy import Route, route_to
-from link.replies import Reply
+from link.replies import App, Reply
 from link.seats import flaw_of_name
 from link.wire import MAX_BODY_BYTES, METHOD, PROTOCOL, TRANSPORT, Parcel, Reader, Welcome, control_frame, heartbeat
 from link.witness import HELLO, READY, Witness, kind_of, round_of
@@ -57,7 +57,7 @@ class Prepared:
         task: what it has loaded, which the server compares with its own; "" for nothing to compare.
     """
 
-    app: Callable[[Message, Context], Message]
+    app: App
     context: Context
     task: str = ""
 

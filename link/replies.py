@@ -17,6 +17,8 @@ from link import link_pb2 as pb
 from link.wire import Parcel, Payload, control_frame, error_frame, reply_head
 from link.witness import BROKEN, ERROR, PASS, kind_of, round_of
 
+App = Callable[[Message, Context], Message]
+"""A ClientApp, or what answers in its place."""
 _MAX_REASON = 500
 """The longest text, in characters, of an exception that goes to the server."""
 
@@ -42,7 +44,7 @@ class Reply:
     round: int | None = None
 
 
-def answer(parcel: Parcel, app: Callable[[Message, Context], Message], context: Context, *, name: str) -> Reply:
+def answer(parcel: Parcel, app: App, context: Context, *, name: str) -> Reply:
     """Run the ClientApp on an instruction; return its reply, whatever it does.
 
     Args:
@@ -55,7 +57,7 @@ def answer(parcel: Parcel, app: Callable[[Message, Context], Message], context: 
     return replace(reply, kind=reply.kind or kind_of(parcel.message_type), round=round_of(parcel.group_id))
 
 
-def _answer(parcel: Parcel, app: Callable[[Message, Context], Message], context: Context, name: str) -> Reply:
+def _answer(parcel: Parcel, app: App, context: Context, name: str) -> Reply:
     if not isinstance(parcel.answer, RecordDict):
         return error(parcel.id, "WireError: an instruction out of order")
     try:

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from flwr.app import Context, Message, RecordDict
 
-from client.party import App
 from client.preparation import Preparation, PreparationOptions
 from experiment.code import code_fingerprint
 from experiment.config import load, parse
@@ -25,6 +24,7 @@ from link import codec
 from link import link_pb2 as pb
 from link.invitation import TASK
 from link.node import Prepared, join
+from link.replies import App
 from link.streams import Stream
 from link.wire import Parcel, Reader, Welcome
 from server.link import open_link

@@ -456,7 +456,8 @@ def test_an_unknown_attack_in_the_node_config() -> None:
 
 
 def test_a_worker_is_made_once_for_each_node_of_a_run() -> None:
-    nodes = Nodes(RunConfig("deploy/configs/flower.toml"), None)
+    run = RunConfig("deploy/configs/flower.toml")
+    nodes = Nodes(run, run.load(), None)
     one = nodes.worker(NodeConfig(partition=1))
     assert nodes.worker(NodeConfig(partition=1)) is one
     assert nodes.worker(NodeConfig(partition=2)) is not one

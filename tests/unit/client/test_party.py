@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 
-from client.party import App, Limits, PartyApp
+from client.party import Limits, PartyApp
 from experiment.agreement import Agreement
 from experiment.config import Config, parse
 from foundation.errors import Broken, ConfigError, Silent
 from foundation.faults import Fault
 from link.flwr_compat import APP_RAISED, instruction
 from link.invitation import STATISTICS
+from link.replies import App
 from strategies.method import AGREEMENT, ATTACK_FAILED, DECLINED, FAILED, STALE, UNPREPARED
 from tests.parties import CONFIG
 
