@@ -64,9 +64,7 @@ class Limits:
             ConfigError: which key; one line.
         """
         least = self.least(samples)
-        given = config.strategy.model_dump()
-        sizes = {key: given[key] for key in ("batch", "full_batch") if given.get(key) is not None}
-        for key, size in (sizes or {"batch": 0}).items():
+        for key, size in (config.batches or {"batch": 0}).items():
             used = min(size or samples, samples)
             if used < least:
                 what = f"strategy.{key} = {size} gives gradients of {used} samples of this client's {samples}"

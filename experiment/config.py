@@ -266,6 +266,12 @@ class Config(Section):
         return self.evaluated_by in ("clients", "both")
 
     @property
+    def batches(self) -> dict[str, int]:
+        """The sizes of a worker's batches, by key; 0 for its full local gradient."""
+        strategy = self.strategy.model_dump()
+        return {key: strategy[key] for key in ("batch", "full_batch") if strategy.get(key) is not None}
+
+    @property
     def cohorts(self) -> dict[str, int]:
         """The cohort sizes by key."""
         n, f = self.federation.clients, self.federation.byzantine

@@ -218,9 +218,8 @@ def try_out(experiment: Experiment, worker: int | None = None, attack: Attack | 
         return
     flips = getattr(attack if worker is not None else config.attack, "flips_labels", False)
     attackers: Sequence[int] = config.federation.last_seats if worker is None else [worker]
-    strategy = config.strategy.model_dump()
-    sizes = [strategy[key] for key in ("batch", "full_batch") if strategy.get(key) is not None]
-    full = 0 in sizes or "full_batch" not in strategy or not sizes
+    sizes = list(config.batches.values())
+    full = 0 in sizes or "full_batch" not in config.batches
     workers: Sequence[int] = range(config.federation.clients) if worker is None else [worker]
     evaluates = worker is None and config.server_evaluates
     if experiment.at_server:  # it has no training data

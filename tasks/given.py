@@ -45,10 +45,9 @@ def read_pair(pair: object, method: str, dtype: str, *, own_loss: bool) -> tuple
 
 def _stacked(dataset: Any, method: str) -> tuple[Tensor, Tensor]:
     """Return the samples of a map-style Dataset, each fetched once."""
-    try:
-        samples = [dataset[row] for row in range(len(dataset))]
-    except (TypeError, NotImplementedError):
-        raise TaskError(f"{method}() gave a Dataset without length or index; must be a map-style Dataset") from None
+    if not hasattr(dataset, "__len__") or type(dataset).__getitem__ is Dataset.__getitem__:
+        raise TaskError(f"{method}() gave a Dataset without length or index; must be a map-style Dataset")
+    samples = [dataset[row] for row in range(len(dataset))]
     if not samples or any(not isinstance(sample, tuple | list) or len(sample) != 2 for sample in samples):
         what = "an empty Dataset" if not samples else "a Dataset whose samples are no pairs"
         raise TaskError(f"{method}() gave {what}; its samples must be (input, target)")

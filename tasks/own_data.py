@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from strategies.method import Evaluation, Vector
 from tasks.contract import Setting, TaskError
-from tasks.modules import tied, untrained
 from tasks.partition import kept_back
-from tasks.torch_model import TorchOracle, TorchProblem, TorchTask, built, labels_of
+from tasks.torch_model import OnModule, TorchOracle, TorchProblem, TorchTask, built, labels_of
 
 Pair = tuple[Tensor, Tensor]
 """Inputs and targets, one sample a row."""
@@ -57,7 +56,7 @@ class OwnDataTask:
         return OwnDataProblem(self, setting)
 
 
-class OwnDataProblem:
+class OwnDataProblem(OnModule):
     """A loaded task with own data.
 
     Args:
@@ -79,6 +78,7 @@ class OwnDataProblem:
         self.model = built(task.model, None if sample is None else sample[0][:1], task.dtype, setting.seed)
         self._measured = None if test is None else self._problem(test, test)
         self._local = cache(lambda folder: self._problem(self._parts(folder)[0], self._parts(folder)[0]))
+        self._kept = cache(self._kept_problem)
 
     def _folders(self) -> list[Path]:
         given = dict.fromkeys(self._setting.folders.values())
@@ -93,6 +93,11 @@ class OwnDataProblem:
         if not len(kept):
             return (inputs, targets), None
         return (inputs[rows], targets[rows]), (inputs[kept], targets[kept])
+
+    def _kept_problem(self, folder: Path) -> TorchProblem:
+        """Return the problem that a party measures models on."""
+        _, kept = self._parts(folder)
+        return self._local(folder) if kept is None else self._problem(kept, kept)
 
     def _problem(self, train: Pair, test: Pair) -> TorchProblem:
         task = self._task.task(train, test)
@@ -109,16 +114,6 @@ class OwnDataProblem:
         return flipped
 
     @property
-    def dim(self) -> int:
-        """The number of parameters, d."""
-        return self.model.dim
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """float32 or float64."""
-        return self.model.initial.dtype
-
-    @property
     def samples(self) -> int:
         """m of the first party that this process holds; 0 at the server."""
         return 0 if self._setting.party == "server" else len(self._parts(self._folders()[0])[0][1])
@@ -127,22 +122,6 @@ class OwnDataProblem:
     def has_test_data(self) -> bool:
         """Whether this is a server with a test set."""
         return self._measured is not None
-
-    def initial(self) -> Vector:
-        """Return x^0: as the module was built, under a torch seed drawn from the run's."""
-        return self.model.initial.copy()
-
-    def layout(self) -> str:
-        """Return the names and shapes of what x holds, in its order."""
-        return self.model.layout()
-
-    def tied(self) -> dict[str, str]:
-        """Return the further names that a state dict has for trained parameters, with the name in ``layout``."""
-        return tied(self.model.module)
-
-    def frozen(self) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
-        """Return what belongs to the model beside x: frozen parameters and buffers by name."""
-        return untrained(self.model.module)
 
     def oracle(self, worker: int, *, flipped: bool = False) -> TorchOracle:
         """Return the gradients of a party's loss.
@@ -168,13 +147,11 @@ class OwnDataProblem:
 
     def kept_back(self, worker: int) -> int:
         """Return how many samples a party measures models on."""
-        _, kept = self._parts(self._setting.folder_of(worker))
-        return self.count(worker) if kept is None else len(kept[1])
+        return len(self._kept(self._setting.folder_of(worker)).parts[0])
 
     def measure(self, worker: int, x: Vector) -> Evaluation:
         """Measure the model on what a party kept back; on its training data where it kept nothing."""
-        _, kept = self._parts(self._setting.folder_of(worker))
-        return (self.of_party(worker) if kept is None else self._problem(kept, kept)).evaluate(x)
+        return self._kept(self._setting.folder_of(worker)).evaluate(x)
 
     def own_data(self, worker: int) -> list[list[np.ndarray[Any, np.dtype[Any]]]]:
         """Return inputs and targets of what a party trains on, and of what it keeps back if that is anything."""

@@ -168,19 +168,10 @@ class FlatModule:
             yield self.module(inputs), targets
 
 
-class TorchProblem(Partitioned["TorchOracle"]):
-    """A loaded torch task.
+class OnModule:
+    """What a problem has whose parameters are those of a module, whatever data it has."""
 
-    Args:
-        task: data, loss and hyper-parameters.
-        model: the module, shared by all oracles.
-        parts: the rows of each worker.
-        honest: |G|; workers from that number on are no part of the objective.
-    """
-
-    def __init__(self, task: TorchTask, model: FlatModule, parts: Sequence[Indices], honest: int) -> None:
-        super().__init__(parts, honest)
-        self.task, self.model = task, model
+    model: FlatModule
 
     @property
     def dim(self) -> int:
@@ -191,10 +182,6 @@ class TorchProblem(Partitioned["TorchOracle"]):
     def dtype(self) -> np.dtype[Any]:
         """float32 or float64."""
         return self.model.initial.dtype
-
-    def training_data(self) -> list[np.ndarray[Any, np.dtype[Any]]]:
-        """Return inputs and targets of all workers."""
-        return [part.numpy() for part in self.task.train]
 
     def layout(self) -> str:
         """Return the names and shapes of what x holds, in its order."""
@@ -211,6 +198,25 @@ class TorchProblem(Partitioned["TorchOracle"]):
     def initial(self) -> Vector:
         """Return x^0: as the module was built, under a torch seed drawn from the run's."""
         return self.model.initial.copy()
+
+
+class TorchProblem(OnModule, Partitioned["TorchOracle"]):
+    """A loaded torch task.
+
+    Args:
+        task: data, loss and hyper-parameters.
+        model: the module, shared by all oracles.
+        parts: the rows of each worker.
+        honest: |G|; workers from that number on are no part of the objective.
+    """
+
+    def __init__(self, task: TorchTask, model: FlatModule, parts: Sequence[Indices], honest: int) -> None:
+        super().__init__(parts, honest)
+        self.task, self.model = task, model
+
+    def training_data(self) -> list[np.ndarray[Any, np.dtype[Any]]]:
+        """Return inputs and targets of all workers."""
+        return [part.numpy() for part in self.task.train]
 
     def _oracle_of(self, worker: int, flipped: bool) -> "TorchOracle":
         inputs, targets = self.task.train

@@ -109,7 +109,7 @@ class WebPage:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except Exception:
+        except Exception:  # no flaw of the page may end a run
             log.exception("the page has ended; the run goes on without it")
         finally:
             self._listener.close()

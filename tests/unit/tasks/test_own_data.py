@@ -177,3 +177,25 @@ def test_a_class_that_loads_itself_may_say_whether_the_server_has_a_test_set(has
     gave = dict.fromkeys(("initial", "oracle", "evaluate", "smoothness", "optimum"))
     problem = SimpleNamespace(dim=1, dtype="float32", samples=0, has_test_data=has, **gave)
     assert OwnProblem(problem, own_data=True).has_test_data is has
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("def __len__(self): return 3", "gave a Dataset without length or index"),
+        ("def __getitem__(self, i): return i, i", "gave a Dataset without length or index"),
+        (
+            "def __len__(self): return 3\n    def __getitem__(self, i): return None + i",
+            r"points.py, line \d+: TypeError",
+        ),
+    ],
+)
+def test_a_dataset_that_cannot_be_read_is_told_from_one_that_raises(tmp_path: Path, body: str, said: str) -> None:
+    config = federation(tmp_path)
+    source = (
+        (tmp_path / "points.py").read_text().replace('return self.read(folder / "points.csv")', "return Broken()", 1)
+    )
+    broken = f"\nfrom torch.utils.data import Dataset\n\nclass Broken(Dataset):\n    {body}\n"
+    (tmp_path / "points.py").write_text(source + broken)
+    with pytest.raises(TaskError, match=said):
+        party(config, data=tmp_path / "parties" / "p0")
