@@ -18,7 +18,6 @@ from deploy.local import LocalOptions
 from experiment.agreement import Agreement
 from experiment.code import code_fingerprint
 from experiment.config import Config, load
-from experiment.model_file import read_model
 from experiment.opened import open_config
 from foundation.errors import BreakwaterError, ConfigError
 from link.claims import write_evaluation
@@ -37,6 +36,7 @@ from strategies.method import AGREEMENT, Vector
 from tasks.partition import split
 from tests.integration.processes import rounds_of
 from tests.parties import federation, points
+from tests.saved import x_of
 from tests.unit.tasks import tables
 
 SILENT = Monitoring(quiet=True, pictures=False)
@@ -48,13 +48,7 @@ def in_process(config: Config, out: Path, data: Path, server: Path | None = None
     """Run a federation in this process; return its model."""
     options = LocalOptions(config=config, out=out, data=data, config_dir=config.folder, monitoring=SILENT)
     run_in_process(replace(options, server_data=server))
-    return model(out)
-
-
-def model(out: Path) -> Vector:
-    x = read_model(out).x
-    assert x is not None
-    return x
+    return x_of(out)
 
 
 def over_link(
@@ -178,7 +172,7 @@ def test_over_the_link_as_in_one_process_with_the_median_of_the_counts(tmp_path:
     ended = over_link(path, tmp_path / "link", folders_of(tmp_path))
     assert set(ended.values()) == {"the run is over"}
     x = in_process(load(path), tmp_path / "one", tmp_path / "parties", tmp_path / "server")
-    assert np.array_equal(model(tmp_path / "link"), x)
+    assert np.array_equal(x_of(tmp_path / "link"), x)
     summary = read_summary(tmp_path / "link")
     assert summary is not None
     assert summary["task"]["samples"] == 28  # of 20, 25, 30 and 35
@@ -204,7 +198,7 @@ def test_a_resumed_run_goes_on_with_what_was_agreed(tmp_path: Path) -> None:
     over_link(path, tmp_path / "halved", folders_of(tmp_path))
     path.write_text(text)
     over_link(path, tmp_path / "halved", folders_of(tmp_path), resume=True)
-    assert np.array_equal(model(tmp_path / "whole"), model(tmp_path / "halved"))
+    assert np.array_equal(x_of(tmp_path / "whole"), x_of(tmp_path / "halved"))
     assert [each.round for each in read_rounds(tmp_path / "halved")] == list(range(1, 13))
 
 
@@ -317,7 +311,7 @@ def test_a_rehearsal_without_an_attack_is_the_real_federation_with_honest_client
     path = federation(tmp_path)
     in_process(load(path), tmp_path / "one", tmp_path / "parties", tmp_path / "server")
     over_link(path, tmp_path / "link", folders_of(tmp_path))
-    assert np.array_equal(model(tmp_path / "link"), model(tmp_path / "one"))
+    assert np.array_equal(x_of(tmp_path / "link"), x_of(tmp_path / "one"))
 
 
 def test_a_server_without_a_folder_needs_no_test_set(tmp_path: Path) -> None:
@@ -339,7 +333,7 @@ def test_a_rehearsal_in_processes_is_that_of_one_process(tmp_path: Path) -> None
     given |= {"attackers": ["p3", "p0"], "overrides": {"attack.kind": "alie", "attack.view": "coalition"}}
     whole = bw.run(path, out=tmp_path / "processes", **given)
     alone = bw.run(path, out=tmp_path / "alone", processes=False, **given)
-    assert np.array_equal(model(whole.folder), model(alone.folder))
+    assert np.array_equal(x_of(whole.folder), x_of(alone.folder))
     assert sorted({name for each in read_rounds(whole.folder) for name in each.names}) == ["p0", "p1", "p2", "p3", "p4"]
     assert {path.stem for path in (whole.folder / "logs").iterdir()} == {"server", "p1", "p2", "p4", "byzantine"}
 
@@ -352,7 +346,7 @@ def test_without_an_attack_each_party_is_a_process_of_its_name(tmp_path: Path) -
     assert {log.stem for log in (whole.folder / "logs").iterdir()} == {"server", "p0", "p1", "p2", "p3"}
     assert not (whole.folder / "report.html").exists()
     alone = bw.run(path, out=tmp_path / "alone", processes=False, pictures=False, **given)
-    assert np.array_equal(model(whole.folder), model(alone.folder))
+    assert np.array_equal(x_of(whole.folder), x_of(alone.folder))
     assert not (alone.folder / "report.html").exists()
     assert alone.report().is_file()
 
@@ -370,7 +364,7 @@ def test_weights_by_name_are_those_of_the_parties(tmp_path: Path) -> None:
     load(path, [named]).write(path)
     ended = over_link(path, tmp_path / "link", {f"p{i}": parties / f"p{i}" for i in range(4)})
     assert set(ended.values()) == {"the run is over"}, ended
-    assert np.array_equal(model(tmp_path / "link"), heavy)
+    assert np.array_equal(x_of(tmp_path / "link"), heavy)
     with pytest.raises(ConfigError, match='weights: none for "p1"'):
         in_process(load(path, [named.replace("p1", "bob")]), tmp_path / "wrong", parties, server)
 

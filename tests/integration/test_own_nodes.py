@@ -16,7 +16,6 @@ from deploy.inprocess import run_in_process
 from deploy.local import LocalOptions
 from experiment.code import code_fingerprint
 from experiment.config import load
-from experiment.model_file import read_model
 from experiment.opened import open_config
 from foundation.errors import ConfigError, RunEndedError
 from link.flwr_compat import instruction
@@ -31,6 +30,7 @@ from strategies.method import Vector
 from tests.integration import test_bytes_accounted as bytes_accounted
 from tests.local_grid import FIRST_NODE, LocalGrid
 from tests.parties import federation
+from tests.saved import x_of
 
 SILENT = Monitoring(quiet=True, pictures=False)
 
@@ -79,9 +79,7 @@ def through_flower(path: Path, out: Path, seats: Nodes, monkeypatch: pytest.Monk
     grid = QueriedGrid(LocalGrid(4, seats.answer), 4, code_fingerprint(), 5.0, judge_of(experiment))
     with RunFolder(out, None) as folder:
         run(experiment, folder, grid, SILENT)
-    x = read_model(out).x
-    assert x is not None
-    return x
+    return x_of(out)
 
 
 @pytest.mark.parametrize("method", ["byz-vr-marina-pp", "robust-momentum-sgd"])
@@ -99,9 +97,7 @@ def test_nodes_with_their_own_folders_give_the_bits_of_one_process(
     found = through_flower(path, tmp_path / "flower", seats, monkeypatch)
     options = LocalOptions(config=load(path), out=tmp_path / "one", config_dir=tmp_path, monitoring=SILENT)
     run_in_process(replace(options, data=tmp_path / "parties", server_data=tmp_path / "server"))
-    expected = read_model(tmp_path / "one").x
-    assert expected is not None
-    assert np.array_equal(found, expected)
+    assert np.array_equal(found, x_of(tmp_path / "one"))
 
 
 def test_a_node_says_no_word_of_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
