@@ -1,4 +1,4 @@
-"""Every config that ships, with real processes over gRPC: honest and attacked, and to the bits of a run in one process.
+"""Every config that ships, with real processes over gRPC, attacked: to the bits of a run in one process.
 
 The federations are as the files say, only shorter. What the methods do is tested elsewhere; here it is that each of
 them runs over the link, whatever its packets, its worker state and its attackers.
@@ -43,18 +43,10 @@ def in_one_process(config: Config) -> np.ndarray:
     return model
 
 
-@pytest.mark.parametrize("path", {load(path).strategy.kind: path for path in RUNNABLE}.values(), ids=lambda p: p.stem)
-def test_every_method_runs_over_the_link_with_nobody_attacking(path: Path, tmp_path: Path) -> None:
-    runs(shortened(path, "attack.kind=none", "federation.byzantine=0"), tmp_path / "run")
-
-
 @pytest.mark.parametrize("path", RUNNABLE, ids=lambda p: p.stem)
 def test_every_config_runs_over_the_link_under_its_attack(path: Path, tmp_path: Path) -> None:
     attacked = () if load(path).attack is not None else ("federation.byzantine=1", "attack.kind=bf")
-    runs(shortened(path, *attacked), tmp_path / "run")
-
-
-def runs(config: Config, out: Path) -> None:
+    config, out = shortened(path, *attacked), tmp_path / "run"
     assert run_local(LocalOptions(config=config, out=out)) == 0
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert (summary["status"], summary["rounds"], summary["rejected"]) == ("finished", ROUNDS, {})
