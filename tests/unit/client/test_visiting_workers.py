@@ -127,8 +127,11 @@ def strategy_on(grid: LocalGrid, experiment: Experiment) -> RobustStrategy:
     )
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize("method", METHODS)
+TURNS = [(method, list(ATTACKS)[(i + turn) % len(ATTACKS)]) for i, method in enumerate(METHODS) for turn in (0, 3)]
+"""Each method under two attacks, each attack on two methods; below each attack and each method has its turn besides."""
+
+
+@pytest.mark.parametrize(("method", "attack"), TURNS)
 def test_the_trajectory_is_that_of_workers_that_stay(method: str, attack: str) -> None:
     experiment = opened(*METHODS[method], *ATTACKS[attack])
     arrays = codec.to_arrays(experiment.problem.initial())
