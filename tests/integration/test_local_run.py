@@ -4,13 +4,11 @@ import os
 import re
 import signal
 import time
-import tomllib
 from collections import deque
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tomli_w
 
 import breakwater as bw
 from examples.plain_loop import trajectory
@@ -50,9 +48,20 @@ def test_a9a_converges_under_attack(processes: Processes, data_dir: Path, tmp_pa
     assert AS_IN_PAGE == ("attack.kind=shb",)
     out = tmp_path / "run"
     run = processes.breakwater("run", A9A, "--data", data_dir, "--out", out, *sets(*AS_IN_PAGE))
-    run.line("20 of 20 clients joined")
+    joined_s = float(run.line(r"20 of 20 clients joined in ([0-9.]+) s")[1])
+    up_s = time.monotonic() - run.began
+    until(lambda: len(rounds_of(out)) >= 20, "twenty rounds")
+    memory_mb, count = processes.memory_mb(), len(processes.living())
     run.ends(0)
     converged(out, 1e-9)
+    figures = (
+        f"20 clients joined {up_s:.1f} s after the command was typed, {joined_s:.1f} s after the server listened; "
+        f"{count} processes use {memory_mb:.0f} MB (load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
+    )
+    print(figures)
+    # The promise is 10 s on two quiet cores, which benchmarks/ measures; the suite may share them with others.
+    assert up_s < 30, figures
+    assert memory_mb < 1500, figures
 
 
 @pytest.mark.parametrize(
@@ -86,52 +95,23 @@ def test_a9a_under_shift_back_diverges_without_clipping(data_dir: Path, tmp_path
     assert all(line["lam"] is None and line["clipped"] == [] for line in rounds)
 
 
-def test_twenty_clients_are_soon_up_and_share_their_memory(
-    processes: Processes, data_dir: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    run = processes.breakwater("run", A9A, "--data", data_dir, "--out", out, *sets("strategy.rounds=1000000"))
-    joined_s = float(run.line(r"20 of 20 clients joined in ([0-9.]+) s")[1])
-    up_s = time.monotonic() - run.began
-    until(lambda: len(rounds_of(out)) >= 20, "twenty rounds")
-    memory_mb, count = processes.memory_mb(), len(processes.living())
-    load_average = os.getloadavg()[0]
-    figures = (
-        f"20 clients joined {up_s:.1f} s after the command was typed, {joined_s:.1f} s after the server listened; "
-        f"{count} processes use {memory_mb:.0f} MB (load average {load_average:.1f} on {os.cpu_count()} cores)"
-    )
-    print(figures)
-    run.ctrl_c()
-    run.ends(130)
-    # The promise is 10 s on two quiet cores, which benchmarks/ measures; the suite may share them with others.
-    assert up_s < 30, figures
-    assert memory_mb < 1500, figures
-
-
 # --- the same bits as a plain loop ------------------------------------------------------------------------------------
 
 SAME_BITS = {
     "digits, honest": (DIGITS, ("strategy.rounds=40",)),
     "digits, alie with jitter": (DIGITS, ("strategy.rounds=40", *ATTACKED, "attack.jitter=1.0", "aggregator.kind=rfa")),
     "digits, nan": (DIGITS, ("strategy.rounds=40", "federation.byzantine=2", "attack.kind=nan")),
-    "a9a, alie, rand-k": (A9A.read_text(encoding="utf-8"), ("strategy.rounds=20",)),
 }
 
 
 @pytest.mark.parametrize("case", SAME_BITS)
-def test_a_run_of_processes_ends_at_the_bits_of_a_plain_loop(
-    processes: Processes, request: pytest.FixtureRequest, tmp_path: Path, case: str
-) -> None:
+def test_a_run_of_processes_ends_at_the_bits_of_a_plain_loop(processes: Processes, tmp_path: Path, case: str) -> None:
     text, changes = SAME_BITS[case]
-    data: Path | None = request.getfixturevalue("data_dir") if case.startswith("a9a") else None
     config, out = tmp_path / "config.toml", tmp_path / "run"
-    if "federation.byzantine=0" in changes:
-        text = tomli_w.dumps({name: section for name, section in tomllib.loads(text).items() if name != "attack"})
     config.write_text(parse(text, changes).to_toml(), encoding="utf-8")
-    options = [] if data is None else ["--data", str(data)]
-    processes.breakwater("run", config, "--out", out, *options).ends(0)
+    processes.breakwater("run", config, "--out", out).ends(0)
 
-    (expected,) = deque(trajectory(open_experiment(config.read_text(encoding="utf-8"), data, tmp_path)), maxlen=1)
+    (expected,) = deque(trajectory(open_experiment(config.read_text(encoding="utf-8"), None, tmp_path)), maxlen=1)
     found = model_of(out)
     assert found.dtype == expected.dtype
     assert found.tobytes() == expected.tobytes()
