@@ -17,8 +17,7 @@ from tests.toys import accuracy
 torch = pytest.importorskip("torch")
 
 TORCH = """
-import random
-import numpy as np
+import random, numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import *
@@ -281,11 +280,9 @@ def test_an_attack_that_cannot_be_carried_out_is_refused_before_the_start(tmp_pa
         odd("return dropout(self.a(x), 0.5, self.training)"),
         odd("return self.a(x) + self.r(x[:, :, None])[0].mean()"),  # an LSTM with dropout
         odd("return self.a(self.h(x, x, x)[0])"),  # attention with dropout
-        odd("return self.a(x) if torch.rand(1) < 0.8 else self.a(x) * 2"),
+        odd("return self.a(x) * (1 + torch.rand(1))"),
         own("def model(self): return nn.Sequential(nn.Linear(6, 16), nn.RReLU(), nn.Linear(16, 3))"),
-        own(
-            "def model(self): return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Dropout(), nn.Linear(16, 3))"
-        ),
+        own("def model(self): return nn.Sequential(nn.Linear(6, 9), nn.BatchNorm1d(9), nn.Dropout(), nn.Linear(9, 3))"),
         own("def model(self): return nn.Sequential(nn.LazyBatchNorm1d(), nn.LazyLinear(3))"),
         own("def loss(self, out, y): return cross_entropy(out, y) * (1 + torch.rand(1))"),
     ],
