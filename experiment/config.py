@@ -60,6 +60,7 @@ from strategies.compressors import QSGD, Identity, Masked, Natural, PermK, RandK
 from strategies.hyperparameters import LEAST, Constants
 from strategies.method import Method
 from strategies.methods import METHODS
+from tasks.cifar10 import Cifar10Task
 from tasks.contract import Problem, Setting
 from tasks.custom import CustomTask
 from tasks.digits import DigitsTask
@@ -106,7 +107,9 @@ _Values = ShiftBack | Gaussian | Zero | Big | NaN | Infinity
 AttackUnion = Annotated[_Directions | _Searches | _Values | Silence | WireFault, Discriminator("kind")]
 _PreAggregators = Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping
 PreAggregatorUnion = Annotated[_PreAggregators, Discriminator("kind")]
-TaskUnion = Annotated[LogisticTask | DigitsTask | MnistTask | TableTask | CustomTask, Discriminator("kind")]
+TaskUnion = Annotated[
+    LogisticTask | DigitsTask | MnistTask | Cifar10Task | TableTask | CustomTask, Discriminator("kind")
+]
 
 
 class Config(Section):

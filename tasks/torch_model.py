@@ -1,4 +1,4 @@
-"""Runs a torch module as a problem on flat NumPy vectors: the base of MNIST and of custom tasks.
+"""Runs a torch module as a problem on flat NumPy vectors: the base of image and custom tasks.
 
 Gradients are those of the module in training, with all that it draws at random fixed by one seed for all points of a
 call; measures are those of the module in evaluation. Importing it imports torch.
@@ -57,6 +57,8 @@ class TorchTask:
         flip: the targets that an attacker pretends to have, from the true ones.
         prepare: applied to the inputs of each block, so that they can be kept small (bytes of pixels); without
             ``batch_loss``.
+        augment: changes the inputs of each batch of a gradient at random, before ``prepare``; draws from the generator
+            that it is given, which begins anew at each point of a call; without ``batch_loss``. None for nothing.
         l2: weight of the regulariser (l2/2) ||x||^2.
         dtype: of the model: ``"float32"``, ``"float64"``, or one of ``HALF``, whose x and gradients are float32.
         partition: see ``tasks/partition.py``; by the targets.
@@ -71,6 +73,7 @@ class TorchTask:
     batch_correct: Callable[[nn.Module, Samples], object] | None = None
     flip: Callable[[Tensor], Tensor]
     prepare: Callable[[Tensor], Tensor] = unchanged
+    augment: Callable[[Tensor, np.random.Generator], Tensor] | None = None
     l2: float = 0.0
     dtype: str = "float32"
     partition: str = "iid"
@@ -88,10 +91,13 @@ class TorchTask:
         problem.check_batches()
         return problem
 
-    def batch(self, samples: Samples, rows: Indices) -> Samples:
-        """Return some rows of the samples, prepared."""
+    def batch(self, samples: Samples, rows: Indices, rng: np.random.Generator | None = None) -> Samples:
+        """Return some rows of the samples, prepared; for a gradient, with a generator, augmented too."""
         batch = taken(samples, torch.from_numpy(rows))
-        return batch if self.batch_loss is not None else (self.prepare(batch[0]), batch[1])
+        if self.batch_loss is not None:
+            return batch
+        inputs = self.augment(batch[0], rng) if self.augment is not None and rng is not None else batch[0]
+        return self.prepare(inputs), batch[1]
 
     def first_of(self, samples: Samples) -> Tensor | None:
         """Return the inputs of the first sample, for a module that takes one tensor; else None."""
@@ -365,6 +371,9 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
 
     def remarks(self) -> Iterator[str]:
         """Yield what deserves a second thought about this model and its batches, one line each."""
+        if self.task.augment is not None:
+            estimates = "full gradients are estimates: theorems on exact ones do not apply"
+            yield f"samples are augmented anew in each round, so {estimates}"
         if not self.model.norm_stats.by_batch:
             return
         estimates = f"full gradients are estimates, in batches of {self.chunk}: theorems on exact ones do not apply"
@@ -447,8 +456,10 @@ class TorchOracle:
     @np.errstate(over="ignore", invalid="ignore")
     def _gradient(self, x: Vector, chunks: Sequence[Indices], seed: int) -> tuple[Vector, bool]:
         task = self._problem.task
-        batches = (task.batch(self._data, rows) for rows in chunks)
+        # Another generator than that of the order of the chunks.
+        rng = None if task.augment is None else np.random.default_rng([seed, 1])
+        batches = (task.batch(self._data, rows, rng) for rows in chunks)
         gradient, drawn = self._problem.model.gradient(x, batches, task.objective, sum(map(len, chunks)), seed)
         if task.l2 > 0:
             gradient += task.l2 * x
-        return gradient, drawn
+        return gradient, drawn or task.augment is not None
