@@ -218,6 +218,23 @@ class OnModule(ABC):
         stats = self.norm_stats(x)
         return {} if stats is None else self.model.norm_stats.by_name(stats)
 
+    def batch_norm_remarks(self, batch: int, sizes: Sequence[int]) -> Iterator[str]:
+        """Yield what batch norm changes, one line each; nothing where the model has none.
+
+        Args:
+            batch: b; 0 for full gradients alone.
+            sizes: how many samples each worker that is known has.
+        """
+        if not self.model.norm_stats.by_batch:
+            return
+        estimates = f"full gradients are estimates, in batches of {batch or BLOCK}: theorems on exact ones do not apply"
+        yield f"batch norm: losses depend on the batch, so {estimates}; with GroupNorm or LayerNorm they do"
+        if fewer := [size for size in sizes if size < batch]:
+            who = (
+                f"{len(fewer)} of {len(sizes)} workers have fewer than b = {batch} samples (the smallest {min(fewer)})"
+            )
+            yield f"batch norm: {who}, so theirs are losses of smaller batches; lower strategy.batch"
+
 
 class TorchProblem(OnModule, Partitioned["TorchOracle"]):
     """A loaded torch task.
@@ -365,15 +382,7 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
 
     def remarks(self) -> Iterator[str]:
         """Yield what deserves a second thought about this model and its batches, one line each."""
-        if not self.model.norm_stats.by_batch:
-            return
-        estimates = f"full gradients are estimates, in batches of {self.chunk}: theorems on exact ones do not apply"
-        yield f"batch norm: losses depend on the batch, so {estimates}; with GroupNorm or LayerNorm they do"
-        fewer = [len(part) for part in self.parts[: self.honest] if len(part) < self.batch]
-        if fewer:
-            who = f"{len(fewer)} of {self.honest} honest workers have fewer than b = {self.batch} samples"
-            fix = "so theirs are losses of smaller batches; lower strategy.batch"
-            yield f"batch norm: {who} (the smallest {min(fewer)}), {fix}"
+        return self.batch_norm_remarks(self.batch, list(map(len, self._honest_parts())))
 
 
 def _blocks(rows: Indices) -> list[Indices]:

@@ -106,11 +106,11 @@ def test_a_difference_is_as_short_as_the_step(kind: str) -> None:
 def test_workers_and_rounds_and_calls_have_masks_of_their_own() -> None:
     task = problem(partition="replicated")
     x, oracle = task.initial(), task.oracle(0)
-    rows = lambda: np.random.default_rng(7)  # noqa: E731  # the same minibatch everywhere
     found = []
     for worker, round_ in ((0, 1), (1, 1), (0, 2)):
         begin(oracle, partial(stream, 2, Role.MODEL, worker, round_))
-        found += [oracle.minibatch_gradients([x], 32, rows())[0].tobytes() for _ in range(2)]
+        for _ in range(2):
+            found += [oracle.minibatch_gradients([x], 32, np.random.default_rng(7))[0].tobytes()]  # the same rows
     assert len(set(found)) == len(found)
 
 
