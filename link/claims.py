@@ -72,13 +72,13 @@ def read_norm_stats(content: RecordDict) -> Vector | None:
     """Return the running statistics beside a model; None where there are none.
 
     Raises:
-        WireError: they are no vector of finite numbers.
+        WireError: they are no vector of finite float64 numbers.
     """
     record = content.array_records.get(NORM_STATS)
     if record is None:
         return None
     stats = from_array(record["x"]) if "x" in record else None
-    if stats is None or stats.ndim != 1 or stats.dtype != np.float64 or not np.isfinite(stats).all():
+    if stats is None or stats.dtype != np.float64 or not np.isfinite(stats).all():
         raise WireError("undecodable: the running statistics are no vector of finite numbers")
     return stats
 

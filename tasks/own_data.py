@@ -212,7 +212,7 @@ class OwnDataProblem(OnModule):
         """Yield what deserves a second thought about this model and its batches, one line each."""
         server = self._setting.party == "server"
         sizes = [] if server else [len(self._local(folder).parts[0]) for folder in self._folders()]
-        return self.batch_norm_remarks(self._setting.batch, sizes)
+        return self.remarks_on(self._setting.batch, sizes)
 
     def own_data(self, worker: int) -> list[list[np.ndarray[Any, np.dtype[Any]]]]:
         """Return inputs and targets of what a party trains on, and of what it keeps back if that is anything."""

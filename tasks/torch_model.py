@@ -218,13 +218,16 @@ class OnModule(ABC):
         stats = self.norm_stats(x)
         return {} if stats is None else self.model.norm_stats.by_name(stats)
 
-    def batch_norm_remarks(self, batch: int, sizes: Sequence[int]) -> Iterator[str]:
-        """Yield what batch norm changes, one line each; nothing where the model has none.
+    def remarks_on(self, batch: int, sizes: Sequence[int]) -> Iterator[str]:
+        """Yield what dropout and batch norm change, one line each; nothing where the model has none.
 
         Args:
             batch: b; 0 for full gradients alone.
             sizes: how many samples each worker that is known has.
         """
+        if drops := [name for name, layer in self.model.module.named_modules() if _drops(layer)]:
+            exact = "they are estimates, and theorems on exact ones do not apply"
+            yield f'dropout (layer "{drops[0]}"): full gradients draw masks too, so {exact}'
         if not self.model.norm_stats.by_batch:
             return
         estimates = f"full gradients are estimates, in batches of {batch or BLOCK}: theorems on exact ones do not apply"
@@ -234,6 +237,10 @@ class OnModule(ABC):
                 f"{len(fewer)} of {len(sizes)} workers have fewer than b = {batch} samples (the smallest {min(fewer)})"
             )
             yield f"batch norm: {who}, so theirs are losses of smaller batches; lower strategy.batch"
+
+
+def _drops(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0
 
 
 class TorchProblem(OnModule, Partitioned["TorchOracle"]):
@@ -382,7 +389,7 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
 
     def remarks(self) -> Iterator[str]:
         """Yield what deserves a second thought about this model and its batches, one line each."""
-        return self.batch_norm_remarks(self.batch, list(map(len, self._honest_parts())))
+        return self.remarks_on(self.batch, list(map(len, self._honest_parts())))
 
 
 def _blocks(rows: Indices) -> list[Indices]:
