@@ -42,12 +42,15 @@ class CustomTask:
         path: ``file.py:Class``, relative to the folder of the config.
         options: keyword arguments of the class: numbers, strings, booleans, and lists and tables of them.
         partition: who holds which training samples; see ``tasks/partition.py``.
+        norm_stats: where the running statistics of batch norm come from, for evaluation and in the final model:
+            "reference", which is the default, from training data of the server.
     """
 
     kind: Literal["custom"] = "custom"
     path: str
     options: Mapping[str, Any] = field(default_factory=dict)
     partition: str = "iid"
+    norm_stats: Literal["reference"] | None = None
     __pydantic_config__: ClassVar = {"extra": "forbid", "ser_json_inf_nan": "constants"}
 
     def __post_init__(self) -> None:

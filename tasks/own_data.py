@@ -4,7 +4,7 @@ A client loads its own folder and nothing else; the server loads no training dat
 a party's data give is the same as under a partition of shared data with the same rows, bit for bit. Imports torch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -101,7 +101,9 @@ class OwnDataProblem(OnModule):
             )
             fix = "of its own: give them by root_data(folder), or use GroupNorm or LayerNorm"
             raise TaskError(f"{needs} {fix}")
-        return self._problem(root, root)
+        problem = self._problem(root, root)
+        problem.check_batches()
+        return problem
 
     def _folders(self) -> list[Path]:
         given = dict.fromkeys(self._setting.folders.values())
@@ -178,32 +180,39 @@ class OwnDataProblem(OnModule):
         return len(self._kept(self._setting.folder_of(worker)).parts[0])
 
     def measure(self, worker: int, x: Vector) -> Evaluation:
-        """Measure the model on what a party kept back; on its training data where it kept nothing.
-
-        Raises:
-            TaskError: it needs running statistics, and the server has sent none.
-        """
-        problem = self._kept(self._setting.folder_of(worker))
-        problem.set_norm_stats(self.norm_stats(x))
+        """Measure the model on what a party kept back; on its training data where it kept nothing."""
+        folder = self._setting.folder_of(worker)
+        problem = self._kept(folder)
+        problem.set_norm_stats(self._local(folder).norm_stats(x) if self._given is None else self._given)
         return problem.evaluate(x)
 
     def norm_stats(self, x: Vector) -> Vector | None:
         """Return the running statistics that the model is measured with at x; None where it has none.
 
-        At the server they are computed from its own training data; a client is given them.
-
-        Raises:
-            TaskError: at a client that has been given none.
+        At the server they are computed from its own training data. A client has those that were set, and before that
+        those of its own training data.
         """
-        if self._root is not None:
-            return self._root.norm_stats(x)
-        if self.model.norm_stats.size and self._given is None:
-            raise TaskError("the model needs running statistics, and the server has sent none")
-        return self._given
+        if self._given is not None or not self.model.norm_stats.size:
+            return self._given
+        source = self._root if self._setting.party == "server" else self._local(self._folders()[0])
+        return None if source is None else source.norm_stats(x)
 
     def set_norm_stats(self, stats: Vector | None) -> None:
-        """Measure and write models with these running statistics from now on, as the server has sent them."""
+        """Measure and write models with these running statistics from now on; None for those of ``norm_stats``.
+
+        Raises:
+            TaskError: they do not fit the model.
+        """
+        size = self.model.norm_stats.size
+        if stats is not None and stats.shape != (size,):
+            raise TaskError(f"running statistics of shape {stats.shape}; the model has ({size},)")
         self._given = stats
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what deserves a second thought about this model and its batches, one line each."""
+        server = self._setting.party == "server"
+        sizes = [] if server else [len(self._local(folder).parts[0]) for folder in self._folders()]
+        return self.remarks_on(self._setting.batch, sizes)
 
     def own_data(self, worker: int) -> list[list[np.ndarray[Any, np.dtype[Any]]]]:
         """Return inputs and targets of what a party trains on, and of what it keeps back if that is anything."""

@@ -224,6 +224,30 @@ class OnModule(ABC):
         stats = self.norm_stats(x)
         return {} if stats is None else self.model.norm_stats.by_name(stats)
 
+    def remarks_on(self, batch: int, sizes: Sequence[int]) -> Iterator[str]:
+        """Yield what dropout and batch norm change, one line each; nothing where the model has none.
+
+        Args:
+            batch: b; 0 for full gradients alone.
+            sizes: how many samples each worker that is known has.
+        """
+        if drops := [name for name, layer in self.model.module.named_modules() if _drops(layer)]:
+            exact = "they are estimates, and theorems on exact ones do not apply"
+            yield f'dropout (layer "{drops[0]}"): full gradients draw masks too, so {exact}'
+        if not self.model.norm_stats.by_batch:
+            return
+        estimates = f"full gradients are estimates, in batches of {batch or BLOCK}: theorems on exact ones do not apply"
+        yield f"batch norm: losses depend on the batch, so {estimates}; with GroupNorm or LayerNorm they do"
+        if fewer := [size for size in sizes if size < batch]:
+            who = (
+                f"{len(fewer)} of {len(sizes)} workers have fewer than b = {batch} samples (the smallest {min(fewer)})"
+            )
+            yield f"batch norm: {who}, so theirs are losses of smaller batches; lower strategy.batch"
+
+
+def _drops(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0
+
 
 class TorchProblem(OnModule, Partitioned["TorchOracle"]):
     """A loaded torch task.
@@ -374,15 +398,7 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
         if self.task.augment is not None:
             estimates = "full gradients are estimates: theorems on exact ones do not apply"
             yield f"samples are augmented anew in each round, so {estimates}"
-        if not self.model.norm_stats.by_batch:
-            return
-        estimates = f"full gradients are estimates, in batches of {self.chunk}: theorems on exact ones do not apply"
-        yield f"batch norm: losses depend on the batch, so {estimates}; with GroupNorm or LayerNorm they do"
-        fewer = [len(part) for part in self.parts[: self.honest] if len(part) < self.batch]
-        if fewer:
-            who = f"{len(fewer)} of {self.honest} honest workers have fewer than b = {self.batch} samples"
-            fix = "so theirs are losses of smaller batches; lower strategy.batch"
-            yield f"batch norm: {who} (the smallest {min(fewer)}), {fix}"
+        yield from self.remarks_on(self.batch, list(map(len, self._honest_parts())))
 
 
 def _blocks(rows: Indices) -> list[Indices]:
