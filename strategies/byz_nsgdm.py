@@ -166,6 +166,10 @@ class ByzNSGDM(Stateful):
         """Return the least number of rows among which the rule tolerates f."""
         return _least(self.aggregator, self.n, self.f)
 
+    def step_size(self, ask: Ask) -> float:
+        """Return gamma_k = gamma / sqrt(k + 1), times the server's scale."""
+        return self.gamma / math.sqrt(ask.round) * ask.step_scale
+
     def update(self, state: ByzNSGDMState, ask: Ask, replies: Mapping[int, Vector], rng: Generator) -> ByzNSGDMState:
         """Aggregate, and step by gamma_k along the aggregate's direction."""
         x, g, step_norm, quorum = state.x, None, 0.0, self.quorum(state, ask)
@@ -179,7 +183,7 @@ class ByzNSGDM(Stateful):
             length = 0.0 if g is None else norm(g)
             if g is not None and length > 0:
                 # Python floats, so the step has the dtype of the model; g first, as gamma_k / length may overflow.
-                x_next = x - self.gamma / math.sqrt(ask.round) * (g / length)
+                x_next = x - self.step_size(ask) * (g / length)
                 x, step_norm = x_next, norm(x_next - x)
             note = combined.note or ("" if length > 0 else "the aggregate is 0; x stays")
             report = reported(combined, list(replies), note, rng, state.step_norm)

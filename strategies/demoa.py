@@ -222,8 +222,8 @@ class DeMoA(Stateful):
             notes.append("the model stays")
         if old and old != before:
             notes.append(self._aged(old))
-        # gamma is a Python float, so the step has the dtype of the model.
-        x = state.x if g is None else state.x - self.gamma * g
+        # The size is a Python float, so the step has the dtype of the model.
+        x = state.x if g is None else state.x - self.step_size(ask) * g
         return DeMoAState(
             round=state.round + 1,
             x=x,

@@ -135,7 +135,7 @@ class Descent(Method, ABC):
             return aggregate(self.aggregator, rows, self.n, self.f, rng, g, mass=mass, asked=asked)
         differences = bounded_sum(rows, -g)
         step = _step(ask, past)
-        lam = radius(self.alpha, differences, step, past.ratios) if step else None
+        lam = radius(self.alpha, differences, step, past.ratios, ask.alpha_scale) if step else None
         short, cut = clip_rows(differences, lam)
         clips = lam is not None
         combined = aggregate(self.aggregator, short, self.n, self.f, rng, mass=mass, asked=asked, clipped=clips)
@@ -169,8 +169,8 @@ class Descent(Method, ABC):
             g: what to step along; None to stay.
             report: of this round; the length of the step that led to its model is filled in.
         """
-        # gamma is a Python float, so the step has the dtype of the model.
-        x_next = state.x if g is None else state.x - self.gamma * g
+        # The size is a Python float, so the step has the dtype of the model.
+        x_next = state.x if g is None else state.x - self.step_size(ask) * g
         step_norm = norm(x_next - state.x)
         asked = frozenset(came if ask.cohort is None else ask.cohort)
         return DescentState(

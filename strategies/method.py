@@ -97,6 +97,10 @@ class Ask:
             experiment reveals it.
         epoch: of the server's checkpoints, where it keeps any.
         probe: the server only wants to know whether a worker can answer: it replies as to any ask, and keeps nothing.
+        step_scale: what the server multiplies the step size of this round by; see ``RobustStrategy``.
+        alpha_scale: what it multiplies the clipping multiplier of this round by.
+        step: size of the step from the last model to that of this round, where the worker takes that step itself and
+            the config alone does not give its size; else None.
     """
 
     round: int
@@ -108,6 +112,9 @@ class Ask:
     cohort: tuple[int, ...] | None = None
     epoch: CheckpointEpoch | None = None
     probe: bool = False
+    step_scale: float = 1.0
+    alpha_scale: float = 1.0
+    step: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -330,6 +337,10 @@ class Method(ABC):
         Only replies that passed screening are here; a missing or rejected one is simply absent. ``ask.cohort`` has
         those who were asked.
         """
+
+    def step_size(self, ask: Ask) -> float:
+        """Return the size of the step that ends this round, gamma times the server's scale."""
+        return self.gamma * ask.step_scale
 
     # --- about single workers: the answers of a method that keeps nothing of them, see ``Stateful`` -----------------
 
