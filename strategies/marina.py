@@ -22,6 +22,7 @@ from strategies.descent import gradient
 from strategies.hyperparameters import Constants, Key, Written
 from strategies.method import (
     EVERYBODY,
+    NOT_NEEDED,
     Ask,
     Compressor,
     Method,
@@ -86,6 +87,7 @@ class Marina(Method, ABC):
     """
 
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "full_batch")
+    on_schedules: ClassVar[str] = NOT_NEEDED
     always_quorum: ClassVar[bool] = False
     """Whether difference rounds need a quorum too."""
 
