@@ -115,5 +115,5 @@ class RoSDHBLocal(LocalSteps, RoSDHB):
         """Return g_i, the mean gradient along the local steps."""
         if self.local_gamma is None:  # one step needs none
             return super().local(oracle, x, round_, rng)
-        eta = self.local_size(self.local_gamma, round_)
+        eta = self.local_size(round_)
         return local_gradient(oracle, x, self.batch, self.local_steps, eta, rng, self.local_momentum)

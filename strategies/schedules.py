@@ -37,6 +37,7 @@ class Schedule(ABC):
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
+    kind: str
     start: float | str | None = None
     warmup: int = 0
 
@@ -114,7 +115,7 @@ class _Ending(Schedule):
     def share(self, j: int) -> float:
         """Return j / J, at most 1."""
         if self.rounds is None:
-            raise ValueError(f'rounds: missing; a "{self.kind}" schedule needs them')  # type: ignore[attr-defined]
+            raise ValueError(f'rounds: missing; a "{self.kind}" schedule needs them')
         return min(1.0, j / (self.rounds - self.warmup))
 
     @property
