@@ -115,6 +115,8 @@ def _hyper_parameters(strategy: MethodSection, given: set[str] | None) -> str:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_short, value))}]"
     if isinstance(value, dict):
         inner = sorted(value.items(), key=lambda item: item[0] != "kind")
         return "{ " + ", ".join(f"{key} = {_short(item)}" for key, item in inner) + " }"

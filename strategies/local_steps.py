@@ -50,6 +50,8 @@ class LocalSteps(Method):
     def meanings(self, rounds: int) -> Iterator[tuple[str, str]]:
         """Say what a local momentum does to the size of what is sent."""
         yield from super().meanings(rounds)
-        if mu := self.local_momentum:
-            longer = f"what workers send is up to 1 / (1 - mu) = {1 / (1 - mu):.4g} times as long as a gradient"
-            yield "local", f"momentum mu = {mu:g}, from 0 in every round: {longer}, and the step with it"
+        mu, steps = self.local_momentum, self.local_steps
+        if mu and steps > 1:
+            longer = sum(1 - mu**h for h in range(1, steps + 1)) / (1 - mu) / steps
+            sent = f"where gradients change little, what workers send is {longer:.3g} times as long as a gradient"
+            yield "local", f"momentum {mu:g}, from 0 in every round: {sent}, and the model's step with it"

@@ -130,6 +130,9 @@ class _Ending(Schedule):
         return replace(self, rounds=rounds) if self.rounds is None else self
 
     def flaw(self, rounds: int) -> str | None:
+        if self.end == 0 and self.rounds is not None and self.rounds < rounds:
+            still = f"from round {self.rounds + 1} on the step size is end = 0, and the model stays"
+            return f"rounds = {self.rounds}: {still}; set end above 0, or rounds to at least {rounds}"
         return super().flaw(min(rounds, self.rounds or rounds))
 
     def resolved(self, key: str, rounds: int, constants: Constants, start: float | None = None) -> Self:
