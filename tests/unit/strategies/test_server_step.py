@@ -19,7 +19,7 @@ from tests.toys import rng, vector
 
 COMMON: dict[str, Any] = {"n": 1, "f": 0, "aggregator": Mean(), "compressor": Identity(), "cohort": 1}
 SERVERS = [ServerMomentum(mu=0.5), ServerAdam(b1=0.5, b2=0.75, tau=0.5)]
-METHODS = [
+METHODS: list[Any] = [
     RobustSGD(gamma=1.0, **COMMON),
     RobustMomentumSGD(gamma=1.0, beta=0.0, **COMMON),
     LocalSGD(gamma=1.0, local_steps=1, local_gamma=1.0, **COMMON),
