@@ -196,8 +196,8 @@ class StepSchedule(Schedule):
     """``start``, multiplied by ``factor`` at each milestone.
 
     Args:
-        milestones: rounds, counted from the end of the warm-up, after which the step size is multiplied; ascending. The
-            field takes 50 % and 75 % of all.
+        milestones: Rounds, counted from the end of the warm-up, after which the step size is multiplied; ascending.
+            Common are 50 % and 75 % of all.
         factor: what it is multiplied by, above 0 and below 1.
     """
 
