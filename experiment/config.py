@@ -315,7 +315,8 @@ class Config(Section):
             folders: the data folder of each worker, for a process that holds several with data of their own.
         """
         who = self.federation
-        setting = Setting(who.clients, who.byzantine, who.seed, data_dir=data_dir, config_dir=config_dir)
+        batch = self.batches.get("batch") or self.batches.get("full_batch") or 0
+        setting = Setting(who.clients, who.byzantine, who.seed, data_dir=data_dir, config_dir=config_dir, batch=batch)
         return replace(setting, party=party, folders=folders) if self.own_data else setting
 
     def worker_terms(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from strategies.local_steps import LocalSteps
 from strategies.method import RoundKind
 from strategies.schedules import Schedule
 from strategies.weights import heaviest
+from tasks.contract import Problem
 
 
 def title(config: Config) -> str:
@@ -52,6 +53,14 @@ def explain(config: Config, data_dir: Path | None, config_dir: Path | None, *, l
             yield f"{'pending':12} {experiment.pending}, or wait for the clients; a stand-in is shown below"
     for head, sentence in sentences(config, facts, task, given):
         yield f"{head:12} {sentence}"
+    for remark in remarks(experiment.problem) if load else ():
+        yield f"{'warning':12} {remark}"
+
+
+def remarks(problem: Problem) -> Iterator[str]:
+    """Yield what a loaded task itself says about its model and its batches, one line each."""
+    of_task: Callable[[], Iterator[str]] | None = getattr(problem, "remarks", None)
+    yield from () if of_task is None else of_task()
 
 
 def sentences(

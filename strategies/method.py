@@ -20,7 +20,7 @@ what conflicts with it, and how many rounds of which kind to expect. ``strategie
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Protocol, Self, get_type_hints
 
@@ -57,6 +57,29 @@ class Oracle(Protocol):
 
     def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: Generator) -> list[Vector]:
         """Draw ONE minibatch of ``batch`` samples with ``rng`` and return its mean gradient at each point."""
+
+
+def begin(oracle: Oracle, rng: Callable[[], Generator]) -> None:
+    """Start a worker's round: give its oracle the stream that the model draws from, where the oracle takes one.
+
+    An oracle whose gradients draw at random (dropout, augmentation) has a method ``begin(rng)``. Each later call draws
+    afresh from that stream, and the same at all of its points, so that a difference compares one function.
+
+    Args:
+        oracle: of the worker.
+        rng: returns the MODEL stream of this worker and round.
+    """
+    if (start := getattr(oracle, "begin", None)) is not None:
+        start(rng())
+
+
+def full_gradients(oracle: Oracle, points: Sequence[Vector]) -> list[Vector]:
+    """Return the gradient over all local data at each point, of one random function where the model draws at random.
+
+    An oracle has a method ``full_gradients(points)`` for that; without it nothing is drawn.
+    """
+    several: Callable[[Sequence[Vector]], list[Vector]] | None = getattr(oracle, "full_gradients", None)
+    return [oracle.full_gradient(x) for x in points] if several is None else several(points)
 
 
 @dataclass(frozen=True)
