@@ -60,6 +60,7 @@ from strategies.compressors import QSGD, Identity, Masked, Natural, PermK, RandK
 from strategies.hyperparameters import LEAST, Constants
 from strategies.method import Method
 from strategies.methods import METHODS
+from strategies.schedules import Schedule
 from tasks.cifar10 import Cifar10Task
 from tasks.contract import Problem, Setting
 from tasks.custom import CustomTask
@@ -340,6 +341,9 @@ class Config(Section):
         waits = ("deadline_s", "flower_deadline_s", "join_timeout_s", "stall_rounds", "start_with", "heartbeat_s")
         for key in (*waits, "same_code", "declare_samples"):
             whole["federation"].pop(key, None)
+        for key, value in dict(self.strategy).items():
+            if isinstance(value, Schedule):  # it may depend on how long the run is
+                whole["strategy"][key] = as_written(value.within(self.strategy.rounds))
         return whole
 
     @property

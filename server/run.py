@@ -112,6 +112,7 @@ def run(
             strategy = new
             strategy.on_round = _on_round(strategy, transport, checkpointer, observers)
             strategy.state = resumed if resumed is not None else experiment.method.start(x0)
+            strategy.step_scale, strategy.alpha_scale = checkpointer.scales
             checkpointer.keep(transport, strategy)
             strategy.start(transport, codec.to_arrays(x0), num_rounds=rounds)
             status = "diverged" if strategy.last and strategy.last.diverged else "finished"

@@ -18,7 +18,7 @@ from strategies.cohorts import common_seed
 from strategies.compressors import Identity
 from strategies.estimates import START, Estimates, EstimatesState, StateT
 from strategies.hyperparameters import Constants, Written
-from strategies.method import Ask, Compressor, Oracle, Packet, RoundKind, Vector, WorkerState
+from strategies.method import NOT_NEEDED, Ask, Compressor, Oracle, Packet, RoundKind, Vector, WorkerState
 
 CHANGE = "change"
 
@@ -27,6 +27,7 @@ class ErrorFeedback(Estimates[StateT]):
     """What the methods with error feedback share: full gradients, and a compressor that is a contraction."""
 
     worker_keys: ClassVar[tuple[str, ...]] = ()
+    on_schedules: ClassVar[str] = NOT_NEEDED
 
     @classmethod
     def conflicts(cls, written: Written, compressor: Compressor) -> Iterator[str]:

@@ -32,27 +32,29 @@ class NormStats:
         self.layers = {name: layer for name, layer in layers.items() if layer.running_mean is not None}
         self.by_batch = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers.values())
         """Whether the output for a sample depends on the batch that it is in."""
+        self._module = module
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """Return means and variances by their names in a state dict, in the order of the vector."""
-        found: dict[str, Tensor] = {}
-        for name, layer in self.layers.items():
-            for key in ("running_mean", "running_var"):
-                found[f"{name}.{key}" if name else key] = getattr(layer, key)
-        return found
+    def _tensors(self) -> list[Tensor]:
+        """Return means and variances in the order of the vector."""
+        return [getattr(layer, key) for layer in self.layers.values() for key in ("running_mean", "running_var")]
 
     @property
     def size(self) -> int:
         """The length of the vector: two numbers a channel; 0 where the module has no such layers."""
-        return sum(tensor.numel() for tensor in self._tensors().values())
+        return sum(tensor.numel() for tensor in self._tensors())
+
+    def _parts(self, vector: Vector) -> list[Vector]:
+        """Return the parts of a vector, with the types that the layers have."""
+        tensors = self._tensors()
+        parts = np.split(vector, np.cumsum([tensor.numel() for tensor in tensors])[:-1])
+        with np.errstate(over="ignore"):  # an attack may have destroyed the model
+            return [part.astype(as_array(tensor).dtype) for part, tensor in zip(parts, tensors, strict=True)]
 
     def by_name(self, vector: Vector) -> dict[str, Vector]:
-        """Return the parts of a vector by their names in a state dict."""
-        tensors = self._tensors()
-        ends = np.cumsum([tensor.numel() for tensor in tensors.values()])
-        parts = np.split(vector, ends[:-1])
-        with np.errstate(over="ignore"):  # an attack may have destroyed the model
-            return {name: part.astype(as_array(tensors[name]).dtype) for name, part in zip(tensors, parts, strict=True)}
+        """Return the parts of a vector by their names in a state dict, which has a layer under all of its names."""
+        places = {tensor.data_ptr(): part for tensor, part in zip(self._tensors(), self._parts(vector), strict=True)}
+        state = self._module.state_dict()
+        return {name: places[tensor.data_ptr()] for name, tensor in state.items() if tensor.data_ptr() in places}
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -68,8 +70,8 @@ class NormStats:
 
     def write(self, vector: Vector) -> None:
         """Give the layers these statistics; call it within ``kept``."""
-        for name, part in self.by_name(vector).items():
-            self._tensors()[name].copy_(torch.from_numpy(part))
+        for tensor, part in zip(self._tensors(), self._parts(vector), strict=True):
+            tensor.copy_(torch.from_numpy(part))
 
     @torch.no_grad()
     def measured(self, steps: Iterator[Callable[[], object]]) -> Vector:
@@ -87,7 +89,7 @@ class NormStats:
                         layer.reset_running_stats()
                         layer.momentum = 1.0  # of this batch alone
                     step()
-                    total += np.concatenate([as_array(part).astype(np.float64) for part in self._tensors().values()])
+                    total += np.concatenate([as_array(part).astype(np.float64) for part in self._tensors()])
                     batches += 1
             finally:
                 for layer, momentum in zip(self.layers.values(), momenta, strict=True):

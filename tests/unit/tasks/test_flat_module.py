@@ -177,6 +177,18 @@ def test_the_running_statistics_are_the_mean_over_the_reference_batches() -> Non
     assert np.array_equal(state["0.running_mean"], stats[:20].astype(np.float32))
 
 
+def test_a_layer_that_is_used_twice_has_its_statistics_under_both_names() -> None:
+    def twice() -> nn.Module:
+        norm = nn.BatchNorm1d(20)
+        return nn.Sequential(norm, nn.Linear(20, 20), norm, nn.Linear(20, 5))
+
+    task = problem(twice)
+    found = task.norm_buffers(task.initial())
+    assert list(found) == ["0.running_mean", "0.running_var", "2.running_mean", "2.running_var"]
+    assert np.array_equal(found["0.running_mean"], found["2.running_mean"])
+    twice().load_state_dict({name: torch.from_numpy(part) for name, part in found.items()}, strict=False)
+
+
 def test_a_model_is_measured_with_statistics_that_were_set() -> None:
     task = problem(lambda: nn.Sequential(nn.BatchNorm1d(20), nn.Linear(20, 5)))
     x = task.initial()

@@ -315,6 +315,7 @@ def test_layers_without_state_and_chance_are_not_refused(tmp_path: Path, layer: 
         "def train_data(self): return X.clone().requires_grad_(), Y.bool()",
         "def train_data(self): np.random.seed(3); return X + float(np.random.rand()), Y",
         "l2 = np.float32(0.1)",
+        "dtype = 'bfloat16'",
         "def loss(self, out, y): return cross_entropy(out, y, weight=torch.tensor([1., 2., 9.]), label_smoothing=0.1)",
         "def correct(self, out, y): return (out.argmax(1) == y)[:, None]",
         "def model(self): return nn.Sequential(nn.Embedding(9, 2), nn.Flatten(), nn.Linear(12, 3))\n"
