@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from experiment.advice import CONFIDENCE, advise
 from experiment.config import Config, ResolvedConfig, resolve
 from experiment.config import ProblemConstants as ProblemConstants
 from experiment.opened import open_experiment, try_out
@@ -27,19 +28,27 @@ def title(config: Config) -> str:
     return f"{config.strategy.kind} on {config.task.kind}{attack}"
 
 
-def explain(config: Config, data_dir: Path | None, config_dir: Path | None, *, load: bool = True) -> Iterator[str]:
+def explain(
+    config: Config,
+    data_dir: Path | None,
+    config_dir: Path | None,
+    *,
+    load: bool = True,
+    confidence: float = CONFIDENCE,
+) -> Iterator[str]:
     """Yield the lines that describe what the config would do.
 
     Args:
         config: as it was read.
         data_dir: folder of data files.
         config_dir: folder of the config.
-        load: load the task and try it; without it the sentences that need it are left out.
+        load: load the task and try it; without it the sentences that need it, advice among them, are left out.
+        confidence: in (0, 1), for the sizes of cohorts that are advised.
 
     Raises:
         ConfigError: the config does not fit its task, or the task cannot be used.
     """
-    facts, given = None, config.strategy.model_fields_set
+    experiment, facts, given = None, None, config.strategy.model_fields_set
     task = f"{config.task.kind}; not loaded (--no-load), so its data were not checked"
     if load:
         experiment = open_experiment(config.to_toml(), data_dir, config_dir)
@@ -50,6 +59,9 @@ def explain(config: Config, data_dir: Path | None, config_dir: Path | None, *, l
             yield f"{'pending':12} {experiment.pending}, or wait for the clients; a stand-in is shown below"
     for head, sentence in sentences(config, facts, task, given):
         yield f"{head:12} {sentence}"
+    if experiment is not None:
+        for head, sentence in advise(experiment.config, experiment.problem, confidence):
+            yield f"{head:12} {sentence}"
 
 
 def sentences(

@@ -28,7 +28,7 @@ from strategies.compressors import Identity
 from strategies.descent import gradient
 from strategies.estimates import START, EstimatesState
 from strategies.hyperparameters import Key
-from strategies.method import Ask, Oracle, Packet, RoundKind, Vector, WorkerState
+from strategies.method import Ask, Oracle, Packet, RoundKind, Traits, Vector, WorkerState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +100,7 @@ class ByzEF21SGDM(MomentumErrorFeedback):
     """
 
     kind: ClassVar[str] = "byz-ef21-sgdm"
+    traits: ClassVar[Traits] = Traits(noise="averaged", differences=True, keeps=True, rows=True)
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "eta")
 
     eta: Annotated[float, Key(gt=0, le=1)] = 0.1

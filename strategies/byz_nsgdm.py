@@ -40,6 +40,7 @@ from strategies.method import (
     Report,
     RoundKind,
     Stateful,
+    Traits,
     Vector,
     WorkerState,
     reported,
@@ -94,6 +95,7 @@ class ByzNSGDM(Stateful):
     """
 
     kind: ClassVar[str] = "byz-nsgdm"
+    traits: ClassVar[Traits] = Traits(noise="averaged", keeps=True)
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "beta")
     steps_along_aggregate: ClassVar[bool] = False
 

@@ -44,6 +44,7 @@ from strategies.method import (
     RoundKind,
     Rows,
     Stateful,
+    Traits,
     Vector,
     WorkerState,
     reported,
@@ -102,6 +103,7 @@ class DeMoA(Stateful):
     """
 
     kind: ClassVar[str] = "demoa"
+    traits: ClassVar[Traits] = Traits(sampling="any", noise="averaged", rows=True)
     aggregates_all: ClassVar[bool] = True
 
     cohort: Annotated[int, Cohort()]

@@ -20,7 +20,7 @@ from numpy.random import Generator
 
 from strategies.descent import Descent, DescentState, gradient
 from strategies.hyperparameters import Key
-from strategies.method import Ask, Oracle, Packet, Stateful, Vector, WorkerState
+from strategies.method import Ask, Oracle, Packet, Stateful, Traits, Vector, WorkerState
 
 MOMENTUM = "momentum"
 
@@ -34,6 +34,7 @@ class RobustMomentumSGD(Descent, Stateful):
     """
 
     kind: ClassVar[str] = "robust-momentum-sgd"
+    traits: ClassVar[Traits] = Traits(sampling="clipped", noise="averaged", keeps=True)
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "beta")
     word: ClassVar[str] = MOMENTUM
 

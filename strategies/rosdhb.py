@@ -18,7 +18,7 @@ from numpy.random import Generator
 from strategies.compressors import Identity
 from strategies.descent import Descent, gradient, local_gradient
 from strategies.hyperparameters import Key, Written
-from strategies.method import Ask, Compressor, Oracle, Packet, RoundKind, Stateful, Vector, WorkerState
+from strategies.method import Ask, Compressor, Oracle, Packet, RoundKind, Stateful, Traits, Vector, WorkerState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class RoSDHB(Descent, Stateful):
     """
 
     kind: ClassVar[str] = "rosdhb"
+    traits: ClassVar[Traits] = Traits(sampling="clipped", noise="averaged", rows=True)
     holds: ClassVar[bool] = True
     masks: ClassVar[tuple[str, str]] = ("masked", "draws one mask for all workers of a round")
     """The compressor that it needs, and why."""

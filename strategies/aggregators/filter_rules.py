@@ -101,6 +101,7 @@ class SignGuard(Rule):
         (ICDCS 2022), Algorithm 2, plain SignGuard.
     """
 
+    uses_f: ClassVar[bool] = False
     kind: Literal["signguard"] = "signguard"
 
     def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:
