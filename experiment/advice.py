@@ -5,11 +5,13 @@ Everything here is a function of the config and of what its task reports; only `
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from experiment.config import Config, ProblemConstants, ResolvedConfig
 from experiment.sections import METHOD_SECTIONS
+from foundation.text import kind_and_line
 from strategies.cohorts import SIZES, excess, expected_byzantine, least_cohort, never
 from strategies.compressors import Identity
 from strategies.method import RoundKind, Traits, Vector
@@ -20,7 +22,7 @@ CONFIDENCE = 0.99
 
 
 def advise(config: ResolvedConfig, problem: Problem, confidence: float = CONFIDENCE) -> Iterator[tuple[str, str]]:
-    """Yield advice on a config as (word, sentence); an empty word goes on with the one before it.
+    """Yield advice on a config as (word, sentence).
 
     Args:
         config: resolved.
@@ -38,37 +40,33 @@ def advise(config: ResolvedConfig, problem: Problem, confidence: float = CONFIDE
 
 
 def cohort_sizes(config: Config, plan: Sequence[RoundKind], confidence: float) -> Iterator[tuple[str, str]]:
-    """Yield, for each kind of round that samples clients, the least safe cohort and how safe the one in use is."""
-    n, f, rule, rounds = (
-        config.federation.clients,
-        config.federation.byzantine,
-        config.aggregator,
-        config.strategy.rounds,
-    )
+    """Yield, for each kind of round that samples clients, how safe the cohort in use is, and the least safe one."""
+    n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
+    rounds = config.strategy.rounds
     if not f or not rule.defends or config.stratified or config.federation.whole_weights:
         return
-    word = "cohorts"
     for kind in plan:
-        if kind.sampled == n:
+        size, most = kind.sampled, rule.tolerates(kind.sampled)
+        if size == n:
             continue
         if kind.survives[0]:
-            yield word, f"{kind.name}: any size will do, as such a round survives a Byzantine majority"
-        else:
-            size, most = kind.sampled, rule.tolerates(kind.sampled)
-            chances = excess(n, f, size)
-            over = float(chances[most]) if 0 <= most < len(chances) else float(most < 0)
-            safe = never(kind.share * over, rounds)
-            least = least_cohort(n, f, rounds, confidence, rule.tolerates, kind.share)
-            bound = f"more than the {max(most, 0)} Byzantine clients that {rule.kind} tolerates of {size}"
-            yield word, f"{kind.name}: none of {rounds} rounds has {bound}, with probability {safe:.3g}"
-            if least is None:
-                yield "", f"for {confidence:g}, no cohort of up to {min(n, SIZES)} is large enough for {rule.kind}"
-            else:
-                yield "", f"for {confidence:g}, the least size is {least[0]}, of which at most {least[1]} are Byzantine"
-            if rule.depends_on_f:
-                share = min(expected_byzantine(size, n, f), max(most, 0))
-                yield "", f"{rule.kind} is run with the expected share, {share} of {size}; cm and rfa need no number"
-        word = ""
+            yield "cohorts", f"{kind.name}: any size will do, as such a round survives a Byzantine majority"
+            continue
+        over = excess(n, f, size)
+        chance = 1.0 if most < 0 else float(over[most]) if most < len(over) else 0.0
+        safe = never(kind.share * chance, rounds)
+        never_more = f"never more than {max(most, 0)} Byzantine in {rounds} rounds, which {names(rule)} tolerates"
+        least = least_cohort(n, f, rounds, confidence, rule.tolerates, kind.share)
+        wanted = f"none of up to {min(n, SIZES)}" if least is None else f"{least[0]}, at most {least[1]} Byzantine"
+        found = f"{never_more}, with probability {safe:.3g}; least size for {confidence:g}: {wanted}"
+        share = min(expected_byzantine(size, n, f), max(most, 0))
+        run = f" (the rule is run with f = {share} of {size})" if rule.depends_on_f else ""
+        yield "cohorts", f"{kind.name}: {size} of {n} clients{run}: {found}"
+
+
+def names(rule: Any) -> str:
+    """Return a rule and its pre-aggregators in words, the rule first."""
+    return " after ".join([rule.kind, *(step.kind for step in reversed(rule.pre))])
 
 
 # --- the floor --------------------------------------------------------------------------------------------------------
@@ -106,15 +104,15 @@ def heterogeneity(
     Returns:
         At x^0, and where the descent ends; None for the second if there is no descent, or if it diverges.
     """
-    x = start = problem.initial()
+    x = problem.initial()
     with np.errstate(over="ignore", invalid="ignore"):
-        first, mean = _at(problem, honest, start)
-        for _ in range(steps if step is not None else 0):
+        first, mean = _at(problem, honest, x)
+        if step is None:
+            return first, None
+        for _ in range(steps):
             x = x - step * mean
             last, mean = _at(problem, honest, x)
-    if step is None or not np.isfinite(last.squared) or last.squared > first.squared:
-        return first, None
-    return first, last
+    return first, last if last.squared <= first.squared else None  # NaN where it diverges
 
 
 def _at(problem: Problem, honest: int, x: Vector) -> tuple[Heterogeneity, Vector]:
@@ -143,7 +141,11 @@ def floor(config: ResolvedConfig, problem: Problem) -> Iterator[tuple[str, str]]
         smoothness = problem.smoothness
         gamma = config.method.gamma if config.method.steps_along_aggregate else None
         step = gamma if smoothness is None else 1 / smoothness
-    first, last = heterogeneity(problem, honest, step)
+    try:
+        first, last = heterogeneity(problem, honest, step)
+    except Exception as error:  # gradients of the user's own, which the method may never ask for
+        yield "floor", f"not measured: the full gradient of a client fails: {kind_and_line(error)}"
+        return
     kappa, least = rule.kappa(n, f) if f <= rule.tolerates(n) else None, f / (n - 2 * f)
     unlike = "zeta^2, the variance of honest full gradients, is"
     later = "" if last is None else f", {last.variance:.3g} after {STEPS} gradient steps"
@@ -152,7 +154,7 @@ def floor(config: ResolvedConfig, problem: Problem) -> Iterator[tuple[str, str]]
     limits = f"f/(n - 2f) zeta^2 = {least * at.variance:.3g} for any rule"
     if kappa is not None:
         limits = f"kappa zeta^2 = {kappa * at.variance:.3g} with this rule, {limits}"
-    yield "", f"no guarantee for ||grad f||^2 below {limits}; it is {first.squared:.3g} at x^0"
+    yield "floor", f"no guarantee for ||grad f||^2 below {limits}; it is {first.squared:.3g} at x^0"
 
 
 # --- another f --------------------------------------------------------------------------------------------------------
@@ -164,7 +166,7 @@ def other_f(config: Config) -> Iterator[tuple[str, str]]:
     if not f or not rule.defends or config.federation.whole_weights:
         return
     if not rule.depends_on_f:
-        yield "f", f"{rule.kind} returns the same for every f: another f changes what is guaranteed, not the model"
+        yield "f", f"{names(rule)} returns the same for every f: another f changes what is guaranteed, not the model"
         return
     near = {g: rule.kappa(n, g) for g in (f - 1, f, f + 1) if 0 < g <= rule.tolerates(n)}
     known = [f"{kappa:.3g} for f = {g}" for g, kappa in near.items() if kappa is not None]
@@ -203,11 +205,9 @@ def suggestions(config: Config, task: ProblemConstants) -> Iterator[tuple[str, s
         config: whose cohort, batch and compressor are those to suit.
         task: what its task reports.
     """
-    word = "suggested"
     for place, each in enumerate(rank(config, task)[:BEST], 1):
         used = " (in use)" if each.kind == config.strategy.kind else ""
-        yield word, f"{place}. {each.kind}{used}: {'; '.join(each.reasons) or 'fits, and no more'}"
-        word = ""
+        yield "suggested", f"{place}. {each.kind}{used}: {'; '.join(each.reasons) or 'fits, and no more'}"
 
 
 def rank(config: Config, task: ProblemConstants) -> list[Suggestion]:
@@ -268,5 +268,5 @@ def _judge(traits: Traits, config: Config, task: ProblemConstants) -> Iterator[t
 
 def _may_be_overrun(config: Config, size: int) -> bool:
     """Return whether a cohort of this size may have more Byzantine clients than the rule tolerates."""
-    n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
+    f, rule = config.federation.byzantine, config.aggregator
     return not config.stratified and bool(f) and rule.defends and min(f, size) > rule.tolerates(size)

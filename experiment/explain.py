@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from experiment.advice import CONFIDENCE, advise
+from experiment.advice import CONFIDENCE, advise, names
 from experiment.config import Config, ResolvedConfig, resolve
 from experiment.config import ProblemConstants as ProblemConstants
 from experiment.opened import open_experiment, try_out
@@ -127,19 +126,15 @@ def _short(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _names(rule: Any) -> str:
-    return " after ".join([rule.kind, *(step.kind for step in reversed(rule.pre))])
-
-
 def _rule(config: Config) -> str:
     n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
     if not rule.defends:
-        return f"{_names(rule)}: defends against nobody"
+        return f"{names(rule)}: defends against nobody"
     if config.federation.whole_weights:
         delta = f"delta_f = {100 * _share(config):.3g} % of it is the {f} heaviest"
-        return f"{_names(rule)}: breaks down at half of the weight; {delta}"
+        return f"{names(rule)}: breaks down at half of the weight; {delta}"
     tolerated = f"{rule.tolerates(n)} of {n} rows ({100 * rule.breakdown(n):.0f} %)"
-    return f"{_names(rule)}: breaks down beyond {tolerated}; f/n = {f} of {n} ({100 * f / n:.0f} %)"
+    return f"{names(rule)}: breaks down beyond {tolerated}; f/n = {f} of {n} ({100 * f / n:.0f} %)"
 
 
 def _share(config: Config) -> float:
@@ -174,7 +169,7 @@ def _kappa(config: Config) -> Iterator[tuple[str, str]]:
             continue
         kappa, least = rule.kappa(size, share), share / (size - 2 * share)
         if kappa is None:
-            yield "kappa", f"no bound is known for {_names(rule)}"
+            yield "kappa", f"no bound is known for {names(rule)}"
             return
         found.append(f"kappa = {kappa:.3g} for {size} rows, {share} Byzantine (at least {least:.3g} for any rule)")
     if found:
@@ -190,7 +185,7 @@ def _weighted_kappa(config: Config) -> Iterator[tuple[str, str]]:
         return
     kappa, least = rule.weighted_kappa(delta), delta / (1 - 2 * delta)
     if kappa is None:
-        yield "kappa", f"no bound is known for {_names(rule)}"
+        yield "kappa", f"no bound is known for {names(rule)}"
         return
     bound = f"kappa = {kappa:.3g} for all {config.federation.clients} rows (at least {least:.3g} for any rule)"
     yield "kappa", f"squared error <= kappa times the weighted variance of the honest rows; {bound}"
@@ -255,7 +250,7 @@ def _cohort(config: Config, size: int, rows: int) -> str:
     )
     who = f"{size} of {n} clients, {count} Byzantine"
     of = "" if rows == size else f" of the {rows} vectors that are aggregated"
-    return f"{who} ({_names(rule)} tolerates {rule.tolerates(rows)}{of})" if rule.defends else who
+    return f"{who} ({names(rule)} tolerates {rule.tolerates(rows)}{of})" if rule.defends else who
 
 
 def _risk(config: Config, size: int) -> tuple[float, float]:

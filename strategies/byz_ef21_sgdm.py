@@ -48,6 +48,12 @@ class MomentumErrorFeedback(ErrorFeedback[EstimatesState]):
         """Return the first round, of minibatch gradients too, and the later ones."""
         return super().plan(rounds, self.batch or samples)
 
+    def meanings(self, rounds: int) -> Iterator[tuple[str, str]]:
+        """Say up to which L the step size is stable."""
+        bound = self.stability()
+        limit = f"gamma L < {bound:.4g}, here L < {bound / self.gamma:.4g}"
+        yield "stability", f"this eta needs {limit}; compression lowers the bound"
+
     def warnings(self, smoothness: float | None) -> Iterator[str]:
         """Warn of a step size with which the momentum oscillates."""
         at, bound = self.gamma * (smoothness or 0.0), self.stability()

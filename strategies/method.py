@@ -239,8 +239,8 @@ class Traits:
     """What a method is made for; ``breakwater check`` compares methods by it.
 
     Args:
-        sampling: what sampled cohorts may be: "any" where the theorem covers a Byzantine majority in one, "clipped" where
-            only a heuristic limits it, "none" where all clients take part.
+        sampling: of clients: "any" where the theorem covers a Byzantine majority in a cohort, "clipped" where only a
+            heuristic limits it, "none" where all clients take part.
         noise: what becomes of the noise of minibatches: it "vanishes", is "averaged" over rounds, or "stays"; "none"
             where the method computes full gradients only.
         differences: whether differences are compressed that vanish, so that the error of compression does, too.

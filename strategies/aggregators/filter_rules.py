@@ -6,7 +6,7 @@ mean. They withstand the attacks that they were made for.
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
