@@ -57,11 +57,18 @@ def cohort_sizes(config: Config, plan: Sequence[RoundKind], confidence: float) -
         safe = never(kind.share * chance, rounds)
         never_more = f"never more than {max(most, 0)} Byzantine in {rounds} rounds, which {names(rule)} tolerates"
         least = least_cohort(n, f, rounds, confidence, rule.tolerates, kind.share)
-        wanted = f"none of up to {min(n, SIZES)}" if least is None else f"{least[0]}, at most {least[1]} Byzantine"
+        wanted = f"none of up to {min(n, SIZES)}"
+        if least is not None:
+            wanted = f"{least[0]}{_run_with(config, least[0])}, at most {least[1]} Byzantine"
         found = f"{never_more}, with probability {safe:.3g}; least size for {confidence:g}: {wanted}"
-        share = min(expected_byzantine(size, n, f), max(most, 0))
-        run = f" (the rule is run with f = {share} of {size})" if rule.depends_on_f else ""
-        yield "cohorts", f"{kind.name}: {size} of {n} clients{run}: {found}"
+        yield "cohorts", f"{kind.name}: {size} of {n} clients{_run_with(config, size)}: {found}"
+
+
+def _run_with(config: Config, size: int) -> str:
+    """Return with which f the rule is run on a cohort, where that matters: the expected share, not the most."""
+    n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
+    share = min(expected_byzantine(size, n, f), max(rule.tolerates(size), 0))
+    return f" (the rule is run with f = {share})" if rule.depends_on_f else ""
 
 
 def names(rule: Any) -> str:
