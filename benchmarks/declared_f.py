@@ -43,7 +43,7 @@ ATTACKS = {
     "none": [],
     "alie": ["attack.kind=alie", "attack.z=1.06", "attack.view=omniscient"],
     "bf": ["attack.kind=bf"],
-    "foe": ["attack.kind=foe", "attack.view=omniscient"],
+    "foe": ["attack.kind=foe", "attack.eps=10.0", "attack.view=omniscient"],
 }
 DATA = {
     "a9a": ["task.data=libsvm/a9a.gz", "task.partition=iid"],
