@@ -27,7 +27,20 @@ from numpy.random import Generator
 from strategies.clipping import clip_rows
 from strategies.cohorts import aggregate, common_seed, stack
 from strategies.hyperparameters import AUTO, Cohort, Key, Multiplier
-from strategies.method import EVERYBODY, Ask, Combined, Method, Oracle, Past, Report, RoundKind, Rows, Vector, reported
+from strategies.method import (
+    EVERYBODY,
+    Ask,
+    Combined,
+    Method,
+    Oracle,
+    Past,
+    Report,
+    RoundKind,
+    Rows,
+    Traits,
+    Vector,
+    reported,
+)
 from strategies.radius import Alpha, observe, radius
 from strategies.vectors import bounded_sum, distance, norm
 
@@ -76,6 +89,7 @@ class Descent(Method, ABC):
         batch: b: minibatch size; 0 for the full local gradient.
     """
 
+    traits: ClassVar[Traits] = Traits(sampling="clipped")
     word: ClassVar[str] = "gradient"
     """The kind of its rounds."""
     holds: ClassVar[bool] = False

@@ -18,7 +18,7 @@ from numpy.random import Generator
 
 from strategies.descent import Descent, local_gradient
 from strategies.hyperparameters import Key, StepSize
-from strategies.method import Ask, Oracle, Packet, Traits, WorkerState
+from strategies.method import Ask, Oracle, Packet, WorkerState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,6 @@ class LocalSGD(Descent):
     """
 
     kind: ClassVar[str] = "local-sgd"
-    traits: ClassVar[Traits] = Traits(sampling="clipped", noise="stays")
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "local_steps", "local_gamma")
 
     local_steps: Annotated[int, Key(ge=1, le=10_000)]

@@ -250,7 +250,7 @@ class Traits:
     """
 
     sampling: Literal["any", "clipped", "none"] = "none"
-    noise: Literal["vanishes", "averaged", "stays", "none"]
+    noise: Literal["vanishes", "averaged", "stays", "none"] = "stays"
     differences: bool = False
     full_gradients: bool = False
     keeps: bool = False
@@ -273,7 +273,7 @@ class Method(ABC):
 
     kind: ClassVar[str]
     """Name in configs."""
-    traits: ClassVar[Traits]
+    traits: ClassVar[Traits] = Traits()
     """What it is made for."""
     worker_keys: ClassVar[tuple[str, ...]] = ("batch",)
     """The keys of the config that an honest client must agree on with the server: what a worker computes."""

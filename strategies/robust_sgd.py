@@ -15,7 +15,7 @@ from typing import ClassVar
 from numpy.random import Generator
 
 from strategies.descent import Descent, gradient
-from strategies.method import Ask, Oracle, Packet, Traits, WorkerState
+from strategies.method import Ask, Oracle, Packet, WorkerState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,6 @@ class RobustSGD(Descent):
     """Robust SGD; with the rule "mean" plain averaging (FedSGD)."""
 
     kind: ClassVar[str] = "robust-sgd"
-    traits: ClassVar[Traits] = Traits(sampling="clipped", noise="stays")
 
     def reply(self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: Generator) -> tuple[WorkerState, Packet]:
         """Send Q(g_i), the full or a minibatch gradient at x^k."""
