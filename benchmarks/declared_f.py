@@ -49,8 +49,7 @@ DATA = {
     "a9a": ["task.data=libsvm/a9a.gz", "task.partition=iid"],
     "phishing": ["task.data=libsvm/phishing.gz", "task.partition=dirichlet(1)"],
 }
-TRUE, DECLARED = (3, 5), (0, 1, 2, 3, 4, 5, 6, 7, 8)
-CORNERS = (0, 1, 3, 5, 8)
+TRUE, DECLARED = (3, 5), (0, 1, 3, 5, 8)
 BLIND = ("cm", "rfa")
 """Rules that do the same whatever f is: two values of it show that."""
 BASE = [
@@ -85,8 +84,8 @@ def measure(
 
 
 def cases(seeds: int) -> Iterator[tuple[str, str, str, int, int, int]]:
-    """Yield (data, rule, attack, true, declared, seed), the most telling f first."""
-    for seed, data, declared in product(range(1, seeds + 1), DATA, sorted(DECLARED, key=lambda f: f not in CORNERS)):
+    """Yield (data, rule, attack, true, declared, seed), all of one seed first."""
+    for seed, data, declared in product(range(1, seeds + 1), DATA, DECLARED):
         for true, rule, attack in product(TRUE, RULES, ATTACKS):
             once = attack == "none" and true != TRUE[0]
             if not once and (rule not in BLIND or declared in (DECLARED[0], DECLARED[-1])):

@@ -177,7 +177,7 @@ def other_f(config: Config) -> Iterator[tuple[str, str]]:
         return
     near = {g: rule.kappa(n, g) for g in (f - 1, f, f + 1) if 0 < g <= rule.tolerates(n)}
     known = [f"{kappa:.3g} for f = {g}" for g, kappa in near.items() if kappa is not None]
-    low = f"if more than {f} attack, nothing is guaranteed"
+    low = f"if more than {f} attack, nothing is guaranteed, and crude attacks make the model diverge"
     high = "if fewer do, honest rows are left out for nothing"
     if len(known) > 1:
         high = f"{high}; kappa = {', '.join(known)}"

@@ -155,8 +155,8 @@ def test_a_floor_is_not_measured_where_it_is_known_or_dear_or_fails() -> None:
 
 def test_what_another_f_costs() -> None:
     assert dict(other_f(config("aggregator.kind=cwtm")))["f"] == (
-        "if more than 5 attack, nothing is guaranteed; if fewer do, honest rows are left out for nothing; kappa = 2.67 "
-        "for f = 4, 4.5 for f = 5, 7.88 for f = 6"
+        "if more than 5 attack, nothing is guaranteed, and crude attacks make the model diverge; if fewer do, honest "
+        "rows are left out for nothing; kappa = 2.67 for f = 4, 4.5 for f = 5, 7.88 for f = 6"
     )
     assert dict(other_f(config()))["f"].startswith("cm returns the same for every f")
     assert list(other_f(config("aggregator.kind=mean"))) == []
