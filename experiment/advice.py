@@ -146,7 +146,7 @@ def floor(config: ResolvedConfig, problem: Problem) -> Iterator[tuple[str, str]]
     step = None
     if STEPS * once <= WORK:
         smoothness = problem.smoothness
-        gamma = config.method.gamma if config.method.steps_along_aggregate else None
+        gamma = config.method.peak if config.method.steps_along_aggregate else None
         step = gamma if smoothness is None else 1 / smoothness
     try:
         first, last = heterogeneity(problem, honest, step)

@@ -1,6 +1,6 @@
 """A config in words and numbers, and what theory advises about it: ``breakwater check``, and the head of a report."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,11 @@ from foundation import units as words
 from foundation.errors import ConfigError
 from strategies.aggregators import DivideAndConquer
 from strategies.cohorts import byzantine_majority, expected_byzantine, share_of_stratum
+from strategies.local_steps import LocalSteps
 from strategies.method import RoundKind
+from strategies.schedules import Schedule
 from strategies.weights import heaviest
+from tasks.contract import Problem
 
 
 def title(config: Config) -> str:
@@ -59,8 +62,16 @@ def explain(
     for head, sentence in sentences(config, facts, task, given):
         yield f"{head:12} {sentence}"
     if experiment is not None:
+        for remark in remarks(experiment.problem):
+            yield f"{'warning':12} {remark}"
         for head, sentence in advise(experiment.config, experiment.problem, confidence):
             yield f"{head:12} {sentence}"
+
+
+def remarks(problem: Problem) -> Iterator[str]:
+    """Yield what a loaded task itself says about its model and its batches, one line each."""
+    of_task: Callable[[], Iterator[str]] | None = getattr(problem, "remarks", None)
+    yield from () if of_task is None else of_task()
 
 
 def sentences(
@@ -101,6 +112,7 @@ def _on_task(config: Config, task: ProblemConstants) -> Iterator[tuple[str, str]
     plan = resolved.method.plan(config.strategy.rounds, task.samples)
     yield "compressor", _compressor(resolved, task)
     yield from _clipping(resolved, task)
+    yield from _schedules(resolved)
     yield from resolved.method.meanings(config.strategy.rounds)
     yield from _rounds(resolved, plan)
     yield from _costs(plan, task)
@@ -123,6 +135,11 @@ def _hyper_parameters(strategy: MethodSection, given: set[str] | None) -> str:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_short, value))}]"
+    if isinstance(value, dict):
+        inner = sorted(value.items(), key=lambda item: item[0] != "kind")
+        return "{ " + ", ".join(f"{key} = {_short(item)}" for key, item in inner) + " }"
     return f"{value:.6g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -223,6 +240,28 @@ def _clipping(config: ResolvedConfig, task: ProblemConstants) -> Iterator[tuple[
         theory = f"{theory}; {bound} clips no honest difference (Theorem 4.2)"
     alpha = f"{written['alpha']:.6g}" if "alpha" in written else "auto, from the ratios observed"
     yield "clipping", f"alpha = {alpha}; {theory}"
+
+
+def _schedules(config: ResolvedConfig) -> Iterator[tuple[str, str]]:
+    """Yield how step sizes change over the rounds, and what theory says of it."""
+    method, rounds = config.method, config.strategy.rounds
+    if isinstance(method.gamma, Schedule):
+        yield "gamma", _course(method.gamma, method.gamma_at, rounds)
+        yield "", method.on_schedules + "; no theorem covers the warm-up" * bool(method.gamma.warmup)
+    if isinstance(method, LocalSteps) and method.local_schedule is not None:
+        yield "eta", f"of local steps: {_course(method.local_schedule, method.local_size, rounds)}"
+        yield (
+            "",
+            "the model still steps by gamma times their mean direction; for FedAvg with a schedule give gamma one too",
+        )
+
+
+def _course(schedule: Schedule, size: Callable[[int], float], rounds: int) -> str:
+    """Return a schedule in words, with its values at a few rounds."""
+    marks = {1, schedule.warmup + 1, *(max(1, round(share * rounds)) for share in (0.25, 0.5, 0.75)), rounds}
+    shown = ", ".join(f"{size(round_):.4g} in round {round_}" for round_ in sorted(marks))
+    warm = f" after a warm-up of {schedule.warmup} rounds" if schedule.warmup else ""
+    return f"{schedule.kind}{warm}: {shown}"
 
 
 def _cohorts(config: Config) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,7 @@ from strategies.byz_ef21 import CHANGE
 from strategies.byz_ef21_sgdm import MomentumErrorFeedback, single_momentum_bound
 from strategies.descent import gradient
 from strategies.hyperparameters import Key
-from strategies.method import Oracle, RoundKind, Traits, Vector
+from strategies.method import Oracle, RoundKind, Traits, Vector, full_gradients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,4 +84,4 @@ class ByzDM21(MomentumErrorFeedback):
 
 def _gradients(oracle: Oracle, points: Sequence[Vector], batch: int, rng: Generator) -> list[Vector]:
     """Return the gradient at each point over ONE minibatch, or over all local data where ``batch`` is 0."""
-    return oracle.minibatch_gradients(points, batch, rng) if batch else [oracle.full_gradient(x) for x in points]
+    return oracle.minibatch_gradients(points, batch, rng) if batch else full_gradients(oracle, points)

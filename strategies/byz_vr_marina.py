@@ -45,7 +45,8 @@ class ByzVRMarina(Marina):
         """Return x^k, in a difference round by the step that the server took: equal to the last bit."""
         if ask.kind == FULL:
             return ask.vectors["x"]
-        return ask.vectors["x_prev"] - self.gamma * ask.vectors["g"]
+        size = self.gamma_at(ask.round - 1) if ask.step is None else ask.step
+        return ask.vectors["x_prev"] - size * ask.vectors["g"]
 
     def absorb(self, held: Vector | None, ask: Ask, q: Vector) -> Vector:
         """Return g_i."""

@@ -80,7 +80,7 @@ class ByzVRMarinaPP(Marina):
         mass, asked = past.mass, self.asked(ask)
         if ask.kind == FULL:
             return aggregate(self.aggregator, rows, self.n, self.f, rng, past.g, mass=mass, asked=asked)
-        lam = radius(self.alpha, rows, _step(ask), past.ratios)
+        lam = radius(self.alpha, rows, _step(ask), past.ratios, ask.alpha_scale)
         clipped, cut = clip_rows(rows, lam)
         rule = Mean() if self.plus else self.aggregator
         clips = lam is not None

@@ -174,6 +174,30 @@ def test_an_own_task_that_cannot_be_loaded_is_an_error() -> None:
         lines(text)
 
 
+NORM = """
+import torch
+from torch import nn
+class Own:
+    def model(self): return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.1), nn.Linear(4, 2))
+    def train_data(self): return torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 2
+"""
+
+
+def test_what_batch_norm_and_dropout_do_to_the_theorems(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "own.py").write_text(NORM)
+    text = MARINA.replace('kind = "digits"\nmodel = "softmax"', 'kind = "custom"\npath = "own.py:Own"')
+    said = [line for line in explain(parse(text), None, tmp_path) if line.startswith("warning")]
+    assert [line.partition(" ")[2].strip() for line in said] == [
+        'dropout (layer "2"): full gradients draw masks too, so they are estimates, and theorems on exact ones do not '
+        "apply",
+        "batch norm: losses depend on the batch, so full gradients are estimates, in batches of 8: theorems on exact "
+        "ones do not apply; with GroupNorm or LayerNorm they do",
+        "batch norm: 15 of 15 workers have fewer than b = 8 samples (the smallest 2), so theirs are losses of smaller "
+        "batches; lower strategy.batch",
+    ]
+
+
 def test_a_value_that_does_not_fit_the_task_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"k = 651: must be at most d = 650"):
         lines(MARINA, "compressor.kind=rand-k", "compressor.k=651")
