@@ -26,7 +26,7 @@ from strategies.byz_ef21 import CHANGE
 from strategies.byz_ef21_sgdm import MomentumErrorFeedback, single_momentum_bound
 from strategies.descent import gradient
 from strategies.hyperparameters import Key
-from strategies.method import Oracle, RoundKind, Vector, full_gradients
+from strategies.method import Oracle, RoundKind, Traits, Vector, full_gradients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ class ByzDM21(MomentumErrorFeedback):
     """
 
     kind: ClassVar[str] = "byz-dm21"
+    traits: ClassVar[Traits] = Traits(noise="averaged", differences=True, keeps=True, rows=True)
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "eta", "vr")
     momentum: ClassVar[str] = "u"
 

@@ -22,7 +22,7 @@ what conflicts with it, and how many rounds of which kind to expect. ``strategie
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Protocol, Self, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, get_type_hints
 
 import numpy as np
 from numpy.random import Generator
@@ -275,6 +275,29 @@ FIXED_MOMENTUM = f"no theorem covers it, as theory ties the momentum to gamma, a
 
 
 @dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What a method is made for; ``breakwater check`` compares methods by it.
+
+    Args:
+        sampling: of clients: "any" where the theorem covers a Byzantine majority in a cohort, "clipped" where only a
+            heuristic limits it, "none" where all clients take part.
+        noise: what becomes of the noise of minibatches: it "vanishes", is "averaged" over rounds, or "stays"; "none"
+            where the method computes full gradients only.
+        differences: whether differences are compressed that vanish, so that the error of compression does, too.
+        full_gradients: whether workers compute full gradients in some rounds.
+        keeps: whether a client must keep vectors between rounds.
+        rows: whether the server keeps a vector of each client.
+    """
+
+    sampling: Literal["any", "clipped", "none"] = "none"
+    noise: Literal["vanishes", "averaged", "stays", "none"] = "stays"
+    differences: bool = False
+    full_gradients: bool = False
+    keeps: bool = False
+    rows: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method(ABC):
     """A distributed optimisation method: both halves. The server's state is the method's own type.
 
@@ -291,6 +314,8 @@ class Method(ABC):
 
     kind: ClassVar[str]
     """Name in configs."""
+    traits: ClassVar[Traits] = Traits()
+    """What it is made for."""
     worker_keys: ClassVar[tuple[str, ...]] = ("batch",)
     """The keys of the config that an honest client must agree on with the server: what a worker computes."""
     stateful: ClassVar[bool] = False

@@ -19,7 +19,18 @@ from strategies.compressors import Identity
 from strategies.descent import Descent, gradient, local_gradient
 from strategies.hyperparameters import Key, Written
 from strategies.local_steps import LocalSteps
-from strategies.method import FIXED_MOMENTUM, Ask, Compressor, Oracle, Packet, RoundKind, Stateful, Vector, WorkerState
+from strategies.method import (
+    FIXED_MOMENTUM,
+    Ask,
+    Compressor,
+    Oracle,
+    Packet,
+    RoundKind,
+    Stateful,
+    Traits,
+    Vector,
+    WorkerState,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +42,7 @@ class RoSDHB(Descent, Stateful):
     """
 
     kind: ClassVar[str] = "rosdhb"
+    traits: ClassVar[Traits] = Traits(sampling="clipped", noise="averaged", rows=True)
     holds: ClassVar[bool] = True
     on_schedules: ClassVar[str] = FIXED_MOMENTUM
     no_server_step: ClassVar[str] = "the server keeps a momentum of every client already"

@@ -72,6 +72,17 @@ def test_a_config_explained() -> None:
     assert "warning" not in said
 
 
+def test_advice_comes_last() -> None:
+    said = lines(MARINA, "strategy.full_cohort=11")
+    assert said["cohorts"].startswith("full: 11 of 20 clients: never more than 5 Byzantine in 10 rounds, which cm ")
+    assert said["cohorts"].endswith(" | difference: any size will do, as such a round survives a Byzantine majority")
+    assert said["floor"].startswith("zeta^2, the variance of honest full gradients, is ")
+    assert said["f"].startswith("cm returns the same for every f")
+    assert said["suggested"].count(" | ") == 2
+    assert list(said)[-3:] == ["floor", "f", "suggested"]
+    assert not {"cohorts", "floor", "f", "suggested"} & set(lines(MARINA, load=False))
+
+
 def test_kappa_of_every_cohort_in_one_line() -> None:
     # r = 5/10 and 1/2: 4 (1 + r)^2
     assert lines(MARINA, load=False)["kappa"] == (
@@ -109,7 +120,11 @@ def test_a_biased_compressor_tells_its_contraction() -> None:
 
 def test_a_method_adds_its_own_warnings() -> None:
     dm21 = ("strategy.kind=byz-dm21", "strategy.gamma=0.1", "compressor.kind=top-k", "compressor.k=65")
-    assert "warning" not in lines(MARINA, *dm21)
+    said = lines(MARINA, *dm21)
+    assert "warning" not in said
+    # (1 - 0.1)^-2 - 1, and over gamma = 0.1
+    assert said["stability"] == "this eta needs gamma L < 0.2346, here L < 2.346; compression lowers the bound"
+    assert "gamma L < 38, here L < 380" in lines(MARINA, *dm21, "strategy.vr=true", "strategy.batch=8")["stability"]
     assert lines(MARINA, *dm21, "strategy.vr=true")["warning"].startswith("strategy.batch = 0: full gradients have no")
 
 
