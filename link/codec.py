@@ -18,7 +18,7 @@ what was asked, so no length travels; what must be checked first, round and kind
 
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -142,6 +142,19 @@ def read_ask(content: RecordDict) -> Ask:
     return Ask(round_, kind, named, seed=seed, packet=packet, cohort=members, epoch=epoch, probe=probe)  # type: ignore[arg-type]  # checked above
 
 
+class AskReader:
+    """``read_ask`` for the workers of one process: a content that several of them share is read once, into one ask."""
+
+    def __init__(self) -> None:
+        self._last: tuple[RecordDict, Ask] | None = None
+
+    def __call__(self, content: RecordDict) -> Ask:
+        """Return the ask; see ``read_ask``."""
+        if self._last is None or self._last[0] is not content:
+            self._last = content, read_ask(content)
+        return self._last[1]
+
+
 def _read_mark(epoch: object) -> CheckpointEpoch | None:
     if epoch is None:
         return None
@@ -252,7 +265,13 @@ def max_reply_bytes(dim: int, dtype: np.dtype[Any]) -> int:
     return dim * dtype.itemsize + (dim + 7) // 8 + CONTROL_BYTES
 
 
-def reply_bound(content: RecordDict, method: Method, dim: int, dtype: np.dtype[Any]) -> int:
+def reply_bound(
+    content: RecordDict,
+    method: Method,
+    dim: int,
+    dtype: np.dtype[Any],
+    read: Callable[[RecordDict], Ask] = read_ask,
+) -> int:
     """Return a bound on the size of any honest reply to one instruction.
 
     Args:
@@ -261,6 +280,7 @@ def reply_bound(content: RecordDict, method: Method, dim: int, dtype: np.dtype[A
         method: that asks.
         dim: d.
         dtype: of the model.
+        read: ``read_ask``, or an ``AskReader`` that the workers share.
 
     Returns:
         Bytes of the packet, and ``CONTROL_BYTES`` for its label, records and envelope, or for an error in its place.
@@ -270,7 +290,7 @@ def reply_bound(content: RecordDict, method: Method, dim: int, dtype: np.dtype[A
     if "evaluate" in content:  # see ``link.claims``: three numbers
         return CONTROL_BYTES
     try:
-        ask = read_ask(content)
+        ask = read(content)
     except WireError:
         return max_reply_bytes(dim, dtype)
     return method.compressor_for(ask, 0).layout(dim, dtype).nbytes + CONTROL_BYTES

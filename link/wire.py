@@ -144,6 +144,15 @@ class Payload:
         if held:
             yield _field(_CHUNK, *pieces)
 
+    def frame_bytes(self, *head: bytes) -> list[int]:
+        """Return the length of each frame of a message with this content: of the envelope, then of its chunks."""
+        full, rest = divmod(sum(map(len, self._parts)), CHUNK_BYTES)
+        return [
+            _field_bytes(sum(map(len, head)) + len(self._content)),
+            *[_field_bytes(CHUNK_BYTES)] * full,
+            *([_field_bytes(rest)] if rest else ()),
+        ]
+
     @cached_property
     def shared_chunks(self) -> list[bytes]:
         """The chunk frames, made once and kept: for a broadcast."""
@@ -205,6 +214,11 @@ class Reader:
         self._open: pb.Envelope | None = None  # the envelope whose body is coming
         self._chunks: list[memoryview] = []
         self._missing, self._dropping = 0, False
+
+    @property
+    def expects_message(self) -> bool:
+        """Whether a message may begin with the next frame, as nothing incomplete or refused came before it."""
+        return self._open is None and not self._dropping
 
     def feed(self, raw: bytes) -> Control | Parcel | None:
         """Read one frame.
@@ -313,6 +327,11 @@ def _flaw_of_counts(items: int, elements: Callable[[], int]) -> str | None:
 def _field(tag: bytes, *parts: bytes | memoryview) -> bytes:
     """Return one length-delimited protobuf field: tag, length, data."""
     return b"".join((tag, _varint(sum(map(len, parts))), *parts))
+
+
+def _field_bytes(data: int) -> int:
+    """Return the length of a field with that many bytes of data."""
+    return 1 + max(1, -(-data.bit_length() // 7)) + data
 
 
 def _varint(n: int) -> bytes:
