@@ -79,6 +79,11 @@ class Attack(ABC):
         """Whether the attacker must know who was sampled: to count them, or to work out what they will send."""
         return self.counts_cohort or self.view == "omniscient"
 
+    @property
+    def sees_honest(self) -> bool:
+        """Whether the attacker looks at what honest clients send."""
+        return self.looks_at_peers and self.view == "omniscient"
+
     def validate(self, n: int, f: int) -> str | None:
         """Return why this attack cannot run with f Byzantine ones of n clients; None if it can."""
         return None

@@ -25,6 +25,7 @@ from attacks.attack import Attack, Copy, Individual, Repack
 from attacks.classical import Silence
 from attacks.faults import Fault, Faulty, WireFault
 from attacks.view import View
+from client.honest_replies import HonestReplies
 from client.rollback import Rollback
 from client.simulated import SimulatedWorkers
 from client.worker import measured
@@ -94,9 +95,16 @@ class Coalition:
         experiment: the opened experiment; its config names the method that is under attack.
         attack: what to do.
         deadline_s: of a round, for replies that are to miss it; None for the one of rounds over the link.
+        replies: of the honest workers, where these run in this process.
     """
 
-    def __init__(self, experiment: Experiment, attack: Attack, deadline_s: float | None = None) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        attack: Attack,
+        deadline_s: float | None = None,
+        replies: HonestReplies | None = None,
+    ) -> None:
         self.experiment = experiment
         self._deadline_s = deadline_s or experiment.config.federation.longest_deadline_s
         self._attack = attack
@@ -109,6 +117,7 @@ class Coalition:
             experiment,
             sends=lambda i: i in self._members or isinstance(attack, Copy),
             ours=lambda i: i in self._members,
+            replies=replies,
         )
         self._memory = _Memory()
         self._round: _Round | None = None
@@ -240,7 +249,7 @@ class Coalition:
                 g = (x_prev - x) / self._method.gamma if self._method.steps_along_aggregate else None
                 past = Past(shared.get("g", g), x_prev)
             memory.round, memory.x = ask.round, x
-            self._round = _Round(replace(ask, vectors=shared), past, x)
+            self._round = _Round(replace(ask, vectors=shared) if HELD in ask.vectors else ask, past, x)
             if self._method.stateful and self._attack.looks_at_peers:
                 self._known(worker, self._round)  # also in rounds in which the attack does not look
         return self._round

@@ -1,10 +1,14 @@
-"""Simulated honest workers: what they would keep and send, recomputed from data and seeds."""
+"""Simulated honest workers: what they would keep and send, recomputed from data and seeds.
+
+What honest workers of this process have computed in the round already is taken from them (``client.honest_replies``).
+"""
 
 from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from client.honest_replies import HonestReplies
 from experiment.opened import Experiment
 from link.worker_state import Page, StateDict, state_from_dict, state_to_dict, under
 from strategies.method import HELD, STATELESS, Ask, Packet, StateLostError, Vector, WorkerState
@@ -35,9 +39,16 @@ class SimulatedWorkers:
         experiment: the opened experiment.
         sends: returns whether the packets of a worker may be asked for; only those are kept, for the round.
         ours: returns whether no ask of a worker is missed here, as it is a member of the coalition.
+        replies: of honest workers in this process.
     """
 
-    def __init__(self, experiment: Experiment, sends: Callable[[int], bool], ours: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        sends: Callable[[int], bool],
+        ours: Callable[[int], bool],
+        replies: HonestReplies | None = None,
+    ) -> None:
         self.known: dict[tuple[int, bool], SimulatedWorker] = {}
         """By worker and whether its labels are flipped."""
         self._experiment = experiment
@@ -45,6 +56,7 @@ class SimulatedWorkers:
         self._seed = experiment.config.federation.seed
         self._dtype = experiment.problem.dtype
         self._sends, self._ours = sends, ours
+        self._replies = HonestReplies() if replies is None else replies
 
     def turn(self) -> None:
         """Let go of what only the past round needed: everything, where workers keep no state."""
@@ -95,9 +107,12 @@ class SimulatedWorkers:
         """
         copy = self.known.get((worker, flipped)) or SimulatedWorker()
         if copy.round != ask.round:
-            oracle = self._experiment.problem.oracle(worker, flipped=flipped)
-            rng = stream(self._seed, Role.WORKER, worker, ask.round)
-            state, packet = self._method.reply(worker, copy.state, ask, oracle, rng)
+            replied = None if flipped else self._replies.find(worker, ask, copy.state)
+            if replied is None:
+                oracle = self._experiment.problem.oracle(worker, flipped=flipped)
+                rng = stream(self._seed, Role.WORKER, worker, ask.round)
+                replied = self._method.reply(worker, copy.state, ask, oracle, rng)
+            state, packet = replied
             q = self._method.compressor_for(ask, worker).decompress(packet, self._dtype)
             held = ask.vectors.get(HELD, copy.row)
             if held is copy.row and held is not None and self._ours(worker):

@@ -15,6 +15,7 @@ from functools import partial
 
 from client.answers import ReadAsk, client_app
 from client.coalition import Coalition, CoalitionMember
+from client.honest_replies import HonestReplies
 from client.preparation import PartyPreparation, PreparationOptions
 from client.worker import HonestWorker
 from deploy.local import LocalOptions, check_attack
@@ -84,9 +85,10 @@ def grid_of(experiment: Experiment) -> InProcessGrid:
     config, problem = experiment.config.for_clients(), experiment.problem
     n, f = config.federation.clients, config.federation.byzantine
     known = Experiment(config, problem)  # what clients are sent
-    brain = None if config.attack is None or not f else Coalition(known, config.attack)
+    replies = HonestReplies() if config.attack is not None and config.attack.sees_honest else None
+    brain = None if config.attack is None or not f else Coalition(known, config.attack, replies=replies)
     workers = [
-        CoalitionMember(brain, i) if brain and i in config.federation.last_seats else HonestWorker(known, i)
+        CoalitionMember(brain, i) if brain and i in config.federation.last_seats else HonestWorker(known, i, replies)
         for i in range(n)
     ]
     read = codec.AskReader()
