@@ -1,10 +1,11 @@
 """A Byzantine coalition: several seats, one brain.
 
-The brain knows what its view allows, works out what every fellow would send if honest, lets the attack choose what the
-server should aggregate, and forges the packet that makes it so. Everything it knows of others it recomputes from data
-and seeds: an omniscient coalition receives nothing, so it needs no side channel and its attack is as reproducible as
-the rest of the run. For the same reason members may also run as separate processes (as Flower nodes do) and still act
-as one.
+The brain knows what its view allows, works out what every fellow would send if honest as far as the attack looks at it,
+lets the attack choose what the server should aggregate, and forges the packet that makes it so. Everything it knows of
+others it recomputes from data and seeds: an omniscient coalition receives nothing, so it needs no side channel and its
+attack is as reproducible as the rest of the run. For the same reason members may also run as separate processes (as
+Flower nodes do) and still act as one. In one process it takes what honest workers have computed already; the bits are
+the same.
 
 Where workers keep state, the brain simulates each one in its view, round by round. It sees only the rounds
 that one of its seats is asked in, and hears of its own seats alone what the server sends to one that is behind: under
@@ -33,7 +34,7 @@ from experiment.opened import Experiment
 from foundation.errors import ConfigError
 from link.worker_state import Page, StateDict, under
 from strategies.claims import Claim
-from strategies.method import HELD, Ask, Compressor, Method, Packet, Past, Rows, StateLostError, Vector
+from strategies.method import HELD, STATELESS, Ask, Compressor, Method, Packet, Past, Rows, StateLostError, Vector
 from strategies.randomness import Role, stream
 from strategies.weights import Masses
 
@@ -117,6 +118,7 @@ class Coalition:
             experiment,
             sends=lambda i: i in self._members or isinstance(attack, Copy),
             ours=lambda i: i in self._members,
+            blank=not attack.looks_at_own,
             replies=replies,
         )
         self._memory = _Memory()
@@ -179,13 +181,14 @@ class Coalition:
         self._turn_to(ask)
         if HELD in ask.vectors:
             self._memory.held[worker], self._memory.heard[worker] = ask.vectors[HELD], ask.round - 1
-        own = self._simulated.packet(worker, ask)
+        if self._method.stateful:
+            self._simulated.follow(worker, ask)  # also in rounds in which the attack does not look
         opened = self._open(worker, ask)
         attack, form = self._attack, self._method.compressor_for(ask, worker)
         if isinstance(attack, WireFault):
-            return self._faulty(attack.of(worker), worker, ask, own)
+            return self._faulty(attack.of(worker), worker, ask, self._simulated.packet(worker, ask))
         if isinstance(attack, Repack):
-            honest = self._simulated.packet(worker, ask, flipped=True) if attack.flips_labels else own
+            honest = self._simulated.packet(worker, ask, flipped=attack.flips_labels)
             return self._sent(worker, ask, attack.repack(honest, form))
         if (target := self._decide(worker, ask, opened)) is None:
             return None
@@ -198,7 +201,10 @@ class Coalition:
         if np.isfinite(target).all():  # what overflows would be screened
             largest = np.finfo(wanted.dtype).max / max(1.0, form.norm_bound(len(wanted)))
             wanted = np.clip(wanted, -largest, largest)
-        return self._sent(worker, ask, replace(self._forge(form, wanted, ask, exact=adds), version=own.version))
+        packet = self._forge(form, wanted, ask, exact=adds)
+        if self._method.stateful:
+            packet = replace(packet, version=self._simulated.packet(worker, ask).version)
+        return self._sent(worker, ask, packet)
 
     def _forge(self, form: Compressor, wanted: Vector, ask: Ask, *, exact: bool) -> Packet:
         """Return the packet that serves best to make the server read a vector.
@@ -241,7 +247,8 @@ class Coalition:
         """Return the round, opened by the first member that is asked in it and knows what it is about."""
         if self._round is None or self._round.ask.round != ask.round:
             memory = self._memory
-            x = self._method.model(self._simulated.follow(worker, ask).state, ask)
+            mine = self._simulated.follow(worker, ask).state if self._method.stateful else STATELESS
+            x = self._method.model(mine, ask)
             shared = {name: v for name, v in ask.vectors.items() if name != HELD}
             x_prev = shared.get("x_prev", memory.x if memory.round == ask.round - 1 else None)
             past = Past()
@@ -315,7 +322,9 @@ class Coalition:
         seats = sorted(self._members if cohort is None else self._members.intersection(cohort))
         return View(
             worker=worker,
-            own=self._simulated.row(worker, ask),
+            dim=self._x0.size,
+            dtype=self._x0.dtype,
+            honestly=lambda: self._simulated.row(worker, ask),
             flipped=lambda: self._simulated.row(worker, ask, flipped=True),
             ids=lambda: self._known(worker, opened),
             peers=lambda: self._rows(worker, opened),
