@@ -9,7 +9,8 @@
 
     BREAKWATER_DATA=DIR python -m benchmarks.simulation [--byzfl PYTHON] [--json FILE] [--quick]
 
-Times are processor time, the least of several runs that take turns, all with one thread.
+Times are processor time with one thread: of a run, or the median of its rounds; the least of several runs that take
+turns.
 """
 
 import importlib.util
@@ -19,7 +20,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 from benchmarks.bench import Result, arguments, publish
 from deploy.inprocess import grid_of
@@ -29,6 +32,7 @@ from experiment.opened import Experiment, open_config
 from server.monitor.exporters import Monitoring
 from server.run import run
 from server.run_folder.writer import RunFolder
+from strategies.strategy import RoundRecord
 
 ROOT = Path(__file__).resolve().parent.parent
 A9A = ROOT / "deploy" / "configs" / "a9a.toml"
@@ -57,13 +61,28 @@ kind = "ipm"
 every = 100000
 """
 WARM_UP = 5
+"""Rounds that are not timed, as more is compiled and loaded in them."""
 
 
-def whole_run(experiment: Experiment) -> None:
-    """Run an experiment as ``breakwater sweep`` does, and forget its results."""
+class Clocked(RunFolder):
+    """A run folder that notes the processor time at which each round has ended."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, None)
+        self.ends: list[float] = []
+
+    def add(self, record: RoundRecord) -> None:
+        """Add a round."""
+        super().add(record)
+        self.ends.append(time.process_time())
+
+
+def whole_run(experiment: Experiment) -> list[float]:
+    """Run an experiment as ``breakwater sweep`` does, forget its results, and return when its rounds ended."""
     quiet = Monitoring(quiet=True, silent=True, pictures=False)
-    with tempfile.TemporaryDirectory() as out, RunFolder(Path(out) / "run", None) as folder:
+    with tempfile.TemporaryDirectory() as out, Clocked(Path(out) / "run") as folder:
         run(experiment, folder, grid_of(experiment), quiet, incarnation=1)
+    return folder.ends
 
 
 def seconds(what: Callable[[], object]) -> float:
@@ -101,20 +120,10 @@ def lenet(byzfl: str | None, times: int, rounds: int) -> Iterator[Result]:
         file = Path(folder) / "lenet.toml"
         file.write_text(LENET)
 
-        def opened(kind: str, view: str, count: int) -> Experiment:
-            changes = [f"attack.kind={kind}", f"attack.view={view}", f"strategy.rounds={count}"]
-            return open_config(load(file, changes), None, here)
-
         def timed(kind: str, view: str) -> Callable[[], float]:
-            few, many = opened(kind, view, WARM_UP), opened(kind, view, WARM_UP + rounds)
-            whole_run(few)  # imports, and compiled loops
-
-            def call() -> float:
-                """The rounds alone: a run of some rounds, less one of few."""
-                start = seconds(lambda: whole_run(few))
-                return (seconds(lambda: whole_run(many)) - start) / rounds * 1e3
-
-            return call
+            changes = [f"attack.kind={kind}", f"attack.view={view}", f"strategy.rounds={WARM_UP + rounds}"]
+            experiment = open_config(load(file, changes), None, here)
+            return lambda: median(b - a for a, b in pairwise(whole_run(experiment)[WARM_UP - 1 :])) * 1e3
 
         calls = {"ipm": timed("ipm", "omniscient"), "big": timed("big", "own")}
         if byzfl is not None:

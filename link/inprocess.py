@@ -13,6 +13,7 @@ from foundation.errors import WireError
 from link import flwr_compat, replies
 from link import link_pb2 as pb
 from link.calls import Call, FramedGrid, ReplyBound
+from link.memory import keep_buffers
 from link.replies import App
 from link.seats import Seat
 from link.wire import CONTROL_BYTES, Parcel, Reader, reply_head
@@ -40,6 +41,7 @@ class InProcessGrid(FramedGrid):
         reply_bound: ReplyBound,
         reports: Mapping[str, str] = {},  # never written to
     ) -> None:
+        keep_buffers()
         held = {name: worker for worker, name in enumerate(apps)}
         super().__init__(
             run_id=run_id, clients=len(apps), max_reply_bytes=max_reply_bytes, reply_bound=reply_bound, held=held
