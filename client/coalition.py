@@ -56,6 +56,7 @@ class _Round:
         rows: the honest messages of ``peers``.
         target: what the server is to aggregate, once ``decided``.
         plan: where that differs from seat to seat, what each seat's is.
+        forged: the packet that was forged last: for which target, of which form, and what it is.
         whom: the worker whose message that is, where the attack copies.
     """
 
@@ -67,7 +68,13 @@ class _Round:
     target: Vector | None = None
     decided: bool = False
     plan: Callable[[int], Vector] | None = None
+    forged: tuple[Vector, Compressor, Packet] | None = None
     whom: int | None = None
+
+    def known(self, target: Vector, form: Compressor) -> Packet | None:
+        """Return the packet that was forged for exactly this target in this form; None if that was another."""
+        last = self.forged
+        return last[2] if last is not None and last[0] is target and last[1] == form else None
 
 
 @dataclass
@@ -198,10 +205,13 @@ class Coalition:
                 return original
         wanted = self._method.aim(self._held(worker, ask), ask, target)
         adds = wanted is not target  # the server adds what it reads to something
-        if np.isfinite(target).all():  # what overflows would be screened
-            largest = np.finfo(wanted.dtype).max / max(1.0, form.norm_bound(len(wanted)))
-            wanted = np.clip(wanted, -largest, largest)
-        packet = self._forge(form, wanted, ask, exact=adds)
+        packet = None if adds or form.shared else opened.known(target, form)
+        if packet is None:
+            if np.isfinite(target).all():  # what overflows would be screened
+                largest = np.finfo(wanted.dtype).max / max(1.0, form.norm_bound(len(wanted)))
+                wanted = np.clip(wanted, -largest, largest)
+            packet = self._forge(form, wanted, ask, exact=adds)
+            opened.forged = target, form, packet
         if self._method.stateful:
             packet = replace(packet, version=self._simulated.packet(worker, ask).version)
         return self._sent(worker, ask, packet)
