@@ -19,7 +19,7 @@ what was asked, so no length travels; what must be checked first, round and kind
 import struct
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -61,6 +61,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.d
 _CODES = _DTYPES | {name: np.dtype(name).newbyteorder("<") for name in ("float16", "uint8", "uint16", "int8", "int16")}
 """What vectors hold, and what the values of a packet may."""
 _BYTES = {"uint8": _CODES["uint8"]}
+
+RecordT = TypeVar("RecordT", ArrayRecord, ConfigRecord)
 
 _SEED, _SCALE = struct.Struct("<Q"), struct.Struct("<d")
 
@@ -125,9 +127,9 @@ def read_ask(content: RecordDict) -> Ask:
         WireError: it is not one of ours.
     """
     try:
-        config, vectors = content.config_records["ask"], content.array_records["vectors"]
+        config, vectors = _record(content, "ask", ConfigRecord), _record(content, "vectors", ArrayRecord)
         round_, kind = config["round"], config["kind"]
-        packet = _read_broadcast(config, content.array_records["packet"]) if "packet" in config else None
+        packet = _read_broadcast(config, _record(content, "packet", ArrayRecord)) if "packet" in config else None
     except KeyError as error:
         raise WireError(f"undecodable: the instruction has no {error}; is the server a Breakwater ServerApp?") from None
     seed, cohort = config.get("seed"), config.get("cohort")
@@ -140,6 +142,14 @@ def read_ask(content: RecordDict) -> Ask:
     epoch = _read_mark(config.get("mark"))
     probe = bool(config.get("probe", False))
     return Ask(round_, kind, named, seed=seed, packet=packet, cohort=members, epoch=epoch, probe=probe)  # type: ignore[arg-type]  # checked above
+
+
+def _record(content: RecordDict, name: str, kind: type[RecordT]) -> RecordT:
+    """Return a record; KeyError where there is none of this kind."""
+    record = content[name]
+    if not isinstance(record, kind):
+        raise KeyError(name)
+    return record
 
 
 class AskReader:

@@ -77,12 +77,12 @@ class InProcessGrid(FramedGrid):
         reply = replies.answer_to(call.message, call.id, client.app, client.context, name=client.name)
         bound = self.max_reply_bytes if call.reply_bound is None else call.reply_bound
         if reply.whole is not None and client.reader.expects_message:
-            content, written = reply.whole
-            lengths = written.frame_bytes(reply_head(call.id))
+            message, payload = reply.whole
+            lengths = payload.frame_bytes(reply_head(call.id))
             if sum(lengths) <= bound:
                 for length in lengths:
                     self.ledger.up(client.name, length)
-                call.settle(content)
+                call.settle(message if message.metadata.reply_to_message_id == call.message_id else message.content)
                 return
         client.reader.max_bytes = bound
         for frame in reply.frames:

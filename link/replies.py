@@ -35,7 +35,7 @@ class Reply:
         end: the stream ends after them, in these words or with this goodbye; None if it goes on.
         kind: what is sent, see ``link.witness``.
         round: that it belongs to; None for none.
-        whole: the content and its payload, where the frames are those of a reply that nothing is wrong with.
+        whole: the app's reply and its payload, where the frames are theirs and nothing is wrong.
     """
 
     frames: Iterable[bytes] = ()
@@ -43,7 +43,7 @@ class Reply:
     end: pb.Goodbye | str | None = None
     kind: str = ""
     round: int | None = None
-    whole: tuple[RecordDict, Payload] | None = None
+    whole: tuple[Message, Payload] | None = None
 
 
 def answer(parcel: Parcel, app: App, context: Context, *, name: str) -> Reply:
@@ -92,7 +92,7 @@ def answer_to(instruction: Message, id_: int, app: App, context: Context, *, nam
         if reply.has_error():
             return Reply([error_frame(id_, reply.error)], kind=ERROR)
         payload = Payload(reply.content)
-        return Reply(whole(payload, id_), whole=(reply.content, payload))
+        return Reply(whole(payload, id_), whole=(reply, payload))
     except Silent:
         return Reply([control_frame(pb.Pass(id=id_))], kind=PASS)
     except Broken as wish:
