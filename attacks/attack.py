@@ -48,7 +48,7 @@ class Attack(ABC):
     counts_cohort: ClassVar[bool] = False
     """Whether the attack asks how many Byzantine clients were sampled."""
     looks_at_own: ClassVar[bool] = True
-    """Whether it ever looks at what its seat, or anybody, would send if honest; if not, no gradient is computed for it."""
+    """Whether it ever looks at what its seat, or anybody, would send if honest; else no gradient is computed for it."""
     looks_at_peers: ClassVar[bool] = False
     """Whether it looks at the messages of others. Where they keep state, those must then be followed from round 1."""
     needs_spread: ClassVar[bool] = False

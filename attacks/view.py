@@ -129,6 +129,7 @@ def alone(
         rng: for the rule, and for what attackers draw each for itself.
     """
     n = len(rows) + f
+
     def needs(what: str) -> str:
         return f"{attack.kind} needs {what}: pass {what}="
 

@@ -204,8 +204,10 @@ def _shape(content: RecordDict) -> Shape | None:
 @lru_cache(maxsize=64)
 def _lengths_of(shape: Shape) -> tuple[int, int]:
     """Return ``_Written.lengths`` of records of this shape; those of one round's replies are the same."""
-    zeros = {name: ConfigRecord({key: bytes(length) for key, length in lengths}) for name, lengths in shape}
-    return _write(RecordDict(zeros)).lengths
+    zeros = RecordDict()
+    for name, lengths in shape:
+        zeros[name] = ConfigRecord({key: bytes(length) for key, length in lengths})
+    return _write(zeros).lengths
 
 
 def reply_head(id_: int) -> bytes:

@@ -44,6 +44,13 @@ cohort = 4
 batch = 8
 alpha = 2.0
 """
+MOMENTUM = """
+[strategy]
+kind = "robust-momentum-sgd"
+rounds = 10
+gamma = 0.1
+batch = 8
+"""
 COHORT = (0, 2, 4, 5)  # two of them Byzantine
 
 
@@ -267,7 +274,10 @@ class Counting:
 
 
 def counted(*overrides: str) -> tuple[Experiment, list[int]]:
-    opened = experiment(*overrides)
+    return counted_problem(experiment(*overrides))
+
+
+def counted_problem(opened: Experiment) -> tuple[Experiment, list[int]]:
     problem = Counting(opened)
     return replace(opened, problem=cast(Problem, problem)), problem.asked
 
@@ -279,6 +289,22 @@ def test_who_needs_no_messages_of_others_computes_none(attack: str, view: str) -
     for member in coalition(opened).values():
         member.answer(ask(opened))
     assert computed == ([4, 5] if attack in ("bf", "lf", "wire") else [])  # the others do not even look at their own
+
+
+@pytest.mark.parametrize("attack", ["big", "nan", "zero", "gaussian"])
+def test_who_looks_at_nothing_computes_nothing_where_workers_keep_state_either(attack: str) -> None:
+    text = TEXT.partition("[strategy]")[0] + MOMENTUM
+    base = experiment().problem
+    config = resolve(parse(text, [f"attack.kind={attack}"]), base)
+    opened, computed = counted_problem(Experiment(config, base))
+    members = coalition(opened)
+    x = opened.problem.initial()
+    for k in (1, 2):
+        for member in members.values():
+            packet = member.answer(Ask(k, "momentum", {"x": x}))
+            assert isinstance(packet, Packet)
+            assert packet.version == k - 1  # as of a worker that has answered all along
+    assert computed == []
 
 
 @pytest.mark.parametrize("attack", ["alie", "foe", "min-max", "mimic", "rop", "shb", "fang", "alie attack.jitter=1"])
