@@ -1,6 +1,7 @@
 """A coalition in the process of the honest workers: the same bits as one that computes their replies again."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ RUNS = {
 }
 
 
-def ran(out: Path, overrides: str) -> tuple[bytes, list[tuple[object, ...]]]:
+def ran(out: Path, overrides: str) -> tuple[bytes, list[Any]]:
     config = parse(TEXT, [*overrides.split(), "strategy.rounds=6", "strategy.gamma=0.1", "strategy.batch=8"])
     quiet = Monitoring(quiet=True, silent=True, pictures=False)
     run_in_process(LocalOptions(config=config, out=out, monitoring=quiet))
