@@ -6,6 +6,7 @@ What honest workers of this process have computed in the round already is taken 
 from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.random import Generator
 from client.honest_replies import HonestReplies
 from experiment.opened import Experiment
 from link.worker_state import Page, StateDict, state_from_dict, state_to_dict, under
-from strategies.method import HELD, STATELESS, Ask, Packet, StateLostError, Vector, WorkerState
+from strategies.method import HELD, STATELESS, Ask, Packet, StateLostError, Vector, WorkerState, begin
 from strategies.randomness import Role, stream
 
 
@@ -133,6 +134,7 @@ class SimulatedWorkers:
             if replied is None:
                 oracle = self._blank or self._experiment.problem.oracle(worker, flipped=flipped)
                 rng = stream(self._seed, Role.WORKER, worker, ask.round)
+                begin(oracle, partial(stream, self._seed, Role.MODEL, worker, ask.round))
                 replied = self._method.reply(worker, copy.state, ask, oracle, rng)
             state, packet = replied
             q = self._method.compressor_for(ask, worker).decompress(packet, self._dtype)

@@ -60,6 +60,7 @@ from strategies.compressors import QSGD, Identity, Masked, Natural, PermK, RandK
 from strategies.hyperparameters import LEAST, Constants
 from strategies.method import Method
 from strategies.methods import METHODS
+from strategies.schedules import Schedule
 from tasks.contract import Problem, Setting
 from tasks.custom import CustomTask
 from tasks.digits import DigitsTask
@@ -314,7 +315,8 @@ class Config(Section):
             folders: the data folder of each worker, for a process that holds several with data of their own.
         """
         who = self.federation
-        setting = Setting(who.clients, who.byzantine, who.seed, data_dir=data_dir, config_dir=config_dir)
+        batch = self.batches.get("batch") or self.batches.get("full_batch") or 0
+        setting = Setting(who.clients, who.byzantine, who.seed, data_dir=data_dir, config_dir=config_dir, batch=batch)
         return replace(setting, party=party, folders=folders) if self.own_data else setting
 
     def worker_terms(self) -> dict[str, Any]:
@@ -336,6 +338,9 @@ class Config(Section):
         waits = ("deadline_s", "flower_deadline_s", "join_timeout_s", "stall_rounds", "start_with", "heartbeat_s")
         for key in (*waits, "same_code", "declare_samples"):
             whole["federation"].pop(key, None)
+        for key, value in dict(self.strategy).items():
+            if isinstance(value, Schedule):  # it may depend on how long the run is
+                whole["strategy"][key] = as_written(value.within(self.strategy.rounds))
         return whole
 
     @property

@@ -35,7 +35,7 @@ from server.run_folder.writer import RunFolder
 from strategies.claims import Measures, headline
 from strategies.deadline import LearntDeadline
 from strategies.method import Evaluation, Vector
-from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord, StalledError
+from strategies.strategy import ClaimCodec, NoClientsError, RobustStrategy, RoundRecord, StalledError
 
 log = logging.getLogger("breakwater.server")
 
@@ -112,6 +112,7 @@ def run(
             strategy = new
             strategy.on_round = _on_round(strategy, transport, checkpointer, observers)
             strategy.state = resumed if resumed is not None else experiment.method.start(x0)
+            strategy.step_scale, strategy.alpha_scale = checkpointer.scales
             checkpointer.keep(transport, strategy)
             strategy.start(transport, codec.to_arrays(x0), num_rounds=rounds)
             status = "diverged" if strategy.last and strategy.last.diverged else "finished"
@@ -196,11 +197,17 @@ def _strategy(
         stratum=federation.last_seats if config.stratified else (),
         agreement=None if experiment.agreement is None else experiment.agreement.record(),
         evaluate=evaluate,
-        claim_codec=claims if config.clients_evaluate else None,
+        claim_codec=_claim_codec(experiment) if config.clients_evaluate else None,
         declare_samples=federation.declare_samples,
         every=config.evaluation.every,
         on_hold=observers.live.hold,
     )
+
+
+def _claim_codec(experiment: Experiment) -> ClaimCodec:
+    """Return how clients are asked to measure models: with what only the server can compute for them."""
+    of_model: Callable[[Vector], Vector | None] | None = getattr(experiment.problem, "norm_stats", None)
+    return claims if of_model is None or not experiment.config.own_data else claims.WithNormStats(of_model)
 
 
 def _on_round(

@@ -205,6 +205,11 @@ class RobustStrategy(Strategy):
         every: rounds between evaluations; the last round is always measured.
         on_round: called with the record of every finished round.
         on_hold: called with one line when the run is held because too few clients answer, and with "" when it goes on.
+
+    Attributes:
+        step_scale: what the step size of the next rounds is multiplied by, whatever the method and its schedule; 1 at
+            first. To be set between rounds alone. It is in the checkpoint.
+        alpha_scale: the same for the clipping multiplier, given or learnt.
     """
 
     method: Method
@@ -236,6 +241,7 @@ class RobustStrategy(Strategy):
     def forget(self) -> None:
         """Forget every round, so that the next one is the first."""
         self.state: Any = None
+        self.step_scale, self.alpha_scale = 1.0, 1.0
         self._recorded: Any = None  # the state after the last round whose record was passed on
         self.last: RoundRecord | None = None
         self.wait_s = 0.0  # of the round that is under way
@@ -263,7 +269,7 @@ class RobustStrategy(Strategy):
         cohort = sample(
             self.clients, ask.sample, nodes, stream(self.seed, Role.COHORT, round_=state.round), self.stratum
         )
-        ask = replace(ask, cohort=tuple(cohort))
+        ask = replace(ask, cohort=tuple(cohort), step_scale=self.step_scale, alpha_scale=self.alpha_scale)
         self.wait_s = self._seconds(ask.kind)
         self._open = self._opened(ask, cohort, nodes)
         return self._open.messages

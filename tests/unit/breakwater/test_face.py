@@ -28,10 +28,10 @@ NAMES = {
         draw_seed""",
     "breakwater.methods": """
         Aggregator Ask ByzDM21 ByzDashaPage ByzEF21 ByzEF21BC ByzEF21SGDM ByzNSGDM ByzVRMarina ByzVRMarina2
-        ByzVRMarinaPP Combined Compressor DeMoA Descent Evaluation Key LocalSGD Method Oracle Packet PacketLayout Past
-        Rejected Report RoSDHB RoSDHBLocal RobustAveraging RobustMomentumSGD RobustSGD Role Rows StateLostError Stateful
-        Vector Weights
-        WorkerState aggregate examine gradient norm stack stream""",
+        ByzVRMarinaPP Combined Compressor CosineSchedule DeMoA Descent Evaluation Key LinearSchedule LocalSGD
+        Method Oracle Packet PacketLayout Past Rejected Report RoSDHB RoSDHBLocal RobustAveraging
+        RobustMomentumSGD RobustSGD Role Rows ServerAdam ServerMomentum SqrtSchedule StateLostError Stateful
+        StepSchedule Vector Weights WorkerState aggregate examine gradient norm stack stream""",
     "breakwater.tasks": """
         CustomTask DigitsTask Evaluation LogisticTask MnistTask Oracle Problem Setting TableTask TaskError TaskSpec
         Vector""",
