@@ -18,6 +18,7 @@ from server.monitor.exporters import Monitoring
 from tests.integration.processes import ROOT, rounds_of
 from tests.local_grid import federation
 from tests.saved import x_of
+from tests.shortened import schedule_within
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +33,7 @@ RUNNABLE = [path for path in CONFIGS if path.stem not in NEEDS_DATA | NEEDS_TORC
 
 
 def shortened(path: Path, *changes: str) -> Config:
-    return load(path, [f"strategy.rounds={ROUNDS}", f"evaluation.every={ROUNDS}", *changes])
+    return load(path, [f"strategy.rounds={ROUNDS}", f"evaluation.every={ROUNDS}", *schedule_within(path), *changes])
 
 
 def in_one_process(config: Config) -> np.ndarray:

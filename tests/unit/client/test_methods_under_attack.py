@@ -18,6 +18,7 @@ from experiment.opened import open_experiment
 from link import codec
 from strategies.strategy import RoundRecord
 from tests.local_grid import federation
+from tests.shortened import schedule_within
 
 CONFIGS = Path(__file__).parents[3] / "deploy" / "configs"
 ROUNDS, EVERY = 4, 3
@@ -52,7 +53,7 @@ def run(path: Path, kind: str, view: str) -> list[RoundRecord]:
         for key, size in given.cohorts.items()
         if key in type(given.strategy).model_fields
     ]
-    config = load(path, [*SMALL, *sizes, f"attack.kind={kind}", f"attack.view={view}"])
+    config = load(path, [*SMALL, *schedule_within(path), *sizes, f"attack.kind={kind}", f"attack.view={view}"])
     experiment = open_experiment(config.to_toml(), None, None)
     grid, strategy = federation(experiment)
     records: list[RoundRecord] = []
