@@ -12,7 +12,7 @@ from client.rollback import Rollback
 from experiment.opened import Experiment
 from link.worker_state import StateDict, state_from_dict, state_to_dict
 from strategies.claims import Claim
-from strategies.method import STATELESS, Ask, Packet, Vector
+from strategies.method import STATELESS, Ask, Packet, Vector, kept_since
 from strategies.randomness import Role, stream
 from tasks.contract import MeasuredByClients
 
@@ -89,7 +89,7 @@ class HonestWorker:
             StateLostError: this process lacks the state that the ask builds on.
         """
         rng = stream(self._seed, Role.WORKER, self.index, ask.round)
-        state, packet = self._method.reply(self.index, self._state, ask, self._oracle, rng)
+        state, packet = self._method.reply(self.index, kept_since(self._state, ask), ask, self._oracle, rng)
         if not ask.probe:
             self._state = state
         return packet
