@@ -178,7 +178,7 @@ class DeMoA(ServerSteps, Stateful):
 
     def restart(self, state: DeMoAState, round_: int) -> DeMoAState:
         """Begin again from the model; the momenta, 0 again, are as old as this."""
-        return replace(super().restart(state, round_), heard=dict.fromkeys(range(self.n), round_ - 1))
+        return DeMoAState(round_, state.x, heard=dict.fromkeys(range(self.n), round_ - 1))
 
     def ask(self, state: DeMoAState, rng: Generator) -> Ask:
         """Ask C clients at x^k."""

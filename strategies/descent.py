@@ -126,7 +126,7 @@ class Descent(Method, ABC):
     def restart(self, state: DescentState, round_: int) -> DescentState:
         """Begin again from the model, and keep g where clipping needs it: a cohort could lead a first g anywhere."""
         if not self.corrects:
-            return super().restart(state, round_)
+            return replace(self.start(state.x), round=round_)
         return replace(state, round=round_, held={}, counted={}, missed=frozenset(range(self.n)), report=Report())
 
     # --- server: broadcast x^k --------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """When a run ends early, which of its models was best, and when it goes back to an earlier one.
 
-``Supervisor`` has the rules; ``Course`` is what evaluations have shown so far, a value that each checkpoint holds. A run
-that goes back is not rewound: the rounds that are undone keep their numbers, and the next round takes the number after
-the last one. Random streams are numbered by round, so no draw is ever repeated, and no late reply fits a later attempt.
+``Supervisor`` has the rules; ``Course`` is what evaluations have shown so far, a value that each checkpoint holds. The
+rounds that are undone keep their numbers, and count: the next round takes the number after the last one. Random streams
+are numbered by round, so no draw is ever repeated, and no late reply fits a later attempt. Workers keep nothing of the
+rounds that are undone: every instruction names the round since which what they keep counts.
 
 Where clients measure, a claim may be a lie. Each client is compared with its own lowest loss, so that no claim is
 compared with that of another. Of m answers, m >= 3f + 1, the run goes back if f + ceil((m - f)/2) are worse. Then at
@@ -101,7 +102,7 @@ class Course:
         if self.best is not None:
             known = {"round": self.best_round, "loss": self.best.loss, "accuracy": self.best.accuracy}
             best = {name: value for name, value in known.items() if value is not None}
-        return {"best": best, "rollbacks": rollbacks, "ended": self.ended or None}
+        return {"best": best, "rollbacks": rollbacks} | ({"ended": self.ended} if self.ended else {})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -296,8 +296,8 @@ class RobustStrategy(Strategy):
         cohort = sample(
             self.clients, ask.sample, nodes, stream(self.seed, Role.COHORT, round_=state.round), self.stratum
         )
-        scales = {"step_scale": self.step_scale, "alpha_scale": self.alpha_scale}
-        ask = replace(ask, cohort=tuple(cohort), since=self.since, **scales)
+        ask = replace(ask, cohort=tuple(cohort), since=self.since)
+        ask = replace(ask, step_scale=self.step_scale, alpha_scale=self.alpha_scale)
         self.wait_s = self._seconds(ask.kind)
         self._open = self._opened(ask, cohort, nodes)
         return self._open.messages
@@ -535,10 +535,8 @@ class RobustStrategy(Strategy):
 
         A run that is interrupted may have ended a round that nobody has written down.
         """
-        known = (self.standing, self._recorded)
-        return next(
-            (each for each in known if each and each.state is not None and each.state.round - 1 == rounds), None
-        )
+        known = [each for each in (self.standing, self._recorded) if each is not None and each.state is not None]
+        return next((each for each in known if each.state.round - 1 == rounds), None)
 
     def summary(self) -> None:
         """Log the method and its hyper-parameters."""

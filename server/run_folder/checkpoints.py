@@ -97,7 +97,7 @@ def of_standing(
     agreement: str = "",
 ) -> Checkpoint:
     """Return the checkpoint of a run, whose vectors must not be modified any more; methods never do."""
-    state, course, *rest = standing
+    state, course, step_scale, alpha_scale, since = standing
     (plain, arrays), noted = take_apart(state), None
     if course is not None:
         values, of_course = take_apart(replace(course, good=None))
@@ -105,8 +105,21 @@ def of_standing(
         noted = {"values": values, "good": good}
         for head, more in ((COURSE, of_course), (GOOD, of_good)):
             arrays |= {f"{head}{name}": array for name, array in more.items()}
-    round_ = state.round - 1
-    return Checkpoint(round_, experiment, seats, present, wall_s, plain, arrays, task, agreement, *rest, noted)
+    return Checkpoint(
+        round=state.round - 1,
+        experiment=experiment,
+        seats=seats,
+        present=present,
+        wall_s=wall_s,
+        state=plain,
+        arrays=arrays,
+        task=task,
+        agreement=agreement,
+        step_scale=step_scale,
+        alpha_scale=alpha_scale,
+        since=since,
+        course=noted,
+    )
 
 
 def course_together(state: Any, checkpoint: Checkpoint) -> Course | None:

@@ -84,9 +84,8 @@ def _apart(value: Any, arrays: Arrays) -> Any:
         arrays[name] = value
         return {"array": name}
     if isinstance(value, Mapping):
-        return {
-            "map": [[key if isinstance(key, str) else int(key), _apart(item, arrays)] for key, item in value.items()]
-        }
+        named = {key if isinstance(key, str) else int(key): item for key, item in value.items()}
+        return {"map": [[key, _apart(item, arrays)] for key, item in named.items()]}
     if isinstance(value, Losses):
         return {"losses": [float(each) for each in value]}
     if isinstance(value, Evaluation):

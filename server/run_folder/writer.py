@@ -280,13 +280,15 @@ class RunFolder:
             "versions": versions(),
         }
         failure = {"replies": self._attack_failed, "reason": self._attack_failure} if self._attack_failed else None
-        optional = {"stall": stall, "incomplete_rounds": self._incomplete or None, "attack_failure": failure}
+        optional: dict[str, Any] = {
+            "stall": stall,
+            "incomplete_rounds": self._incomplete or None,
+            "attack_failure": failure,
+        }
         optional |= {"task": task, "code": code, "claims": None if claims is None else claims_to(claims)}
         if course is not None:
-            optional |= course.to_dict()
-            optional["ended"] = course.ended or (
-                f"all {self._rounds} rounds were run" if status == "finished" else None
-            )
+            through = f"all {self._rounds} rounds were run" if status == "finished" else None
+            optional |= {"ended": through} | course.to_dict()
         if any(self._evaluation_bytes):
             optional["evaluation_bytes"] = dict(zip(("up", "down"), self._evaluation_bytes, strict=True))
         summary |= {key: value for key, value in optional.items() if value is not None}
