@@ -9,6 +9,7 @@ import pytest
 
 from deploy.inprocess import grid_of
 from experiment.config import parse
+from experiment.explain import sentences
 from experiment.model_file import read_model, read_model_file
 from experiment.opened import Experiment, open_config
 from foundation.errors import ConfigError
@@ -146,8 +147,22 @@ def test_a_run_that_has_ended_early_is_over_when_it_is_resumed(tmp_path: Path, m
     with RunFolder(tmp_path, point[0]) as folder:
         run(experiment, folder, grid_of(experiment), Monitoring(quiet=True, pictures=False), point=point)
     assert len(read_rounds(tmp_path)) == 1
-    assert np.array_equal(read_model(tmp_path).x, x)
+    assert x is not None
+    assert (found := read_model(tmp_path).x) is not None
+    assert np.array_equal(found, x)
     assert "reached the target" in json.loads((tmp_path / "summary.json").read_text())["ended"]
+
+
+def test_the_sections_of_the_page_are_some() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "running.md").read_text(encoding="utf-8")
+    sections = page.partition("test_the_sections_of_the_page_are_some -->\n```toml\n")[2].partition("```")[0]
+    config = parse(TEXT.partition("[evaluation]")[0] + sections)
+    assert config.safeguard is not None
+    said = dict(sentences(config, None))["ends"]
+    assert said == (
+        "at accuracy 0.9 or after 10 evaluations without a better accuracy, at the latest after round 10; "
+        "goes back up to 3 times where the loss exceeds 2 times its lowest"
+    )
 
 
 def test_what_cannot_be_is_refused_in_one_line() -> None:

@@ -8,19 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Message
-from hypothesis import given
-from hypothesis import strategies as some
 
 from link import codec
 from strategies.aggregators import CoordinateMedian
-from strategies.claims import Claim, Claims
+from strategies.claims import Claim, Claims, flaw_of
 from strategies.compressors import Identity
 from strategies.descent import DescentState
 from strategies.method import STATELESS, Ask, Evaluation, WorkerState, kept_since
 from strategies.randomness import Role, stream
 from strategies.robust_momentum_sgd import RobustMomentumSGD
 from strategies.robust_sgd import RobustSGD
-from strategies.safeguard import Course, Losses, Supervisor, votes_needed
+from strategies.safeguard import NOT_A_NUMBER, Course, Losses, Supervisor, votes_needed
 from strategies.strategy import RobustStrategy, RoundRecord, Standing
 from tests.local_grid import LocalGrid
 
@@ -51,6 +49,7 @@ def test_the_best_model_is_that_of_the_lowest_loss_or_the_highest_accuracy() -> 
     found = [measured(2.0, 0.1), measured(0.5, 0.8), measured(0.6, 0.9), measured(0.7, 0.9)]
     course, _ = course_of(Supervisor(), *found)
     assert (course.best_round, course.best, course.stale) == (1, found[1], 2)
+    assert course.best_x is not None
     assert np.array_equal(course.best_x, X0)
     course, _ = course_of(Supervisor(measure="accuracy"), *found)
     assert (course.best_round, course.best, course.stale) == (2, found[2], 1)
@@ -113,6 +112,10 @@ def test_a_restarted_server_ends_the_run_as_its_config_says_now() -> None:
 # --- claims ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_loss_that_is_not_finite_is_screened_under_the_word_that_counts() -> None:
+    assert flaw_of(math.nan, None, None).partition(":")[0] == NOT_A_NUMBER
+
+
 def claims_of(losses: Mapping[str, float], byzantine: int) -> Claims:
     """What the screen leaves of these answers."""
     missing = {name: f"not finite: loss is {loss}" for name, loss in losses.items() if not math.isfinite(loss)}
@@ -123,23 +126,6 @@ def goes_back(before: Mapping[str, float], after: Mapping[str, float], byzantine
     supervisor = Supervisor(factor=2.0, byzantine=byzantine)
     course = supervisor.begin(SGD, SGD.start(X0), 0, None, claims_of(before, byzantine))
     return bool(supervisor.after(course, SGD, state(1), 1, None, claims_of(after, byzantine))[1])
-
-
-LIES = some.floats(0, 1e9) | some.sampled_from([math.nan, math.inf])
-
-
-@given(some.data())
-def test_f_liars_can_neither_cause_nor_prevent_that_a_run_goes_back(data: some.DataObject) -> None:
-    f = data.draw(some.integers(0, 4))
-    honest = [f"h{i}" for i in range(data.draw(some.integers(2 * f + 1, 2 * f + 6)))]
-    liars = [f"liar{i}" for i in range(f)]
-    best = {name: data.draw(some.floats(0.1, 10)) for name in honest}
-    lied = {name: data.draw(some.floats(0, 1e9)) for name in liars}
-    now = {name: data.draw(LIES) for name in liars}
-    well = {name: loss * data.draw(some.floats(0.1, 2)) for name, loss in best.items()}
-    assert not goes_back(best | lied, well | now, f)
-    bad = {name: data.draw(some.sampled_from([2.1 * loss, 1e6, math.nan])) for name, loss in best.items()}
-    assert goes_back(best | lied, bad | now, f)
 
 
 def test_where_few_answer_nothing_follows_from_it() -> None:
