@@ -5,14 +5,16 @@ is kept in the state of the node between messages: ``link.worker_state``.
 """
 
 import math
+from functools import partial
 from typing import Protocol, cast
 
 from attacks.faults import Faulty
+from client.honest_replies import HonestReplies
 from client.rollback import Rollback
 from experiment.opened import Experiment
 from link.worker_state import StateDict, state_from_dict, state_to_dict
 from strategies.claims import Claim
-from strategies.method import STATELESS, Ask, Packet, Vector, kept_since
+from strategies.method import STATELESS, Ask, Packet, Vector, begin, kept_since
 from strategies.randomness import Role, stream
 from tasks.contract import MeasuredByClients
 
@@ -64,12 +66,14 @@ class HonestWorker:
     Args:
         experiment: the opened experiment.
         index: which worker this is, 0 .. n-1; decides its data and its random streams.
+        replies: where its replies are kept for a coalition of this process; None for nowhere.
     """
 
     attacks = False
 
-    def __init__(self, experiment: Experiment, index: int) -> None:
+    def __init__(self, experiment: Experiment, index: int, replies: HonestReplies | None = None) -> None:
         self.index = index
+        self._replies = replies
         self._experiment = experiment
         self._method = experiment.method
         self._seed = experiment.config.federation.seed
@@ -89,8 +93,12 @@ class HonestWorker:
             StateLostError: this process lacks the state that the ask builds on.
         """
         rng = stream(self._seed, Role.WORKER, self.index, ask.round)
-        state, packet = self._method.reply(self.index, kept_since(self._state, ask), ask, self._oracle, rng)
+        mine = kept_since(self._state, ask)
+        begin(self._oracle, partial(stream, self._seed, Role.MODEL, self.index, ask.round))
+        state, packet = self._method.reply(self.index, mine, ask, self._oracle, rng)
         if not ask.probe:
+            if self._replies is not None:
+                self._replies.add(self.index, ask, mine, (state, packet))
             self._state = state
         return packet
 

@@ -61,6 +61,7 @@ from strategies.hyperparameters import LEAST, Constants
 from strategies.method import Method
 from strategies.methods import METHODS
 from strategies.schedules import Schedule
+from tasks.cifar10 import Cifar10Task
 from tasks.contract import Problem, Setting
 from tasks.custom import CustomTask
 from tasks.digits import DigitsTask
@@ -140,7 +141,9 @@ _Values = ShiftBack | Gaussian | Zero | Big | NaN | Infinity
 AttackUnion = Annotated[_Directions | _Searches | _Values | Silence | WireFault, Discriminator("kind")]
 _PreAggregators = Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping
 PreAggregatorUnion = Annotated[_PreAggregators, Discriminator("kind")]
-TaskUnion = Annotated[LogisticTask | DigitsTask | MnistTask | TableTask | CustomTask, Discriminator("kind")]
+TaskUnion = Annotated[
+    LogisticTask | DigitsTask | MnistTask | Cifar10Task | TableTask | CustomTask, Discriminator("kind")
+]
 
 
 class Config(Section):
@@ -353,7 +356,8 @@ class Config(Section):
             folders: the data folder of each worker, for a process that holds several with data of their own.
         """
         who = self.federation
-        setting = Setting(who.clients, who.byzantine, who.seed, data_dir=data_dir, config_dir=config_dir)
+        batch = self.batches.get("batch") or self.batches.get("full_batch") or 0
+        setting = Setting(who.clients, who.byzantine, who.seed, data_dir=data_dir, config_dir=config_dir, batch=batch)
         return replace(setting, party=party, folders=folders) if self.own_data else setting
 
     def worker_terms(self) -> dict[str, Any]:

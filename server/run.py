@@ -37,7 +37,14 @@ from strategies.claims import Measures, headline
 from strategies.deadline import LearntDeadline
 from strategies.method import Evaluation, Vector
 from strategies.safeguard import Supervisor
-from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord, StalledError, Standing
+from strategies.strategy import (
+    ClaimCodec,
+    NoClientsError,
+    RobustStrategy,
+    RoundRecord,
+    StalledError,
+    Standing,
+)
 
 log = logging.getLogger("breakwater.server")
 
@@ -214,7 +221,7 @@ def _strategy(
         stratum=federation.last_seats if config.stratified else (),
         agreement=None if experiment.agreement is None else experiment.agreement.record(),
         evaluate=evaluate,
-        claim_codec=claims if config.clients_evaluate else None,
+        claim_codec=_claim_codec(experiment) if config.clients_evaluate else None,
         declare_samples=federation.declare_samples,
         every=config.evaluation.every,
         supervisor=supervisor,
@@ -252,6 +259,12 @@ def _supervise(strategy: RobustStrategy, supervisor: Supervisor, folder: RunFold
     if strategy.course is None:
         strategy.course = supervisor.begin(strategy.method, state, state.round - 1, *measures)
     folder.save_best(strategy.course)
+
+
+def _claim_codec(experiment: Experiment) -> ClaimCodec:
+    """Return how clients are asked to measure models: with what only the server can compute for them."""
+    of_model: Callable[[Vector], Vector | None] | None = getattr(experiment.problem, "norm_stats", None)
+    return claims if of_model is None or not experiment.config.own_data else claims.WithNormStats(of_model)
 
 
 def _on_round(

@@ -28,7 +28,7 @@ from strategies.compressors import Identity
 from strategies.descent import gradient
 from strategies.estimates import START, EstimatesState
 from strategies.hyperparameters import Key
-from strategies.method import FIXED_MOMENTUM, Ask, Oracle, Packet, RoundKind, Vector, WorkerState
+from strategies.method import FIXED_MOMENTUM, Ask, Oracle, Packet, RoundKind, Traits, Vector, WorkerState
 from strategies.schedules import Schedule
 
 
@@ -49,6 +49,12 @@ class MomentumErrorFeedback(ErrorFeedback[EstimatesState]):
     def plan(self, rounds: int, samples: int) -> Sequence[RoundKind]:
         """Return the first round, of minibatch gradients too, and the later ones."""
         return super().plan(rounds, self.batch or samples)
+
+    def meanings(self, rounds: int) -> Iterator[tuple[str, str]]:
+        """Say up to which L the step size is stable."""
+        bound = self.stability()
+        limit = f"gamma L < {bound:.4g}, here L < {bound / self.peak:.4g}"
+        yield "stability", f"this eta needs {limit}; compression lowers the bound"
 
     def warnings(self, smoothness: float | None) -> Iterator[str]:
         """Warn of a step size with which the momentum oscillates."""
@@ -103,6 +109,7 @@ class ByzEF21SGDM(MomentumErrorFeedback):
     """
 
     kind: ClassVar[str] = "byz-ef21-sgdm"
+    traits: ClassVar[Traits] = Traits(noise="averaged", differences=True, keeps=True, rows=True)
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "eta")
 
     eta: Annotated[float, Key(gt=0, le=1)] = 0.1

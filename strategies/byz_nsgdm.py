@@ -40,6 +40,7 @@ from strategies.method import (
     Report,
     RoundKind,
     Stateful,
+    Traits,
     Vector,
     WorkerState,
     reported,
@@ -100,6 +101,7 @@ class ByzNSGDM(Stateful):
     """
 
     kind: ClassVar[str] = "byz-nsgdm"
+    traits: ClassVar[Traits] = Traits(noise="averaged", keeps=True)
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "beta")
     no_server_step: ClassVar[str] = "it normalises the aggregate, so that its length says nothing"
     on_schedules: ClassVar[str] = (

@@ -20,7 +20,7 @@ from typing import ClassVar
 from numpy.random import Generator
 
 from strategies.marina import FULL, Marina, MarinaState
-from strategies.method import Ask, Vector, WorkerState
+from strategies.method import Ask, Traits, Vector, WorkerState
 from strategies.vectors import bounded_sum
 
 
@@ -33,6 +33,7 @@ class ByzVRMarina(Marina):
     """
 
     kind: ClassVar[str] = "byz-vr-marina"
+    traits: ClassVar[Traits] = Traits(noise="vanishes", differences=True, full_gradients=True)
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "full_batch", "gamma")  # workers take the server's step
     always_quorum: ClassVar[bool] = True
 

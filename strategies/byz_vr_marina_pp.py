@@ -24,7 +24,7 @@ from strategies.clipping import clip_rows
 from strategies.cohorts import aggregate, stack
 from strategies.hyperparameters import AUTO, Cohort, Multiplier
 from strategies.marina import DIFFERENCE, FULL, Marina, MarinaState
-from strategies.method import EVERYBODY, Ask, Combined, Past, Rows, Vector
+from strategies.method import EVERYBODY, Ask, Combined, Past, Rows, Traits, Vector
 from strategies.radius import Alpha, observe, radius
 from strategies.vectors import norm
 
@@ -47,6 +47,7 @@ class ByzVRMarinaPP(Marina):
     """
 
     kind: ClassVar[str] = "byz-vr-marina-pp"
+    traits: ClassVar[Traits] = Traits(sampling="any", noise="vanishes", differences=True, full_gradients=True)
 
     cohort: Annotated[int, Cohort(optional=False)]
     full_cohort: Annotated[int, Cohort(least=True)]

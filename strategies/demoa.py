@@ -46,6 +46,7 @@ from strategies.method import (
     RoundKind,
     Rows,
     Stateful,
+    Traits,
     Vector,
     WorkerState,
     reported,
@@ -107,6 +108,7 @@ class DeMoA(ServerSteps, Stateful):
     """
 
     kind: ClassVar[str] = "demoa"
+    traits: ClassVar[Traits] = Traits(sampling="any", noise="averaged", rows=True)
     aggregates_all: ClassVar[bool] = True
     on_schedules: ClassVar[str] = FIXED_MOMENTUM
 

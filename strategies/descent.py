@@ -38,6 +38,7 @@ from strategies.method import (
     Report,
     RoundKind,
     Rows,
+    Traits,
     Vector,
     reported,
 )
@@ -91,6 +92,7 @@ class Descent(Method, ABC):
         batch: b: minibatch size; 0 for the full local gradient.
     """
 
+    traits: ClassVar[Traits] = Traits(sampling="clipped")
     word: ClassVar[str] = "gradient"
     """The kind of its rounds."""
     holds: ClassVar[bool] = False

@@ -44,6 +44,6 @@ class LocalSGD(LocalSteps, ServerSteps, Descent):
 
     def reply(self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: Generator) -> tuple[WorkerState, Packet]:
         """Take H local steps from x^k and send Q of their mean gradient."""
-        eta = self.local_size(self.local_gamma, ask.round)
+        eta = self.local_size(ask.round)
         v = local_gradient(oracle, ask.vectors["x"], self.batch, self.local_steps, eta, rng, self.local_momentum)
         return mine, self.compressor_for(ask, i).compress(v, rng)

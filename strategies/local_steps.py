@@ -12,7 +12,7 @@ how far the model moves: that is gamma's, which may have a schedule too.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from strategies.hyperparameters import Key
 from strategies.method import Method
@@ -29,17 +29,20 @@ class LocalSteps(Method):
             Default: constant. The step of the model is that of gamma.
     """
 
+    local_steps: int
+    local_gamma: Any
     local_momentum: Annotated[float, Key(ge=0, lt=1)] = 0.0
     local_schedule: Annotated[Schedule | None, ScheduleOf(of="local_gamma")] = None
 
-    def local_size(self, eta: float, round_: int) -> float:
+    def local_size(self, round_: int) -> float:
         """Return eta_k, the size of local steps in a round, counted from 1."""
+        eta: float = self.local_gamma
         return eta if self.local_schedule is None else replace(self.local_schedule, start=eta).at(round_ - 1)
 
     def warnings(self, smoothness: float | None) -> Iterator[str]:
         """Warn of what has no effect."""
         yield from super().warnings(smoothness)
-        if getattr(self, "local_steps", 0) == 1:
+        if self.local_steps == 1:
             for key in ("local_momentum", "local_schedule"):
                 if getattr(self, key):
                     yield f"strategy.{key}: has no effect with local_steps = 1"
@@ -47,6 +50,8 @@ class LocalSteps(Method):
     def meanings(self, rounds: int) -> Iterator[tuple[str, str]]:
         """Say what a local momentum does to the size of what is sent."""
         yield from super().meanings(rounds)
-        if mu := self.local_momentum:
-            longer = f"what workers send is up to 1 / (1 - mu) = {1 / (1 - mu):.4g} times as long as a gradient"
-            yield "local", f"momentum mu = {mu:g}, from 0 in every round: {longer}, and the step with it"
+        mu, steps = self.local_momentum, self.local_steps
+        if mu and steps > 1:
+            longer = sum(1 - mu**h for h in range(1, steps + 1)) / (1 - mu) / steps
+            sent = f"where gradients change little, what workers send is {longer:.3g} times as long as a gradient"
+            yield "local", f"momentum {mu:g}, from 0 in every round: {sent}, and the model's step with it"

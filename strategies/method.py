@@ -20,9 +20,9 @@ what conflicts with it, and how many rounds of which kind to expect. ``strategie
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, ClassVar, Protocol, Self, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, get_type_hints
 
 import numpy as np
 from numpy.random import Generator
@@ -57,6 +57,29 @@ class Oracle(Protocol):
 
     def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: Generator) -> list[Vector]:
         """Draw ONE minibatch of ``batch`` samples with ``rng`` and return its mean gradient at each point."""
+
+
+def begin(oracle: Oracle, rng: Callable[[], Generator]) -> None:
+    """Start a worker's round: give its oracle the stream that the model draws from, where the oracle takes one.
+
+    An oracle whose gradients draw at random (dropout, augmentation) has a method ``begin(rng)``. Each later call draws
+    afresh from that stream, and the same at all of its points, so that a difference compares one function.
+
+    Args:
+        oracle: of the worker.
+        rng: returns the MODEL stream of this worker and round.
+    """
+    if (start := getattr(oracle, "begin", None)) is not None:
+        start(rng())
+
+
+def full_gradients(oracle: Oracle, points: Sequence[Vector]) -> list[Vector]:
+    """Return the gradient over all local data at each point, of one random function where the model draws at random.
+
+    An oracle has a method ``full_gradients(points)`` for that; without it nothing is drawn.
+    """
+    several: Callable[[Sequence[Vector]], list[Vector]] | None = getattr(oracle, "full_gradients", None)
+    return [oracle.full_gradient(x) for x in points] if several is None else several(points)
 
 
 @dataclass(frozen=True)
@@ -260,6 +283,29 @@ FIXED_MOMENTUM = f"no theorem covers it, as theory ties the momentum to gamma, a
 
 
 @dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What a method is made for; ``breakwater check`` compares methods by it.
+
+    Args:
+        sampling: of clients: "any" where the theorem covers a Byzantine majority in a cohort, "clipped" where only a
+            heuristic limits it, "none" where all clients take part.
+        noise: what becomes of the noise of minibatches: it "vanishes", is "averaged" over rounds, or "stays"; "none"
+            where the method computes full gradients only.
+        differences: whether differences are compressed that vanish, so that the error of compression does, too.
+        full_gradients: whether workers compute full gradients in some rounds.
+        keeps: whether a client must keep vectors between rounds.
+        rows: whether the server keeps a vector of each client.
+    """
+
+    sampling: Literal["any", "clipped", "none"] = "none"
+    noise: Literal["vanishes", "averaged", "stays", "none"] = "stays"
+    differences: bool = False
+    full_gradients: bool = False
+    keeps: bool = False
+    rows: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method(ABC):
     """A distributed optimisation method: both halves. The server's state is the method's own type.
 
@@ -276,6 +322,8 @@ class Method(ABC):
 
     kind: ClassVar[str]
     """Name in configs."""
+    traits: ClassVar[Traits] = Traits()
+    """What it is made for."""
     worker_keys: ClassVar[tuple[str, ...]] = ("batch",)
     """The keys of the config that an honest client must agree on with the server: what a worker computes."""
     stateful: ClassVar[bool] = False

@@ -20,7 +20,7 @@ from numpy.random import Generator
 
 from strategies.descent import Descent, DescentState, gradient
 from strategies.hyperparameters import Key
-from strategies.method import FIXED_MOMENTUM, Ask, Oracle, Packet, Stateful, Vector, WorkerState
+from strategies.method import FIXED_MOMENTUM, Ask, Oracle, Packet, Stateful, Traits, Vector, WorkerState
 from strategies.server_step import ServerSteps
 
 MOMENTUM = "momentum"
@@ -35,6 +35,7 @@ class RobustMomentumSGD(ServerSteps, Descent, Stateful):
     """
 
     kind: ClassVar[str] = "robust-momentum-sgd"
+    traits: ClassVar[Traits] = Traits(sampling="clipped", noise="averaged", keeps=True)
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "beta")
     word: ClassVar[str] = MOMENTUM
     on_schedules: ClassVar[str] = FIXED_MOMENTUM

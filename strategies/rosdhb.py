@@ -19,7 +19,18 @@ from strategies.compressors import Identity
 from strategies.descent import Descent, gradient, local_gradient
 from strategies.hyperparameters import Key, Written
 from strategies.local_steps import LocalSteps
-from strategies.method import FIXED_MOMENTUM, Ask, Compressor, Oracle, Packet, RoundKind, Stateful, Vector, WorkerState
+from strategies.method import (
+    FIXED_MOMENTUM,
+    Ask,
+    Compressor,
+    Oracle,
+    Packet,
+    RoundKind,
+    Stateful,
+    Traits,
+    Vector,
+    WorkerState,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +42,7 @@ class RoSDHB(Descent, Stateful):
     """
 
     kind: ClassVar[str] = "rosdhb"
+    traits: ClassVar[Traits] = Traits(sampling="clipped", noise="averaged", rows=True)
     holds: ClassVar[bool] = True
     on_schedules: ClassVar[str] = FIXED_MOMENTUM
     no_server_step: ClassVar[str] = "the server keeps a momentum of every client already"
@@ -115,5 +127,5 @@ class RoSDHBLocal(LocalSteps, RoSDHB):
         """Return g_i, the mean gradient along the local steps."""
         if self.local_gamma is None:  # one step needs none
             return super().local(oracle, x, round_, rng)
-        eta = self.local_size(self.local_gamma, round_)
+        eta = self.local_size(round_)
         return local_gradient(oracle, x, self.batch, self.local_steps, eta, rng, self.local_momentum)

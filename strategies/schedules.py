@@ -37,6 +37,7 @@ class Schedule(ABC):
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
+    kind: str
     start: float | str | None = None
     warmup: int = 0
 
@@ -114,7 +115,7 @@ class _Ending(Schedule):
     def share(self, j: int) -> float:
         """Return j / J, at most 1."""
         if self.rounds is None:
-            raise ValueError(f'rounds: missing; a "{self.kind}" schedule needs them')  # type: ignore[attr-defined]
+            raise ValueError(f'rounds: missing; a "{self.kind}" schedule needs them')
         return min(1.0, j / (self.rounds - self.warmup))
 
     @property
@@ -129,6 +130,9 @@ class _Ending(Schedule):
         return replace(self, rounds=rounds) if self.rounds is None else self
 
     def flaw(self, rounds: int) -> str | None:
+        if self.end == 0 and self.rounds is not None and self.rounds < rounds:
+            still = f"from round {self.rounds + 1} on the step size is end = 0, and the model stays"
+            return f"rounds = {self.rounds}: {still}; set end above 0, or rounds to at least {rounds}"
         return super().flaw(min(rounds, self.rounds or rounds))
 
     def resolved(self, key: str, rounds: int, constants: Constants, start: float | None = None) -> Self:
@@ -192,8 +196,8 @@ class StepSchedule(Schedule):
     """``start``, multiplied by ``factor`` at each milestone.
 
     Args:
-        milestones: rounds, counted from the end of the warm-up, after which the step size is multiplied; ascending. The
-            field takes 50 % and 75 % of all.
+        milestones: Rounds, counted from the end of the warm-up, after which the step size is multiplied; ascending.
+            Common are 50 % and 75 % of all.
         factor: what it is multiplied by, above 0 and below 1.
     """
 

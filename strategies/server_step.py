@@ -55,8 +55,8 @@ class ServerMomentum:
     def sentence(self, gamma: float) -> str:
         """Return what it does, in words; ``gamma`` is the largest step size."""
         effective = f"gamma / (1 - mu) = {gamma / (1 - self.mu):.6g}"
-        what = "it smooths the aggregates and does not bring honest vectors closer together"
-        return f"momentum, mu = {self.mu:g}: effective step size {effective}; {what}"
+        lasts = f"a bad aggregate lasts for about {1 / (1 - self.mu):.3g} rounds, and honest vectors differ as before"
+        return f"momentum, mu = {self.mu:g}: effective step size {effective}; {lasts}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ class Setting:
             training data and may have a test set in ``data_dir``, or a client, whose data are in ``data_dir``. None
             where all processes have the same data.
         folders: of a process that holds several clients with data of their own: the data folder of each worker.
+        batch: b, the size of the workers' minibatches; 0 where they compute full gradients alone, or it is not known.
     """
 
     clients: int
@@ -37,6 +38,7 @@ class Setting:
     config_dir: Path | None = None
     party: Literal["server", "client"] | None = None
     folders: Mapping[int, Path] = field(default_factory=dict, hash=False)
+    batch: int = 0
 
     def folder_of(self, worker: int) -> Path:
         """Return the data folder of a worker that has data of its own.

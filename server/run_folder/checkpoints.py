@@ -207,6 +207,10 @@ class Checkpoints:
                 if found.experiment != digest:
                     other = ["what changes the models (task, method, seed, ...) must stay as it was"]
                     fix = "only rounds, evaluation, checkpoint and time-outs may change"
+                    if experiment.config.safeguard is not None:
+                        fix = fix.replace("evaluation", "evaluation.stop")  # the rest decides when the run goes back
+                    if any(getattr(value, "rounds", None) for value in dict(experiment.config.strategy).values()):
+                        fix += "; with more rounds, write the K of schedules as it was: strategy.gamma.rounds"
                 what = "task" if found.experiment == digest else "experiment"
                 raise ConfigError(f"{place}: is of another {what}: {'; '.join(other)}; {fix}")
         if rounds:

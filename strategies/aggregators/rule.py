@@ -29,6 +29,8 @@ class Rule(ABC):
     """Whether the rule limits what f rows can do to its output."""
     takes_weights: ClassVar[bool] = False
     """Whether it has a meaning for rows with weights, see ``strategies.weights``."""
+    uses_f: ClassVar[bool] = True
+    """Whether what the bare rule returns depends on f."""
 
     kind: str
     pre: tuple[PreAggregator, ...] = ()
@@ -131,6 +133,11 @@ class Rule(ABC):
             seen, f = step.mix(seen, f, rng), left
         taken = seen.taken = Taken()
         return self.aggregate(seen, f, center), taken.weights
+
+    @property
+    def depends_on_f(self) -> bool:
+        """Whether what rule and pre-aggregators return depends on f."""
+        return self.uses_f or any(step.uses_f for step in self.pre)
 
     def refuses_weights(self) -> str | None:
         """Return the name of what of rule and pre-aggregators does not take weights; None where all do."""

@@ -135,3 +135,16 @@ LOCAL = ["strategy.local_momentum=0.9", 'strategy.local_schedule={kind="linear",
 )
 def test_run_with_schedules_and_server_steps_equals_the_plain_loop(name: str, overrides: list[str]) -> None:
     assert_same_run(name, [*overrides, *ATTACKS["alie"]])
+
+
+@pytest.mark.parametrize("name", ["byz-vr-marina", "byz-vr-marina-pp plus", "robust-sgd clipped", "demoa", "byz-nsgdm"])
+def test_a_scaled_run_is_one_with_another_gamma_and_alpha(name: str) -> None:
+    models = []
+    for gamma, alpha, scales in ((0.4, 1.0, (0.5, 2.0)), (0.2, 2.0, (1.0, 1.0))):
+        clipped = [f"strategy.alpha={alpha}"] if "alpha" in KINDS[name][1] and name != "demoa" else []
+        experiment = open_experiment(name, [f"strategy.gamma={gamma}", *clipped, *ATTACKS["alie"]])
+        grid, strategy = federation(experiment)
+        strategy.step_scale, strategy.alpha_scale = scales
+        strategy.start(grid, codec.to_arrays(experiment.problem.initial()), 5)
+        models.append(strategy.state.x.tobytes())
+    assert models[0] == models[1]
