@@ -237,7 +237,7 @@ class Coalition:
         return forge((scale * wanted).astype(wanted.dtype)) if 0 < scale < _OVERSHOT else packet
 
     def _turn_to(self, ask: Ask) -> None:
-        """Let go of what only an earlier round needed; where the server has gone back in time, of everything.
+        """Let go of what only an earlier round needed; where the run has gone back, of everything.
 
         Raises:
             StateLostError: the round is the one before the latest: this seat is slow, and answers in vain.
@@ -247,7 +247,7 @@ class Coalition:
             return
         if ask.round == memory.round - 1:
             raise StateLostError(f"round {ask.round} is over: other seats have been asked in round {memory.round}")
-        if ask.round < memory.round:
+        if ask.round < memory.round or memory.round < ask.since:
             self._memory, self._round = _Memory(round=ask.round), None
             self._simulated.forget()
         else:

@@ -128,7 +128,9 @@ class SimulatedWorkers:
         Raises:
             StateLostError: its past is not known up to here.
         """
-        copy = self.known.get((worker, flipped)) or SimulatedWorker()
+        copy = self.known.get((worker, flipped))
+        if copy is None or copy.round < ask.since:  # the run went back: nobody kept anything
+            copy = SimulatedWorker()
         if copy.round != ask.round:
             replied = None if flipped else self._replies.find(worker, ask, copy.state)
             if replied is None:
@@ -153,7 +155,7 @@ class SimulatedWorkers:
         have stayed: that is what fading and fresh replies come to on average, once they balance.
         """
         copy = self.known.get((worker, False))
-        if copy is None or copy.row is None:
+        if copy is None or copy.row is None or copy.round < ask.since:
             return None
         if self._ours(worker):
             return self._method.fade(copy.row, ask.round - copy.round)

@@ -71,6 +71,25 @@ from tasks.partition import OWN
 from tasks.table import TableTask
 
 
+class StopTable(Section):
+    """When evaluations end a run before its last round."""
+
+    measure: Literal["loss", "accuracy"] = "loss"
+    """What makes a model better than another: a lower loss, or a higher accuracy."""
+    patience: int | None = Field(default=None, ge=1)
+    """The run ends after this many evaluations in a row without a better model."""
+    target: float | None = Field(default=None, allow_inf_nan=False)
+    """The run ends once an evaluation has this loss or less, or this accuracy or more."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.patience is None and self.target is None:
+            raise ValueError("ends nothing: give patience, target or both, or leave it out")
+        if self.target is not None and self.measure == "accuracy" and not 0 < self.target <= 1:
+            raise ValueError(f"target = {self.target:g}: must be an accuracy above 0 and at most 1")
+        return self
+
+
 class EvaluationSection(Section):
     """When the model is measured, and by whom."""
 
@@ -80,6 +99,20 @@ class EvaluationSection(Section):
     """Who measures it. By "clients": all that are connected measure it on data of their own and report loss, accuracy
     and number of samples. These are claims, shown as such: of their median at least byzantine + 1 answers are on either
     side, so it lies within what honest clients reported. Default: "clients" for partition "own", else "server"."""
+    stop: StopTable | None = None
+    """End the run early: ``{ measure = "accuracy", patience = 10, target = 0.9 }``, where ``patience`` (evaluations
+    without a better model) or ``target`` may be left out, and the other measure is "loss", the default. The best model
+    is written to ``best.safetensors``."""
+
+
+class SafeguardSection(Section):
+    """Going back to an earlier model where a run diverges. Off without this section."""
+
+    factor: float = Field(default=2.0, gt=1, allow_inf_nan=False)
+    """The run goes back to its best model, and halves gamma (and alpha where it is learnt), once the loss exceeds this
+    times the lowest one or the model is not finite. A loss counts as at least 1 % of the first one."""
+    times: int = Field(default=3, ge=1)
+    """How often it does so at most; then it ends with its best model."""
 
 
 class CheckpointSection(Section):
@@ -135,6 +168,7 @@ class Config(Section):
     compressor: CompressorUnion = Identity()
     attack: AttackUnion | None = None
     evaluation: EvaluationSection = EvaluationSection()
+    safeguard: SafeguardSection | None = None
     checkpoint: CheckpointSection = CheckpointSection()
     _folder: Path | None = PrivateAttr(default=None)
 
@@ -151,6 +185,7 @@ class Config(Section):
             compressor: CompressorUnion = ...,
             attack: AttackUnion | None = None,
             evaluation: EvaluationSection = ...,
+            safeguard: SafeguardSection | None = None,
             checkpoint: CheckpointSection = ...,
         ) -> None: ...
 
@@ -221,6 +256,9 @@ class Config(Section):
             if wanted > most:
                 asked = f"federation.quorum = {quorum:g}: wants {wanted} replies of strategy.{key} = {size}"
                 yield f"{asked}, but {f} silent Byzantine clients leave only {most}; at most {most / size:.3g}"
+        if self.evaluated_by == "none" and (self.safeguard or self.evaluation.stop):
+            what = "[safeguard]" if self.safeguard else "[evaluation] stop"
+            yield f'{what}: needs a measured loss, and evaluation.by = "none"; set it to "server" or "clients"'
         yield from self.strategy.method.conflicts(dict(self.strategy), self.compressor)
         if self.attack is not None and f == 0:
             yield f'attack.kind = "{self.attack.kind}" with federation.byzantine = 0: nobody attacks; set byzantine'
@@ -341,6 +379,8 @@ class Config(Section):
         waits = ("deadline_s", "flower_deadline_s", "join_timeout_s", "stall_rounds", "start_with", "heartbeat_s")
         for key in (*waits, "same_code", "declare_samples"):
             whole["federation"].pop(key, None)
+        if self.safeguard is not None:  # what is measured then decides
+            whole["safeguard"] |= {"every": self.evaluation.every, "by": self.evaluated_by}
         for key, value in dict(self.strategy).items():
             if isinstance(value, Schedule):  # it may depend on how long the run is
                 whole["strategy"][key] = as_written(value.within(self.strategy.rounds))

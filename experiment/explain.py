@@ -98,6 +98,8 @@ def sentences(
     yield "attack", _attack(config)
     if config.evaluated_by != "server":
         yield "evaluation", _evaluation(config)
+    if config.evaluation.stop is not None or config.safeguard is not None:
+        yield "ends", _ends(config)
     for warning in warnings(config):
         yield "warning", warning
 
@@ -347,6 +349,22 @@ def _evaluation(config: Config) -> str:
     also = "the server, and " if config.server_evaluates else ""
     claims = f"their claims are shown, with the median of at least {needed} answers, and have no effect"
     return f"{also}all connected clients measure the model every {config.evaluation.every} rounds; {claims}"
+
+
+def _ends(config: Config) -> str:
+    """Say what may end the run before its last round, or take it back."""
+    stop, guard, parts = config.evaluation.stop, config.safeguard, []
+    if stop is not None and stop.target is not None:
+        parts.append(f"at {stop.measure} {stop.target:g}")
+    if stop is not None and stop.patience is not None:
+        parts.append(f"after {stop.patience} evaluations without a better {stop.measure}")
+    text = f"{' or '.join(parts)}, " if parts else ""
+    text += f"at the latest after round {config.strategy.rounds}"
+    if guard is not None:
+        text += f"; goes back up to {guard.times} times where the loss exceeds {guard.factor:g} times its lowest"
+        needed = 3 * config.federation.byzantine + 1
+        text += "" if config.server_evaluates else f" for most of at least {needed} clients that answer"
+    return text
 
 
 def warnings(config: Config) -> Iterator[str]:

@@ -125,6 +125,12 @@ class Descent(Method, ABC):
     def start(self, x0: Vector) -> DescentState:
         return DescentState(round=1, x=x0)
 
+    def restart(self, state: DescentState, round_: int) -> DescentState:
+        """Begin again from the model, and keep g where clipping needs it: a cohort could lead a first g anywhere."""
+        if not self.corrects:
+            return replace(self.start(state.x), round=round_)
+        return replace(state, round=round_, held={}, counted={}, missed=frozenset(range(self.n)), report=Report())
+
     # --- server: broadcast x^k --------------------------------------------------------------------------------------
 
     def ask(self, state: DescentState, rng: Generator) -> Ask:

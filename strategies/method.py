@@ -21,7 +21,7 @@ what conflicts with it, and how many rounds of which kind to expect. ``strategie
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, get_type_hints
 
 import numpy as np
@@ -124,6 +124,7 @@ class Ask:
             experiment reveals it.
         epoch: of the server's checkpoints, where it keeps any.
         probe: the server only wants to know whether a worker can answer: it replies as to any ask, and keeps nothing.
+        since: the run went back to an earlier model before this round: what workers kept in rounds before it is void.
         step_scale: what the server multiplies the step size of this round by; see ``RobustStrategy``.
         alpha_scale: what it multiplies the clipping multiplier of this round by.
         step: size of the step from the last model to that of this round, where the worker takes that step itself and
@@ -139,6 +140,7 @@ class Ask:
     cohort: tuple[int, ...] | None = None
     epoch: CheckpointEpoch | None = None
     probe: bool = False
+    since: int = 0
     step_scale: float = 1.0
     alpha_scale: float = 1.0
     step: float | None = None
@@ -220,6 +222,12 @@ class WorkerState:
 
 
 STATELESS = WorkerState()
+
+
+def kept_since(state: WorkerState, ask: Ask) -> WorkerState:
+    """Return what a worker may build its reply to this ask on: nothing where the run went back since its last one."""
+    return state if state.version >= ask.since else STATELESS
+
 
 ATTACK_FAILED = "attack failed"
 """The slug of the reason why an attacker of ours sends no reply where its attack cannot be carried out."""
@@ -370,6 +378,15 @@ class Method(ABC):
         Raises:
             StateLostError: ``mine`` is not what the ask builds on, and the ask has no resync.
         """
+
+    def restart(self, state: Any, round_: int) -> Any:
+        """Return the server's state to begin again with, from the model of a state, while workers keep nothing.
+
+        Args:
+            state: after any round, or what this returned.
+            round_: the round that comes next.
+        """
+        return replace(self.start(state.x), round=round_)
 
     def quorum(self, state: Any, ask: Ask) -> int:
         """Return how many replies ``update`` needs to use any of them; 0 where it uses whatever comes."""

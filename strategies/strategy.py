@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -44,8 +44,10 @@ from strategies.method import (
     Vector,
 )
 from strategies.progress import STALL_ROUNDS
+from strategies.radius import AUTO
 from strategies.randomness import Role, stream
 from strategies.roster import Roster as Roster
+from strategies.safeguard import HALF, Course, Supervisor
 
 log = logging.getLogger("breakwater.strategy")
 
@@ -175,6 +177,24 @@ class Outcome:
     wanted: int
 
 
+class Standing(NamedTuple):
+    """All that a strategy goes on with after a round; each checkpoint holds it.
+
+    Args:
+        state: the method's.
+        course: what evaluations have shown; None without a supervisor.
+        step_scale: see ``RobustStrategy``.
+        alpha_scale: the same.
+        since: the first round after the run last went back; 0 where it never did.
+    """
+
+    state: Any
+    course: Course | None = None
+    step_scale: float = 1.0
+    alpha_scale: float = 1.0
+    since: int = 0
+
+
 @dataclass(eq=False, repr=False)
 class RobustStrategy(Strategy):
     """Drives one method over any Grid.
@@ -203,6 +223,8 @@ class RobustStrategy(Strategy):
             where they are not.
         declare_samples: clients say how many samples they have measured.
         every: rounds between evaluations; the last round is always measured.
+        supervisor: ends the run early, or lets it go back to an earlier model; None for neither. ``course`` must then
+            be set before ``start``.
         on_round: called with the record of every finished round.
         on_hold: called with one line when the run is held because too few clients answer, and with "" when it goes on.
 
@@ -210,6 +232,8 @@ class RobustStrategy(Strategy):
         step_scale: what the step size of the next rounds is multiplied by, whatever the method and its schedule; 1 at
             first. To be set between rounds alone. It is in the checkpoint.
         alpha_scale: the same for the clipping multiplier, given or learnt.
+        since: the first round after the run last went back to an earlier model; 0 where it never did.
+        course: what the evaluations have shown so far; None without a supervisor.
     """
 
     method: Method
@@ -231,6 +255,7 @@ class RobustStrategy(Strategy):
     claim_codec: ClaimCodec | None = None
     declare_samples: bool = True
     every: int = 50
+    supervisor: Supervisor | None = None
     on_round: Callable[[RoundRecord], None] | None = None
     on_hold: Callable[[str], None] | None = None
 
@@ -242,7 +267,9 @@ class RobustStrategy(Strategy):
         """Forget every round, so that the next one is the first."""
         self.state: Any = None
         self.step_scale, self.alpha_scale = 1.0, 1.0
-        self._recorded: Any = None  # the state after the last round whose record was passed on
+        self.since = 0
+        self.course: Course | None = None
+        self._recorded: Standing | None = None  # after the last round whose record was passed on
         self.last: RoundRecord | None = None
         self.wait_s = 0.0  # of the round that is under way
         self._open: _Open | None = None
@@ -269,7 +296,8 @@ class RobustStrategy(Strategy):
         cohort = sample(
             self.clients, ask.sample, nodes, stream(self.seed, Role.COHORT, round_=state.round), self.stratum
         )
-        ask = replace(ask, cohort=tuple(cohort), step_scale=self.step_scale, alpha_scale=self.alpha_scale)
+        ask = replace(ask, cohort=tuple(cohort), since=self.since)
+        ask = replace(ask, step_scale=self.step_scale, alpha_scale=self.alpha_scale)
         self.wait_s = self._seconds(ask.kind)
         self._open = self._opened(ask, cohort, nodes)
         return self._open.messages
@@ -493,13 +521,22 @@ class RobustStrategy(Strategy):
 
     # --- what Flower's Strategy also asks for -------------------------------------------------------------------------
 
-    def state_after(self, rounds: int) -> Any:
-        """Return the state after that many rounds, where it is the newest or the last that was recorded; else None.
+    @property
+    def standing(self) -> Standing:
+        """All that the run goes on with now."""
+        return Standing(self.state, self.course, self.step_scale, self.alpha_scale, self.since)
+
+    @standing.setter
+    def standing(self, standing: Standing) -> None:
+        self.state, self.course, self.step_scale, self.alpha_scale, self.since = standing
+
+    def standing_after(self, rounds: int) -> Standing | None:
+        """Return the standing after that many rounds, where it is the newest or the last that was recorded; else None.
 
         A run that is interrupted may have ended a round that nobody has written down.
         """
-        known = (self.state, self._recorded)
-        return next((state for state in known if state is not None and state.round - 1 == rounds), None)
+        known = [each for each in (self.standing, self._recorded) if each is not None and each.state is not None]
+        return next((each for each in known if each.state.round - 1 == rounds), None)
 
     def summary(self) -> None:
         """Log the method and its hyper-parameters."""
@@ -541,7 +578,7 @@ class RobustStrategy(Strategy):
         goes_on = self.state is not None and self.state.round > 1
         if self.state is None:
             self.state = self.method.start(self.codec.from_arrays(initial_arrays))
-        self._recorded = self.state
+        self._recorded = self.standing
         watch = self._watch
         watch.begin(self.state.round - 1, self.state.x, self.codec.to_arrays, distrust=goes_on)
         while self.state.round <= num_rounds:
@@ -578,7 +615,11 @@ class RobustStrategy(Strategy):
                 metrics = evaluate_fn(round_, self.codec.to_arrays(x)) if evaluate_fn else None
                 if metrics is not None:
                     result.evaluate_metrics_serverapp[round_] = metrics
-            note = f"diverged: {flaw or NOT_FINITE} after round {round_}" if diverged else record.note
+            flaw = (flaw or NOT_FINITE) if diverged else ""
+            undone = self._supervise(round_, evaluation, claims, flaw, last=round_ == num_rounds)
+            diverged = diverged and not undone
+            note = f"diverged: {flaw} after round {round_}" if diverged else record.note
+            note = "; ".join(filter(None, (note, undone)))
             if claims is not None and claims.shortage and not self._short:
                 self._short, note = True, "; ".join(filter(None, (note, claims.shortage)))
             late = self.roster.late()
@@ -586,12 +627,39 @@ class RobustStrategy(Strategy):
             self.last = record
             if self.on_round:
                 self.on_round(record)
-            self._recorded = self.state
+            self._recorded = self.standing
+            if self.course is not None and self.course.ended:
+                log.info("round %d: the run ends: %s", round_, self.course.ended)
+                break
             if diverged:
                 log.error("%s: no later round can repair it; the run ends here", note)
                 break
         result.arrays = self.codec.to_arrays(self.state.x)
         return result
+
+    def _supervise(
+        self, round_: int, evaluation: Evaluation | None, claims: Claims | None, flaw: str, *, last: bool
+    ) -> str:
+        """Note what a round's measures show, and go back to an earlier model if they ask for it; return why, or ""."""
+        if self.supervisor is None or self.course is None:
+            return ""
+        course, undone = self.supervisor.after(
+            self.course, self.method, self.state, round_, evaluation, claims, flaw=flaw, last=last
+        )
+        if not undone:
+            self.course = course
+            return ""
+        learns = getattr(self.method, "alpha", None) == AUTO
+        self.standing = Standing(
+            self.method.restart(course.good, round_ + 1),
+            course,
+            self.step_scale * HALF,
+            self.alpha_scale * (HALF if learns else 1.0),
+            since=round_ + 1,
+        )
+        self._watch.begin(round_, self.state.x, self.codec.to_arrays, distrust=False)
+        log.warning("round %d: %s; step size%s halved", round_, undone, " and clipping multiplier" if learns else "")
+        return f"safeguard: {undone}"
 
     def flaw_of_model(self, x: Vector) -> str:
         """Say why no round can follow this model; "" if one can."""

@@ -120,6 +120,9 @@ def last_line(summary: Mapping[str, Any], out: Path) -> str:
     failed = f"the attack failed in {failure['replies']} replies ({one_line(failure['reason'])})  " if failure else ""
     traffic = f"{size(summary['bytes_up'])} up  {size(summary['bytes_down'])} down"
     ended = f"{summary['status']} after {summary['rounds']} rounds in {summary['wall_s']:.1f} s"
+    if summary.get("ended"):
+        best = summary.get("best")
+        ended += f" ({summary['ended']}{'' if best is None else '; best model: round ' + str(best['round'])})"
     return f"{ended}  {final}{failed}{traffic}  run folder {out}"
 
 
