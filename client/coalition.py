@@ -1,5 +1,7 @@
 """A Byzantine coalition: several seats, one brain.
 
+Where membership is mobile (``attacks.attack``), a seat of it is Byzantine in some rounds only, and honest in the others.
+
 The brain knows what its view allows, works out what every fellow would send if honest, lets the attack choose what the
 server should aggregate, and forges the packet that makes it so. Everything it knows of others it recomputes from data
 and seeds: an omniscient coalition receives nothing, so it needs no side channel and its attack is as reproducible as
@@ -21,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from attacks.attack import Attack, Copy, Individual, Repack
+from attacks.attack import Attack, Copy, Individual, Repack, mobile_attackers
 from attacks.classical import Silence
 from attacks.faults import Fault, Faulty, WireFault
 from attacks.view import View
@@ -103,12 +105,13 @@ class Coalition:
         self._method = experiment.config.for_clients().method  # on Flower a node has the server's config
         self._config = experiment.config
         self._seed = experiment.config.federation.seed
-        self._members: set[int] = set()
+        self._enlisted: set[int] = set()
+        self._drawn: frozenset[int] | None = None  # who is Byzantine in this round, where that changes
         self._x0 = experiment.problem.initial()
         self._simulated = SimulatedWorkers(
             experiment,
-            sends=lambda i: i in self._members or isinstance(attack, Copy),
-            ours=lambda i: i in self._members,
+            sends=lambda i: i in self._enlisted or isinstance(attack, Copy),
+            ours=lambda i: i in self._enlisted,
         )
         self._memory = _Memory()
         self._round: _Round | None = None
@@ -116,7 +119,12 @@ class Coalition:
 
     def enlist(self, worker: int) -> None:
         """Take a seat into the coalition."""
-        self._members.add(worker)
+        self._enlisted.add(worker)
+
+    @property
+    def _members(self) -> set[int]:
+        """The seats of the coalition that are Byzantine in this round."""
+        return self._enlisted if self._drawn is None else self._enlisted.intersection(self._drawn)
 
     def remember(self) -> StateDict:
         """Return what the brain carries from round to round, as a state dict."""
@@ -162,7 +170,8 @@ class Coalition:
 
     def _probed(self, worker: int, ask: Ask) -> Packet | None:
         """Show that this seat can answer, without a thought: a probe is no round, and nothing is learnt from it."""
-        if isinstance(self._attack, Silence | WireFault):
+        self._draw(ask.round)
+        if worker in self._members and isinstance(self._attack, Silence | WireFault):
             return None
         return self._method.compressor_for(ask, worker).forge(np.zeros_like(self._x0), stream(self._seed, Role.ATTACK))
 
@@ -173,6 +182,8 @@ class Coalition:
         own = self._simulated.packet(worker, ask)
         opened = self._open(worker, ask)
         attack, form = self._attack, self._method.compressor_for(ask, worker)
+        if worker not in self._members:
+            return self._sent(worker, ask, own)
         if isinstance(attack, WireFault):
             return self._faulty(attack.of(worker), worker, ask, own)
         if isinstance(attack, Repack):
@@ -218,6 +229,7 @@ class Coalition:
             StateLostError: the round is the one before the latest: this seat is slow, and answers in vain.
         """
         memory = self._memory
+        self._draw(ask.round)
         if ask.round == memory.round:
             return
         if ask.round == memory.round - 1:
@@ -227,6 +239,15 @@ class Coalition:
             self._simulated.forget()
         else:
             self._simulated.turn()
+            for worker, round_ in memory.heard.items() if self._drawn is not None else ():
+                if round_ == memory.round:  # what it sent while it was Byzantine stays with the server
+                    self._simulated.hold(worker, memory.held[worker])
+
+    def _draw(self, round_: int) -> None:
+        """Draw who is Byzantine in a round, where that changes."""
+        if self._attack.membership == "mobile":
+            federation = self._config.federation
+            self._drawn = mobile_attackers(federation.clients, federation.byzantine, self._seed, round_)
 
     def _open(self, worker: int, ask: Ask) -> _Round:
         """Return the round, opened by the first member that is asked in it and knows what it is about."""
@@ -257,7 +278,7 @@ class Coalition:
             target: Vector | None = plan(worker)
         elif isinstance(attack, Copy):
             opened.whom = attack.whom(view)
-            self._simulated.keep_packets(self._members | {opened.whom})
+            self._simulated.keep_packets(self._enlisted | {opened.whom})
             target = view.message(opened.whom)
         else:
             target = attack(view, stream(self._seed, Role.ATTACK, round_=ask.round))

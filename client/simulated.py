@@ -53,6 +53,11 @@ class SimulatedWorkers:
         for copy in self.known.values():
             copy.packet = None
 
+    def hold(self, worker: int, row: Vector) -> None:
+        """Note what the server holds of a worker that has not always been honest."""
+        if (copy := self.known.get((worker, False))) is not None:
+            copy.row = row
+
     def forget(self) -> None:
         """Let go of everything."""
         self.known.clear()

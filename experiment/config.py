@@ -243,6 +243,9 @@ class Config(Section):
         if self.own_data and attack.view == "omniscient":
             whose = f'view = "omniscient" needs honest clients\' data, which with partition = "{OWN}" nobody else has'
             return f'{whose}; use view = "coalition" or "own"'
+        if self.own_data and attack.membership == "mobile":
+            party = f'needs one party that starts all clients, and with partition = "{OWN}" each starts its own'
+            return f'membership = "mobile" {party}; use "fixed"'
         return attack.validate(self.federation.clients, self.federation.byzantine)
 
     @property
@@ -294,6 +297,17 @@ class Config(Section):
         return self.attack.needs_cohort or all_count
 
     @property
+    def mobile(self) -> bool:
+        """Whether other clients are Byzantine in every round."""
+        return self.attack is not None and self.attack.membership == "mobile"
+
+    @property
+    def attackers(self) -> range:
+        """The seats that attack in some round where one party starts all clients: the last f, or any."""
+        federation = self.federation
+        return range(federation.clients) if self.mobile and federation.byzantine else federation.last_seats
+
+    @property
     def stratified(self) -> bool:
         """Whether every cohort has the same number of Byzantine clients."""
         return self.attack is not None and self.attack.membership == "per-cohort"
@@ -314,7 +328,8 @@ class Config(Section):
             folders: the data folder of each worker, for a process that holds several with data of their own.
         """
         who = self.federation
-        setting = Setting(who.clients, who.byzantine, who.seed, data_dir=data_dir, config_dir=config_dir)
+        byzantine = 0 if self.mobile else who.byzantine  # where all are honest now and then, all data count
+        setting = Setting(who.clients, byzantine, who.seed, data_dir=data_dir, config_dir=config_dir)
         return replace(setting, party=party, folders=folders) if self.own_data else setting
 
     def worker_terms(self) -> dict[str, Any]:
@@ -529,6 +544,8 @@ def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:
     """
     same = config.attack is not None and config.attack.kind == kind
     given = config.model_dump(mode="json", exclude_none=True)["attack"] if same else {"kind": kind}
+    if config.mobile:
+        given = {**given, "membership": "mobile"}
     tree: dict[str, Any] = {"attack": given}
     for setting in settings:
         if not setting.startswith("attack."):

@@ -290,7 +290,8 @@ def _attack(config: Config) -> str:
         return "none"
     known = "revealed to the clients in it, because this attack needs to know"
     cohort = known if config.reveals_cohort else "not revealed"
-    return f'{config.attack.label} with view "{config.attack.view}"; the cohort is {cohort}'
+    drawn = f", {config.federation.byzantine} clients drawn anew in every round" if config.mobile else ""
+    return f'{config.attack.label} with view "{config.attack.view}"{drawn}; the cohort is {cohort}'
 
 
 def _evaluation(config: Config) -> str:
@@ -338,6 +339,13 @@ def warnings(config: Config) -> Iterator[str]:
     if config.stratified and any(size < n for size in config.cohorts.values()):
         risk = "no cohort has a Byzantine majority, which uniform sampling would not exclude"
         yield f'attack.membership = "per-cohort" gives every cohort its share of attackers: {risk}'
+    method = config.strategy.method
+    if config.mobile and (method.stateful or method.aggregates_all):
+        rounds = config.strategy.rounds
+        touched = 100 * (1 - (1 - f / n) ** rounds)
+        kept = f"{config.strategy.kind} keeps a vector of each client, and theory needs the same attackers throughout"
+        share = f"after {rounds} rounds {touched:.3g} % of clients have attacked, by 1 - (1 - f/n)^T"
+        yield f'attack.membership = "mobile": {kept}; {share}'
     yield from config.strategy.method.remarks(n, f, rule, config.compressor)
     if config.attack is not None and (remark := config.attack.remark(n, f)) is not None:
         yield remark

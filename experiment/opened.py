@@ -217,7 +217,7 @@ def try_out(experiment: Experiment, worker: int | None = None, attack: Attack | 
     if experiment.setting is None or not needs_trial(config.task):
         return
     flips = getattr(attack if worker is not None else config.attack, "flips_labels", False)
-    attackers: Sequence[int] = config.federation.last_seats if worker is None else [worker]
+    attackers: Sequence[int] = config.attackers if worker is None else [worker]
     sizes = list(config.batches.values())
     full = 0 in sizes or "full_batch" not in config.batches
     workers: Sequence[int] = range(config.federation.clients) if worker is None else [worker]
