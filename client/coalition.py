@@ -1,6 +1,7 @@
 """A Byzantine coalition: several seats, one brain.
 
-Where membership is mobile (``attacks.attack``), a seat of it is Byzantine in some rounds only, and honest in the others.
+Where membership is mobile (``attacks.attack``), a seat of it is Byzantine in some rounds, and
+honest in the others.
 
 The brain knows what its view allows, works out what every fellow would send if honest, lets the attack choose what the
 server should aggregate, and forges the packet that makes it so. Everything it knows of others it recomputes from data
@@ -36,6 +37,7 @@ from link.worker_state import Page, StateDict, under
 from strategies.claims import Claim
 from strategies.method import HELD, Ask, Compressor, Method, Packet, Past, Rows, StateLostError, Vector
 from strategies.randomness import Role, stream
+from strategies.vectors import mean_of_rows
 from strategies.weights import Masses
 
 _LATE = 1.25
@@ -415,8 +417,12 @@ class Coalition:
             rows = rows[sound]
         if not len(rows) or not np.isfinite(opened.x).all():
             return np.zeros_like(self._x0)
-        rng = stream(self._seed, Role.AGGREGATE, round_=opened.ask.round)
-        vector = self._method.combine(opened.ask, rows, rng, past).vector
+        rng, ask = stream(self._seed, Role.AGGREGATE, round_=opened.ask.round), opened.ask
+        if getattr(
+            self._method.aggregator, "needs_root", False
+        ):  # which only the server knows: the mean of the honest rows is like it
+            ask = replace(ask, root=mean_of_rows(rows if opened.rows is None or not len(opened.rows) else opened.rows))
+        vector = self._method.combine(ask, rows, rng, past).vector
         return np.zeros_like(self._x0) if vector is None else vector
 
     def _mass_of(self, opened: _Round, count: int) -> Masses | None:

@@ -86,8 +86,7 @@ def grid_of(experiment: Experiment) -> InProcessGrid:
     known = Experiment(config, problem)  # what clients are sent
     brain = None if config.attack is None or not f else Coalition(known, config.attack)
     workers = [
-        CoalitionMember(brain, i) if brain and i in config.attackers else HonestWorker(known, i)
-        for i in range(n)
+        CoalitionMember(brain, i) if brain and i in config.attackers else HonestWorker(known, i) for i in range(n)
     ]
     last = f if brain and not config.mobile else 0
     apps = {name: client_app(worker) for name, worker in zip(names(n, last), workers, strict=True)}

@@ -567,8 +567,8 @@ def _take_part(options: LocalOptions, address: str, part: _Part) -> None:
         settings = replace(settings, names=names(len(part.seats), 0))
     if parties is not None:
         folders = {worker: parties.folders[worker] for worker in part.seats}
-        names = [folder.name for folder in folders.values()]
-        settings = replace(settings, config=config, folders=folders, names=names)
+        own = [folder.name for folder in folders.values()]
+        settings = replace(settings, config=config, folders=folders, names=own)
     try:
         run_client(settings)
     except BreakwaterError as error:

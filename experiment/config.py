@@ -38,6 +38,7 @@ from strategies.aggregators import (
     CoordinateMedian,
     CovarianceFilter,
     DivideAndConquer,
+    FLTrust,
     GeometricMedian,
     Krum,
     Mean,
@@ -68,6 +69,9 @@ from tasks.mnist import MnistTask
 from tasks.partition import OWN
 from tasks.table import TableTask
 
+ROOT_SAMPLES = 100
+"""Training samples that the server keeps for a rule that needs its own row, where the config does not say how many."""
+
 
 class EvaluationSection(Section):
     """When the model is measured, and by whom."""
@@ -96,7 +100,7 @@ else:
 _Coordinates = Mean | CoordinateMedian | TrimmedMean | MeanAroundMedian
 _Distances = Krum | MultiKrum | Bulyan | MinimumDiameterAveraging | MoNNA
 _Centers = CenteredClipping | CovarianceFilter | SmallestVarianceAveraging
-_Filters = DivideAndConquer | SignGuard | ComparativeGradientElimination
+_Filters = DivideAndConquer | SignGuard | ComparativeGradientElimination | FLTrust
 AggregatorUnion = Annotated[_Coordinates | GeometricMedian | _Distances | _Centers | _Filters, Discriminator("kind")]
 _Compressors = Identity | RandK | Masked | PermK | TopK | QSGD | Natural | ScaledSign
 CompressorUnion = Annotated[_Compressors, Discriminator("kind")]
@@ -217,11 +221,29 @@ class Config(Section):
             if wanted > most:
                 asked = f"federation.quorum = {quorum:g}: wants {wanted} replies of strategy.{key} = {size}"
                 yield f"{asked}, but {f} silent Byzantine clients leave only {most}; at most {most / size:.3g}"
+        yield from self._conflicts_of_root()
         yield from self.strategy.method.conflicts(dict(self.strategy), self.compressor)
         if self.attack is not None and f == 0:
             yield f'attack.kind = "{self.attack.kind}" with federation.byzantine = 0: nobody attacks; set byzantine'
         elif self.attack is not None and (flaw := self.flaw_of(self.attack)) is not None:
             yield f"[attack] {flaw}"
+
+    def _conflicts_of_root(self) -> Iterable[str]:
+        """Yield what does not go with a rule that needs a row of the server's own, or with data kept for one."""
+        rule, method, samples = self.aggregator, self.strategy.method, self.federation.root_samples
+        needs = f'aggregator.kind = "{rule.kind}" needs rows'
+        if samples is not None and not rule.needs_root:
+            yield f'federation.root_samples = {samples}: only aggregator.kind = "fltrust" needs them; leave it out'
+        elif samples is not None and self.own_data:
+            own = f'with partition = "{OWN}" the server has its own (docs/own-data.md)'
+            yield f"federation.root_samples = {samples}: {own}; leave it out"
+        if not rule.needs_root:
+            return
+        if not method.takes_root:
+            takers = ", ".join(each.kind for each in METHODS if each.takes_root)
+            yield f"{needs} that the server can compute too, which those of {method.kind} are not; use {takers}"
+        elif dict(self.strategy).get("clip", False):
+            yield f"{needs} that are gradients, and clip makes them differences from the last aggregate; leave it out"
 
     def _conflicts_of_weights(self) -> Iterable[str]:
         """Yield what does not go with the weights of clients."""
@@ -229,7 +251,7 @@ class Config(Section):
         if self.federation.weights is None:
             return
         if (part := rule.refuses_weights()) is not None:
-            rules, steps = "mean, cm, cwtm, rfa and centered-clip", "static-clip, nnm and bucketing"
+            rules, steps = "mean, cm, cwtm, rfa, centered-clip and fltrust", "static-clip, nnm and bucketing"
             yield f"federation.weights: {part} takes none; rules that do are {rules}, pre-aggregators {steps}"
         elif weights and not rule.withstands(np.array(weights), f):
             spoilt = "with the rows that they may spoil in pre-aggregators"
@@ -329,16 +351,19 @@ class Config(Section):
         """
         who = self.federation
         byzantine = 0 if self.mobile else who.byzantine  # where all are honest now and then, all data count
-        setting = Setting(who.clients, byzantine, who.seed, data_dir=data_dir, config_dir=config_dir)
+        root = (who.root_samples or ROOT_SAMPLES) if self.aggregator.needs_root else 0
+        setting = Setting(who.clients, byzantine, who.seed, root=root, data_dir=data_dir, config_dir=config_dir)
         return replace(setting, party=party, folders=folders) if self.own_data else setting
 
     def worker_terms(self) -> dict[str, Any]:
         """Return what an honest client must agree on with the server: data, seed, what it computes and sends."""
         whole = self.model_dump(mode="json", exclude_none=True)
         shared = ("clients", "byzantine", "seed") + ("declare_samples",) * self.own_data
+        if self.federation.root_samples is not None:
+            shared = (*shared, "root_samples")
         return {
             "federation": {key: whole["federation"][key] for key in shared},
-            "task": whole["task"],
+            "task": {key: value for key, value in whole["task"].items() if key != "root_file"},
             "strategy": {key: whole["strategy"].get(key) for key in ("kind", *self.strategy.method.worker_keys)},
             "compressor": whole["compressor"],
             "evaluation": {"by": self.evaluated_by},

@@ -21,6 +21,7 @@ from tasks.trial import Demands
 from tasks.tryout import needs_trial
 from tasks.tryout import try_out as try_task
 
+SERVER_FOLDER = "--data (of `breakwater run`: --server-data)"
 CONFIG = "config"
 """Key of the config, as TOML, among the settings of a Welcome; beside it ``link.invitation.TASK``."""
 
@@ -155,6 +156,8 @@ def resolved(config: configs.Config, problem: Problem, setting: Setting) -> Expe
         raise ConfigError(
             f'[evaluation] by = "{config.evaluated_by}": the task has no {" and no ".join(absent)}; {fix}'
         )
+    if config.aggregator.needs_root and setting.party != "client":
+        _check_root(config, problem)
     if not config.own_data:
         return Experiment(configs.resolve(config, problem), problem, setting)
     if setting.party == "server" and config.server_evaluates and not getattr(problem, "has_test_data", True):
@@ -162,6 +165,20 @@ def resolved(config: configs.Config, problem: Problem, setting: Setting) -> Expe
         where = f"the server has no test data; {folder}, or let the clients measure the model"
         raise ConfigError(f'[evaluation] by = "{config.evaluated_by}": {where}')
     return _before_joining(config, problem, setting)
+
+
+def _check_root(config: configs.Config, problem: Problem) -> None:
+    """Refuse a rule that needs the server's own row where the server has no training data for it.
+
+    Raises:
+        ConfigError: it has none; one line.
+    """
+    if getattr(problem, "has_root_data", hasattr(problem, "root")):
+        return
+    fix = "give a custom task root(), or with its own data root_data(folder); a table root_file (docs/tasks.md)"
+    where = f"and name the server's folder with {SERVER_FOLDER}" if config.own_data else "or use another rule"
+    rule = f'aggregator.kind = "{config.aggregator.kind}"'
+    raise ConfigError(f"{rule}: the server has no training data to compute its own row on; {fix}, {where}")
 
 
 def _before_joining(config: configs.Config, problem: Problem, setting: Setting) -> Experiment:

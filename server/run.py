@@ -34,7 +34,7 @@ from server.run_folder.reader import read_rounds
 from server.run_folder.writer import RunFolder
 from strategies.claims import Measures, headline
 from strategies.deadline import LearntDeadline
-from strategies.method import Evaluation, Vector
+from strategies.method import Evaluation, Oracle, Vector
 from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord, StalledError
 
 log = logging.getLogger("breakwater.server")
@@ -195,12 +195,22 @@ def _strategy(
         reveal_cohort=config.reveals_cohort,
         stratum=federation.last_seats if config.stratified else (),
         agreement=None if experiment.agreement is None else experiment.agreement.record(),
+        root=_root(experiment),
         evaluate=evaluate,
         claim_codec=claims if config.clients_evaluate else None,
         declare_samples=federation.declare_samples,
         every=config.evaluation.every,
         on_hold=observers.live.hold,
     )
+
+
+def _root(experiment: Experiment) -> Oracle | None:
+    """Return the gradients of the server's own training data, where the rule needs them."""
+    if not experiment.config.aggregator.needs_root:
+        return None
+    problem: Any = experiment.problem  # which has been checked when it was loaded
+    oracle: Oracle = problem.root()
+    return oracle
 
 
 def _on_round(

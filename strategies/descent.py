@@ -52,6 +52,7 @@ class DescentState:
         missed: workers whose latest reply did not count, though they were asked.
         ratios: what a clipping radius that sets itself has seen, see ``radius.observe``; empty for others.
         report: what the last update did.
+        root: see ``Method.takes_root``.
     """
 
     round: int
@@ -64,6 +65,7 @@ class DescentState:
     missed: frozenset[int] = frozenset()
     ratios: tuple[float, ...] = ()
     report: Report = field(default_factory=Report)
+    root: tuple[tuple[str, Vector], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +134,8 @@ class Descent(Method, ABC):
         """
         g, mass, asked = past.g, past.mass, self.asked(ask)
         if g is None or not self.corrects:
-            return aggregate(self.aggregator, rows, self.n, self.f, rng, g, mass=mass, asked=asked)
+            center = g if ask.root is None else ask.root
+            return aggregate(self.aggregator, rows, self.n, self.f, rng, center, mass=mass, asked=asked)
         differences = bounded_sum(rows, -g)
         step = _step(ask, past)
         lam = radius(self.alpha, differences, step, past.ratios) if step else None

@@ -97,6 +97,7 @@ class Ask:
             experiment reveals it.
         epoch: of the server's checkpoints, where it keeps any.
         probe: the server only wants to know whether a worker can answer: it replies as to any ask, and keeps nothing.
+        root: what the server computes as a worker itself, where the rule needs that; shape (d,). Stays on the server.
     """
 
     round: int
@@ -108,6 +109,7 @@ class Ask:
     cohort: tuple[int, ...] | None = None
     epoch: CheckpointEpoch | None = None
     probe: bool = False
+    root: Vector | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,6 +256,9 @@ class Method(ABC):
     """The keys of the config that an honest client must agree on with the server: what a worker computes."""
     stateful: ClassVar[bool] = False
     """Whether a worker's next message depends on its earlier ones: its own state, or what the server holds."""
+    takes_root: ClassVar[bool] = False
+    """Whether the rows that it aggregates are what a worker sends, so that a row of the server's own is comparable. Its
+    state then has a field ``root``: the vectors of the server's own ``WorkerState``, as pairs of name and vector."""
     aggregates_all: ClassVar[bool] = False
     """Whether every round aggregates a vector of each of the n clients, whoever is sampled."""
     steps_along_aggregate: ClassVar[bool] = True

@@ -21,7 +21,8 @@ class Role(IntEnum):
     PARTITION = 6  # who holds which data
     ATTACK = 7  # a Byzantine client's own choices
     EVALUATION = 8  # which clients are asked to evaluate
-    MEMBERSHIP = 9  # which clients are Byzantine in a round, where that changes
+    MEMBERSHIP = 11  # which clients are Byzantine in a round, where that changes
+    ROOT = 12  # which training rows the server keeps for a rule that needs its own
 
 
 def stream(seed: int, role: Role, worker: int = 0, round_: int = 0) -> Generator:

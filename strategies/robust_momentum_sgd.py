@@ -34,6 +34,7 @@ class RobustMomentumSGD(Descent, Stateful):
     """
 
     kind: ClassVar[str] = "robust-momentum-sgd"
+    takes_root: ClassVar[bool] = True
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "beta")
     word: ClassVar[str] = MOMENTUM
 

@@ -9,7 +9,7 @@ import math
 import re
 import tomllib
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +109,7 @@ class CustomTask:
         """Read a class that gives a module and data."""
         made = _Made(user, "train_data")
         train = made.read(user.train_data(), "train_data")
-        test = made.read(_test_data(user, folder), "test_data") if hasattr(user, "test_data") else train
+        test = made.read(_with_folder(user.test_data, folder), "test_data") if hasattr(user, "test_data") else train
         return made.task(train, test, partition=self.partition)
 
     def _own_data_task(self, user: Any) -> "OwnDataTask":
@@ -124,14 +124,18 @@ class CustomTask:
         def local(folder: Path) -> "tuple[Tensor, Tensor]":
             return made.read(user.local_data(folder), "local_data")
 
-        def test(folder: Path | None) -> "tuple[Tensor, Tensor] | None":
-            given = _test_data(user, folder)
-            return None if given is None else made.read(given, "test_data")
+        def at_server(method: str) -> "Callable[[Path | None], tuple[Tensor, Tensor] | None] | None":
+            def read(folder: Path | None) -> "tuple[Tensor, Tensor] | None":
+                given = _with_folder(getattr(user, method), folder)
+                return None if given is None else made.read(given, method)
+
+            return read if hasattr(user, method) else None
 
         return OwnDataTask(
             model=user.model,
             local=local,
-            test=test if hasattr(user, "test_data") else None,
+            test=at_server("test_data"),
+            root=at_server("root_data"),
             task=made.task,
             flips=hasattr(user, "flip"),
             test_share=float(share),
@@ -139,9 +143,9 @@ class CustomTask:
         )
 
 
-def _test_data(user: Any, folder: Path | None) -> Any:
-    """Return the test data of a class, which may want the folder of data files or not."""
-    return user.test_data(folder) if inspect.signature(user.test_data).parameters else user.test_data()
+def _with_folder(method: Callable[..., Any], folder: Path | None) -> Any:
+    """Return the data of a method that may want the folder of data files or not."""
+    return method(folder) if inspect.signature(method).parameters else method()
 
 
 class _Made:

@@ -17,7 +17,7 @@ from strategies.randomness import Role, stream
 from tasks.built_in import BuiltIn
 from tasks.contract import Setting
 from tasks.network import Inputs, Labels, Network, NetworkOracle
-from tasks.partition import Indices, Partitioned, split, stratified
+from tasks.partition import Indices, Partitioned, share_out, stratified
 from tasks.threads import one_thread
 
 CLASSES = 10
@@ -67,9 +67,9 @@ class DigitsTask(BuiltIn):
         test = stratified(labels, self.test_share, stream(setting.seed, Role.PARTITION, worker=1))
         network = Network((PIXELS, self.hidden, CLASSES) if self.model == "mlp" else (PIXELS, CLASSES))
         x0 = network.initial(stream(setting.seed, Role.INITIAL)).astype(self.dtype)
-        parts = split(self.partition, labels[~test], setting.clients, setting.seed)
+        parts, kept = share_out(self.partition, labels[~test], setting)
         tested = NetworkOracle(network, inputs[test], labels[test], self.l2)
-        return DigitsProblem(x0, (inputs[~test], labels[~test]), tested, parts, setting.honest)
+        return DigitsProblem(x0, (inputs[~test], labels[~test]), tested, parts, setting.honest).keeping(kept)
 
 
 def read_digits() -> tuple[Inputs, Labels]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from strategies.method import Evaluation, Vector
 from tasks.contract import Setting, TaskError
-from tasks.partition import kept_back
+from tasks.partition import check_root, kept_back
 from tasks.torch_model import OnModule, TorchOracle, TorchProblem, TorchTask, built, labels_of
 
 Pair = tuple[Tensor, Tensor]
@@ -33,6 +33,8 @@ class OwnDataTask:
         local: returns the data of a party, given its folder; called at clients only.
         test: returns the server's test set, given its folder or None; called at the server only. None for no test set,
             here or as what it returns.
+        root: returns the server's own training data, given its folder or None; called at the server only. None for
+            none.
         task: makes the rest of the task from training data and test data.
         flips: the task has its own way to flip targets.
         test_share: the part of a party's rows that it keeps back to measure models.
@@ -43,6 +45,7 @@ class OwnDataTask:
     local: Callable[[Path], Pair]
     test: Callable[[Path | None], Pair | None] | None
     task: Callable[[Pair, Pair], TorchTask]
+    root: Callable[[Path | None], Pair | None] | None = None
     flips: bool = False
     test_share: float = 0.0
     dtype: str = "float32"
@@ -77,8 +80,20 @@ class OwnDataProblem(OnModule):
         sample = test if test is not None else loaded[0][0] if loaded else None
         self.model = built(task.model, None if sample is None else sample[0][:1], task.dtype, setting.seed)
         self._measured = None if test is None else self._problem(test, test)
+        self._root = self._root_problem(test) if at_server and setting.root else None
         self._local = cache(lambda folder: self._problem(self._parts(folder)[0], self._parts(folder)[0]))
         self._kept = cache(self._kept_problem)
+
+    def _root_problem(self, test: Pair | None) -> TorchProblem | None:
+        """Return the problem on the server's own training data; None where it has none.
+
+        Raises:
+            TaskError: some of them are test data.
+        """
+        root = None if self._task.root is None else self._task.root(self._setting.data_dir)
+        if root is not None and test is not None:
+            check_root([part.numpy() for part in root], [part.numpy() for part in test])
+        return None if root is None else self._problem(root, root)
 
     def _folders(self) -> list[Path]:
         given = dict.fromkeys(self._setting.folders.values())
@@ -122,6 +137,21 @@ class OwnDataProblem(OnModule):
     def has_test_data(self) -> bool:
         """Whether this is a server with a test set."""
         return self._measured is not None
+
+    @property
+    def has_root_data(self) -> bool:
+        """Whether this is a server with training data of its own."""
+        return self._root is not None
+
+    def root(self) -> TorchOracle:
+        """Return the gradients of the server's own training data.
+
+        Raises:
+            TaskError: it has none.
+        """
+        if self._root is None:
+            raise TaskError("root_data() gives no training data of the server's")
+        return self._root.oracle(0)
 
     def oracle(self, worker: int, *, flipped: bool = False) -> TorchOracle:
         """Return the gradients of a party's loss.

@@ -14,7 +14,7 @@ PROBLEM = ("dim", "dtype", "smoothness", "optimum", "samples", "initial", "oracl
 
 
 _PARTIES = {"count", "kept_back", "measure", "own_data", "has_test_data"}
-OPTIONAL = frozenset({"training_data", "layout", "tied", "frozen", "fingerprint", *_PARTIES})
+OPTIONAL = frozenset({"root", "has_root_data", "training_data", "layout", "tied", "frozen", "fingerprint", *_PARTIES})
 """What it may have beside that, see ``tasks.identity``, ``experiment.model_file`` and ``docs/tasks.md``."""
 
 

@@ -20,7 +20,7 @@ from strategies.randomness import Role, stream
 from tasks.contract import Setting, TaskError
 from tasks.measures import highest_score, is_one_hot, share_right
 from tasks.modules import completed, tied, trained, untrained
-from tasks.partition import Indices, Partitioned, draw, split
+from tasks.partition import Indices, Partitioned, draw, share_out
 from tasks.threads import one_thread
 
 BLOCK = 250
@@ -72,8 +72,8 @@ class TorchTask:
             TaskError: the model's output would depend on more than parameters and data; more workers than samples.
         """
         model = built(self.model, self.prepare(self.train[0][:1]), self.dtype, setting.seed)
-        parts = split(self.partition, labels_of(self.train[1]), setting.clients, setting.seed)
-        return TorchProblem(self, model, parts, setting.honest)
+        parts, kept = share_out(self.partition, labels_of(self.train[1]), setting)
+        return TorchProblem(self, model, parts, setting.honest).keeping(kept)
 
 
 def built(model: Callable[[], nn.Module], inputs: Tensor | None, dtype: str, seed: int) -> "FlatModule":
