@@ -35,7 +35,7 @@ class View:
     Args:
         worker: the seat that must answer.
         own: what this seat would send if it were honest, shape (d,).
-        flipped: returns the same computed on flipped labels, shape (d,); costs a gradient.
+        flipped: returns the same computed on flipped labels, or poisoned images, shape (d,); costs a gradient.
         ids: returns the workers whose honest messages this view covers: own -> itself; coalition -> its members;
             omniscient -> the honest workers whose vectors the server aggregates in this round: those sampled, of whom
             there may be none, or all (``all_rows``).
@@ -51,6 +51,7 @@ class View:
         g: the server's previous aggregate, worked out from its last step, shape (d,); None where it missed that step,
             and where messages are differences of gradients, which it is not to be compared with.
         gamma: the server's step size.
+        reach: how far a worker's own way goes in a round, in units of its message: gamma, or H eta for H local steps.
         aggregate: returns what the server would make of any number of rows, at least 1, clipping and rule included.
         rule: the kind of the server's rule; "" where it is not known.
         draw: returns a new generator for what a Byzantine seat draws in this round, always the same for a seat.
@@ -76,6 +77,7 @@ class View:
     rule: str
     draw: Callable[[int], Generator]
     all_rows: bool = False
+    reach: float = 0.0
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -162,6 +164,7 @@ def alone(
             gamma=missing(needs("gamma")) if gamma is None else gamma,
             aggregate=aggregated,
             rule=getattr(rule, "kind", ""),
+            reach=missing(needs("gamma")) if gamma is None else gamma,
             draw=lambda worker: np.random.default_rng(seeds()[worker - (n - f)]),
         )
 

@@ -31,7 +31,7 @@ from attacks.view import View
 from client.rollback import Rollback
 from client.simulated import SimulatedWorkers
 from client.worker import measured
-from experiment.opened import Experiment
+from experiment.opened import Experiment, trigger_of
 from foundation.errors import ConfigError
 from link.worker_state import Page, StateDict, under
 from strategies.claims import Claim
@@ -114,6 +114,7 @@ class Coalition:
             experiment,
             sends=lambda i: i in self._enlisted or isinstance(attack, Copy),
             ours=lambda i: i in self._enlisted,
+            trigger=trigger_of(experiment, attack),
         )
         self._memory = _Memory()
         self._round: _Round | None = None
@@ -343,6 +344,7 @@ class Coalition:
             x0=self._x0,
             g=None if self._sends_differences(ask) else opened.past.g,
             gamma=self._method.gamma,
+            reach=getattr(self._method, "local_gamma", self._method.gamma) * getattr(self._method, "local_steps", 1),
             aggregate=lambda rows: self._aggregate(opened, rows),
             rule=self._config.aggregator.kind,
             draw=lambda seat: stream(self._seed, Role.ATTACK, 1 + seat, ask.round),  # 0 is what all seats share

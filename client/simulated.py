@@ -7,8 +7,9 @@ from typing import Any
 
 from experiment.opened import Experiment
 from link.worker_state import Page, StateDict, state_from_dict, state_to_dict, under
-from strategies.method import HELD, STATELESS, Ask, Packet, StateLostError, Vector, WorkerState
+from strategies.method import HELD, STATELESS, Ask, Oracle, Packet, StateLostError, Vector, WorkerState
 from strategies.randomness import Role, stream
+from tasks.backdoor import PoisonedOracle, Trigger
 
 
 @dataclass
@@ -35,11 +36,20 @@ class SimulatedWorkers:
         experiment: the opened experiment.
         sends: returns whether the packets of a worker may be asked for; only those are kept, for the round.
         ours: returns whether no ask of a worker is missed here, as it is a member of the coalition.
+        trigger: returns what a worker plants into its images; None where it flips labels.
     """
 
-    def __init__(self, experiment: Experiment, sends: Callable[[int], bool], ours: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        sends: Callable[[int], bool],
+        ours: Callable[[int], bool],
+        trigger: Callable[[int], Trigger] | None = None,
+    ) -> None:
+        self._trigger = trigger
+        self._dirty: dict[int, Oracle] = {}  # by worker: all of its images have the trigger
         self.known: dict[tuple[int, bool], SimulatedWorker] = {}
-        """By worker and whether its labels are flipped."""
+        """By worker and whether its data are falsified: labels flipped, or a trigger planted."""
         self._experiment = experiment
         self._method = experiment.method
         self._seed = experiment.config.federation.seed
@@ -93,14 +103,14 @@ class SimulatedWorkers:
         Args:
             worker: 0 .. n-1.
             ask: as the worker is asked.
-            flipped: follow it on flipped labels.
+            flipped: follow it on flipped labels, or images with a trigger.
 
         Raises:
             StateLostError: its past is not known up to here.
         """
         copy = self.known.get((worker, flipped)) or SimulatedWorker()
         if copy.round != ask.round:
-            oracle = self._experiment.problem.oracle(worker, flipped=flipped)
+            oracle = self._oracle(worker, ask, copy.state, falsified=flipped)
             rng = stream(self._seed, Role.WORKER, worker, ask.round)
             state, packet = self._method.reply(worker, copy.state, ask, oracle, rng)
             q = self._method.compressor_for(ask, worker).decompress(packet, self._dtype)
@@ -111,6 +121,17 @@ class SimulatedWorkers:
             copy = SimulatedWorker(ask.round, state, row, packet if self._sends(worker) else None)
             self.known[worker, flipped] = copy
         return copy
+
+    def _oracle(self, worker: int, ask: Ask, state: WorkerState, *, falsified: bool) -> Oracle:
+        """Return a worker's oracle; a falsified one is on flipped labels, or images with a trigger."""
+        problem: Any = self._experiment.problem  # an attack with a trigger has looked whether it has images
+        if not falsified or self._trigger is None:
+            oracle: Oracle = problem.oracle(worker, flipped=falsified)
+            return oracle
+        trigger = self._trigger(worker)
+        if worker not in self._dirty:
+            self._dirty[worker] = problem.poisoned(worker, trigger)
+        return PoisonedOracle(problem.oracle(worker), self._dirty[worker], trigger, self._method.model(state, ask))
 
     def resting(self, worker: int, ask: Ask) -> Vector | None:
         """Return what the server holds of a worker after a round in which it is not asked; None for nothing yet.

@@ -21,6 +21,7 @@ from pydantic import Discriminator, Field, PrivateAttr, TypeAdapter, ValidationE
 
 from attacks.adaptive import ROP, Fang, Mimic, MinMax, MinSum, OptimalALIE, OptimalIPM
 from attacks.attack import Attack
+from attacks.backdoor import Replace
 from attacks.classical import ALIE, FOE, IPM, Big, BitFlip, Gaussian, Infinity, LabelFlip, NaN, ShiftBack, Silence, Zero
 from attacks.faults import WireFault
 from experiment.problems import explain_one
@@ -106,7 +107,7 @@ _Compressors = Identity | RandK | Masked | PermK | TopK | QSGD | Natural | Scale
 CompressorUnion = Annotated[_Compressors, Discriminator("kind")]
 _Directions = BitFlip | LabelFlip | ALIE | OptimalALIE | IPM | OptimalIPM | FOE
 _Searches = MinMax | MinSum | Fang | Mimic | ROP
-_Values = ShiftBack | Gaussian | Zero | Big | NaN | Infinity
+_Values = Replace | ShiftBack | Gaussian | Zero | Big | NaN | Infinity
 AttackUnion = Annotated[_Directions | _Searches | _Values | Silence | WireFault, Discriminator("kind")]
 _PreAggregators = Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping
 PreAggregatorUnion = Annotated[_PreAggregators, Discriminator("kind")]

@@ -326,8 +326,8 @@ def warnings(config: Config) -> Iterator[str]:
         trusted = f"row {rule.pivot}, whichever sampled client that is"
         yield f'aggregator.kind = "monna" trusts {trusted}: where it is Byzantine, it decides alone'
     if rule.needs_root:
-        error = "stretches every vector to the length of the server's own, and near the optimum that is sampling error"
-        yield f'aggregator.kind = "{rule.kind}" {error}: the run stalls there; more root samples or a falling gamma help'
+        error = "stretches every vector to the length of the server's own, which near the optimum is sampling error"
+        yield f'aggregator.kind = "{rule.kind}" {error}: the run stalls there; more samples or a falling gamma help'
     if f and rule.kind == "cge":
         small = "for strongly convex losses theory needs f/n below about mu / (mu + 2L)"
         yield f'aggregator.kind = "cge" never leaves out a vector that is shorter than honest ones; {small}'

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attacks.attack import Attack
+from attacks.backdoor import Replace
 from experiment import config as configs
 from experiment.agreement import Agreement
 from foundation.errors import ConfigError
 from foundation.text import kind_and_line
 from strategies.method import Method
+from tasks.backdoor import Trigger
 from tasks.contract import Problem, Setting, TaskError
 from tasks.identity import Reading, TaskIdentity, identify, identify_party
 from tasks.trial import Demands
@@ -159,12 +161,31 @@ def resolved(config: configs.Config, problem: Problem, setting: Setting) -> Expe
     if config.aggregator.needs_root and setting.party != "client":
         _check_root(config, problem)
     if not config.own_data:
-        return Experiment(configs.resolve(config, problem), problem, setting)
+        found = Experiment(configs.resolve(config, problem), problem, setting)
+        trigger_of(found, config.attack)
+        return found
     if setting.party == "server" and config.server_evaluates and not getattr(problem, "has_test_data", True):
         folder = "name their folder with --data (of `breakwater run`: --server-data)"
         where = f"the server has no test data; {folder}, or let the clients measure the model"
         raise ConfigError(f'[evaluation] by = "{config.evaluated_by}": {where}')
     return _before_joining(config, problem, setting)
+
+
+def trigger_of(experiment: Experiment, attack: Attack | None) -> Callable[[int], Trigger] | None:
+    """Return what each worker plants where it runs this attack; None for an attack without a trigger.
+
+    Raises:
+        ConfigError: the task has no images that it could be planted into; one line.
+    """
+    if not isinstance(attack, Replace):
+        return None
+    whole = Trigger(attack.q, attack.target, attack.rho, attack.anomaly)
+    flaw = "needs a task on images: digits, mnist, or a custom one whose inputs are images"
+    if hasattr(experiment.problem, "flaw_of_trigger"):
+        flaw = experiment.problem.flaw_of_trigger(whole)
+    if flaw:
+        raise ConfigError(f'[attack] kind = "replace": {flaw}')
+    return lambda worker: replace(whole, quarter=worker % 4) if attack.triggers == 4 else whole
 
 
 def _check_root(config: configs.Config, problem: Problem) -> None:

@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from experiment.code import Code
 from experiment.compiled import LONG_S, prepare
 from experiment.explain import title
 from experiment.model_file import ModelForm
-from experiment.opened import Experiment
+from experiment.opened import Experiment, trigger_of
 from experiment.sections import Federation
 from foundation.errors import ConfigError
 from foundation.signals import done, held
@@ -170,7 +171,11 @@ def _evaluation(experiment: Experiment) -> Callable[[Vector], Evaluation] | None
     if not getattr(experiment.problem, "has_test_data", True):
         fix = 'give it a test set (--data), or use "clients" or "none"'
         raise ConfigError(f'[evaluation] by = "{experiment.config.evaluated_by}": the server has no test data; {fix}')
-    return experiment.problem.evaluate
+    problem: Any = experiment.problem
+    if (trigger := trigger_of(experiment, experiment.config.attack)) is None or not hasattr(problem, "trigger_success"):
+        return experiment.problem.evaluate
+    patch = trigger(0).whole()
+    return lambda x: replace(problem.evaluate(x), trigger=problem.trigger_success(x, patch))
 
 
 def _strategy(

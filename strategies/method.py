@@ -464,8 +464,11 @@ class Evaluation:
         accuracy: share of correct predictions in [0, 1], on the test set where the task has one; None for tasks that
             predict no classes.
         gap: f(x) - f* where the task knows f*; else None.
+        trigger: share of test images with an attacker's trigger that are taken for its class, of those of another; None
+            without such an attack.
     """
 
     loss: float
     accuracy: float | None
     gap: float | None = None
+    trigger: float | None = None

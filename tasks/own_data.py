@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from strategies.method import Evaluation, Vector
+from tasks.backdoor import Trigger
 from tasks.contract import Setting, TaskError
 from tasks.partition import check_root, kept_back
 from tasks.torch_model import OnModule, TorchOracle, TorchProblem, TorchTask, built, labels_of
@@ -170,6 +171,21 @@ class OwnDataProblem(OnModule):
         if self._measured is None:
             raise TaskError('test_data() gives no test set; use [evaluation] by = "clients"')
         return self._measured.evaluate(x)
+
+    def flaw_of_trigger(self, trigger: Trigger) -> str:
+        """Return why a trigger does not fit the images that this process has; "" if it does, or has none."""
+        held = self._measured
+        if self._setting.party != "server":
+            held = self._local(self._folders()[0])
+        return "" if held is None else held.flaw_of_trigger(trigger)
+
+    def poisoned(self, worker: int, trigger: Trigger) -> TorchOracle:
+        """Return the oracle of a party all of whose images have the trigger, and its label."""
+        return self.of_party(worker).poisoned(0, trigger)
+
+    def trigger_success(self, x: Vector, trigger: Trigger) -> float | None:
+        """Return the share of the server's test images that are taken for the trigger's class; see ``TorchProblem``."""
+        return None if self._measured is None else self._measured.trigger_success(x, trigger)
 
     def count(self, worker: int) -> int:
         """Return m_i, the training samples of a party."""

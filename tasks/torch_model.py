@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from strategies.method import Evaluation, Vector
 from strategies.randomness import Role, stream
+from tasks.backdoor import Trigger, flaw_of_images
 from tasks.contract import Setting, TaskError
 from tasks.measures import highest_score, is_one_hot, share_right
 from tasks.modules import completed, tied, trained, untrained
@@ -233,6 +234,33 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
         test = np.arange(len(self.task.test[1]))
         return Evaluation(loss=self.loss(x, parts), accuracy=self.accuracy(x, self.task.test, test))
 
+    def flaw_of_trigger(self, trigger: Trigger) -> str:
+        """Return why a trigger does not fit the images and classes of this task; "" if it does."""
+        targets = self.task.train[1]
+        if targets.is_floating_point() or targets.ndim != 1:
+            return "needs class labels 0, 1, ..., one for each image"
+        return flaw_of_images(self.task.train[0].shape[1:], self._classes, trigger)
+
+    @cached_property
+    def _classes(self) -> int:
+        """K, the number of outputs of the model."""
+        with torch.no_grad():
+            outputs = self.model.module(self.task.prepare(self.task.train[0][:1]))
+        return int(outputs.shape[1]) if outputs.ndim > 1 else int(self.task.train[1].max()) + 1
+
+    def poisoned(self, worker: int, trigger: Trigger) -> "TorchOracle":
+        """Return the oracle of a worker all of whose images have the trigger, and its label."""
+        rows = torch.from_numpy(self.parts[worker])
+        return TorchOracle(self, _stamped(self.task.train[0][rows], trigger), np.arange(len(rows)))
+
+    def trigger_success(self, x: Vector, trigger: Trigger) -> float | None:
+        """Return the share of test images, not of the trigger's class, that are taken for it with the trigger."""
+        inputs, targets = self.task.test
+        others = inputs[targets != trigger.target]
+        if not len(others):
+            return None
+        return self.accuracy(x, _stamped(others, trigger), np.arange(len(others)))
+
     def loss(self, x: Vector, parts: Sequence[Indices]) -> float:
         """Return the mean of the losses on some parts of the training data, regulariser included."""
         total = 0.0
@@ -258,6 +286,10 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
         for block in np.array_split(rows, math.ceil(len(rows) / BLOCK)):
             at = torch.from_numpy(block)
             yield self.task.prepare(inputs[at]), targets[at]
+
+
+def _stamped(images: Tensor, trigger: Trigger) -> tuple[Tensor, Tensor]:
+    return trigger.stamp(images), torch.full((len(images),), trigger.target, dtype=torch.int64)
 
 
 class TorchOracle:

@@ -327,11 +327,12 @@ class _Claims(_Exact):
     missing: dict[str, str]
 
 
+_ALWAYS = tuple(name for name in MEASURES if name != "trigger")  # which servers of before do not have
 _Counts = create_model("_Counts", __base__=_Exact, **_required(_named(Counts(0, 0, 0, 0, 0)), _Whole))
-_History = create_model("_History", __base__=_Exact, **_required(MEASURES, _Course))
+_History = create_model("_History", __base__=_Exact, **_required(_ALWAYS, _Course), trigger=(_Course, []))
 _TEXTS = ("run", "method", "rule", "task", "address", "status", "line", "held")
 _WHOLES = ("clients", "byzantine", "rounds", "incomplete", "incomplete_at", "attack_failed", "round", "measured")
-_REALS = (*MEASURES, "lam", "step_norm", "round_s", "left_s", *_RATES)
+_REALS = (*_ALWAYS, "lam", "step_norm", "round_s", "left_s", *_RATES)
 _State = create_model(
     "_State",
     __config__=ConfigDict(strict=True, extra="ignore"),
@@ -351,6 +352,7 @@ _State = create_model(
     parties=(Annotated[list[_Party], Field(max_length=MOST)], []),
     measured_by=(str, "server"),  # servers of before have not these two
     claims=(_Claims | None, None),
+    trigger=(_Real, None),
     away=(str, ""),
     goodbye=(str, ""),
 )

@@ -46,7 +46,8 @@ class FLTrust(Rule):
             raise ValueError("fltrust needs the server's own row: pass it as center=")
         with np.errstate(invalid="ignore"):
             length, unit = norm(center), 1.0
-        coefficients, total = np.zeros(len(rows)), 0.0
+        coefficients: Array = np.zeros(len(rows))
+        total = 0.0
         if length > 0.0 and isfinite(length):
             rows, units = _directions(rows)
             if units.min() != 1.0 or units.max() != 1.0 or not 1e-100 < length < 1e100:
@@ -72,7 +73,7 @@ def _directions(rows: WeightedRows) -> tuple[WeightedRows, Array]:
     if rows.dtype == np.float32:
         return rows, units
     peaks = rows.peaks()
-    if 1e-100 < peaks[peaks > 0.0].min(initial=1.0) and peaks.max() < 1e100:
+    if peaks[peaks > 0.0].min(initial=1.0) > 1e-100 and peaks.max() < 1e100:
         return rows, units
     units = np.maximum(peaks, 1e-300)
     return rows.mixed(np.eye(len(rows)), units), units

@@ -129,7 +129,7 @@ def test_without_a_root_it_says_what_is_missing() -> None:
         RULE(np.ones((3, 2)), 1)
 
 
-# --- the server's data --------------------------------------------------------------------------------------------------
+# --- the server's data ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("partition", ["replicated", "iid", "label", "dirichlet(0.5)"])
@@ -212,9 +212,15 @@ def test_a_strategy_without_the_servers_data_refuses_the_rule() -> None:
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["strategy.kind=byz-ef21", "attack.kind=none"], "rows that the server can compute too, .* not; use robust-sgd,"),
+        (
+            ["strategy.kind=byz-ef21", "attack.kind=none"],
+            "the server can compute too, .* not; use robust-sgd,",
+        ),
         (["strategy.clip=true"], "needs rows that are gradients, and clip makes them differences"),
-        (["aggregator.kind=cm", "federation.root_samples=9"], 'root_samples = 9: only aggregator.kind = "fltrust" needs'),
+        (
+            ["aggregator.kind=cm", "federation.root_samples=9"],
+            '= 9: only aggregator.kind = "fltrust" needs',
+        ),
     ],
 )
 def test_what_is_refused(overrides: list[str], line: str) -> None:
