@@ -281,8 +281,9 @@ class Run:
 
         * ``round``: 1, 2, ...; ``kind``: the method's word for the round, as text.
         * ``loss``, ``accuracy``, ``gap``, ``trigger``: of the model that the round ended with; NaN in rounds that
-          were not measured and where the task has no such measure. ``measured`` is true in rounds that the server measured, ``claimed``
-          in those whose measures are medians of what clients claim.
+          were not measured and where there is no such measure; ``trigger`` is the success rate of a backdoor.
+          ``measured`` is true in rounds that the server measured, ``claimed`` in those whose measures are medians of
+          what clients claim.
         * ``bytes_up``, ``bytes_down``, ``round_s``: bytes and seconds of the round.
         * ``sampled``, ``replied``, ``accepted``, ``rejected``, ``clipped``: how many clients.
         * ``lam``: the clipping radius; NaN where nothing is clipped. ``step_norm``: length of the last step.

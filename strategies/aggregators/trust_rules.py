@@ -57,8 +57,9 @@ class FLTrust(Rule):
             with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
                 stretch = length / lengths
                 known = np.isfinite(stretch / units)  # others are 0, or nothing beside v_0
-                trust = np.where(known, np.clip(products / lengths / length, 0.0, 1.0), 0.0) * rows.counts
-            coefficients, total = trust * np.where(known, stretch, 0.0), float(trust.sum())
+                trust: Array = np.where(known, np.clip(products / lengths / length, 0.0, 1.0), 0.0) * rows.counts
+            coefficients = trust * np.where(known, stretch, 0.0)
+            total = float(trust.sum())
         if not total > 0.0:
             rows.note(np.zeros(len(rows)))
             return np.zeros(rows.rows.shape[1], rows.dtype)

@@ -70,7 +70,7 @@ def test_it_is_the_papers_and_never_longer_than_the_root(
 ) -> None:
     monkeypatch.setattr(weighted_rows, "LARGE", 1 if compiled else 2**18)
     rng = np.random.default_rng(3)
-    rows = rng.standard_normal((9, 2100)).astype(dtype)
+    rows: Rows = rng.standard_normal((9, 2100)).astype(dtype)
     rows[1], rows[2] = 0.0, 1e6 * rows[2]
     root = (rows[3:6].mean(axis=0)).astype(dtype)
     got = RULE(rows, 4, center=root)
