@@ -9,6 +9,7 @@ keeps at the worker is kept in the node's state, where Flower apps keep such thi
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from flwr.app import Context, Error, Message
 from foundation.errors import WireError
 from foundation.text import kind_and_line
 from link import codec, flwr_compat, worker_state
-from strategies.method import STALE, Method, Oracle, StateLostError, Vector
+from strategies.method import STALE, Method, Oracle, StateLostError, Vector, begin, full_gradients
+from strategies.randomness import Role
 
 
 def answer(message: Message, context: Context, method: Method, oracle: Oracle) -> Message:
@@ -45,6 +47,7 @@ def answer(message: Message, context: Context, method: Method, oracle: Oracle) -
     if (kept := worker_state.read_reply(context.state, ask.round)) is not None:
         return Message(kept, reply_to=message)
     mine = worker_state.state_from_dict(worker_state.read(context.state))
+    begin(oracle, partial(np.random.default_rng, [draw, Role.MODEL]))
     try:
         state, packet = method.reply(worker, mine, ask, _Converted(oracle), np.random.default_rng(draw))
     except StateLostError as lost:
@@ -73,10 +76,15 @@ class _Converted:
         """Return the gradient at x."""
         return _gradient(self._oracle.full_gradient(x), x, "full_gradient()")
 
+    def full_gradients(self, points: Sequence[Vector]) -> list[Vector]:
+        """Return the gradients of one random function, where the loss draws at random."""
+        return self._all(full_gradients(self._oracle, points), points, "full_gradients()")
+
     def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: np.random.Generator) -> list[Vector]:
         """Return the gradients of one minibatch."""
-        what = "minibatch_gradients()"
-        returned: Any = self._oracle.minibatch_gradients(points, batch, rng)
+        return self._all(self._oracle.minibatch_gradients(points, batch, rng), points, "minibatch_gradients()")
+
+    def _all(self, returned: Any, points: Sequence[Vector], what: str) -> list[Vector]:
         try:
             gradients = list(returned)
         except TypeError:

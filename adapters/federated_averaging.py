@@ -231,7 +231,7 @@ class RobustFedAvg(AppStrategy):
         log.info("\t│\t├── Aggregator: %s", method.aggregator)
         log.info("\t│\t├── Clipping: %s", "none" if method.alpha is None else f"alpha = {method.alpha}")
         log.info("\t│\t├── Compressor: %s", method.compressor)
-        log.info("\t│\t└── Server learning rate: %g", method.gamma)
+        log.info("\t│\t└── Server learning rate: %g", self._gamma)
         log.info("\t└──> Keys in records:")
         log.info("\t\t├── ArrayRecord key: '%s'", self.arrayrecord_key)
         log.info("\t\t└── ConfigRecord key: '%s'", self.configrecord_key)

@@ -50,7 +50,7 @@ class View:
         x0: the model that the run started from, shape (d,).
         g: the server's previous aggregate, worked out from its last step, shape (d,); None where it missed that step,
             and where messages are differences of gradients, which it is not to be compared with.
-        gamma: the server's step size.
+        gamma: the server's step size in this round.
         reach: how far a worker's own way goes in a round, in units of its message: gamma, or H eta for H local steps.
         aggregate: returns what the server would make of any number of rows, at least 1, clipping and rule included.
         rule: the kind of the server's rule; "" where it is not known.

@@ -39,6 +39,8 @@ from strategies.robust_averaging import RobustAveraging
 from strategies.robust_momentum_sgd import RobustMomentumSGD
 from strategies.robust_sgd import RobustSGD
 from strategies.rosdhb import RoSDHB, RoSDHBLocal
+from strategies.schedules import CosineSchedule, LinearSchedule, SqrtSchedule, StepSchedule
+from strategies.server_step import ServerAdam, ServerMomentum
 from strategies.vectors import norm
 
 __all__ = [
@@ -55,10 +57,12 @@ __all__ = [
     "ByzVRMarinaPP",
     "Combined",
     "Compressor",
+    "CosineSchedule",
     "DeMoA",
     "Descent",
     "Evaluation",
     "Key",
+    "LinearSchedule",
     "LocalSGD",
     "Method",
     "Oracle",
@@ -74,8 +78,12 @@ __all__ = [
     "RobustSGD",
     "Role",
     "Rows",
+    "ServerAdam",
+    "ServerMomentum",
+    "SqrtSchedule",
     "StateLostError",
     "Stateful",
+    "StepSchedule",
     "Vector",
     "Weights",
     "WorkerState",

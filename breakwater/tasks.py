@@ -7,6 +7,7 @@ docs/tasks.md shows how to write one.
 
 from strategies.method import Evaluation, Oracle
 from strategies.operators import Vector
+from tasks.cifar10 import Cifar10Task
 from tasks.contract import Problem, Setting, TaskError, TaskSpec
 from tasks.custom import CustomTask
 from tasks.digits import DigitsTask
@@ -15,6 +16,7 @@ from tasks.mnist import MnistTask
 from tasks.table import TableTask
 
 __all__ = [
+    "Cifar10Task",
     "CustomTask",
     "DigitsTask",
     "Evaluation",

@@ -260,8 +260,9 @@ class Coalition:
             shared = {name: v for name, v in ask.vectors.items() if name != HELD}
             x_prev = shared.get("x_prev", memory.x if memory.round == ask.round - 1 else None)
             past = Past()
-            if x_prev is not None:  # x^k = x^{k-1} - gamma g^{k-1}
-                g = (x_prev - x) / self._method.gamma if self._method.steps_along_aggregate else None
+            if x_prev is not None:  # x^k = x^{k-1} - gamma_{k-1} g^{k-1}
+                size = self._method.step_size(replace(ask, round=ask.round - 1)) if ask.step is None else ask.step
+                g = (x_prev - x) / size if size > 0 and self._method.steps_along_aggregate else None
                 past = Past(shared.get("g", g), x_prev)
             memory.round, memory.x = ask.round, x
             self._round = _Round(replace(ask, vectors=shared), past, x)
@@ -343,8 +344,9 @@ class Coalition:
             x=opened.x,
             x0=self._x0,
             g=None if self._sends_differences(ask) else opened.past.g,
-            gamma=self._method.gamma,
-            reach=getattr(self._method, "local_gamma", self._method.gamma) * getattr(self._method, "local_steps", 1),
+            gamma=self._method.step_size(ask),
+            reach=getattr(self._method, "local_gamma", self._method.step_size(ask))
+            * getattr(self._method, "local_steps", 1),
             aggregate=lambda rows: self._aggregate(opened, rows),
             rule=self._config.aggregator.kind,
             draw=lambda seat: stream(self._seed, Role.ATTACK, 1 + seat, ask.round),  # 0 is what all seats share

@@ -17,6 +17,7 @@ from client.worker import measured
 from experiment import config as configs
 from experiment.agreement import Agreement
 from experiment.code import Code, code_fingerprint
+from experiment.explain import remarks
 from experiment.opened import Experiment, identity_of, load_task, resolved, try_out
 from foundation.errors import ConfigError
 from foundation.origin import release
@@ -86,6 +87,8 @@ def _lines(
         yield "classes", classes
     if assumed:
         yield "assumed", assumed
+    for remark in remarks(problem):
+        yield "warning", remark
     memory = f"{size(cost.peak)} at most, of which the gradient added {size(cost.grown)} to the peak of loading"
     yield "gradient", f"of all training data: {1000 * cost.seconds:.3g} ms; resident memory of this process {memory}"
     yield "connects", "to nobody in this dry run; what follows would be sent to the server"

@@ -19,6 +19,7 @@ from experiment.agreement import Agreement
 from experiment.config import Config
 from foundation.errors import BreakwaterError, Broken, ConfigError, Silent
 from foundation.text import kind_and_line
+from link.claims import read_norm_stats
 from link.invitation import MODEL, STATISTICS
 from link.replies import App
 from strategies.claims import NO_EVALUATION
@@ -113,6 +114,11 @@ class PartyApp:
         if kind == f"query.{STATISTICS}":
             return self._statistics(message)
         self._agree(message.content, context)
+        if (
+            kind in ("evaluate", f"query.{MODEL}")
+            and (take := getattr(self.problem, "set_norm_stats", None)) is not None
+        ):
+            take(read_norm_stats(message.content))
         if kind == "evaluate" and not self._limits.evaluation:
             return error_reply(message, NO_EVALUATION)
         if kind == "train" and not self._takes_part(message.content, context):

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from experiment.opened import Experiment
 from link.worker_state import Page, StateDict, state_from_dict, state_to_dict, under
-from strategies.method import HELD, STATELESS, Ask, Oracle, Packet, StateLostError, Vector, WorkerState
+from strategies.method import HELD, STATELESS, Ask, Oracle, Packet, StateLostError, Vector, WorkerState, begin
 from strategies.randomness import Role, stream
 from tasks.backdoor import PoisonedOracle, Trigger
 
@@ -112,6 +113,7 @@ class SimulatedWorkers:
         if copy.round != ask.round:
             oracle = self._oracle(worker, ask, copy.state, falsified=flipped)
             rng = stream(self._seed, Role.WORKER, worker, ask.round)
+            begin(oracle, partial(stream, self._seed, Role.MODEL, worker, ask.round))
             state, packet = self._method.reply(worker, copy.state, ask, oracle, rng)
             q = self._method.compressor_for(ask, worker).decompress(packet, self._dtype)
             held = ask.vectors.get(HELD, copy.row)

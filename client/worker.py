@@ -5,6 +5,7 @@ is kept in the state of the node between messages: ``link.worker_state``.
 """
 
 import math
+from functools import partial
 from typing import Protocol, cast
 
 from attacks.faults import Faulty
@@ -12,7 +13,7 @@ from client.rollback import Rollback
 from experiment.opened import Experiment
 from link.worker_state import StateDict, state_from_dict, state_to_dict
 from strategies.claims import Claim
-from strategies.method import STATELESS, Ask, Packet, Vector
+from strategies.method import STATELESS, Ask, Packet, Vector, begin
 from strategies.randomness import Role, stream
 from tasks.contract import MeasuredByClients
 
@@ -89,6 +90,7 @@ class HonestWorker:
             StateLostError: this process lacks the state that the ask builds on.
         """
         rng = stream(self._seed, Role.WORKER, self.index, ask.round)
+        begin(self._oracle, partial(stream, self._seed, Role.MODEL, self.index, ask.round))
         state, packet = self._method.reply(self.index, self._state, ask, self._oracle, rng)
         if not ask.probe:
             self._state = state

@@ -91,7 +91,7 @@ def trajectory(experiment: Experiment) -> Iterator[Vector]:
             weights = [s.weights[i] for i in rows] if s.weights else None  # as the server declares them
             total = config.aggregator(np.stack(list(rows.values())), share, rule_rng, weights=weights)
             g = total if full else g + total
-        x, x_prev = x - s.gamma * g, x
+        x, x_prev = x - s.gamma_at(k) * g, x
         yield x
 
 

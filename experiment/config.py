@@ -62,6 +62,8 @@ from strategies.compressors import QSGD, Identity, Masked, Natural, PermK, RandK
 from strategies.hyperparameters import LEAST, Constants
 from strategies.method import Method
 from strategies.methods import METHODS
+from strategies.schedules import Schedule
+from tasks.cifar10 import Cifar10Task
 from tasks.contract import Problem, Setting
 from tasks.custom import CustomTask
 from tasks.digits import DigitsTask
@@ -111,7 +113,9 @@ _Values = Replace | ShiftBack | Gaussian | Zero | Big | NaN | Infinity
 AttackUnion = Annotated[_Directions | _Searches | _Values | Silence | WireFault, Discriminator("kind")]
 _PreAggregators = Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping
 PreAggregatorUnion = Annotated[_PreAggregators, Discriminator("kind")]
-TaskUnion = Annotated[LogisticTask | DigitsTask | MnistTask | TableTask | CustomTask, Discriminator("kind")]
+TaskUnion = Annotated[
+    LogisticTask | DigitsTask | MnistTask | Cifar10Task | TableTask | CustomTask, Discriminator("kind")
+]
 
 
 class Config(Section):
@@ -353,7 +357,9 @@ class Config(Section):
         who = self.federation
         byzantine = 0 if self.mobile else who.byzantine  # where all are honest now and then, all data count
         root = (who.root_samples or ROOT_SAMPLES) if self.aggregator.needs_root else 0
-        setting = Setting(who.clients, byzantine, who.seed, root=root, data_dir=data_dir, config_dir=config_dir)
+        batch = self.batches.get("batch") or self.batches.get("full_batch") or 0
+        setting = Setting(who.clients, byzantine, who.seed, data_dir=data_dir, config_dir=config_dir, batch=batch)
+        setting = replace(setting, root=root)
         return replace(setting, party=party, folders=folders) if self.own_data else setting
 
     def worker_terms(self) -> dict[str, Any]:
@@ -377,6 +383,9 @@ class Config(Section):
         waits = ("deadline_s", "flower_deadline_s", "join_timeout_s", "stall_rounds", "start_with", "heartbeat_s")
         for key in (*waits, "same_code", "declare_samples"):
             whole["federation"].pop(key, None)
+        for key, value in dict(self.strategy).items():
+            if isinstance(value, Schedule):  # it may depend on how long the run is
+                whole["strategy"][key] = as_written(value.within(self.strategy.rounds))
         return whole
 
     @property

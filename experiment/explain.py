@@ -1,11 +1,11 @@
 """A config in words and numbers, and what theory advises about it: ``breakwater check``, and the head of a report."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from experiment.advice import CONFIDENCE, advise, names
 from experiment.config import ROOT_SAMPLES, Config, ResolvedConfig, resolve
 from experiment.config import ProblemConstants as ProblemConstants
 from experiment.opened import open_experiment, try_out
@@ -14,8 +14,11 @@ from foundation import units as words
 from foundation.errors import ConfigError
 from strategies.aggregators import DivideAndConquer
 from strategies.cohorts import byzantine_majority, expected_byzantine, share_of_stratum
+from strategies.local_steps import LocalSteps
 from strategies.method import RoundKind
+from strategies.schedules import Schedule
 from strategies.weights import heaviest
+from tasks.contract import Problem
 
 
 def title(config: Config) -> str:
@@ -27,19 +30,27 @@ def title(config: Config) -> str:
     return f"{config.strategy.kind} on {config.task.kind}{attack}"
 
 
-def explain(config: Config, data_dir: Path | None, config_dir: Path | None, *, load: bool = True) -> Iterator[str]:
+def explain(
+    config: Config,
+    data_dir: Path | None,
+    config_dir: Path | None,
+    *,
+    load: bool = True,
+    confidence: float = CONFIDENCE,
+) -> Iterator[str]:
     """Yield the lines that describe what the config would do.
 
     Args:
         config: as it was read.
         data_dir: folder of data files.
         config_dir: folder of the config.
-        load: load the task and try it; without it the sentences that need it are left out.
+        load: load the task and try it; without it the sentences that need it, advice among them, are left out.
+        confidence: in (0, 1), for the sizes of cohorts that are advised.
 
     Raises:
         ConfigError: the config does not fit its task, or the task cannot be used.
     """
-    facts, given = None, config.strategy.model_fields_set
+    experiment, facts, given = None, None, config.strategy.model_fields_set
     task = f"{config.task.kind}; not loaded (--no-load), so its data were not checked"
     if load:
         experiment = open_experiment(config.to_toml(), data_dir, config_dir)
@@ -50,6 +61,17 @@ def explain(config: Config, data_dir: Path | None, config_dir: Path | None, *, l
             yield f"{'pending':12} {experiment.pending}, or wait for the clients; a stand-in is shown below"
     for head, sentence in sentences(config, facts, task, given):
         yield f"{head:12} {sentence}"
+    if experiment is not None:
+        for remark in remarks(experiment.problem):
+            yield f"{'warning':12} {remark}"
+        for head, sentence in advise(experiment.config, experiment.problem, confidence):
+            yield f"{head:12} {sentence}"
+
+
+def remarks(problem: Problem) -> Iterator[str]:
+    """Yield what a loaded task itself says about its model and its batches, one line each."""
+    of_task: Callable[[], Iterator[str]] | None = getattr(problem, "remarks", None)
+    yield from () if of_task is None else of_task()
 
 
 def sentences(
@@ -90,6 +112,7 @@ def _on_task(config: Config, task: ProblemConstants) -> Iterator[tuple[str, str]
     plan = resolved.method.plan(config.strategy.rounds, task.samples)
     yield "compressor", _compressor(resolved, task)
     yield from _clipping(resolved, task)
+    yield from _schedules(resolved)
     yield from resolved.method.meanings(config.strategy.rounds)
     yield from _rounds(resolved, plan)
     yield from _costs(plan, task)
@@ -112,24 +135,25 @@ def _hyper_parameters(strategy: MethodSection, given: set[str] | None) -> str:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_short, value))}]"
+    if isinstance(value, dict):
+        inner = sorted(value.items(), key=lambda item: item[0] != "kind")
+        return "{ " + ", ".join(f"{key} = {_short(item)}" for key, item in inner) + " }"
     return f"{value:.6g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _names(rule: Any) -> str:
-    return " after ".join([rule.kind, *(step.kind for step in reversed(rule.pre))])
 
 
 def _rule(config: Config) -> str:
     n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
     if not rule.defends:
-        return f"{_names(rule)}: defends against nobody"
+        return f"{names(rule)}: defends against nobody"
     if rule.needs_root:
-        return f"{_names(rule)}: trusts the server's own row, computed on {_root(config)}, whatever f is"
+        return f"{names(rule)}: trusts the server's own row, computed on {_root(config)}, whatever f is"
     if config.federation.whole_weights:
         delta = f"delta_f = {100 * _share(config):.3g} % of it is the {f} heaviest"
-        return f"{_names(rule)}: breaks down at half of the weight; {delta}"
+        return f"{names(rule)}: breaks down at half of the weight; {delta}"
     tolerated = f"{rule.tolerates(n)} of {n} rows ({100 * rule.breakdown(n):.0f} %)"
-    return f"{_names(rule)}: breaks down beyond {tolerated}; f/n = {f} of {n} ({100 * f / n:.0f} %)"
+    return f"{names(rule)}: breaks down beyond {tolerated}; f/n = {f} of {n} ({100 * f / n:.0f} %)"
 
 
 def _root(config: Config) -> str:
@@ -171,7 +195,7 @@ def _kappa(config: Config) -> Iterator[tuple[str, str]]:
             continue
         kappa, least = rule.kappa(size, share), share / (size - 2 * share)
         if kappa is None:
-            yield "kappa", f"no bound is known for {_names(rule)}"
+            yield "kappa", f"no bound is known for {names(rule)}"
             return
         found.append(f"kappa = {kappa:.3g} for {size} rows, {share} Byzantine (at least {least:.3g} for any rule)")
     if found:
@@ -187,7 +211,7 @@ def _weighted_kappa(config: Config) -> Iterator[tuple[str, str]]:
         return
     kappa, least = rule.weighted_kappa(delta), delta / (1 - 2 * delta)
     if kappa is None:
-        yield "kappa", f"no bound is known for {_names(rule)}"
+        yield "kappa", f"no bound is known for {names(rule)}"
         return
     bound = f"kappa = {kappa:.3g} for all {config.federation.clients} rows (at least {least:.3g} for any rule)"
     yield "kappa", f"squared error <= kappa times the weighted variance of the honest rows; {bound}"
@@ -227,6 +251,28 @@ def _clipping(config: ResolvedConfig, task: ProblemConstants) -> Iterator[tuple[
     yield "clipping", f"alpha = {alpha}; {theory}"
 
 
+def _schedules(config: ResolvedConfig) -> Iterator[tuple[str, str]]:
+    """Yield how step sizes change over the rounds, and what theory says of it."""
+    method, rounds = config.method, config.strategy.rounds
+    if isinstance(method.gamma, Schedule):
+        yield "gamma", _course(method.gamma, method.gamma_at, rounds)
+        yield "", method.on_schedules + "; no theorem covers the warm-up" * bool(method.gamma.warmup)
+    if isinstance(method, LocalSteps) and method.local_schedule is not None:
+        yield "eta", f"of local steps: {_course(method.local_schedule, method.local_size, rounds)}"
+        yield (
+            "",
+            "the model still steps by gamma times their mean direction; for FedAvg with a schedule give gamma one too",
+        )
+
+
+def _course(schedule: Schedule, size: Callable[[int], float], rounds: int) -> str:
+    """Return a schedule in words, with its values at a few rounds."""
+    marks = {1, schedule.warmup + 1, *(max(1, round(share * rounds)) for share in (0.25, 0.5, 0.75)), rounds}
+    shown = ", ".join(f"{size(round_):.4g} in round {round_}" for round_ in sorted(marks))
+    warm = f" after a warm-up of {schedule.warmup} rounds" if schedule.warmup else ""
+    return f"{schedule.kind}{warm}: {shown}"
+
+
 def _cohorts(config: Config) -> Iterator[tuple[str, str]]:
     for key, size in config.cohorts.items():
         rows = config.federation.clients if config.strategy.method.aggregates_all else size
@@ -254,7 +300,7 @@ def _cohort(config: Config, size: int, rows: int) -> str:
     )
     who = f"{size} of {n} clients, {count} Byzantine"
     of = "" if rows == size else f" of the {rows} vectors that are aggregated"
-    return f"{who} ({_names(rule)} tolerates {rule.tolerates(rows)}{of})" if rule.defends else who
+    return f"{who} ({names(rule)} tolerates {rule.tolerates(rows)}{of})" if rule.defends else who
 
 
 def _risk(config: Config, size: int) -> tuple[float, float]:

@@ -67,12 +67,14 @@ class ModelForm:
         tied: further names of trained parameters: name -> one of ``shapes``.
         frozen: what belongs to the model and is not trained, by name.
         describe: of a table task, returns what a model needs to be used; called when a model is written.
+        norm_buffers: returns those of ``frozen`` that depend on x, given x: running statistics of batch norm.
     """
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
     frozen: Tensors = field(default_factory=dict)
     describe: Callable[[], Mapping[str, Any]] | None = None
+    norm_buffers: Callable[[Vector], Tensors] = lambda _: {}
 
     @classmethod
     def of(cls, problem: Problem) -> Self:
@@ -90,7 +92,8 @@ class ModelForm:
         names = [*shapes, *tied, *frozen]
         if len(set(names)) < len(names) or "__metadata__" in names or not shapes.keys() >= set(tied.values()):
             shapes = {}
-        return cls(shapes, tied if shapes else {}, frozen, getattr(problem, "description", None))
+        buffers: Callable[[Vector], Tensors] = getattr(problem, "norm_buffers", lambda _: {})
+        return cls(shapes, tied if shapes else {}, frozen, getattr(problem, "description", None), buffers)
 
     def arrays(self, x: Vector) -> tuple[Tensors, dict[str, str] | None]:
         """Return what the file of this model holds, and its metadata.
@@ -98,11 +101,12 @@ class ModelForm:
         Args:
             x: shape (d,).
         """
+        frozen = {**self.frozen, **self.norm_buffers(x)}
         if not self.shapes:
-            return {_X: x, **{f"{_FROZEN}{name}": array for name, array in self.frozen.items()}}, None
+            return {_X: x, **{f"{_FROZEN}{name}": array for name, array in frozen.items()}}, None
         trained = _split(x, self.shapes)
         again = {name: trained[first] for name, first in self.tied.items()}
-        tensors = {**trained, **again, **self.frozen}
+        tensors = {**trained, **again, **frozen}
         if self.describe is not None:
             return tensors, {_TABLE: json.dumps({_PARAMETERS: list(self.shapes), **self.describe()})}
         return tensors, {_PARAMETERS: json.dumps(list(self.shapes))}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-_ALTERNATIVE = re.compile(r"(tuple|dict)\[.*\]$|str$")
+_ALTERNATIVE = re.compile(r"(tuple|dict)\[.*\]$|(str|float)$")
 """Where a key may have values of several types, the part of a place that names the type which was tried."""
 
 

@@ -3,22 +3,35 @@
 The sections of the methods are derived from the methods, see ``strategies.hyperparameters``.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
-from functools import lru_cache
+from functools import lru_cache, partial, reduce
+from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
-from experiment.problems import explain_one
+from experiment.problems import explain_one, kinds_of
 from foundation.errors import ConfigError
 from strategies.deadline import FIRST_S
 from strategies.hyperparameters import REQUIRED, Entry, Multiplier
 from strategies.method import Method
 from strategies.methods import METHODS
 from strategies.progress import STALL_ROUNDS
+from strategies.server_step import ServerSteps
 from strategies.weights import capped, heaviest, whole_weights
 
 if TYPE_CHECKING:
@@ -206,8 +219,18 @@ class MethodSection(Section):
     kind: str
     rounds: int = Field(ge=1)
     """How many rounds to run; after round r the model is x^r."""
-    gamma: float | str
-    """Step size: a number, or "c/L" where the task knows its L."""
+    gamma: Any
+    """Step size: a number, "c/L" where the task knows its L, or a schedule, see ``strategies.schedules``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_server_steps(cls, data: Any) -> Any:
+        """Say why a method takes no server step, which it has no key for."""
+        if isinstance(data, dict) and data.get("server") is not None and "server" not in cls.model_fields:
+            why = f"{cls.method.kind} takes no server step: {cls.method.no_server_step}"
+            those = ", ".join(method.kind for method in METHODS if issubclass(method, ServerSteps))
+            raise ValueError(f"server: {why}; leave it out, or choose one of {those}")
+        return data
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -245,7 +268,26 @@ def section_of(method: type[Method]) -> type[MethodSection]:
 def _typed(entry: Entry) -> tuple[Any, Any]:
     """Return a key as pydantic declares it."""
     type_ = entry.type if entry.vet is None else Annotated[entry.type, BeforeValidator(entry.vet)]
+    if entry.kinds:
+        type_ = Annotated[reduce(or_, entry.kinds, type_), BeforeValidator(partial(_read_table, entry))]
     return type_, Field(entry.default, description=entry.meaning or None, **entry.bounds)
+
+
+def _read_table(entry: Entry, value: Any) -> Any:
+    """Return a value that may be a table with its ``kind`` as what it stands for; raise ValueError with one line."""
+    if isinstance(value, dict):
+        union: Any = Annotated[reduce(or_, entry.kinds), Discriminator("kind")]
+        adapter: TypeAdapter[Any] = TypeAdapter(union)
+        try:
+            return adapter.validate_json(json.dumps(value, default=str), strict=True)
+        except ValidationError as error:
+            raise ValueError(explain_one(error.errors()[0], union, "")) from None
+    numbers = (int, float, str) if entry.type is not None else (type(None),)
+    if isinstance(value, bool) or not isinstance(value, (*numbers, *entry.kinds)):
+        kinds = ", ".join(kinds_of(reduce(or_, entry.kinds)))
+        plain = 'a number, "c/L" or ' if entry.type is not None else ""
+        raise ValueError(f"must be {plain}a table with kind = one of {kinds}, not {value!r}")
+    return value
 
 
 METHOD_SECTIONS = tuple(map(section_of, METHODS))

@@ -5,8 +5,8 @@ message at all gives a packet that fits the round, or ``Rejected`` with the reas
 
 Layout (docs/wire.md has the sizes)::
 
-    ask    ConfigRecord "ask":     {"round", "kind", "seed"?, "cohort"?, "mark"?, "probe"?, "packet"?,
-                                    "packet dim"?, "packet seed"?, "packet scale"?}
+    ask    ConfigRecord "ask":     {"round", "kind", "seed"?, "cohort"?, "mark"?, "probe"?, "step"?, "step scale"?,
+                                    "alpha scale"?, "packet"?, "packet dim"?, "packet seed"?, "packet scale"?}
            ArrayRecord  "vectors": {name: raw little-endian array of shape (d,)}
            ArrayRecord  "packet":  {"values", "marks"?}                       where a packet is broadcast
     reply  ConfigRecord "p": {"": the packet's bytes and their label}
@@ -16,9 +16,11 @@ A reply is as lean as its records allow, because a compressed packet may be a fe
 what was asked, so no length travels; what must be checked first, round and kind, is in the label at its end.
 """
 
+import math
 import struct
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -106,6 +108,8 @@ def write_ask(ask: Ask, extra: Mapping[str, Vector] = {}) -> RecordDict:  # neve
     fields["cohort"] = None if ask.cohort is None else list(ask.cohort)
     fields["mark"] = None if epoch is None else [epoch.incarnation, epoch.round]
     fields["probe"] = ask.probe or None
+    fields["step"] = ask.step
+    fields |= {name: scale for name, scale in _scales(ask).items() if scale != 1.0}
     if packet is not None:
         fields |= {"packet": packet.kind, "packet dim": packet.dim, "packet seed": packet.seed}
         fields["packet scale"] = packet.scale
@@ -138,8 +142,21 @@ def read_ask(content: RecordDict) -> Ask:
     members = None if cohort is None else tuple(cohort)
     named = {name: from_array(a) for name, a in vectors.items()}
     epoch = _read_mark(config.get("mark"))
+    ask = Ask(round_, kind, named, seed=seed, packet=packet, cohort=members, epoch=epoch)  # type: ignore[arg-type]  # checked above
+    step_scale, alpha_scale = (_read_size(config.get(name, 1.0), name) for name in _scales(ask))
+    step = _read_size(config["step"], "step") if "step" in config else None
     probe = bool(config.get("probe", False))
-    return Ask(round_, kind, named, seed=seed, packet=packet, cohort=members, epoch=epoch, probe=probe)  # type: ignore[arg-type]  # checked above
+    return replace(ask, probe=probe, step_scale=step_scale, alpha_scale=alpha_scale, step=step)
+
+
+def _scales(ask: Ask) -> dict[str, float]:
+    return {"step scale": ask.step_scale, "alpha scale": ask.alpha_scale}
+
+
+def _read_size(size: object, name: str) -> float:
+    if not isinstance(size, float) or not 0 <= size < math.inf:
+        raise WireError(f"undecodable: the instruction's {name} is no number of at least 0")
+    return size
 
 
 def _read_mark(epoch: object) -> CheckpointEpoch | None:

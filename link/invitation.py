@@ -20,6 +20,8 @@ STATISTICS = "breakwater_statistics"
 """Action of the question for the statistics of a client's columns, and name of the record that answers it."""
 MODEL = "breakwater_model"
 """Action of the message that brings a client the final model, and name of its record."""
+NORM_STATS = "norm_stats"
+"""Name of the record beside a model that holds the running statistics it is to be measured with."""
 JOIN = "breakwater_link"
 """Action of an invitation to the link, and name of its record."""
 

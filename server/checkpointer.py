@@ -47,6 +47,8 @@ class Checkpointer:
         """The state to go on with; None for a new run."""
         self.present = 0
         """How many clients it had; 0 for a new run."""
+        self.scales = (1.0, 1.0)
+        """``step_scale`` and ``alpha_scale`` of the strategy to go on with."""
         settings = experiment.config.checkpoint
         self._every = settings.every
         self._written, self._took_s = -math.inf, 0.0  # when the last one was, and how long it took
@@ -55,6 +57,7 @@ class Checkpointer:
         if point is not None:
             checkpoint, self.state = point
             self.present, self._saved = checkpoint.present, checkpoint.round
+            self.scales = checkpoint.step_scale, checkpoint.alpha_scale
             self._checkpoints.forget_after(checkpoint.round)
             console.print(f"going on after round {checkpoint.round}", highlight=False)
 
@@ -79,6 +82,8 @@ class Checkpointer:
                 wall_s=folder.wall_s,
                 task=self.experiment.identity.written(),
                 agreement="" if self.experiment.agreement is None else self.experiment.agreement.to_json(),
+                step_scale=strategy.step_scale,
+                alpha_scale=strategy.alpha_scale,
             )
             began = time.monotonic()
             if folder.keep(self._checkpoints, checkpoint):

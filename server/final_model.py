@@ -1,12 +1,14 @@
 """At the end of a run, every connected client with data of its own is sent the final model."""
 
 import logging
+from collections.abc import Callable
 
 from flwr.app import RecordDict
 
 from experiment.opened import Experiment
 from foundation.text import kind_and_line
 from link import codec
+from link.claims import with_norm_stats
 from link.invitation import MODEL
 from link.transport import Transport
 from server.asking import ask_all
@@ -26,7 +28,8 @@ def send_model(experiment: Experiment, transport: Transport, x: Vector) -> None:
         transport: where the clients are.
         x: the model as the run folder has it, shape (d,).
     """
-    content = RecordDict({MODEL: codec.to_arrays(x)})
+    norm_stats: Callable[[Vector], Vector | None] = getattr(experiment.problem, "norm_stats", lambda _: None)
+    content = with_norm_stats(RecordDict({MODEL: codec.to_arrays(x)}), norm_stats(x))
     if experiment.agreement is not None:
         content[AGREEMENT] = experiment.agreement.record()
     try:

@@ -36,7 +36,7 @@ from server.run_folder.writer import RunFolder
 from strategies.claims import Measures, headline
 from strategies.deadline import LearntDeadline
 from strategies.method import Evaluation, Oracle, Vector
-from strategies.strategy import NoClientsError, RobustStrategy, RoundRecord, StalledError
+from strategies.strategy import ClaimCodec, NoClientsError, RobustStrategy, RoundRecord, StalledError
 
 log = logging.getLogger("breakwater.server")
 
@@ -113,6 +113,7 @@ def run(
             strategy = new
             strategy.on_round = _on_round(strategy, transport, checkpointer, observers)
             strategy.state = resumed if resumed is not None else experiment.method.start(x0)
+            strategy.step_scale, strategy.alpha_scale = checkpointer.scales
             checkpointer.keep(transport, strategy)
             strategy.start(transport, codec.to_arrays(x0), num_rounds=rounds)
             status = "diverged" if strategy.last and strategy.last.diverged else "finished"
@@ -202,7 +203,7 @@ def _strategy(
         agreement=None if experiment.agreement is None else experiment.agreement.record(),
         root=_root(experiment),
         evaluate=evaluate,
-        claim_codec=claims if config.clients_evaluate else None,
+        claim_codec=_claim_codec(experiment) if config.clients_evaluate else None,
         declare_samples=federation.declare_samples,
         every=config.evaluation.every,
         on_hold=observers.live.hold,
@@ -216,6 +217,12 @@ def _root(experiment: Experiment) -> Oracle | None:
     problem: Any = experiment.problem  # which has been checked when it was loaded
     oracle: Oracle = problem.root()
     return oracle
+
+
+def _claim_codec(experiment: Experiment) -> ClaimCodec:
+    """Return how clients are asked to measure models: with what only the server can compute for them."""
+    of_model: Callable[[Vector], Vector | None] | None = getattr(experiment.problem, "norm_stats", None)
+    return claims if of_model is None or not experiment.config.own_data else claims.WithNormStats(of_model)
 
 
 def _on_round(

@@ -19,7 +19,7 @@ from strategies.cohorts import common_seed
 from strategies.compressors import Identity
 from strategies.estimates import START, Estimates, EstimatesState
 from strategies.hyperparameters import Constants, Key, Written
-from strategies.method import Ask, Oracle, Packet, RoundKind, Vector, WorkerState
+from strategies.method import NOT_NEEDED, Ask, Oracle, Packet, RoundKind, Traits, Vector, WorkerState
 
 FULL = "full"
 DIFFERENCE = "difference"
@@ -46,6 +46,8 @@ class ByzDashaPage(Estimates[EstimatesState]):
     """
 
     kind: ClassVar[str] = "byz-dasha-page"
+    traits: ClassVar[Traits] = Traits(noise="vanishes", differences=True, full_gradients=True, keeps=True, rows=True)
+    on_schedules: ClassVar[str] = NOT_NEEDED
 
     batch: Annotated[int, Key(ge=1)]
     p: Annotated[float, Key(gt=0, le=1, fill=_full_gradients)]

@@ -26,7 +26,7 @@ from strategies.byz_ef21 import CHANGE
 from strategies.byz_ef21_sgdm import MomentumErrorFeedback, single_momentum_bound
 from strategies.descent import gradient
 from strategies.hyperparameters import Key
-from strategies.method import Oracle, RoundKind, Vector
+from strategies.method import Oracle, RoundKind, Traits, Vector, full_gradients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ class ByzDM21(MomentumErrorFeedback):
     """
 
     kind: ClassVar[str] = "byz-dm21"
+    traits: ClassVar[Traits] = Traits(noise="averaged", differences=True, keeps=True, rows=True)
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "eta", "vr")
     momentum: ClassVar[str] = "u"
 
@@ -83,4 +84,4 @@ class ByzDM21(MomentumErrorFeedback):
 
 def _gradients(oracle: Oracle, points: Sequence[Vector], batch: int, rng: Generator) -> list[Vector]:
     """Return the gradient at each point over ONE minibatch, or over all local data where ``batch`` is 0."""
-    return oracle.minibatch_gradients(points, batch, rng) if batch else [oracle.full_gradient(x) for x in points]
+    return oracle.minibatch_gradients(points, batch, rng) if batch else full_gradients(oracle, points)

@@ -18,7 +18,7 @@ from strategies.cohorts import common_seed
 from strategies.compressors import Identity
 from strategies.estimates import START, Estimates, EstimatesState, StateT
 from strategies.hyperparameters import Constants, Written
-from strategies.method import Ask, Compressor, Oracle, Packet, RoundKind, Vector, WorkerState
+from strategies.method import NOT_NEEDED, Ask, Compressor, Oracle, Packet, RoundKind, Traits, Vector, WorkerState
 
 CHANGE = "change"
 
@@ -26,7 +26,9 @@ CHANGE = "change"
 class ErrorFeedback(Estimates[StateT]):
     """What the methods with error feedback share: full gradients, and a compressor that is a contraction."""
 
+    traits: ClassVar[Traits] = Traits(noise="none", differences=True, full_gradients=True, keeps=True, rows=True)
     worker_keys: ClassVar[tuple[str, ...]] = ()
+    on_schedules: ClassVar[str] = NOT_NEEDED
 
     @classmethod
     def conflicts(cls, written: Written, compressor: Compressor) -> Iterator[str]:

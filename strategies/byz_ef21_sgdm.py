@@ -28,7 +28,8 @@ from strategies.compressors import Identity
 from strategies.descent import gradient
 from strategies.estimates import START, EstimatesState
 from strategies.hyperparameters import Key
-from strategies.method import Ask, Oracle, Packet, RoundKind, Vector, WorkerState
+from strategies.method import FIXED_MOMENTUM, Ask, Oracle, Packet, RoundKind, Traits, Vector, WorkerState
+from strategies.schedules import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class MomentumErrorFeedback(ErrorFeedback[EstimatesState]):
 
     momentum: ClassVar[str] = "v"
     """The name of the vector that g_i follows."""
+    on_schedules: ClassVar[str] = FIXED_MOMENTUM
 
     batch: Annotated[int, Key(ge=0)] = 0
 
@@ -48,12 +50,19 @@ class MomentumErrorFeedback(ErrorFeedback[EstimatesState]):
         """Return the first round, of minibatch gradients too, and the later ones."""
         return super().plan(rounds, self.batch or samples)
 
+    def meanings(self, rounds: int) -> Iterator[tuple[str, str]]:
+        """Say up to which L the step size is stable."""
+        bound = self.stability()
+        limit = f"gamma L < {bound:.4g}, here L < {bound / self.peak:.4g}"
+        yield "stability", f"this eta needs {limit}; compression lowers the bound"
+
     def warnings(self, smoothness: float | None) -> Iterator[str]:
         """Warn of a step size with which the momentum oscillates."""
-        at, bound = self.gamma * (smoothness or 0.0), self.stability()
+        at, bound = self.peak * (smoothness or 0.0), self.stability()
         if at > bound:
             why = f"unstable beyond {bound:.4g}, and earlier with compression; reduce gamma, or choose another eta"
-            yield f"strategy.gamma: gamma L = {at:.4g}, and {self.kind} with this eta is {why}"
+            where = " at its start" if isinstance(self.gamma, Schedule) else ""
+            yield f"strategy.gamma: gamma L = {at:.4g}{where}, and {self.kind} with this eta is {why}"
 
     @abstractmethod
     def stability(self) -> float:
@@ -100,6 +109,7 @@ class ByzEF21SGDM(MomentumErrorFeedback):
     """
 
     kind: ClassVar[str] = "byz-ef21-sgdm"
+    traits: ClassVar[Traits] = Traits(noise="averaged", differences=True, keeps=True, rows=True)
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "eta")
 
     eta: Annotated[float, Key(gt=0, le=1)] = 0.1

@@ -29,7 +29,7 @@ from numpy.random import Generator
 from strategies.aggregators.preaggregators import NearestNeighbourMixing
 from strategies.cohorts import common_seed, stack
 from strategies.descent import gradient
-from strategies.hyperparameters import Key, StepSize, Written
+from strategies.hyperparameters import Key, Written
 from strategies.method import (
     Aggregator,
     Ask,
@@ -40,10 +40,12 @@ from strategies.method import (
     Report,
     RoundKind,
     Stateful,
+    Traits,
     Vector,
     WorkerState,
     reported,
 )
+from strategies.schedules import Schedule, ScheduledStep
 from strategies.vectors import norm
 
 MOMENTUM = "momentum"
@@ -75,14 +77,18 @@ class ByzNSGDMState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _StepLength(StepSize):
-    """A positive number: the length of a step, which L says nothing about."""
+class _StepLength(ScheduledStep):
+    """A positive number, or a falling schedule of these: the length of a step, which L says nothing about."""
 
     def check(self, name: str, written: Written) -> None:
-        if isinstance(written[name], str):
-            why = "this method takes steps of a given length, whatever L is; give a number"
-            raise ValueError(f'{name} = "{written[name]}": {why}')
+        given = written[name]
+        for number in given.numbers if isinstance(given, Schedule) else (given,):
+            if isinstance(number, str):
+                why = "this method takes steps of a given length, whatever L is; give a number"
+                raise ValueError(f'{name} = "{number}": {why}')
         super().check(name, written)
+        if isinstance(given, Schedule) and not given.falls:
+            raise ValueError(f"{name}: steps of a given length must get shorter; set {name}.end below {name}.start")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,19 +96,32 @@ class ByzNSGDM(Stateful):
     """Byz-NSGDM (Bolatov, Horvath, Takac, Gorbunov): normalised steps along the robust aggregate of worker momenta.
 
     Args:
-        gamma: Length of the first step; step k + 1 has the length gamma / sqrt(k + 1).
+        gamma: Length of the first step; step k + 1 has the length gamma / sqrt(k + 1). Or a schedule of the lengths
+            that falls, { kind = "cosine", start = 0.1, ... }.
         beta: Momentum: m_i = beta m_i + (1 - beta) gradient, from 0.
         batch: b: minibatch size; 0 for the full local gradient.
     """
 
     kind: ClassVar[str] = "byz-nsgdm"
     takes_root: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(noise="averaged", keeps=True)
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "beta")
-    steps_along_aggregate: ClassVar[bool] = False
+    no_server_step: ClassVar[str] = "it normalises the aggregate, so that its length says nothing"
+    on_schedules: ClassVar[str] = (
+        "theory needs steps that get shorter, and has gamma / sqrt(k + 1), which a number gives"
+    )
 
-    gamma: Annotated[float, _StepLength()]
+    gamma: Annotated[float | Schedule, _StepLength()]
     beta: Annotated[float, Key(ge=0, lt=1)] = 0.9
     batch: Annotated[int, Key(ge=0)] = 0
+
+    @property
+    def steps_along_aggregate(self) -> bool:
+        return False
+
+    def gamma_at(self, round_: int) -> float:
+        """Return gamma / sqrt(k + 1), k + 1 the round, or what the schedule gives."""
+        return super().gamma_at(round_) if isinstance(self.gamma, Schedule) else self.gamma / math.sqrt(round_)
 
     # --- the config -----------------------------------------------------------------------------------------------
 
@@ -122,12 +141,9 @@ class ByzNSGDM(Stateful):
 
     def meanings(self, rounds: int) -> Iterator[tuple[str, str]]:
         """Say how far the steps reach."""
-        reach = self.gamma * sum(1 / math.sqrt(k) for k in range(1, rounds + 1))
-        last = self.gamma / math.sqrt(rounds)
-        yield (
-            "steps",
-            f"normalised: from length {self.gamma:.4g} down to {last:.4g}, together {reach:.4g} in {rounds} rounds",
-        )
+        lengths = [self.gamma_at(round_) for round_ in range(1, rounds + 1)]
+        span = f"from length {max(lengths):.4g} down to {lengths[-1]:.4g}, together {sum(lengths):.4g}"
+        yield "steps", f"normalised: {span} in {rounds} rounds"
         yield "", "an optimum further from the start than that is not reached, whatever the attack"
 
     def plan(self, rounds: int, samples: int) -> Sequence[RoundKind]:
@@ -187,7 +203,7 @@ class ByzNSGDM(Stateful):
             length = 0.0 if g is None else norm(g)
             if g is not None and length > 0:
                 # Python floats, so the step has the dtype of the model; g first, as gamma_k / length may overflow.
-                x_next = x - self.gamma / math.sqrt(ask.round) * (g / length)
+                x_next = x - self.step_size(ask) * (g / length)
                 x, step_norm = x_next, norm(x_next - x)
             note = combined.note or ("" if length > 0 else "the aggregate is 0; x stays")
             report = reported(combined, list(replies), note, rng, state.step_norm)

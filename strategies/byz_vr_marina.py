@@ -20,7 +20,7 @@ from typing import ClassVar
 from numpy.random import Generator
 
 from strategies.marina import FULL, Marina, MarinaState
-from strategies.method import Ask, Vector, WorkerState
+from strategies.method import Ask, Traits, Vector, WorkerState
 from strategies.vectors import bounded_sum
 
 
@@ -33,6 +33,7 @@ class ByzVRMarina(Marina):
     """
 
     kind: ClassVar[str] = "byz-vr-marina"
+    traits: ClassVar[Traits] = Traits(noise="vanishes", differences=True, full_gradients=True)
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "full_batch", "gamma")  # workers take the server's step
     always_quorum: ClassVar[bool] = True
 
@@ -44,7 +45,8 @@ class ByzVRMarina(Marina):
         """Return x^k, in a difference round by the step that the server took: equal to the last bit."""
         if ask.kind == FULL:
             return ask.vectors["x"]
-        return ask.vectors["x_prev"] - self.gamma * ask.vectors["g"]
+        size = self.gamma_at(ask.round - 1) if ask.step is None else ask.step
+        return ask.vectors["x_prev"] - size * ask.vectors["g"]
 
     def absorb(self, held: Vector | None, ask: Ask, q: Vector) -> Vector:
         """Return g_i."""

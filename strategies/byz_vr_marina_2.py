@@ -19,7 +19,7 @@ from typing import ClassVar
 from numpy.random import Generator
 
 from strategies.marina import FULL, Marina, MarinaState
-from strategies.method import Ask, Stateful, Vector
+from strategies.method import Ask, Stateful, Traits, Vector
 from strategies.vectors import bounded_sum
 
 
@@ -32,6 +32,7 @@ class ByzVRMarina2(Marina, Stateful):
     """
 
     kind: ClassVar[str] = "byz-vr-marina-2"
+    traits: ClassVar[Traits] = Traits(noise="vanishes", differences=True, full_gradients=True, rows=True)
     always_quorum: ClassVar[bool] = True
 
     def absorb(self, held: Vector | None, ask: Ask, q: Vector) -> Vector:

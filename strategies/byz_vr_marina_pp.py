@@ -24,7 +24,7 @@ from strategies.clipping import clip_rows
 from strategies.cohorts import aggregate, stack
 from strategies.hyperparameters import AUTO, Cohort, Multiplier
 from strategies.marina import DIFFERENCE, FULL, Marina, MarinaState
-from strategies.method import EVERYBODY, Ask, Combined, Past, Rows, Vector
+from strategies.method import EVERYBODY, Ask, Combined, Past, Rows, Traits, Vector
 from strategies.radius import Alpha, observe, radius
 from strategies.vectors import norm
 
@@ -47,6 +47,7 @@ class ByzVRMarinaPP(Marina):
     """
 
     kind: ClassVar[str] = "byz-vr-marina-pp"
+    traits: ClassVar[Traits] = Traits(sampling="any", noise="vanishes", differences=True, full_gradients=True)
 
     cohort: Annotated[int, Cohort(optional=False)]
     full_cohort: Annotated[int, Cohort(least=True)]
@@ -79,7 +80,7 @@ class ByzVRMarinaPP(Marina):
         mass, asked = past.mass, self.asked(ask)
         if ask.kind == FULL:
             return aggregate(self.aggregator, rows, self.n, self.f, rng, past.g, mass=mass, asked=asked)
-        lam = radius(self.alpha, rows, _step(ask), past.ratios)
+        lam = radius(self.alpha, rows, _step(ask), past.ratios, ask.alpha_scale)
         clipped, cut = clip_rows(rows, lam)
         rule = Mean() if self.plus else self.aggregator
         clips = lam is not None

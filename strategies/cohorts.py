@@ -1,10 +1,12 @@
 """The cohort of a round: who is drawn, the rows that came back, how many of them a rule must defend against."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from strategies.operators import Aggregator, Combined, Compressor, Rows, Vector
 from strategies.weights import Masses, heaviest
@@ -57,6 +59,73 @@ def byzantine_majority(clients: int, byzantine: int, cohort: int) -> tuple[float
     ways = {t: math.comb(byzantine, t) * math.comb(clients - byzantine, cohort - t) for t in range(cohort + 1)}
     majority = sum(w for t, w in ways.items() if 2 * t > cohort)
     return majority / total, (ways[cohort // 2] if cohort % 2 == 0 else 0) / total
+
+
+def excess(clients: int, byzantine: int, cohort: int) -> NDArray[np.float64]:
+    """Return P{X > b} for b = 0 .. min(f, C), X the Byzantine clients in a uniformly sampled cohort.
+
+    Args:
+        clients: n.
+        byzantine: f.
+        cohort: C, drawn without replacement.
+
+    Returns:
+        Probabilities, shape (min(f, C) + 1,); the last one is 0.
+    """
+    log_factorial = _log_factorials(clients)
+    found = np.arange(max(0, cohort - (clients - byzantine)), min(byzantine, cohort) + 1)
+    honest = clients - byzantine
+    log_ways = log_factorial[byzantine] - log_factorial[found] - log_factorial[byzantine - found]
+    log_ways += log_factorial[honest] - log_factorial[cohort - found] - log_factorial[honest - cohort + found]
+    log_ways -= log_factorial[clients] - log_factorial[cohort] - log_factorial[clients - cohort]
+    chances = np.zeros(min(byzantine, cohort) + 2)
+    chances[found] = np.exp(log_ways)
+    return np.cumsum(chances[::-1])[::-1][1:]  # from the smallest on
+
+
+@lru_cache(maxsize=1)
+def _log_factorials(n: int) -> NDArray[np.float64]:
+    """Return log k! for k = 0 .. n."""
+    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+
+
+def never(chance: float, rounds: int) -> float:
+    """Return the probability that something with this chance in a round happens in none of them."""
+    return math.exp(rounds * math.log1p(-chance)) if chance < 1 else 0.0
+
+
+SIZES = 2000
+"""Cohorts up to this size are tried in search of the least one."""
+
+
+def least_cohort(
+    clients: int, byzantine: int, rounds: int, confidence: float, tolerates: Callable[[int], int], share: float = 1.0
+) -> tuple[int, int] | None:
+    """Return the least cohort such that, with this confidence, no round has more Byzantine clients than a rule takes.
+
+    Every size is tried by itself, as larger ones are not always better: an even cohort takes no more Byzantine clients
+    than the odd one below it, and has more of them.
+
+    Args:
+        clients: n.
+        byzantine: f.
+        rounds: T.
+        confidence: in (0, 1).
+        tolerates: returns the most Byzantine rows that the rule takes of n' rows; negative if it takes none.
+        share: probability that a round samples such a cohort.
+
+    Returns:
+        The size, and the most Byzantine clients that a round then has with this confidence; None where no size up to
+        ``SIZES`` will do.
+
+    Source: Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Rizk, Voitovych (ICML 2024), sampling threshold, here exact.
+    """
+    for size in range(1, min(clients, SIZES) + 1):
+        over = share * excess(clients, byzantine, size)
+        most = next(b for b, chance in enumerate(over) if never(chance, rounds) >= confidence)
+        if 2 * most < size and tolerates(size) >= most:
+            return size, most
+    return None
 
 
 def common_seed(compressor: Compressor, rng: Generator) -> int | None:

@@ -33,10 +33,12 @@ from strategies.compressors import Identity
 from strategies.descent import gradient
 from strategies.hyperparameters import Cohort, Constants, Key, Written
 from strategies.method import (
+    FIXED_MOMENTUM,
     Aggregator,
     Ask,
     Combined,
     Compressor,
+    Kept,
     Oracle,
     Packet,
     Past,
@@ -44,10 +46,12 @@ from strategies.method import (
     RoundKind,
     Rows,
     Stateful,
+    Traits,
     Vector,
     WorkerState,
     reported,
 )
+from strategies.server_step import ServerSteps
 from strategies.vectors import bounded_sum, norm
 
 DECAY: Literal["decay"] = "decay"
@@ -71,6 +75,7 @@ class DeMoAState:
         heard: the round of the last reply that counted, by worker.
         g: the last aggregate; None before the first.
         step_norm: length of the last step; 0 where x stayed.
+        server: what a server step keeps, see ``server_step``; empty without one.
         report: what the last update did.
     """
 
@@ -80,6 +85,7 @@ class DeMoAState:
     heard: Mapping[int, int] = field(default_factory=dict)
     g: Vector | None = None
     step_norm: float = 0.0
+    server: Kept = ()
     report: Report = field(default_factory=Report)
 
 
@@ -89,7 +95,7 @@ def _default_alpha(written: Written, constants: Constants) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeMoA(Stateful):
+class DeMoA(ServerSteps, Stateful):
     """DeMoA (Otsuka, Takezawa, Yamada, ICML 2026), and its first version D-Byz-SGDM.
 
     Args:
@@ -102,7 +108,9 @@ class DeMoA(Stateful):
     """
 
     kind: ClassVar[str] = "demoa"
+    traits: ClassVar[Traits] = Traits(sampling="any", noise="averaged", rows=True)
     aggregates_all: ClassVar[bool] = True
+    on_schedules: ClassVar[str] = FIXED_MOMENTUM
 
     cohort: Annotated[int, Cohort()]
     alpha: Annotated[float, Key(gt=0, le=1, fill=_default_alpha)]
@@ -139,6 +147,7 @@ class DeMoA(Stateful):
 
     def meanings(self, rounds: int) -> Iterator[tuple[str, str]]:
         """Say what alpha is here, as it is a clipping multiplier in other methods."""
+        yield from super().meanings(rounds)
         fades = f"1 - alpha C/n = {self.keep:.4g}" if self.stale == DECAY else f"1 - alpha = {self.keep:.4g}"
         when = "in every round" if self.stale == DECAY else "when a new gradient comes"
         weight = f"alpha = {self.alpha:.6g} is the weight of the new gradient, not a clipping multiplier"
@@ -222,8 +231,10 @@ class DeMoA(Stateful):
             notes.append("the model stays")
         if old and old != before:
             notes.append(self._aged(old))
-        # gamma is a Python float, so the step has the dtype of the model.
-        x = state.x if g is None else state.x - self.gamma * g
+        x, server = state.x, state.server
+        if g is not None:
+            along, server = self.along(g, server)
+            x = state.x - self.step_size(ask) * along  # a Python float, so the step has the dtype of the model
         return DeMoAState(
             round=state.round + 1,
             x=x,
@@ -231,6 +242,7 @@ class DeMoA(Stateful):
             heard=dict(sorted(heard.items())),
             g=state.g if g is None else g,
             step_norm=norm(x - state.x),
+            server=server,
             report=reported(combined, workers, "; ".join(filter(None, notes)), rng, state.step_norm),
         )
 

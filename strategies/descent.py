@@ -27,7 +27,21 @@ from numpy.random import Generator
 from strategies.clipping import clip_rows
 from strategies.cohorts import aggregate, common_seed, stack
 from strategies.hyperparameters import AUTO, Cohort, Key, Multiplier
-from strategies.method import EVERYBODY, Ask, Combined, Method, Oracle, Past, Report, RoundKind, Rows, Vector, reported
+from strategies.method import (
+    EVERYBODY,
+    Ask,
+    Combined,
+    Kept,
+    Method,
+    Oracle,
+    Past,
+    Report,
+    RoundKind,
+    Rows,
+    Traits,
+    Vector,
+    reported,
+)
 from strategies.radius import Alpha, observe, radius
 from strategies.vectors import bounded_sum, distance, norm
 
@@ -51,6 +65,7 @@ class DescentState:
         counted: the round of the last reply that counted, by worker.
         missed: workers whose latest reply did not count, though they were asked.
         ratios: what a clipping radius that sets itself has seen, see ``radius.observe``; empty for others.
+        server: what a server step keeps, see ``server_step``; empty without one.
         report: what the last update did.
         root: see ``Method.takes_root``.
     """
@@ -64,6 +79,7 @@ class DescentState:
     counted: Mapping[int, int] = field(default_factory=dict)
     missed: frozenset[int] = frozenset()
     ratios: tuple[float, ...] = ()
+    server: Kept = ()
     report: Report = field(default_factory=Report)
     root: tuple[tuple[str, Vector], ...] = ()
 
@@ -78,6 +94,7 @@ class Descent(Method, ABC):
         batch: b: minibatch size; 0 for the full local gradient.
     """
 
+    traits: ClassVar[Traits] = Traits(sampling="clipped")
     word: ClassVar[str] = "gradient"
     """The kind of its rounds."""
     holds: ClassVar[bool] = False
@@ -138,7 +155,7 @@ class Descent(Method, ABC):
             return aggregate(self.aggregator, rows, self.n, self.f, rng, center, mass=mass, asked=asked)
         differences = bounded_sum(rows, -g)
         step = _step(ask, past)
-        lam = radius(self.alpha, differences, step, past.ratios) if step else None
+        lam = radius(self.alpha, differences, step, past.ratios, ask.alpha_scale) if step else None
         short, cut = clip_rows(differences, lam)
         clips = lam is not None
         combined = aggregate(self.aggregator, short, self.n, self.f, rng, mass=mass, asked=asked, clipped=clips)
@@ -163,7 +180,7 @@ class Descent(Method, ABC):
     def step(
         self, state: DescentState, ask: Ask, came: Mapping[int, Vector], g: Vector | None, report: Report
     ) -> DescentState:
-        """Close the round: x^{k+1} = x^k - gamma g, and who was heard.
+        """Close the round: x^{k+1} = x^k - gamma_k g, and who was heard.
 
         Args:
             state: before the round.
@@ -172,8 +189,10 @@ class Descent(Method, ABC):
             g: what to step along; None to stay.
             report: of this round; the length of the step that led to its model is filled in.
         """
-        # gamma is a Python float, so the step has the dtype of the model.
-        x_next = state.x if g is None else state.x - self.gamma * g
+        x_next, server = state.x, state.server
+        if g is not None:
+            along, server = self.along(g, server)
+            x_next = state.x - self.step_size(ask) * along  # a Python float, so the step has the dtype of the model
         step_norm = norm(x_next - state.x)
         asked = frozenset(came if ask.cohort is None else ask.cohort)
         return DescentState(
@@ -186,6 +205,7 @@ class Descent(Method, ABC):
             counted={**state.counted, **dict.fromkeys(came, ask.round)},
             missed=(state.missed | asked).difference(came),
             ratios=state.ratios,
+            server=server,
             report=replace(report, step_norm=state.step_norm),
         )
 
@@ -203,11 +223,13 @@ def gradient(oracle: Oracle, x: Vector, batch: int, rng: Generator) -> Vector:
     return oracle.minibatch_gradients([x], batch, rng)[0] if batch else oracle.full_gradient(x)
 
 
-def local_gradient(oracle: Oracle, x: Vector, batch: int, steps: int, local_gamma: float, rng: Generator) -> Vector:
-    """Take H local SGD steps y <- y - eta grad f_i(y) from x and return (x - y_H) / (eta H), shape (d,).
+def local_gradient(
+    oracle: Oracle, x: Vector, batch: int, steps: int, local_gamma: float, rng: Generator, momentum: float = 0.0
+) -> Vector:
+    """Take H local steps u <- mu u + grad f_i(y), y <- y - eta u from x; return (x - y_H) / (eta H), shape (d,).
 
-    That is the mean of the H gradients, and is computed as such: the difference of two float32 models would have lost
-    most of its digits.
+    That is the mean of the H directions u, without momentum the gradients, and is computed as such: the difference of
+    two float32 models would have lost most of its digits.
 
     Args:
         oracle: the worker's loss.
@@ -216,11 +238,13 @@ def local_gradient(oracle: Oracle, x: Vector, batch: int, steps: int, local_gamm
         steps: H, at least 1.
         local_gamma: eta.
         rng: draws the minibatches, one a step.
+        momentum: mu; u is 0 at first.
     """
     y, total = x, gradient(oracle, x, batch, rng)
-    last = total
+    u = total
     for _ in range(steps - 1):
-        y = y - local_gamma * last
-        last = gradient(oracle, y, batch, rng)
-        total = total + last
+        y = y - local_gamma * u
+        g = gradient(oracle, y, batch, rng)
+        u = momentum * u + g if momentum else g
+        total = total + u
     return total if steps == 1 else total / steps

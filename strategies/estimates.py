@@ -172,7 +172,7 @@ class Estimates(Stateful, ABC, Generic[StateT]):
         return replace(
             state,
             round=state.round + 1,
-            x=state.x - self.gamma * g,  # gamma is a Python float, so the step has the dtype of the model
+            x=state.x - self.step_size(ask) * g,  # a Python float, so the step has the dtype of the model
             x_prev=state.x,
             g=g,
             estimates=estimates,

@@ -70,13 +70,15 @@ class Entry:
     """One key of a ``[strategy]`` section.
 
     Args:
-        type: of the value in the file.
+        kinds: dataclasses, one of which the value may be instead, written as a table with its ``kind``.
+        type: of other values in the file; None for none.
         default: REQUIRED where the key must be given.
         bounds: those of ``Key`` that there are.
         vet: returns a value before its type is checked, or raises ValueError with one line if it is wrong.
         meaning: for the reference of the config; "" where the ``Args`` of the method have it.
     """
 
+    kinds: tuple[type, ...] = ()
     type: Any
     default: Any = REQUIRED
     bounds: Mapping[str, Any] = field(default_factory=dict)

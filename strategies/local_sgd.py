@@ -18,11 +18,13 @@ from numpy.random import Generator
 
 from strategies.descent import Descent, local_gradient
 from strategies.hyperparameters import Key, StepSize
+from strategies.local_steps import LocalSteps
 from strategies.method import Ask, Oracle, Packet, WorkerState
+from strategies.server_step import ServerSteps
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalSGD(Descent):
+class LocalSGD(LocalSteps, ServerSteps, Descent):
     """Robust local SGD; with the rule "mean" FedAvg.
 
     Args:
@@ -32,7 +34,7 @@ class LocalSGD(Descent):
 
     kind: ClassVar[str] = "local-sgd"
     takes_root: ClassVar[bool] = True
-    worker_keys: ClassVar[tuple[str, ...]] = ("batch", "local_steps", "local_gamma")
+    worker_keys: ClassVar[tuple[str, ...]] = ("batch", "local_steps", "local_gamma", "local_momentum", "local_schedule")
 
     local_steps: Annotated[int, Key(ge=1, le=10_000)]
     local_gamma: Annotated[float, StepSize()]
@@ -43,5 +45,6 @@ class LocalSGD(Descent):
 
     def reply(self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: Generator) -> tuple[WorkerState, Packet]:
         """Take H local steps from x^k and send Q of their mean gradient."""
-        v = local_gradient(oracle, ask.vectors["x"], self.batch, self.local_steps, self.local_gamma, rng)
+        eta = self.local_size(ask.round)
+        v = local_gradient(oracle, ask.vectors["x"], self.batch, self.local_steps, eta, rng, self.local_momentum)
         return mine, self.compressor_for(ask, i).compress(v, rng)

@@ -22,6 +22,7 @@ from strategies.descent import gradient
 from strategies.hyperparameters import Constants, Key, Written
 from strategies.method import (
     EVERYBODY,
+    NOT_NEEDED,
     Ask,
     Compressor,
     Method,
@@ -50,6 +51,7 @@ class MarinaState:
         x_prev: the model before it, x^{k-1}; None before the first step.
         g: the gradient estimate, g^{k-1}; None while no full round has had a quorum.
         full_due: the next round must be a full one: it is the first, or one missed its quorum.
+        step: size of the step to x, where it was not gamma as the config has it; else None.
         estimates: g_i by worker, of those that are up to date; empty where the method keeps none.
         ratios: what a clipping radius that sets itself has noted, see ``radius.observe``; empty for others.
         report: what the last update did.
@@ -60,6 +62,7 @@ class MarinaState:
     x_prev: Vector | None = None
     g: Vector | None = None
     full_due: bool = True
+    step: float | None = None
     estimates: Mapping[int, Vector] = field(default_factory=dict)
     ratios: tuple[float, ...] = ()
     report: Report = field(default_factory=Report)
@@ -84,6 +87,7 @@ class Marina(Method, ABC):
     """
 
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "full_batch")
+    on_schedules: ClassVar[str] = NOT_NEEDED
     always_quorum: ClassVar[bool] = False
     """Whether difference rounds need a quorum too."""
 
@@ -124,7 +128,7 @@ class Marina(Method, ABC):
             return Ask(state.round, FULL, {"x": state.x}, self.everybody)
         seed = common_seed(self.compressor, rng)
         points = self.points(state.x, state.x_prev, state.g)
-        return Ask(state.round, DIFFERENCE, points, self.sampled, seed)
+        return Ask(state.round, DIFFERENCE, points, self.sampled, seed, step=state.step)
 
     def points(self, x: Vector, x_prev: Vector, g: Vector) -> dict[str, Vector]:
         """Return what the workers of a difference round are sent, by name: x^k and x^{k-1}."""
@@ -178,6 +182,8 @@ class Marina(Method, ABC):
         else:
             note = f"{combined.note}; g stays"
         report = reported(combined, list(rows), note, rng, distance(state.x, state.x_prev))
-        # gamma is a Python float, so the step has the dtype of the model.
-        x_next = state.x if g is None else state.x - self.gamma * g
-        return MarinaState(state.round + 1, x_next, state.x, g, full_due, report=report)
+        # The size is a Python float, so the step has the dtype of the model.
+        size = self.step_size(ask)
+        x_next = state.x if g is None else state.x - size * g
+        step = None if size == self.gamma else size
+        return MarinaState(state.round + 1, x_next, state.x, g, full_due, step, report=report)

@@ -20,16 +20,16 @@ what conflicts with it, and how many rounds of which kind to expect. ``strategie
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Protocol, Self, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, get_type_hints
 
 import numpy as np
 from numpy.random import Generator
 
 from strategies.cohorts import aggregate
 from strategies.evidence import Evidence, examine
-from strategies.hyperparameters import Cohort, Constants, Key, StepSize, Written
+from strategies.hyperparameters import Cohort, Constants, Key, Written
 from strategies.operators import Aggregator as Aggregator
 from strategies.operators import Combined as Combined
 from strategies.operators import Compressor as Compressor
@@ -38,7 +38,11 @@ from strategies.operators import PacketLayout as PacketLayout
 from strategies.operators import Rows as Rows
 from strategies.operators import Vector as Vector
 from strategies.operators import Weights as Weights
+from strategies.schedules import Schedule, ScheduledStep
 from strategies.weights import Masses
+
+Kept = tuple[Any, ...]
+"""What a server step keeps between rounds: numbers and vectors of shape (d,)."""
 
 
 class Oracle(Protocol):
@@ -53,6 +57,29 @@ class Oracle(Protocol):
 
     def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: Generator) -> list[Vector]:
         """Draw ONE minibatch of ``batch`` samples with ``rng`` and return its mean gradient at each point."""
+
+
+def begin(oracle: Oracle, rng: Callable[[], Generator]) -> None:
+    """Start a worker's round: give its oracle the stream that the model draws from, where the oracle takes one.
+
+    An oracle whose gradients draw at random (dropout, augmentation) has a method ``begin(rng)``. Each later call draws
+    afresh from that stream, and the same at all of its points, so that a difference compares one function.
+
+    Args:
+        oracle: of the worker.
+        rng: returns the MODEL stream of this worker and round.
+    """
+    if (start := getattr(oracle, "begin", None)) is not None:
+        start(rng())
+
+
+def full_gradients(oracle: Oracle, points: Sequence[Vector]) -> list[Vector]:
+    """Return the gradient over all local data at each point, of one random function where the model draws at random.
+
+    An oracle has a method ``full_gradients(points)`` for that; without it nothing is drawn.
+    """
+    several: Callable[[Sequence[Vector]], list[Vector]] | None = getattr(oracle, "full_gradients", None)
+    return [oracle.full_gradient(x) for x in points] if several is None else several(points)
 
 
 @dataclass(frozen=True)
@@ -98,6 +125,10 @@ class Ask:
         epoch: of the server's checkpoints, where it keeps any.
         probe: the server only wants to know whether a worker can answer: it replies as to any ask, and keeps nothing.
         root: what the server computes as a worker itself, where the rule needs that; shape (d,). Stays on the server.
+        step_scale: what the server multiplies the step size of this round by; see ``RobustStrategy``.
+        alpha_scale: what it multiplies the clipping multiplier of this round by.
+        step: size of the step from the last model to that of this round, where the worker takes that step itself and
+            the config alone does not give its size; else None.
     """
 
     round: int
@@ -110,6 +141,9 @@ class Ask:
     epoch: CheckpointEpoch | None = None
     probe: bool = False
     root: Vector | None = None
+    step_scale: float = 1.0
+    alpha_scale: float = 1.0
+    step: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,6 +270,35 @@ class RoundKind:
     rows: int | None = None
 
 
+_FLOORS = "the noise floor falls with gamma, the error that attackers cause among unlike clients does not"
+NOT_NEEDED = "theory has a constant gamma; no schedule is needed, as the variance vanishes by itself"
+FIXED_MOMENTUM = f"no theorem covers it, as theory ties the momentum to gamma, and here it is fixed; {_FLOORS}"
+"""What theory says of a schedule of gamma, for methods with variance reduction and for those with a momentum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What a method is made for; ``breakwater check`` compares methods by it.
+
+    Args:
+        sampling: of clients: "any" where the theorem covers a Byzantine majority in a cohort, "clipped" where only a
+            heuristic limits it, "none" where all clients take part.
+        noise: what becomes of the noise of minibatches: it "vanishes", is "averaged" over rounds, or "stays"; "none"
+            where the method computes full gradients only.
+        differences: whether differences are compressed that vanish, so that the error of compression does, too.
+        full_gradients: whether workers compute full gradients in some rounds.
+        keeps: whether a client must keep vectors between rounds.
+        rows: whether the server keeps a vector of each client.
+    """
+
+    sampling: Literal["any", "clipped", "none"] = "none"
+    noise: Literal["vanishes", "averaged", "stays", "none"] = "stays"
+    differences: bool = False
+    full_gradients: bool = False
+    keeps: bool = False
+    rows: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
     """A distributed optimisation method: both halves. The server's state is the method's own type.
@@ -243,7 +306,8 @@ class Method(ABC):
     Args:
         n: clients.
         f: Byzantine clients to defend against.
-        gamma: step size: a number, or "c/L" where the task knows its L.
+        gamma: step size: a number, "c/L" where the task knows its L, or a schedule of these over the rounds such as
+            { kind = "cosine", start = 0.1, end = 0.001, warmup = 20 }.
         aggregator: ARAgg.
         compressor: Q.
         weights: of the clients by seat, as the server declares them: whole numbers of which only the ratios matter;
@@ -252,6 +316,8 @@ class Method(ABC):
 
     kind: ClassVar[str]
     """Name in configs."""
+    traits: ClassVar[Traits] = Traits()
+    """What it is made for."""
     worker_keys: ClassVar[tuple[str, ...]] = ("batch",)
     """The keys of the config that an honest client must agree on with the server: what a worker computes."""
     stateful: ClassVar[bool] = False
@@ -261,12 +327,14 @@ class Method(ABC):
     state then has a field ``root``: the vectors of the server's own ``WorkerState``, as pairs of name and vector."""
     aggregates_all: ClassVar[bool] = False
     """Whether every round aggregates a vector of each of the n clients, whoever is sampled."""
-    steps_along_aggregate: ClassVar[bool] = True
-    """Whether x^{k+1} = x^k - gamma g^k, so that g^k, its length too, can be worked out from a step."""
+    no_server_step: ClassVar[str] = "its recursion needs x^{k+1} - x^k = -gamma g^k"
+    """Why the method takes no server step; see ``server_step.ServerSteps`` for those that do."""
+    on_schedules: ClassVar[str] = f"theory has a constant gamma; {_FLOORS}"
+    """What theory says of a schedule of gamma; for ``breakwater check``."""
 
     n: int
     f: int
-    gamma: Annotated[float, StepSize()]
+    gamma: Annotated[float | Schedule, ScheduledStep()]
     aggregator: Aggregator
     compressor: Compressor
     weights: tuple[int, ...] = ()
@@ -335,6 +403,28 @@ class Method(ABC):
         Only replies that passed screening are here; a missing or rejected one is simply absent. ``ask.cohort`` has
         those who were asked.
         """
+
+    @property
+    def steps_along_aggregate(self) -> bool:
+        """Whether x^{k+1} = x^k - gamma_k g^k, so that g^k, its length too, can be worked out from a step."""
+        return True
+
+    @property
+    def peak(self) -> float:
+        """The largest step size of the run, which bounds of stability are compared with."""
+        return float(self.gamma.start) if isinstance(self.gamma, Schedule) else self.gamma  # type: ignore[arg-type]
+
+    def gamma_at(self, round_: int) -> float:
+        """Return gamma_k by the config, k + 1 the round."""
+        return self.gamma.at(round_ - 1) if isinstance(self.gamma, Schedule) else self.gamma
+
+    def step_size(self, ask: Ask) -> float:
+        """Return the size of the step that ends this round, gamma_k times the server's scale."""
+        return self.gamma_at(ask.round) * ask.step_scale
+
+    def along(self, g: Vector, kept: Kept) -> tuple[Vector, Kept]:
+        """Return what the server steps along, given the aggregate, and what a server step keeps for the next one."""
+        return g, kept
 
     # --- about single workers: the answers of a method that keeps nothing of them, see ``Stateful`` -----------------
 

@@ -33,7 +33,9 @@ FACTOR = 2.0
 """How much longer than is typical a difference may be."""
 
 
-def radius(alpha: Alpha | None, rows: Rows, step: float, ratios: Sequence[float] = ()) -> float | None:
+def radius(
+    alpha: Alpha | None, rows: Rows, step: float, ratios: Sequence[float] = (), scale: float = 1.0
+) -> float | None:
     """Return the clipping radius of a round.
 
     Args:
@@ -41,6 +43,7 @@ def radius(alpha: Alpha | None, rows: Rows, step: float, ratios: Sequence[float]
         rows: the differences that came, shape (n', d); looked at only where alpha is "auto" and nothing was noted yet.
         step: ||x^k - x^{k-1}||.
         ratios: the notes so far, where alpha is "auto".
+        scale: what alpha is multiplied by, given or learnt.
 
     Returns:
         At least 0 and finite; None where nothing is to be clipped: there is no alpha, it is "auto" with nothing to go
@@ -53,7 +56,7 @@ def radius(alpha: Alpha | None, rows: Rows, step: float, ratios: Sequence[float]
         alpha = FACTOR * _lower_median(notes) if notes else inf
     if step == 0 or alpha == 0:
         return 0.0  # whatever the other is: it may be inf
-    lam = alpha * step
+    lam = alpha * scale * step
     return lam if lam < inf else None
 
 

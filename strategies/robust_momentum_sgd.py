@@ -20,13 +20,14 @@ from numpy.random import Generator
 
 from strategies.descent import Descent, DescentState, gradient
 from strategies.hyperparameters import Key
-from strategies.method import Ask, Oracle, Packet, Stateful, Vector, WorkerState
+from strategies.method import FIXED_MOMENTUM, Ask, Oracle, Packet, Stateful, Traits, Vector, WorkerState
+from strategies.server_step import ServerSteps
 
 MOMENTUM = "momentum"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RobustMomentumSGD(Descent, Stateful):
+class RobustMomentumSGD(ServerSteps, Descent, Stateful):
     """Robust SGD with client momentum (Karimireddy, He, Jaggi, ICML 2021).
 
     Args:
@@ -35,8 +36,10 @@ class RobustMomentumSGD(Descent, Stateful):
 
     kind: ClassVar[str] = "robust-momentum-sgd"
     takes_root: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(sampling="clipped", noise="averaged", keeps=True)
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "beta")
     word: ClassVar[str] = MOMENTUM
+    on_schedules: ClassVar[str] = FIXED_MOMENTUM
 
     beta: Annotated[float, Key(ge=0, lt=1)] = 0.9
 

@@ -16,10 +16,11 @@ from numpy.random import Generator
 
 from strategies.descent import Descent, gradient
 from strategies.method import Ask, Oracle, Packet, WorkerState
+from strategies.server_step import ServerSteps
 
 
 @dataclass(frozen=True, kw_only=True)
-class RobustSGD(Descent):
+class RobustSGD(ServerSteps, Descent):
     """Robust SGD; with the rule "mean" plain averaging (FedSGD)."""
 
     kind: ClassVar[str] = "robust-sgd"

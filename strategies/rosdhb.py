@@ -18,7 +18,19 @@ from numpy.random import Generator
 from strategies.compressors import Identity
 from strategies.descent import Descent, gradient, local_gradient
 from strategies.hyperparameters import Key, Written
-from strategies.method import Ask, Compressor, Oracle, Packet, RoundKind, Stateful, Vector, WorkerState
+from strategies.local_steps import LocalSteps
+from strategies.method import (
+    FIXED_MOMENTUM,
+    Ask,
+    Compressor,
+    Oracle,
+    Packet,
+    RoundKind,
+    Stateful,
+    Traits,
+    Vector,
+    WorkerState,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +42,10 @@ class RoSDHB(Descent, Stateful):
     """
 
     kind: ClassVar[str] = "rosdhb"
+    traits: ClassVar[Traits] = Traits(sampling="clipped", noise="averaged", rows=True)
     holds: ClassVar[bool] = True
+    on_schedules: ClassVar[str] = FIXED_MOMENTUM
+    no_server_step: ClassVar[str] = "the server keeps a momentum of every client already"
     masks: ClassVar[tuple[str, str]] = ("masked", "draws one mask for all workers of a round")
     """The compressor that it needs, and why."""
 
@@ -56,9 +71,9 @@ class RoSDHB(Descent, Stateful):
 
     def reply(self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: Generator) -> tuple[WorkerState, Packet]:
         """Send the masked values of g_i."""
-        return mine, self.compressor_for(ask, i).compress(self.local(oracle, ask.vectors["x"], rng), rng)
+        return mine, self.compressor_for(ask, i).compress(self.local(oracle, ask.vectors["x"], ask.round, rng), rng)
 
-    def local(self, oracle: Oracle, x: Vector, rng: Generator) -> Vector:
+    def local(self, oracle: Oracle, x: Vector, round_: int, rng: Generator) -> Vector:
         """Return g_i, the full or a minibatch gradient."""
         return gradient(oracle, x, self.batch, rng)
 
@@ -82,7 +97,7 @@ class RoSDHB(Descent, Stateful):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoSDHBLocal(RoSDHB):
+class RoSDHBLocal(LocalSteps, RoSDHB):
     """RoSDHB-Local: every worker draws its own masks, and may take local steps.
 
     Args:
@@ -91,7 +106,7 @@ class RoSDHBLocal(RoSDHB):
     """
 
     kind: ClassVar[str] = "rosdhb-local"
-    worker_keys: ClassVar[tuple[str, ...]] = ("batch", "local_steps", "local_gamma")
+    worker_keys: ClassVar[tuple[str, ...]] = ("batch", "local_steps", "local_gamma", "local_momentum", "local_schedule")
     masks: ClassVar[tuple[str, str]] = ("rand-k", "lets every worker draw its own masks")
 
     local_steps: Annotated[int, Key(ge=1, le=10_000)] = 1
@@ -108,8 +123,9 @@ class RoSDHBLocal(RoSDHB):
     def steps(self) -> int:
         return self.local_steps
 
-    def local(self, oracle: Oracle, x: Vector, rng: Generator) -> Vector:
+    def local(self, oracle: Oracle, x: Vector, round_: int, rng: Generator) -> Vector:
         """Return g_i, the mean gradient along the local steps."""
         if self.local_gamma is None:  # one step needs none
-            return super().local(oracle, x, rng)
-        return local_gradient(oracle, x, self.batch, self.local_steps, self.local_gamma, rng)
+            return super().local(oracle, x, round_, rng)
+        eta = self.local_size(round_)
+        return local_gradient(oracle, x, self.batch, self.local_steps, eta, rng, self.local_momentum)

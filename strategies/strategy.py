@@ -46,6 +46,7 @@ from strategies.method import (
     State,
     Vector,
     WorkerState,
+    begin,
 )
 from strategies.progress import STALL_ROUNDS
 from strategies.randomness import Role, stream
@@ -211,6 +212,11 @@ class RobustStrategy(Strategy):
         every: rounds between evaluations; the last round is always measured.
         on_round: called with the record of every finished round.
         on_hold: called with one line when the run is held because too few clients answer, and with "" when it goes on.
+
+    Attributes:
+        step_scale: what the step size of the next rounds is multiplied by, whatever the method and its schedule; 1 at
+            first. To be set between rounds alone. It is in the checkpoint.
+        alpha_scale: the same for the clipping multiplier, given or learnt.
     """
 
     method: Method
@@ -247,6 +253,7 @@ class RobustStrategy(Strategy):
     def forget(self) -> None:
         """Forget every round, so that the next one is the first."""
         self.state: Any = None
+        self.step_scale, self.alpha_scale = 1.0, 1.0
         self._recorded: Any = None  # the state after the last round whose record was passed on
         self.last: RoundRecord | None = None
         self.wait_s = 0.0  # of the round that is under way
@@ -274,7 +281,7 @@ class RobustStrategy(Strategy):
         cohort = sample(
             self.clients, ask.sample, nodes, stream(self.seed, Role.COHORT, round_=state.round), self.stratum
         )
-        ask = replace(ask, cohort=tuple(cohort))
+        ask = replace(ask, cohort=tuple(cohort), step_scale=self.step_scale, alpha_scale=self.alpha_scale)
         self.wait_s = self._seconds(ask.kind)
         self._open = self._opened(ask, cohort, nodes)
         return self._open.messages
@@ -379,6 +386,7 @@ class RobustStrategy(Strategy):
         worker = replace(self.method, compressor=Identity())
         mine = WorkerState(state.round - 1, dict(state.root)) if state.root else STATELESS
         rng = stream(self.seed, Role.WORKER, self.clients, ask.round)  # clients have the numbers below
+        begin(oracle, partial(stream, self.seed, Role.MODEL, self.clients, ask.round))
         mine, packet = worker.reply(self.clients, mine, ask, oracle, rng)
         return worker.compressor.decompress(packet, state.x.dtype), mine
 

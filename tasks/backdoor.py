@@ -7,7 +7,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.random import Generator
 
-from strategies.method import Oracle, Vector
+from strategies.method import Oracle, Vector, full_gradients
 from strategies.vectors import norm
 
 
@@ -105,8 +105,14 @@ class PoisonedOracle:
 
     def full_gradient(self, x: Vector) -> Vector:
         """Return the gradient over all local data, a share rho of the weight on the poisoned."""
+        return self.full_gradients([x])[0]
+
+    def full_gradients(self, points: Sequence[Vector]) -> list[Vector]:
+        """Return the same at each point, of one random function where the model draws at random."""
         rho = self._trigger.share
-        return self._mixed(x, rho, self._dirty.full_gradient(x), None if rho == 1 else self._clean.full_gradient(x))
+        dirty = full_gradients(self._dirty, points)
+        clean: Sequence[Vector | None] = [None] * len(points) if rho == 1 else full_gradients(self._clean, points)
+        return [self._mixed(x, rho, d, c) for x, d, c in zip(points, dirty, clean, strict=True)]
 
     def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: Generator) -> list[Vector]:
         """Draw one minibatch, round(rho b) of it poisoned, at least one; return its mean gradient at each point."""

@@ -31,6 +31,7 @@ class Setting:
             none. The problem then has a method ``root()`` that returns their ``Oracle``. Where parties have their own
             data, any number: the server has data of its own.
         folders: of a process that holds several clients with data of their own: the data folder of each worker.
+        batch: b, the size of the workers' minibatches; 0 where they compute full gradients alone, or it is not known.
     """
 
     clients: int
@@ -41,6 +42,7 @@ class Setting:
     party: Literal["server", "client"] | None = None
     folders: Mapping[int, Path] = field(default_factory=dict, hash=False)
     root: int = 0
+    batch: int = 0
 
     def folder_of(self, worker: int) -> Path:
         """Return the data folder of a worker that has data of its own.

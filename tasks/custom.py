@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.own_data import OwnDataTask
+    from tasks.samples import Samples
     from tasks.torch_model import TorchTask
+
+_DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +42,15 @@ class CustomTask:
         path: ``file.py:Class``, relative to the folder of the config.
         options: keyword arguments of the class: numbers, strings, booleans, and lists and tables of them.
         partition: who holds which training samples; see ``tasks/partition.py``.
+        norm_stats: where the running statistics of batch norm come from, for evaluation and in the final model:
+            "reference", which is the default, from training data of the server.
     """
 
     kind: Literal["custom"] = "custom"
     path: str
     options: Mapping[str, Any] = field(default_factory=dict)
     partition: str = "iid"
+    norm_stats: Literal["reference"] | None = None
     __pydantic_config__: ClassVar = {"extra": "forbid", "ser_json_inf_nan": "constants"}
 
     def __post_init__(self) -> None:
@@ -121,11 +127,11 @@ class CustomTask:
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
             raise TaskError(f"test_share = {share!r}: must be from 0 up to, but not including, 1")
 
-        def local(folder: Path) -> "tuple[Tensor, Tensor]":
+        def local(folder: Path) -> "Samples":
             return made.read(user.local_data(folder), "local_data")
 
-        def at_server(method: str) -> "Callable[[Path | None], tuple[Tensor, Tensor] | None] | None":
-            def read(folder: Path | None) -> "tuple[Tensor, Tensor] | None":
+        def at_server(method: str) -> "Callable[[Path | None], Samples | None] | None":
+            def read(folder: Path | None) -> "Samples | None":
                 given = _with_folder(getattr(user, method), folder)
                 return None if given is None else made.read(given, method)
 
@@ -146,6 +152,13 @@ class CustomTask:
 def _with_folder(method: Callable[..., Any], folder: Path | None) -> Any:
     """Return the data of a method that may want the folder of data files or not."""
     return method(folder) if inspect.signature(method).parameters else method()
+
+
+def _takes_module(function: object) -> bool:
+    """Return whether a loss or measure is one of (module, batch), in place of (output, target)."""
+    with suppress(TypeError, ValueError):  # it has no signature
+        return callable(function) and next(iter(inspect.signature(function).parameters), "") == "module"
+    return False
 
 
 class _Made:
@@ -171,27 +184,36 @@ class _Made:
             fix = "install it by `make setup` or the extra `torch`"
             raise TaskError(f"model() needs torch ({error}); {fix}") from None
         self.dtype = str(getattr(user, "dtype", "float32"))
-        if self.dtype not in ("float32", "float64"):
-            raise TaskError(f'dtype = "{self.dtype}": must be "float32" or "float64"')
+        if self.dtype not in _DTYPES:
+            allowed = " or ".join(f'"{name}"' for name in _DTYPES)
+            raise TaskError(f'dtype = "{self.dtype}": must be {allowed}')
         self._user, self._l2, self._own_loss = user, check_l2(getattr(user, "l2", 0.0)), hasattr(user, "loss")
         self._loss = getattr(user, "loss", cross_entropy)
+        self._by_batch = _takes_module(self._loss)
 
-    def read(self, data: object, method: str) -> "tuple[Tensor, Tensor]":
+    def read(self, data: object, method: str) -> "Samples":
         """Return what a method of the class gave, as tensors."""
-        from tasks.given import read_pair
+        from tasks.given import read_pair, read_samples
 
+        if self._by_batch:
+            return read_samples(data, method, self.dtype)
         return read_pair(data, method, self.dtype, own_loss=self._own_loss)
 
-    def task(self, train: "tuple[Tensor, Tensor]", test: "tuple[Tensor, Tensor]", **options: Any) -> "TorchTask":
+    def task(self, train: "Samples", test: "Samples", **options: Any) -> "TorchTask":
         """Return the task on these data."""
         from tasks.measures import DefaultMeasure
         from tasks.torch_model import TorchTask
 
-        user, loss = self._user, self._loss
-        measure = DefaultMeasure(loss, own_loss=self._own_loss, targets=(train[1], test[1]))
-        own: dict[str, Any] = {"flip": getattr(user, "flip", _flip), "correct": getattr(user, "correct", measure)}
+        user, own = self._user, dict[str, Any]()
+        own["batch_loss" if self._by_batch else "loss"] = self._loss
+        if _takes_module(given := getattr(user, "correct", None)):
+            own["batch_correct"] = given
+        elif hasattr(user, "correct") or self._by_batch:
+            own["correct"] = given
+        else:
+            own["correct"] = DefaultMeasure(self._loss, own_loss=self._own_loss, targets=(train[1], test[1]))
         fixed: dict[str, Any] = {"model": user.model, "l2": self._l2, "dtype": self.dtype}
-        return TorchTask(train=train, test=test, loss=loss, **fixed, **own, **options)
+        return TorchTask(train=train, test=test, flip=getattr(user, "flip", _flip), **fixed, **own, **options)
 
 
 def _flip(targets: "Tensor") -> "Tensor":

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
+from foundation.text import first_line
 from tasks.contract import TaskError
+from tasks.samples import Samples, tensors_of
 
 WIDER = {torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32, torch.uint64}
 """Integer types that torch's losses do not take as class labels; they become int64."""
@@ -25,7 +27,7 @@ def read_pair(pair: object, method: str, dtype: str, *, own_loss: bool) -> tuple
     Args:
         pair: what the method returned.
         method: ``"train_data"`` or ``"test_data"``, for messages.
-        dtype: ``"float32"`` or ``"float64"``.
+        dtype: of the task.
         own_loss: the task has a method ``loss``; else cross-entropy is used.
 
     Raises:
@@ -43,11 +45,53 @@ def read_pair(pair: object, method: str, dtype: str, *, own_loss: bool) -> tuple
     return inputs, _labels(_converted(targets, f"{method}() gave targets", dtype), method, own_loss=own_loss)
 
 
-def _stacked(dataset: Any, method: str) -> tuple[Tensor, Tensor]:
+def read_samples(data: object, method: str, dtype: str) -> Samples:
+    """Return samples of any structure as tensors on the CPU; floating ones with the task's dtype.
+
+    For a task whose loss takes the module and a batch. A Dataset is collated as PyTorch's DataLoader would.
+
+    Args:
+        data: what the method returned.
+        method: ``"train_data"`` or ``"test_data"``, for messages.
+        dtype: of the task.
+
+    Raises:
+        TaskError: it holds no tensors, or not equally many rows in each, or what no model can learn from.
+    """
+    if isinstance(data, Dataset):
+        if not (fetched := _fetched(data, method)):
+            raise TaskError(f"{method}() gave an empty Dataset")
+        try:
+            data = default_collate(fetched)
+        except (TypeError, RuntimeError, KeyError) as error:
+            raise TaskError(f"{method}() gave a Dataset whose samples make no batch: {first_line(error)}") from None
+    samples = _read(data, f"{method}() gave samples", dtype)
+    shapes = [tuple(part.shape) for part in tensors_of(samples)]
+    if not shapes or any(not shape or shape[0] != shapes[0][0] for shape in shapes) or shapes[0][0] == 0:
+        raise TaskError(f"{method}() gave tensors of shapes {shapes}; must have one row a sample, equally many")
+    return samples
+
+
+def _read(data: object, what: str, dtype: str) -> Samples:
+    """Return a part of the samples."""
+    if isinstance(data, dict):
+        return {key: _read(part, f"{what}[{key!r}]", dtype) for key, part in data.items()}
+    if isinstance(data, tuple | list):
+        parts = [_read(part, f"{what}[{number}]", dtype) for number, part in enumerate(data)]
+        return parts if isinstance(data, list) else tuple(parts)
+    return _converted(_tensor(data, what), what, dtype)
+
+
+def _fetched(dataset: Any, method: str) -> list[Any]:
     """Return the samples of a map-style Dataset, each fetched once."""
     if not hasattr(dataset, "__len__") or type(dataset).__getitem__ is Dataset.__getitem__:
         raise TaskError(f"{method}() gave a Dataset without length or index; must be a map-style Dataset")
-    samples = [dataset[row] for row in range(len(dataset))]
+    return [dataset[row] for row in range(len(dataset))]
+
+
+def _stacked(dataset: Any, method: str) -> tuple[Tensor, Tensor]:
+    """Return the samples of a map-style Dataset as a pair."""
+    samples = _fetched(dataset, method)
     if not samples or any(not isinstance(sample, tuple | list) or len(sample) != 2 for sample in samples):
         what = "an empty Dataset" if not samples else "a Dataset whose samples are no pairs"
         raise TaskError(f"{method}() gave {what}; its samples must be (input, target)")

@@ -1,4 +1,5 @@
-"""MNIST: 60,000 training and 10,000 test images of handwritten digits, 28 x 28 pixels; a perceptron or a small CNN.
+"""MNIST: 60,000 training and 10,000 test images of handwritten digits, 28 x 28 pixels; a perceptron, a small CNN or
+a residual network.
 
 The files are looked for under the data folder as torchvision lays them out (``MNIST/raw/...-ubyte``, packed as ``.gz``
 or not) and read here: torchvision takes 5 s to import in every process, reads only unpacked files, and would unpack
@@ -6,27 +7,22 @@ into a folder that may be read-only. Only where files are missing is torchvision
 """
 
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from foundation.text import first_line
 from tasks.built_in import BuiltIn
 from tasks.contract import Problem, Setting, TaskError
 from tasks.files import FIX, read
+from tasks.images import Bytes, download, load_images
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-Bytes = NDArray[np.uint8]
 MEAN, DEVIATION = 0.1307, 0.3081
 """Of the training pixels, scaled to [0, 1]."""
 
@@ -37,23 +33,28 @@ class MnistTask(BuiltIn):
 
     Args:
         model: ``mlp``, one hidden ReLU layer (d = 50,890 with 64 units), or ``cnn``: a 3x3 convolution to 6 channels,
-            ReLU, 2x2 max-pool, linear (d = 11,830).
+            ReLU, 2x2 max-pool, linear (d = 11,830); or a residual network of ``tasks/vision.py``.
         hidden: units of the hidden layer of ``mlp``.
         l2: weight of the regulariser (l2/2) ||x||^2.
         partition: who holds which training images; see ``tasks/partition.py``.
         dtype: of model and gradients.
         train_limit: use only that many training images, the first ones; None for all.
+        norm: of the residual networks, ``group`` (8 channels each) or ``batch``.
+        norm_stats: with batch norm, where its running statistics come from, for evaluation and in the final model:
+            "reference", which is the default, from training data.
 
     Source: the CNN is LightNet of RoSDHB's experiments (arXiv 2508.17129).
     """
 
     kind: Literal["mnist"] = "mnist"
-    model: Literal["mlp", "cnn"] = "mlp"
+    model: Literal["mlp", "cnn", "resnet8", "resnet20", "resnet18"] = "mlp"
     hidden: int = 64
     l2: float = 0.0
     partition: str = "iid"
     dtype: Literal["float32", "float64"] = "float32"
     train_limit: int | None = None
+    norm: Literal["group", "batch"] = "group"
+    norm_stats: Literal["reference"] | None = None
 
     def modules(self) -> Sequence[str]:
         """Return the heavy modules that ``load`` imports."""
@@ -67,34 +68,22 @@ class MnistTask(BuiltIn):
         """
         if setting.data_dir is None:
             raise TaskError(f"MNIST: no data folder is known; {FIX}")
-        arrays = read_mnist(setting.data_dir)
-        try:
-            import torch
+        images, labels, test_images, test_labels = read_mnist(setting.data_dir)
+        arrays = images[:, None], labels, test_images[:, None], test_labels
+        return load_images("MNIST", self, setting, arrays, lambda pixels: (pixels - MEAN) / DEVIATION)
 
-            from tasks.torch_model import TorchTask
-        except ImportError as error:
-            raise TaskError(f"MNIST needs torch ({error}); install it with `make setup` or the extra `torch`") from None
-
-        dtype = getattr(torch, self.dtype)
-
-        def prepare(pixels: "Tensor") -> "Tensor":
-            return (pixels.to(dtype) / 255 - MEAN) / DEVIATION
-
-        def pair(images: Bytes, labels: Bytes) -> "tuple[Tensor, Tensor]":
-            # Pixels are kept as bytes: as float32 every process would hold 220 MB.
-            return torch.tensor(images).unsqueeze(1), torch.tensor(labels, dtype=torch.int64)
-
-        shared = partial(TorchTask, model=self._module, l2=self.l2, dtype=self.dtype, partition=self.partition)
-        train, test = pair(*(part[: self.train_limit] for part in arrays[:2])), pair(*arrays[2:])
-        return shared(train=train, test=test, prepare=prepare, flip=lambda labels: 9 - labels).load(setting)
-
-    def _module(self) -> "nn.Module":
+    def module(self) -> "nn.Module":
+        """Build the model."""
         from torch import nn
 
+        if self.model == "mlp":
+            return nn.Sequential(nn.Flatten(), nn.Linear(784, self.hidden), nn.ReLU(), nn.Linear(self.hidden, 10))
         if self.model == "cnn":
             convolution = nn.Conv2d(1, 6, kernel_size=3, padding=1)
             return nn.Sequential(convolution, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1176, 10))
-        return nn.Sequential(nn.Flatten(), nn.Linear(784, self.hidden), nn.ReLU(), nn.Linear(self.hidden, 10))
+        from tasks.vision import resnet
+
+        return resnet(self.model, 1, self.norm)
 
 
 def read_mnist(folder: Path) -> tuple[Bytes, Bytes, Bytes, Bytes]:
@@ -105,7 +94,7 @@ def read_mnist(folder: Path) -> tuple[Bytes, Bytes, Bytes, Bytes]:
     """
     raw = folder / "MNIST" / "raw"
     if not all(_present(raw, name) for name in FILES):
-        _download(folder)
+        download(folder, "MNIST", "MNIST", "MNIST/raw", FILES)
     train_images, train_labels, test_images, test_labels = (_read_idx(raw, name) for name in FILES)
     for images, labels in ((train_images, train_labels), (test_images, test_labels)):
         if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max(initial=0) > 9:
@@ -132,28 +121,3 @@ def _read_idx(raw: Path, name: str) -> Bytes:
         if shape and math.prod(shape) == len(content) - end:
             return np.frombuffer(content, np.uint8, offset=end).reshape(shape)
     raise TaskError(f"data file {path}: not an idx file of bytes, or cut off; copy it again")
-
-
-def _download(folder: Path) -> None:
-    """Have torchvision download MNIST into the data folder.
-
-    First into a temporary folder: several processes may download at once, and none may see half-written files.
-    """
-    missing = f"MNIST is not in {folder / 'MNIST' / 'raw'}"
-    if not os.access(folder, os.W_OK):
-        raise TaskError(f"{missing}, and the folder cannot be written to; {FIX}")
-    try:
-        from torchvision.datasets import MNIST
-    except ImportError as error:
-        fix = "install it with `make setup` or the extra `torch`, or put the files there"
-        raise TaskError(f"{missing}, and torchvision is missing to download it ({error}); {fix}") from None
-    with tempfile.TemporaryDirectory(dir=folder, prefix="mnist-") as scratch:
-        try:
-            MNIST(scratch, download=True)
-        except (OSError, RuntimeError) as error:
-            reason = first_line(error) or type(error).__name__
-            raise TaskError(f"{missing}, and its download failed ({reason}); {FIX}") from None
-        target = folder / "MNIST" / "raw"
-        target.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            os.replace(Path(scratch) / "MNIST" / "raw" / name, target / name)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tasks.contract import TaskError
+from tasks.samples import as_array
 
 
 def completed(module: nn.Module, inputs: Tensor | None, dtype: str) -> nn.Module:
@@ -25,8 +26,11 @@ def completed(module: nn.Module, inputs: Tensor | None, dtype: str) -> nn.Module
             fix = "give their sizes, or give the server test data"
             raise TaskError(f"the model has lazy layers, which the server cannot complete without a sample; {fix}")
         module = module.to(getattr(torch, dtype))
-        with torch.no_grad():
-            module(inputs)
+        modes = {layer: layer.training for layer in module.modules()}
+        with torch.no_grad():  # and in evaluation mode: batch norm takes one sample only there, and keeps nothing of it
+            module.eval()(inputs)
+        for layer, mode in modes.items():
+            layer.training = mode
     return module
 
 
@@ -59,7 +63,7 @@ def untrained(module: nn.Module) -> dict[str, NDArray[np.generic]]:
     """Return copies of the frozen parameters and the buffers by name, those that a state dict has."""
     learnt = {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
     return {
-        name: tensor.detach().cpu().numpy().copy()
+        name: as_array(tensor).copy()
         for name, tensor in module.state_dict(keep_vars=True).items()
         if isinstance(tensor, Tensor) and id(tensor) not in learnt
     }

@@ -4,7 +4,7 @@ A client loads its own folder and nothing else; the server loads no training dat
 a party's data give is the same as under a partition of shared data with the same rows, bit for bit. Imports torch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -18,10 +18,9 @@ from strategies.method import Evaluation, Vector
 from tasks.backdoor import Trigger
 from tasks.contract import Setting, TaskError
 from tasks.partition import check_root, kept_back
+from tasks.samples import Samples, arrays_of, count, taken, targets_of
 from tasks.torch_model import OnModule, TorchOracle, TorchProblem, TorchTask, built, labels_of
 
-Pair = tuple[Tensor, Tensor]
-"""Inputs and targets, one sample a row."""
 NO_DATA = "has no training data: each client has its own"
 
 
@@ -34,19 +33,19 @@ class OwnDataTask:
         local: returns the data of a party, given its folder; called at clients only.
         test: returns the server's test set, given its folder or None; called at the server only. None for no test set,
             here or as what it returns.
-        root: returns the server's own training data, given its folder or None; called at the server only. None for
-            none.
         task: makes the rest of the task from training data and test data.
+        root: returns the server's own training data, given its folder or None; called at the server only. Of them come
+            the running statistics of batch norm, and the server's own row. None for none.
         flips: the task has its own way to flip targets.
         test_share: the part of a party's rows that it keeps back to measure models.
         dtype: of the model.
     """
 
     model: Callable[[], nn.Module]
-    local: Callable[[Path], Pair]
-    test: Callable[[Path | None], Pair | None] | None
-    task: Callable[[Pair, Pair], TorchTask]
-    root: Callable[[Path | None], Pair | None] | None = None
+    local: Callable[[Path], Samples]
+    test: Callable[[Path | None], Samples | None] | None
+    task: Callable[[Samples, Samples], TorchTask]
+    root: Callable[[Path | None], Samples | None] | None = None
     flips: bool = False
     test_share: float = 0.0
     dtype: str = "float32"
@@ -79,60 +78,79 @@ class OwnDataProblem(OnModule):
         # Before anybody connects: what is wrong with the data is then one line at the party that has them.
         loaded = [] if at_server else [self._parts(folder) for folder in self._folders()]
         sample = test if test is not None else loaded[0][0] if loaded else None
-        self.model = built(task.model, None if sample is None else sample[0][:1], task.dtype, setting.seed)
+        inputs = None if sample is None else task.task(sample, sample).first_of(sample)
+        self.model = built(task.model, inputs, task.dtype, setting.seed)
         self._measured = None if test is None else self._problem(test, test)
-        self._root = self._root_problem(test) if at_server and setting.root else None
         self._local = cache(lambda folder: self._problem(self._parts(folder)[0], self._parts(folder)[0]))
         self._kept = cache(self._kept_problem)
+        self._root = self._root_problem(test) if at_server and (setting.root or self.model.norm_stats.size) else None
+        self._given: Vector | None = None
+        for folder in [] if at_server else self._folders():
+            self._local(folder).check_batches()
 
-    def _root_problem(self, test: Pair | None) -> TorchProblem | None:
+    def _root_problem(self, test: Samples | None) -> TorchProblem | None:
         """Return the problem on the server's own training data; None where it has none.
 
         Raises:
-            TaskError: some of them are test data.
+            TaskError: the model needs them and it has none; or they are for a rule, and some of them are test data.
         """
         root = None if self._task.root is None else self._task.root(self._setting.data_dir)
-        if root is not None and test is not None:
-            check_root([part.numpy() for part in root], [part.numpy() for part in test])
-        return None if root is None else self._problem(root, root)
+        if root is not None and test is not None and self._setting.root:
+            check_root(arrays_of(root), arrays_of(test))
+        if root is None and not self.model.norm_stats.size:
+            return None
+        if root is None:
+            layer = next(iter(self.model.norm_stats.layers))
+            needs = (
+                f'the model\'s layer "{layer}" keeps running statistics, which the server computes from training data'
+            )
+            fix = "of its own: give them by root_data(folder), or use GroupNorm or LayerNorm"
+            raise TaskError(f"{needs} {fix}")
+        problem = self._problem(root, root)
+        problem.check_batches()
+        return problem
 
     def _folders(self) -> list[Path]:
         given = dict.fromkeys(self._setting.folders.values())
         return list(given) or [self._setting.folder_of(0)]
 
-    def _load(self, folder: Path) -> tuple[Pair, Pair | None]:
+    def _load(self, folder: Path) -> tuple[Samples, Samples | None]:
         """Return what a party trains on, and what it keeps back."""
-        inputs, targets = self._task.local(folder)
-        labels = np.zeros(len(targets)) if targets.is_floating_point() else labels_of(targets)
+        samples = self._task.local(folder)
+        targets = targets_of(samples)
+        labelled = targets is not None and not targets.is_floating_point()
+        labels = labels_of(targets) if targets is not None and labelled else np.zeros(count(samples))
         split = kept_back(labels, self._task.test_share, self._setting.seed)
         rows, kept = (torch.from_numpy(part) for part in split)
-        if not len(kept):
-            return (inputs, targets), None
-        return (inputs[rows], targets[rows]), (inputs[kept], targets[kept])
+        return (taken(samples, rows), taken(samples, kept)) if len(kept) else (samples, None)
 
     def _kept_problem(self, folder: Path) -> TorchProblem:
         """Return the problem that a party measures models on."""
         _, kept = self._parts(folder)
         return self._local(folder) if kept is None else self._problem(kept, kept)
 
-    def _problem(self, train: Pair, test: Pair) -> TorchProblem:
-        task = self._task.task(train, test)
-        if not (self._task.flips or train[1].is_floating_point()):
+    def _problem(self, train: Samples, test: Samples) -> TorchProblem:
+        task, targets = self._task.task(train, test), targets_of(train)
+        if not (self._task.flips or targets is None or targets.is_floating_point()):
             task = replace(task, flip=self._flip)
-        return TorchProblem(task, self.model, [np.arange(len(train[1]))], 1)
+        batch, seed = self._setting.batch, self._setting.seed
+        return TorchProblem(task, self.model, [np.arange(count(train))], 1, batch=batch, seed=seed)
 
     @torch.no_grad()
     def _flip(self, targets: Tensor) -> Tensor:
         """Flip class labels y -> K-1 - y, with K the outputs of the model: a party may lack the last class."""
-        inputs = self._parts(self._folders()[0])[0][0]
-        outputs = self.model.module(inputs[:1])
-        flipped: Tensor = outputs.shape[1] - 1 - targets
+        task = self._local(self._folders()[0]).task
+        inputs = task.first_of(task.train)
+        if inputs is None or task.batch_loss is not None:
+            raise TaskError("label flipping needs the task's own method flip(targets) where its loss takes the module")
+        with self.model.evaluating(self.model.initial, None) as module:
+            flipped: Tensor = module(inputs).shape[1] - 1 - targets
         return flipped
 
     @property
     def samples(self) -> int:
         """m of the first party that this process holds; 0 at the server."""
-        return 0 if self._setting.party == "server" else len(self._parts(self._folders()[0])[0][1])
+        return 0 if self._setting.party == "server" else count(self._parts(self._folders()[0])[0])
 
     @property
     def has_test_data(self) -> bool:
@@ -170,6 +188,7 @@ class OwnDataProblem(OnModule):
         """
         if self._measured is None:
             raise TaskError('test_data() gives no test set; use [evaluation] by = "clients"')
+        self._measured.set_norm_stats(self.norm_stats(x))
         return self._measured.evaluate(x)
 
     def flaw_of_trigger(self, trigger: Trigger) -> str:
@@ -197,11 +216,42 @@ class OwnDataProblem(OnModule):
 
     def measure(self, worker: int, x: Vector) -> Evaluation:
         """Measure the model on what a party kept back; on its training data where it kept nothing."""
-        return self._kept(self._setting.folder_of(worker)).evaluate(x)
+        folder = self._setting.folder_of(worker)
+        problem = self._kept(folder)
+        problem.set_norm_stats(self._local(folder).norm_stats(x) if self._given is None else self._given)
+        return problem.evaluate(x)
+
+    def norm_stats(self, x: Vector) -> Vector | None:
+        """Return the running statistics that the model is measured with at x; None where it has none.
+
+        At the server they are computed from its own training data. A client has those that were set, and before that
+        those of its own training data.
+        """
+        if self._given is not None or not self.model.norm_stats.size:
+            return self._given
+        source = self._root if self._setting.party == "server" else self._local(self._folders()[0])
+        return None if source is None else source.norm_stats(x)
+
+    def set_norm_stats(self, stats: Vector | None) -> None:
+        """Measure and write models with these running statistics from now on; None for those of ``norm_stats``.
+
+        Raises:
+            TaskError: they do not fit the model.
+        """
+        size = self.model.norm_stats.size
+        if stats is not None and stats.shape != (size,):
+            raise TaskError(f"running statistics of shape {stats.shape}; the model has ({size},)")
+        self._given = stats
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what deserves a second thought about this model and its batches, one line each."""
+        server = self._setting.party == "server"
+        sizes = [] if server else [len(self._local(folder).parts[0]) for folder in self._folders()]
+        return self.remarks_on(self._setting.batch, sizes)
 
     def own_data(self, worker: int) -> list[list[np.ndarray[Any, np.dtype[Any]]]]:
         """Return inputs and targets of what a party trains on, and of what it keeps back if that is anything."""
-        return [[array.numpy() for array in part] for part in self._parts(self._setting.folder_of(worker)) if part]
+        return [arrays_of(part) for part in self._parts(self._setting.folder_of(worker)) if part is not None]
 
     def of_party(self, worker: int) -> TorchProblem:
         """Return the problem of one party by itself.

@@ -1,12 +1,12 @@
-"""Runs a torch module as a problem on flat NumPy vectors: the base of MNIST and of custom tasks.
+"""Runs a torch module as a problem on flat NumPy vectors: the base of image and custom tasks.
 
-The parameters are views of one flat vector, and so are their gradients: a model comes in by one copy and its gradient
-goes out by one. On the CPU, with one thread, so that every process computes the same bits. Importing it imports torch.
+Gradients are those of the module in training, with all that it draws at random fixed by one seed for all points of a
+call; measures are those of the module in evaluation. Importing it imports torch.
 """
 
-import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,14 +19,19 @@ from strategies.method import Evaluation, Vector
 from strategies.randomness import Role, stream
 from tasks.backdoor import Trigger, flaw_of_images
 from tasks.contract import Setting, TaskError
+from tasks.flat_module import FlatModule
 from tasks.measures import highest_score, is_one_hot, share_right
-from tasks.modules import completed, tied, trained, untrained
+from tasks.modules import completed, tied, untrained
 from tasks.partition import Indices, Partitioned, draw, share_out
+from tasks.samples import TARGETS, Samples, arrays_of, as_array, count, taken, targets_of, with_targets
 from tasks.threads import one_thread
 
 BLOCK = 250
 """Samples that are pushed through the model at once; bounds the memory of a full gradient. With 1000 the activations of
 a small CNN on MNIST no longer fit into the cache, and a full gradient takes twice as long."""
+
+REFERENCE_BATCHES = 50
+"""Batches of training data that the running statistics of batch norm are averaged over."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(output of the model, targets) -> the MEAN loss of these samples, a scalar."""
@@ -43,25 +48,33 @@ class TorchTask:
 
     Args:
         model: builds the module; called once, under a seed of the run.
-        train: inputs and targets, one sample a row.
+        train: inputs and targets, one sample a row; with ``batch_loss`` any samples, see ``tasks/samples.py``.
         test: the same for the accuracy.
         loss: mean loss of some samples.
         correct: which of some samples are predicted rightly, see ``tasks/measures.py``; None, or returning None, for no
             accuracy.
+        batch_loss: mean loss of a batch, given the module and the batch; in place of ``loss``.
+        batch_correct: which samples of a batch are predicted rightly, given the same; in place of ``correct``.
         flip: the targets that an attacker pretends to have, from the true ones.
-        prepare: applied to the inputs of each block, so that they can be kept small (bytes of pixels).
+        prepare: applied to the inputs of each block, so that they can be kept small (bytes of pixels); without
+            ``batch_loss``.
+        augment: changes the inputs of each batch of a gradient at random, before ``prepare``; draws from the generator
+            that it is given, which begins anew at each point of a call; without ``batch_loss``. None for nothing.
         l2: weight of the regulariser (l2/2) ||x||^2.
-        dtype: ``"float32"`` or ``"float64"``, of model and gradients.
+        dtype: of the model: ``"float32"``, ``"float64"``, or one of ``HALF``, whose x and gradients are float32.
         partition: see ``tasks/partition.py``; by the targets.
     """
 
     model: Callable[[], nn.Module]
-    train: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
+    train: Samples
+    test: Samples
     loss: Loss = nn.functional.cross_entropy
-    correct: Callable[[Tensor, Tensor], Tensor | None] | None = highest_score
+    correct: Callable[[Tensor, Tensor], object] | None = highest_score
+    batch_loss: Callable[[nn.Module, Samples], Tensor] | None = None
+    batch_correct: Callable[[nn.Module, Samples], object] | None = None
     flip: Callable[[Tensor], Tensor]
     prepare: Callable[[Tensor], Tensor] = unchanged
+    augment: Callable[[Tensor, np.random.Generator], Tensor] | None = None
     l2: float = 0.0
     dtype: str = "float32"
     partition: str = "iid"
@@ -70,11 +83,64 @@ class TorchTask:
         """Build the model and split the data.
 
         Raises:
-            TaskError: the model's output would depend on more than parameters and data; more workers than samples.
+            TaskError: the model has no parameters; more workers than samples; the batches are too small for the model.
         """
-        model = built(self.model, self.prepare(self.train[0][:1]), self.dtype, setting.seed)
-        parts, kept = share_out(self.partition, labels_of(self.train[1]), setting)
-        return TorchProblem(self, model, parts, setting.honest).keeping(kept)
+        model = built(self.model, self.first_of(self.train), self.dtype, setting.seed)
+        labels = labels_for(self.partition, self.train)
+        parts, kept = share_out(self.partition, labels, setting)
+        problem = TorchProblem(self, model, parts, setting.honest, batch=setting.batch, seed=setting.seed)
+        problem.check_batches()
+        return problem.keeping(kept)
+
+    def batch(self, samples: Samples, rows: Indices, rng: np.random.Generator | None = None) -> Samples:
+        """Return some rows of the samples, prepared; for a gradient, with a generator, augmented too."""
+        batch = taken(samples, torch.from_numpy(rows))
+        if self.batch_loss is not None:
+            return batch
+        inputs = self.augment(batch[0], rng) if self.augment is not None and rng is not None else batch[0]
+        return self.prepare(inputs), batch[1]
+
+    def first_of(self, samples: Samples) -> Tensor | None:
+        """Return the inputs of the first sample, for a module that takes one tensor; else None."""
+        inputs = samples if isinstance(samples, Tensor) else samples[0] if isinstance(samples, tuple | list) else None
+        return self.prepare(inputs[:1]) if isinstance(inputs, Tensor) else None
+
+    def objective(self, module: nn.Module, batch: Samples) -> Tensor:
+        """Return the mean loss of a batch."""
+        if self.batch_loss is not None:
+            return self.batch_loss(module, batch)
+        return self.loss(widened(module(batch[0])), batch[1])
+
+    def right(self, module: nn.Module, batch: Samples) -> object:
+        """Return which samples of a batch are predicted rightly; None for no accuracy."""
+        if self.batch_correct is not None:
+            return self.batch_correct(module, batch)
+        if self.correct is not None and not isinstance(batch, tuple | list):
+            kind = type(batch).__name__
+            raise TaskError(
+                f"correct(output, target) needs pairs (inputs, targets), not {kind}; write correct(module, batch)"
+            )
+        return None if self.correct is None else self.correct(widened(module(batch[0])), batch[1])
+
+    def flipped(self, samples: Samples) -> Samples:
+        """Return the samples with flipped targets.
+
+        Raises:
+            TaskError: it does not show which tensors are the targets.
+        """
+        targets = targets_of(samples)
+        if targets is None:
+            keys = ", ".join(f'"{key}"' for key in TARGETS)
+            raise TaskError(f"label flipping needs targets: the last of a tuple, or in a dict one of {keys}")
+        return with_targets(samples, self.flip(targets))
+
+
+def widened(output: Any) -> Any:
+    """Return an output of a half type as float32, in which losses keep their digits; any other as it is."""
+    return output.float() if isinstance(output, Tensor) and output.dtype in _HALF else output
+
+
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def built(model: Callable[[], nn.Module], inputs: Tensor | None, dtype: str, seed: int) -> "FlatModule":
@@ -87,7 +153,7 @@ def built(model: Callable[[], nn.Module], inputs: Tensor | None, dtype: str, see
         seed: the run's.
 
     Raises:
-        TaskError: its output would depend on more than parameters and data, or it needs a sample to be built.
+        TaskError: it has no parameters that can be trained, or it needs a sample to be built.
     """
     torch.set_num_threads(1)
     one_thread()
@@ -99,77 +165,27 @@ def built(model: Callable[[], nn.Module], inputs: Tensor | None, dtype: str, see
 def labels_of(targets: Tensor) -> np.ndarray[tuple[int], np.dtype[Any]]:
     """Return one sortable label a sample: the class of one-hot rows, else the first of several targets."""
     one = targets.argmax(dim=1) if is_one_hot(targets) else targets.reshape(len(targets), -1)[:, 0]
-    labels: np.ndarray[tuple[int], np.dtype[Any]] = one.numpy()
+    labels: np.ndarray[tuple[int], np.dtype[Any]] = as_array(one)
     return labels
 
 
-class FlatModule:
-    """A torch module whose parameters, and gradients, lie in one flat vector each.
-
-    Args:
-        module: any module on the CPU whose output is a function of its parameters and the inputs alone.
-        dtype: what its parameters are converted to.
+def labels_for(partition: str, samples: Samples) -> np.ndarray[tuple[int], np.dtype[Any]]:
+    """Return the labels that samples are split by; zeros for a partition that looks at none.
 
     Raises:
-        TaskError: it has no parameters; or it has layers that keep running statistics or draw at random.
+        TaskError: the partition needs them, and the samples have none.
     """
-
-    def __init__(self, module: nn.Module, dtype: str) -> None:
-        for name, layer in module.named_modules():
-            which = f'the model\'s layer "{name}" ({type(layer).__name__})'
-            if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats:
-                fix = "use GroupNorm, LayerNorm or track_running_stats=False"
-                raise TaskError(f"{which} keeps running statistics, which no gradient carries to the server; {fix}")
-            if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
-                raise TaskError(f"{which} draws at random, so no run could be repeated; leave it out")
-        trained(module)  # before they are converted, which would drop the imaginary part of a number
-        self.module = module.to(getattr(torch, dtype))
-        self.trained = trained(module)
-        parameters = list(self.trained.values())
-        flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
-        gradient = torch.zeros_like(flat)
-        sizes = [parameter.numel() for parameter in parameters]
-        for parameter, x, slope in zip(parameters, torch.split(flat, sizes), torch.split(gradient, sizes), strict=True):
-            parameter.data, parameter.grad = x.view_as(parameter), slope.view_as(parameter)
-        # These share memory with the parameters. Writing through NumPy is safe: no graph outlives a call of a method.
-        self._x: Vector = flat.numpy()
-        self._gradient: Vector = gradient.numpy()
-        self.initial: Vector = self._x.copy()
-
-    @property
-    def dim(self) -> int:
-        """The number of parameters, d."""
-        return len(self._x)
-
-    def layout(self) -> str:
-        """Return the names and shapes of what x holds, in its order, as JSON."""
-        return json.dumps([[name, list(parameter.shape)] for name, parameter in self.trained.items()])
-
-    def gradient(self, x: Vector, blocks: Iterator[tuple[Tensor, Tensor]], loss: Loss, samples: int) -> Vector:
-        """Return the gradient at x of the mean loss over all blocks, shape (d,), a fresh array.
-
-        Args:
-            x: shape (d,).
-            blocks: inputs and targets.
-            loss: mean loss of one block.
-            samples: how many samples the blocks have together.
-        """
-        self._x[:] = x
-        self._gradient[:] = 0
-        for inputs, targets in blocks:
-            mean = loss(self.module(inputs), targets)
-            (mean * (len(targets) / samples)).backward()  # type: ignore[no-untyped-call]  # torch does not type it
-        return self._gradient.copy()
-
-    @torch.no_grad()
-    def outputs(self, x: Vector, blocks: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the output at x, and the targets, of each block."""
-        self._x[:] = x
-        for inputs, targets in blocks:
-            yield self.module(inputs), targets
+    targets = targets_of(samples)
+    if targets is not None:
+        return labels_of(targets)
+    if partition not in ("iid", "replicated"):
+        keys = ", ".join(f'"{key}"' for key in TARGETS)
+        where = f"the last of a tuple, or in a dict one of {keys}"
+        raise TaskError(f'partition = "{partition}": the samples have no targets ({where}); add them, or use "iid"')
+    return np.zeros(count(samples))
 
 
-class OnModule:
+class OnModule(ABC):
     """What a problem has whose parameters are those of a module, whatever data it has."""
 
     model: FlatModule
@@ -200,6 +216,39 @@ class OnModule:
         """Return x^0: as the module was built, under a torch seed drawn from the run's."""
         return self.model.initial.copy()
 
+    @abstractmethod
+    def norm_stats(self, x: Vector) -> Vector | None:
+        """Return the running statistics that the model is measured with at x; None where it has none."""
+
+    def norm_buffers(self, x: Vector) -> Mapping[str, np.ndarray[Any, np.dtype[Any]]]:
+        """Return the running statistics of the model at x by their names in a state dict."""
+        stats = self.norm_stats(x)
+        return {} if stats is None else self.model.norm_stats.by_name(stats)
+
+    def remarks_on(self, batch: int, sizes: Sequence[int]) -> Iterator[str]:
+        """Yield what dropout and batch norm change, one line each; nothing where the model has none.
+
+        Args:
+            batch: b; 0 for full gradients alone.
+            sizes: how many samples each worker that is known has.
+        """
+        if drops := [name for name, layer in self.model.module.named_modules() if _drops(layer)]:
+            exact = "they are estimates, and theorems on exact ones do not apply"
+            yield f'dropout (layer "{drops[0]}"): full gradients draw masks too, so {exact}'
+        if not self.model.norm_stats.by_batch:
+            return
+        estimates = f"full gradients are estimates, in batches of {batch or BLOCK}: theorems on exact ones do not apply"
+        yield f"batch norm: losses depend on the batch, so {estimates}; with GroupNorm or LayerNorm they do"
+        if fewer := [size for size in sizes if size < batch]:
+            who = (
+                f"{len(fewer)} of {len(sizes)} workers have fewer than b = {batch} samples (the smallest {min(fewer)})"
+            )
+            yield f"batch norm: {who}, so theirs are losses of smaller batches; lower strategy.batch"
+
+
+def _drops(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0
+
 
 class TorchProblem(OnModule, Partitioned["TorchOracle"]):
     """A loaded torch task.
@@ -209,43 +258,82 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
         model: the module, shared by all oracles.
         parts: the rows of each worker.
         honest: |G|; workers from that number on are no part of the objective.
+        batch: b, the size of minibatches; 0 where only full gradients are computed.
+        seed: the run's.
     """
 
-    def __init__(self, task: TorchTask, model: FlatModule, parts: Sequence[Indices], honest: int) -> None:
+    def __init__(
+        self,
+        task: TorchTask,
+        model: FlatModule,
+        parts: Sequence[Indices],
+        honest: int,
+        *,
+        batch: int = 0,
+        seed: int = 0,
+    ) -> None:
         super().__init__(parts, honest)
-        self.task, self.model = task, model
+        self.task, self.model, self.batch, self.seed = task, model, batch, seed
+        self._given: Vector | None = None
+        self._reference: tuple[Vector, Vector] | None = None
+
+    @property
+    def chunk(self) -> int:
+        """How many rows batch norm sees at once in training: b, also in a full gradient."""
+        return self.batch or BLOCK
+
+    def check_batches(self) -> None:
+        """Refuse batches of one row where the model cannot be trained on them.
+
+        Raises:
+            TaskError: one line.
+        """
+        if not self.model.norm_stats.by_batch or min(self.chunk, *map(len, self.parts)) > 1:
+            return
+        row = self.task.batch(self.task.train, self.parts[0][:1])
+        try:
+            self.model.gradient(self.model.initial, [row], self.task.objective, 1)
+        except ValueError as error:  # as torch says it
+            if "more than 1 value per channel" not in str(error):
+                raise
+            of = "strategy.batch = 1" if self.batch == 1 else "a worker with one sample"
+            fix = "use a larger batch, or GroupNorm or LayerNorm"
+            raise TaskError(f"{of}: batch norm needs more than one value of each channel in a batch; {fix}") from None
 
     def training_data(self) -> list[np.ndarray[Any, np.dtype[Any]]]:
         """Return inputs and targets of all workers."""
-        return [part.numpy() for part in self.task.train]
+        return arrays_of(self.task.train)
 
     def _oracle_of(self, worker: int, flipped: bool) -> "TorchOracle":
-        inputs, targets = self.task.train
-        return TorchOracle(self, (inputs, self._flipped if flipped else targets), self.parts[worker])
+        return TorchOracle(self, self._flipped if flipped else self.task.train, self.parts[worker])
 
     @cached_property
-    def _flipped(self) -> Tensor:
-        """All training targets, flipped."""
-        return self.task.flip(self.task.train[1])
+    def _flipped(self) -> Samples:
+        """All training samples with flipped targets."""
+        return self.task.flipped(self.task.train)
 
     def evaluate(self, x: Vector) -> Evaluation:
         """Measure the model: mean of the honest workers' losses, accuracy on the test samples."""
-        parts = self.parts[:1] if self.replicated else self.parts[: self.honest]
-        test = np.arange(len(self.task.test[1]))
-        return Evaluation(loss=self.loss(x, parts), accuracy=self.accuracy(x, self.task.test, test))
+        test = np.arange(count(self.task.test))
+        return Evaluation(loss=self.loss(x, self._honest_parts()), accuracy=self.accuracy(x, self.task.test, test))
+
+    def _honest_parts(self) -> Sequence[Indices]:
+        return self.parts[:1] if self.replicated else self.parts[: self.honest]
 
     def flaw_of_trigger(self, trigger: Trigger) -> str:
         """Return why a trigger does not fit the images and classes of this task; "" if it does."""
-        targets = self.task.train[1]
+        targets, first = targets_of(self.task.train), self.task.first_of(self.task.train)
+        if targets is None or first is None or self.task.batch_loss is not None:
+            return "needs images and their labels as two tensors, and a loss(output, target)"
         if targets.is_floating_point() or targets.ndim != 1:
             return "needs class labels 0, 1, ..., one for each image"
-        return flaw_of_images(self.task.train[0].shape[1:], self._classes, trigger)
+        return flaw_of_images(first.shape[1:], self._classes, trigger)
 
     @cached_property
     def _classes(self) -> int:
         """K, the number of outputs of the model."""
-        with torch.no_grad():
-            outputs = self.model.module(self.task.prepare(self.task.train[0][:1]))
+        with self.model.evaluating(self.model.initial, self.norm_stats(self.model.initial)) as module:
+            outputs = module(self.task.first_of(self.task.train))
         return int(outputs.shape[1]) if outputs.ndim > 1 else int(self.task.train[1].max()) + 1
 
     def poisoned(self, worker: int, trigger: Trigger) -> "TorchOracle":
@@ -263,29 +351,88 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
 
     def loss(self, x: Vector, parts: Sequence[Indices]) -> float:
         """Return the mean of the losses on some parts of the training data, regulariser included."""
-        total = 0.0
-        for part in parts:
-            outputs = self.model.outputs(x, self.blocks(self.task.train, part))
-            total += sum(float(self.task.loss(out, y)) * len(y) for out, y in outputs) / (len(part) * len(parts))
+        total, objective = 0.0, self.task.objective
+        with self.model.evaluating(x, self.norm_stats(x)) as module:
+            for part in parts:
+                blocks = self.blocks(self.task.train, part)
+                losses = sum(float(objective(module, batch)) * count(batch) for batch in blocks)
+                total += losses / (len(part) * len(parts))
         with np.errstate(over="ignore", invalid="ignore"):  # an attack may have destroyed the model
             total += self.task.l2 / 2 * float(np.sum(np.square(x), dtype=np.float64))
         return total
 
-    def accuracy(self, x: Vector, data: tuple[Tensor, Tensor], rows: Indices) -> float | None:
+    def accuracy(self, x: Vector, data: Samples, rows: Indices) -> float | None:
         """Return the share of some samples that are predicted rightly; None where the task has no such measure."""
-        correct, hits = self.task.correct, 0.0
-        for out, y in self.model.outputs(x, self.blocks(data, rows)):
-            if correct is None or (right := correct(out, y)) is None:
-                return None
-            hits += share_right(right, y)
+        hits = 0.0
+        with self.model.evaluating(x, self.norm_stats(x)) as module:
+            for batch in self.blocks(data, rows):
+                if (right := self.task.right(module, batch)) is None:
+                    return None
+                targets = targets_of(batch)
+                hits += share_right(right, torch.empty(count(batch)) if targets is None else targets)
         return hits / len(rows)
 
-    def blocks(self, data: tuple[Tensor, Tensor], rows: Indices) -> Iterator[tuple[Tensor, Tensor]]:
+    def blocks(self, data: Samples, rows: Indices) -> Iterator[Samples]:
         """Yield some rows of the data, prepared, in blocks of near-equal size."""
-        inputs, targets = data
-        for block in np.array_split(rows, math.ceil(len(rows) / BLOCK)):
-            at = torch.from_numpy(block)
-            yield self.task.prepare(inputs[at]), targets[at]
+        return (self.task.batch(data, block) for block in _blocks(rows))
+
+    def chunks(self, rows: Indices, seed: int) -> list[Indices]:
+        """Return the batches in which a gradient over some rows is computed.
+
+        With batch norm each has exactly b rows, at random; where the rows do not fill the last, rows of the first are
+        in it too. So the gradient of a minibatch and of all rows are estimates of one function: the mean loss of a
+        random batch of b rows.
+
+        Args:
+            rows: of a worker.
+            seed: of the order.
+        """
+        if not self.model.norm_stats.by_batch:
+            return _blocks(rows)
+        if len(rows) <= self.chunk:
+            return [rows]
+        number = -(-len(rows) // self.chunk)
+        order = np.random.default_rng(seed).permutation(rows)
+        return np.split(np.resize(order, number * self.chunk), number)
+
+    # --- batch norm in evaluation -----------------------------------------------------------------------------------
+
+    def norm_stats(self, x: Vector) -> Vector | None:
+        """Return the running statistics that the model is measured with at x; None where it has none.
+
+        They are the mean of the batch statistics of ``REFERENCE_BATCHES`` batches of the honest workers' training data,
+        always the same batches, unless others were set.
+
+        Returns:
+            Means and variances, layer by layer, float64, shape (two numbers a channel,).
+        """
+        if not self.model.norm_stats.size or self._given is not None:
+            return self._given
+        if self._reference is None or not np.array_equal(self._reference[0], x):
+            rng = stream(self.seed, Role.NORM_STATS)
+            rows = np.unique(np.concatenate(self._honest_parts()))
+            size = min(self.chunk, len(rows))
+            passes = -(-REFERENCE_BATCHES * size // len(rows))
+            order = np.concatenate([rng.permutation(rows) for _ in range(passes)])[: REFERENCE_BATCHES * size]
+            batches = (self.task.batch(self.task.train, part) for part in np.split(order, REFERENCE_BATCHES))
+            found = self.model.statistics(x, batches, self.task.objective, int(rng.integers(2**63)))
+            self._reference = x.copy(), found
+        return self._reference[1]
+
+    def set_norm_stats(self, stats: Vector | None) -> None:
+        """Measure with these running statistics from now on, whatever the model; None for those of ``norm_stats``."""
+        self._given = stats
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what deserves a second thought about this model and its batches, one line each."""
+        if self.task.augment is not None:
+            estimates = "full gradients are estimates: theorems on exact ones do not apply"
+            yield f"samples are augmented anew in each round, so {estimates}"
+        yield from self.remarks_on(self.batch, list(map(len, self._honest_parts())))
+
+
+def _blocks(rows: Indices) -> list[Indices]:
+    return np.array_split(rows, math.ceil(len(rows) / BLOCK))
 
 
 def _stamped(images: Tensor, trigger: Trigger) -> tuple[Tensor, Tensor]:
@@ -295,36 +442,55 @@ def _stamped(images: Tensor, trigger: Trigger) -> tuple[Tensor, Tensor]:
 class TorchOracle:
     """A worker's loss f_i: the mean loss of its samples + (l2/2) ||x||^2.
 
+    What the model draws at random (dropout) is the same at all points of one call, and drawn afresh for the next.
+
     Args:
         problem: the loaded task.
-        data: inputs and targets of all workers.
+        data: samples of all workers.
         rows: which of them are this worker's.
     """
 
-    def __init__(self, problem: TorchProblem, data: tuple[Tensor, Tensor], rows: Indices) -> None:
+    def __init__(self, problem: TorchProblem, data: Samples, rows: Indices) -> None:
         self._problem, self._data, self._rows = problem, data, rows
         self._last: tuple[Vector, Vector] | None = None
+        self._rng = np.random.default_rng(0)
 
     @property
     def dim(self) -> int:
         """The number of parameters, d."""
         return self._problem.dim
 
+    def begin(self, rng: np.random.Generator) -> None:
+        """Draw from this stream from now on: that of a worker and a round."""
+        self._rng = rng
+
     def full_gradient(self, x: Vector) -> Vector:
         """Return grad f_i(x) over all local samples.
 
-        The last one is kept: an omniscient attacker asks for many workers' gradients at one point, and they are equal
-        where the data are replicated.
+        The last one is kept, of a model that draws nothing: an omniscient attacker asks for many workers' gradients at
+        one point, and they are equal where the data are replicated.
         """
-        last = self._last
-        if last is None or not np.array_equal(last[0], x):
-            last = self._last = (x.copy(), self._gradient(x, self._rows))
-        return last[1].copy()
+        return self.full_gradients([x])[0]
+
+    def full_gradients(self, points: Sequence[Vector]) -> list[Vector]:
+        """Return the gradient over all local samples at each point, of one random function."""
+        seed = self._seed()
+        chunks = self._problem.chunks(self._rows, seed)
+        return [self._full_gradient(x, chunks, seed) for x in points]
+
+    def _full_gradient(self, x: Vector, chunks: Sequence[Indices], seed: int) -> Vector:
+        if (last := self._last) is not None and np.array_equal(last[0], x):
+            return last[1].copy()
+        gradient, drawn = self._gradient(x, chunks, seed)
+        if not (drawn or self._problem.model.norm_stats.by_batch):
+            self._last = x.copy(), gradient.copy()
+        return gradient
 
     def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: np.random.Generator) -> list[Vector]:
         """Draw one minibatch of min(b, m_i) samples without replacement; return its mean gradient at each point."""
-        rows = self._rows[draw(len(self._rows), batch, rng)]
-        return [self._gradient(x, rows) for x in points]
+        seed = self._seed()
+        chunks = self._problem.chunks(self._rows[draw(len(self._rows), batch, rng)], seed)
+        return [self._gradient(x, chunks, seed)[0] for x in points]
 
     def value(self, x: Vector) -> float:
         """Return f_i(x)."""
@@ -334,10 +500,16 @@ class TorchOracle:
         """Return the share of its samples that are predicted rightly; None where the task has no such measure."""
         return self._problem.accuracy(x, self._problem.task.train, self._rows)
 
+    def _seed(self) -> int:
+        return int(self._rng.integers(2**63))
+
     @np.errstate(over="ignore", invalid="ignore")
-    def _gradient(self, x: Vector, rows: Indices) -> Vector:
-        task, blocks = self._problem.task, self._problem.blocks(self._data, rows)
-        gradient = self._problem.model.gradient(x, blocks, task.loss, len(rows))
+    def _gradient(self, x: Vector, chunks: Sequence[Indices], seed: int) -> tuple[Vector, bool]:
+        task = self._problem.task
+        # Another generator than that of the order of the chunks.
+        rng = None if task.augment is None else np.random.default_rng([seed, 1])
+        batches = (task.batch(self._data, rows, rng) for rows in chunks)
+        gradient, drawn = self._problem.model.gradient(x, batches, task.objective, sum(map(len, chunks)), seed)
         if task.l2 > 0:
             gradient += task.l2 * x
-        return gradient
+        return gradient, drawn or task.augment is not None

@@ -1,4 +1,4 @@
-"""Tests a torch module: its output must be a function of parameters and inputs, and the loss a mean.
+"""Tests a torch module: its output must be a function of parameters, inputs and seeded draws, and the loss a mean.
 
 Imports torch. See ``tasks/tryout.py``, which calls this with an instance that is thrown away.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from tasks.contract import TaskError
-from tasks.torch_model import BLOCK, TorchProblem, TorchTask
+from tasks.flat_module import drawing
+from tasks.samples import Samples, count, mapped, taken, targets_of, tensors_of
+from tasks.torch_model import BLOCK, TorchProblem, TorchTask, widened
 from tasks.trial import SEEDED, Demands, Trial, spread
 
 MOST_ROWS = 2_000
@@ -25,7 +28,7 @@ MOST_ROWS = 2_000
 MOST_EVALUATED = 4_096
 """Training and test samples, each, that are measured at x0."""
 AGAIN = 16
-"""Further forward passes of a model that draws at random, to see whether it matters."""
+"""Further forward passes of a model that draws from the generators of NumPy or Python, to see whether it matters."""
 MEAN = 'the mean over the samples (reduction = "mean")'
 
 
@@ -49,8 +52,10 @@ def compare_data(one: TorchTask, other: TorchTask) -> None:
     Raises:
         TaskError: which method, and where they differ.
     """
+    names = ("inputs", "targets") if one.batch_loss is None else repeat("samples")
     for method in ("train", "test"):
-        for name, a, b in zip(("inputs", "targets"), getattr(one, method), getattr(other, method), strict=True):
+        both = (tensors_of(getattr(each, method)) for each in (one, other))
+        for name, a, b in zip(names, *both, strict=False):
             if a.shape != b.shape or a.dtype != b.dtype:
                 where = f"of shape {tuple(b.shape)} ({b.dtype}), first {tuple(a.shape)} ({a.dtype})"
             elif not torch.equal(a, b):
@@ -70,41 +75,64 @@ def shortened(problem: Any) -> Any:
         parts = [spread(parts[0], MOST_EVALUATED)] * len(parts)
     else:
         parts = [spread(part, -(-MOST_EVALUATED // problem.honest)) for part in parts]
-    rows = torch.from_numpy(spread(np.arange(len(task.test[1])), MOST_EVALUATED))
-    task = replace(task, test=(task.test[0][rows], task.test[1][rows]))
-    return TorchProblem(task, problem.model, parts, problem.honest)
+    rows = torch.from_numpy(spread(np.arange(count(task.test)), MOST_EVALUATED))
+    task = replace(task, test=taken(task.test, rows))
+    return TorchProblem(task, problem.model, parts, problem.honest, batch=problem.batch, seed=problem.seed)
 
 
 def _try_module(trial: Trial, problem: TorchProblem, demands: Demands) -> None:
-    task, module = problem.task, problem.model.module
+    task = problem.task
     size = min(max(8, *demands.batches) if any(demands.batches) else 32, BLOCK)
-    inputs, targets = next(
-        problem.blocks(task.train, spread(problem.parts[min(demands.workers[0], len(problem.parts) - 1)], size))
-    )
+    rows = spread(problem.parts[min(demands.workers[0], len(problem.parts) - 1)], size)
+    (batch,) = problem.blocks(task.train, rows)
     with trial.reporting(""):
-        _try_forward(trial, problem, inputs)
-        _try_loss(trial, task, module, inputs, targets)
-        _try_modes(trial, module, inputs)
-        for sample, target in problem.blocks(task.train, _rows_to_test(task)):
-            what = f"the loss of training samples with targets {_range(target)}{_hint(task)}"
-            with torch.no_grad(), trial.reporting(what):
-                value = task.loss(module(sample), target)
-            _check_finite(value, target)
+        draws = _try_forward(trial, problem, batch)
+        _try_loss(trial, problem, batch, draws)
+        _try_modes(trial, problem, batch, draws)
+        for block in problem.blocks(task.train, _rows_to_test(task)):
+            what = f"the loss of training samples{_with_targets(block)}{_hint(task)}"
+            with torch.no_grad(), _repeatable(problem), trial.reporting(what):
+                value = task.objective(problem.model.module, block)
+            _check_finite(value, block)
 
     if demands.evaluates and task.test is not task.train:
-        sample, _ = next(problem.blocks(task.test, np.arange(min(8, len(task.test[1])))))
-        with torch.no_grad(), trial.reporting(f"the model on inputs of shape {tuple(sample.shape)} of test_data()"):
-            module(sample)
+        (batch,) = problem.blocks(task.test, np.arange(min(8, count(task.test))))
+        what = f"the model on {_form(task, batch)} of test_data()"
+        with problem.model.evaluating(problem.initial(), None) as module, trial.reporting(what):
+            _output(task, module, batch)
 
 
-def _check_finite(loss: Tensor, targets: Tensor) -> None:
+@contextmanager
+def _repeatable(problem: TorchProblem) -> Iterator[None]:
+    """Within: what the model draws begins at one seed, and running statistics may move; then both are as before."""
+    with problem.model.norm_stats.kept(), drawing(0):
+        yield
+
+
+def _output(task: TorchTask, module: nn.Module, batch: Samples) -> Any:
+    """Return what the module makes of a batch: its output, or the loss of a task whose loss calls the module."""
+    return module(batch[0]) if task.batch_loss is None else task.batch_loss(module, batch)
+
+
+def _form(task: TorchTask, batch: Samples) -> str:
+    """Say what goes into the module."""
+    shapes = [str(tuple(part.shape)) for part in tensors_of(batch)]
+    return f"inputs of shape {shapes[0]}" if task.batch_loss is None else f"a batch of shapes {', '.join(shapes)}"
+
+
+def _with_targets(batch: Samples) -> str:
+    targets = targets_of(batch)
+    return "" if targets is None else f" with targets {_range(targets)}"
+
+
+def _check_finite(loss: Tensor, batch: Samples) -> None:
     if not bool(torch.isfinite(loss).all()):
-        samples = f"{len(targets)} training samples (targets {_range(targets)})"
+        samples = f"{count(batch)} training samples{_with_targets(batch)}"
         raise TaskError(f"the loss of {samples} at x0 is {loss.reshape(-1)[0].item():g}; must be finite")
 
 
 def _default_loss(task: TorchTask) -> bool:
-    return task.loss is nn.functional.cross_entropy
+    return task.batch_loss is None and task.loss is nn.functional.cross_entropy
 
 
 def _hint(task: TorchTask) -> str:
@@ -117,9 +145,10 @@ def _range(targets: Tensor) -> str:
 
 def _rows_to_test(task: TorchTask) -> Any:
     """Return one row of each label, and the extremes of whole numbers among inputs."""
-    inputs, targets = task.train
-    rows = [0, len(targets) - 1, *spread(np.arange(len(targets)), 64)]
-    for part in (targets, inputs):
+    parts, targets = tensors_of(task.train), targets_of(task.train)
+    m = count(task.train)
+    rows = [0, m - 1, *spread(np.arange(m), 64)]
+    for part in parts:
         if part.is_floating_point() or part.is_complex() or part.dtype == torch.bool or not part.numel():
             continue
         width, flat = part[0].numel(), part.reshape(-1)
@@ -131,23 +160,33 @@ def _rows_to_test(task: TorchTask) -> Any:
     return np.unique(np.array(rows, dtype=np.int64))
 
 
-def _forward(trial: Trial, problem: TorchProblem, inputs: Tensor) -> Any:
-    hint = ""
-    if not inputs.is_floating_point():
-        fix = f'inputs.astype("{problem.task.dtype}")'
-        hint = f": inputs of {inputs.dtype}, which layers such as Linear and Conv2d do not take; convert them by {fix}"
-    with trial.reporting(f"the model on inputs of shape {tuple(inputs.shape)} of train_data(){hint}"):
-        return problem.model.module(inputs)
+def _forward(trial: Trial, problem: TorchProblem, batch: Samples) -> Any:
+    task, hint = problem.task, ""
+    if task.batch_loss is None and not batch[0].is_floating_point():
+        fix = f'inputs.astype("{task.dtype}")'
+        hint = (
+            f": inputs of {batch[0].dtype}, which layers such as Linear and Conv2d do not take; convert them by {fix}"
+        )
+    what = "the model on" if task.batch_loss is None else "loss(module, batch) of"
+    with trial.reporting(f"{what} {_form(task, batch)} of train_data(){hint}"):
+        return _output(task, problem.model.module, batch)
 
 
-def _try_forward(trial: Trial, problem: TorchProblem, inputs: Tensor) -> None:
-    """Push a batch through twice: the parameters stay, the buffers stay, and so does the output."""
+def _try_forward(trial: Trial, problem: TorchProblem, batch: Samples) -> bool:
+    """Push a batch through twice: the parameters stay, the buffers stay, and so does the output.
+
+    What torch's generators give is the same both times, and batch norm may keep running statistics.
+
+    Returns:
+        Whether the model draws from torch's generators.
+    """
     module = problem.model.module
     before = {name: (parameter, parameter.data_ptr()) for name, parameter in module.named_parameters()}
     values = {name: tensor.detach().clone() for name, tensor in _tensors(module)}
-    drawn = _generators()
-    with _recorded(module) as first:
-        output = _forward(trial, problem, inputs)
+    others = _generators()
+    with problem.model.norm_stats.kept(), drawing(0) as drawn, _recorded(module) as first:
+        output = _forward(trial, problem, batch)
+        draws = drawn()
     after = dict(module.named_parameters())
     for name in after.keys() ^ before.keys():
         change = "appears with" if name in after else "is gone after"
@@ -161,41 +200,55 @@ def _try_forward(trial: Trial, problem: TorchProblem, inputs: Tensor) -> None:
             layer, _, key = name.rpartition(".")
             fix = "which no gradient carries to the server; use a layer that keeps nothing (GroupNorm, LayerNorm)"
             raise TaskError(f'the model\'s {_layer(module, layer)} changes its state "{key}" in a forward pass, {fix}')
-    draws = drawn != _generators()
-    for _ in range(AGAIN if draws else 1):
-        with _recorded(module) as second:
-            again = _forward(trial, problem, inputs)
+    for _ in range(AGAIN if others != _generators() else 1):
+        with _repeatable(problem), _recorded(module) as second:
+            again = _forward(trial, problem, batch)
         if not _same(_flat(output), _flat(again)):
             what = f"the model's {_culprit(module, first, second)} gives another output for the same inputs"
-            fix = "so no gradient can be repeated; remove what draws at random or keeps something"
+            fix = "so no gradient can be repeated; draw at random from torch's own generators alone, and keep nothing"
             raise TaskError(f"{what} at its second call, {fix}")
+    return draws
 
 
-def _try_loss(trial: Trial, task: TorchTask, module: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+def _try_loss(trial: Trial, problem: TorchProblem, batch: Samples, draws: bool) -> None:
     """Try that the loss is one finite number, depends on the output, and is a mean over samples."""
-    output = module(inputs)
-    if isinstance(output, Tensor) and _default_loss(task) and output.ndim > 1 and len(output[0]) == 1:
-        fix = "write loss(output, target), such as torch.nn.functional.binary_cross_entropy_with_logits"
-        raise TaskError(f"output of shape {tuple(output.shape)}: cross-entropy of one class is always 0; {fix}")
-    first = _loss(trial, task, output, targets)
+    task, module = problem.task, problem.model.module
+    with _repeatable(problem):
+        if _default_loss(task):
+            output = module(batch[0])
+            if isinstance(output, Tensor) and output.ndim > 1 and len(output[0]) == 1:
+                fix = "write loss(output, target), such as torch.nn.functional.binary_cross_entropy_with_logits"
+                raise TaskError(f"output of shape {tuple(output.shape)}: cross-entropy of one class is always 0; {fix}")
+    with _repeatable(problem):
+        first = _loss(trial, task, module, batch)
     if not isinstance(first, Tensor):
         raise TaskError(f"loss() gave {type(first).__name__}; must be a scalar tensor, computed from output by torch")
     if first.numel() != 1:
         raise TaskError(f"loss() gave shape {tuple(first.shape)}; must be one number, {MEAN}")
     if not first.requires_grad:
         raise TaskError("loss() gave a tensor without a gradient; compute it from output, without detach() or item()")
-    _check_finite(first, targets)
-    with torch.no_grad():
-        if first.item() != _loss(trial, task, module(inputs), targets).item():
-            raise TaskError("loss() gives another number at its second call on one batch; it may draw and keep nothing")
-        twice = _loss(trial, task, module(torch.cat([inputs, inputs])), torch.cat([targets, targets])).item()
-    one = first.item()
+    _check_finite(first, batch)
+    with torch.no_grad(), _repeatable(problem):
+        if first.item() != _loss(trial, task, module, batch).item():
+            fix = "it may draw from torch's own generators alone, and keep nothing"
+            raise TaskError(f"loss() gives another number at its second call on one batch; {fix}")
+    doubled = mapped(batch, lambda part: torch.cat([part, part]))
+    with problem.model.evaluating(problem.initial(), None) if draws else torch.no_grad():
+        values = []
+        for rows in (batch, doubled):
+            with _repeatable(problem):
+                values.append(_loss(trial, task, module, rows).item())
+    one, twice = values
     if abs(one) > 1e-8 and not 2 / 3 < twice / one < 1.5:
-        what = f"loss() gave {one:.6g} for {len(targets)} samples, and {twice:.6g} for each of them twice"
+        what = f"loss() gave {one:.6g} for {count(batch)} samples, and {twice:.6g} for each of them twice"
         raise TaskError(f"{what}; must be {MEAN}, not their sum")
 
 
-def _loss(trial: Trial, task: TorchTask, output: Any, targets: Tensor) -> Any:
+def _loss(trial: Trial, task: TorchTask, module: nn.Module, batch: Samples) -> Any:
+    output = _output(task, module, batch)
+    if task.batch_loss is not None:
+        return output
+    output, targets = widened(output), batch[1]
     shape = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
     what = "cross-entropy, as there is no method loss()," if _default_loss(task) else "loss()"
     given = f"of shape {tuple(targets.shape)} ({targets.dtype}, {_range(targets)}){_hint(task)}"
@@ -210,23 +263,23 @@ def _loss(trial: Trial, task: TorchTask, output: Any, targets: Tensor) -> Any:
     return found
 
 
-def _try_modes(trial: Trial, module: nn.Module, inputs: Tensor) -> None:
-    """Refuse a model that computes something else in evaluation: it is trained and measured in training mode."""
-    modes = {layer: layer.training for layer in module.modules()}
-    with torch.no_grad():
-        with _recorded(module) as training:
-            expected = module(inputs)
-        module.eval()
-        try:
-            with trial.reporting("the model in evaluation mode"), _recorded(module) as evaluation:
-                found = module(inputs)
-        finally:
-            for layer, mode in modes.items():
-                layer.training = mode
+def _try_modes(trial: Trial, problem: TorchProblem, batch: Samples, draws: bool) -> None:
+    """Try the model in evaluation mode, in which it is measured.
+
+    Without anything drawn at random, and without running statistics, it must compute what it computes in training.
+    """
+    task, module = problem.task, problem.model.module
+    with torch.no_grad(), _repeatable(problem), _recorded(module) as training:
+        expected = _output(task, module, batch)
+    what = "the model in evaluation mode"
+    with problem.model.evaluating(problem.initial(), None), _recorded(module) as evaluation, trial.reporting(what):
+        found = _output(task, module, batch)
+    if draws or problem.model.norm_stats.layers:
+        return
     if not _same(_flat(expected), _flat(found), close=True):
         culprit = _culprit(module, training, evaluation, close=True)
-        fix = "it is measured as it is trained, so make both modes the same"
-        raise TaskError(f"the model's {culprit} computes something else in evaluation mode; {fix}")
+        fix = "and draws nothing that would explain it; make both modes the same"
+        raise TaskError(f"the model's {culprit} computes something else in evaluation mode, {fix}")
 
 
 # --- what happens inside a module -------------------------------------------------------------------------------------
@@ -296,6 +349,6 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _generators() -> tuple[object, ...]:
-    """Return where the global generators are."""
-    numpy: Any = np.random.get_state()  # users' code may draw from it
-    return torch.get_rng_state().numpy().tobytes(), numpy[1].tobytes(), numpy[2], copy.copy(random.getstate())
+    """Return where the global generators of NumPy and Python are, which users' code may draw from."""
+    numpy: Any = np.random.get_state()
+    return numpy[1].tobytes(), numpy[2], copy.copy(random.getstate())

@@ -10,12 +10,13 @@ Built-in tasks have unit tests for all of this and are not tested again.
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from strategies.method import Oracle, Vector
+from strategies.method import Oracle, Vector, begin, full_gradients
 from tasks.contract import Problem, Setting, TaskSpec
 from tasks.own_problem import OwnProblem
 from tasks.trial import SEEDED, Demands, Trial, generators_restored, spread
@@ -126,10 +127,11 @@ def _gradients(
     """Return gradients, of the right form, at points that the task must leave alone."""
     given = [_received(x) for x in points]
     with trial.reporting(what), np.errstate(all="ignore"):
+        begin(oracle, partial(np.random.default_rng, 1))
         if batch:
             found = list(oracle.minibatch_gradients(given, batch, np.random.default_rng(0)))
         else:
-            found = [oracle.full_gradient(x) for x in given]
+            found = list(full_gradients(oracle, given))
     if len(found) != len(points):
         trial.refuse(f"{what}: {len(found)} gradients for {len(points)} points; must be one for each")
     for gradient in found:

@@ -9,6 +9,7 @@ from pathlib import Path
 from deploy.doctor.findings import Demand, Finding, ok, problem, warning
 from foundation.errors import ConfigError
 from foundation.text import TextError, read_text
+from tasks.cifar10 import BATCHES, SUBSET, TEST, TRAIN
 from tasks.contract import TaskError
 from tasks.mnist import FILES
 
@@ -22,6 +23,21 @@ _PUBLISHED = (
 )
 _MNIST = dict(zip(FILES, _PUBLISHED, strict=True))
 """SHA-256 of the unpacked files of MNIST as published."""
+_CIFAR10 = dict(
+    zip(
+        (*TRAIN, TEST),
+        (
+            "c99cafc152244af753f735de768cd75f",
+            "d4bba439e000b95fd0a9bffe97cbabec",
+            "54ebc095f3ab1f0389bbae665268c751",
+            "634d18415352ddfa80567beed471001a",
+            "482c414d41f54cd18b22e5b47cb7c3cb",
+            "40351d587109b95175f43aff81a1287e",
+        ),
+        strict=True,
+    )
+)
+"""MD5 of the files of CIFAR-10 as published: the sums that torchvision compares."""
 _ANEW = "copy the file again"
 
 
@@ -43,12 +59,14 @@ def look(given: Path | None) -> Iterator[Finding]:
     yield from sums
     tables = sorted(path for path in (folder / "libsvm").glob("*") if path.is_file())
     mnist = list(_mnist(folder))
+    cifar10 = list(_cifar10(folder))
     own = [path for path in folder.glob("*.*") if path.suffix in (".csv", ".parquet")]  # of the task table
-    if not tables and not mnist and not own:
+    if not (tables or mnist or cifar10 or own):
         yield warning("data", f"{folder} holds no data set that a task reads", "put libsvm/a9a.gz or MNIST/raw/ there")
     for path in tables:
         yield from _table(path)
     yield from mnist
+    yield from cifar10
 
 
 def _sums(folder: Path) -> Iterator[Finding]:
@@ -109,6 +127,32 @@ def _mnist(folder: Path) -> Iterator[Finding]:
         yield warning("data", says, "results are not comparable with those of papers")
     else:
         yield ok("data", f"MNIST: {len(images)} training images, as published")
+
+
+def _cifar10(folder: Path) -> Iterator[Finding]:
+    """Check CIFAR-10, without downloading it."""
+    from tasks.cifar10 import read_cifar10
+
+    missing = [name for name in _CIFAR10 if not (folder / BATCHES / name).is_file()]
+    if missing and not (folder / SUBSET).is_file():
+        if len(missing) < len(_CIFAR10):
+            yield problem("data", f"CIFAR-10 in {folder / BATCHES} lacks {', '.join(missing)}", "copy these files")
+        return
+    try:
+        images = read_cifar10(folder)[0]
+    except TaskError as error:
+        yield problem("data", str(error), _ANEW)
+        return
+    if missing:
+        yield ok("data", f"CIFAR-10: {len(images)} training images in {SUBSET}")
+        return
+    sums = {name: hashlib.md5((folder / BATCHES / name).read_bytes(), usedforsecurity=False) for name in _CIFAR10}
+    other = [name for name, found in sums.items() if found.hexdigest() != _CIFAR10[name]]
+    if other:
+        says = f"CIFAR-10 in {folder / BATCHES}: {', '.join(other)}: not as published"
+        yield warning("data", says, "results are not comparable with those of papers")
+    else:
+        yield ok("data", f"CIFAR-10: {len(images)} training images, as published")
 
 
 def _present(raw: Path, name: str) -> Path | None:

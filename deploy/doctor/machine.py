@@ -157,7 +157,7 @@ def flower() -> Iterator[Finding]:
 def torch(probe: Answer | None) -> Iterator[Finding]:
     """Check torch, which neural tasks need."""
     if probe is None:
-        yield warning("torch", "is not installed, so the tasks mnist and custom cannot run", "make setup")
+        yield warning("torch", "is not installed, so the tasks mnist, cifar10 and custom cannot run", "make setup")
         return
     answer = probe.result()
     if isinstance(answer, str):

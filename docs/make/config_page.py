@@ -11,6 +11,8 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
+from functools import reduce
+from operator import or_
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -29,6 +31,8 @@ from experiment.config import (
 from experiment.problems import kinds_of
 from experiment.sections import Federation, MethodSection
 from strategies.aggregators.preaggregators import PreAggregator
+from strategies.schedules import SCHEDULES
+from strategies.server_step import SERVER_STEPS, ServerStep
 
 HEAD = """---
 search:
@@ -45,6 +49,13 @@ SECTIONS: tuple[tuple[str, str, Any], ...] = (
     ("[federation]", "Who takes part, and how long the server waits for them.", Federation),
     ("[task]", "Model, loss, data, and who holds which of them.", TaskUnion),
     ("[strategy]", "The method and its hyper-parameters.", StrategyUnion),
+    (
+        "Schedules",
+        "What `gamma` of `[strategy]` may be: `{ kind = ..., start = ..., KEY = ... }`; `local_schedule` has no "
+        "`start`. k is the round, counted from 0.",
+        reduce(or_, SCHEDULES),
+    ),
+    ("Server steps", "What `server` of `[strategy]` may be: `server = { kind = ..., KEY = ... }`.", ServerStep),
     ("[aggregator]", 'The robust rule. Without this section: `kind = "cm"`.', AggregatorUnion),
     (
         "Pre-aggregators",
@@ -166,6 +177,8 @@ def form(annotation: Any) -> str:
         return "pre-aggregators"
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(word for word in map(form, get_args(annotation)) if word))
+    if annotation in SCHEDULES or annotation in SERVER_STEPS:
+        return "schedule" if annotation in SCHEDULES else "server step"
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return " or ".join(f'`"{choice.value}"`' for choice in annotation)
     if origin in (tuple, list):

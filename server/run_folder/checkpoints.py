@@ -54,6 +54,8 @@ class Checkpoint:
         arrays: its arrays.
         task: what was loaded, see ``tasks.identity``; "" where that is not known.
         agreement: what was agreed on with clients that have their own data, as JSON; "" for nothing.
+        step_scale: of the strategy.
+        alpha_scale: of the strategy.
     """
 
     round: int
@@ -65,6 +67,8 @@ class Checkpoint:
     arrays: Mapping[str, NDArray[Any]]
     task: str = ""
     agreement: str = ""
+    step_scale: float = 1.0
+    alpha_scale: float = 1.0
 
 
 def clear_drafts(folder: Path) -> None:
@@ -82,10 +86,15 @@ def of_state(
     wall_s: float,
     task: str = "",
     agreement: str = "",
+    step_scale: float = 1.0,
+    alpha_scale: float = 1.0,
 ) -> Checkpoint:
     """Return the checkpoint of a method's state, which must not be modified any more; methods never do."""
     plain, arrays = take_apart(state)
-    return Checkpoint(state.round - 1, experiment, seats, present, wall_s, plain, arrays, task, agreement)
+    round_ = state.round - 1
+    return Checkpoint(
+        round_, experiment, seats, present, wall_s, plain, arrays, task, agreement, step_scale, alpha_scale
+    )
 
 
 def digest_of(config: Config) -> str:
@@ -148,6 +157,8 @@ class Checkpoints:
                 if found.experiment != digest:
                     other = ["what changes the models (task, method, seed, ...) must stay as it was"]
                     fix = "only rounds, evaluation, checkpoint and time-outs may change"
+                    if any(getattr(value, "rounds", None) for value in dict(experiment.config.strategy).values()):
+                        fix += "; with more rounds, write the K of schedules as it was: strategy.gamma.rounds"
                 what = "task" if found.experiment == digest else "experiment"
                 raise ConfigError(f"{place}: is of another {what}: {'; '.join(other)}; {fix}")
         if rounds:

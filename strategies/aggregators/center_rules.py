@@ -44,6 +44,7 @@ class GeometricMedian(Rule):
     """
 
     takes_weights: ClassVar[bool] = True
+    uses_f: ClassVar[bool] = False
     kind: Literal["rfa"] = "rfa"
     nu: float = 1e-6
     tol: float = 1e-6
@@ -129,6 +130,7 @@ class CenteredClipping(Rule):
     """
 
     takes_weights: ClassVar[bool] = True
+    uses_f: ClassVar[bool] = False
     kind: Literal["centered-clip"] = "centered-clip"
     tau: float | None = None
     steps: int = 3

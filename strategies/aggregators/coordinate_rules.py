@@ -14,6 +14,7 @@ class Mean(Rule):
 
     defends: ClassVar[bool] = False
     takes_weights: ClassVar[bool] = True
+    uses_f: ClassVar[bool] = False
     kind: Literal["mean"] = "mean"
 
     def limit(self, n: int) -> int:
@@ -37,6 +38,7 @@ class CoordinateMedian(Rule):
     """
 
     takes_weights: ClassVar[bool] = True
+    uses_f: ClassVar[bool] = False
     kind: Literal["cm"] = "cm"
 
     def bound(self, n: float, f: float) -> float | None:

@@ -6,7 +6,7 @@ mean. They withstand the attacks that they were made for.
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -101,6 +101,7 @@ class SignGuard(Rule):
         (ICDCS 2022), Algorithm 2, plain SignGuard.
     """
 
+    uses_f: ClassVar[bool] = False
     kind: Literal["signguard"] = "signguard"
 
     def aggregate(self, rows: WeightedRows, f: int, center: Vector | None) -> Vector:

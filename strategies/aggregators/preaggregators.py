@@ -29,6 +29,8 @@ class _PreAggregator(ABC):
     __pydantic_config__: ClassVar = {"extra": "forbid"}
     takes_weights: ClassVar[bool] = False
     """Whether it has a meaning for rows with declared weights."""
+    uses_f: ClassVar[bool] = True
+    """Whether what it returns depends on f."""
 
     def tolerates(self, n: int) -> int:
         """Return the largest f that this step takes for n rows: fewer than half, unless a class says otherwise."""
@@ -97,6 +99,7 @@ class Bucketing(_PreAggregator):
     """
 
     takes_weights: ClassVar[bool] = True
+    uses_f: ClassVar[bool] = False
     kind: Literal["bucketing"] = "bucketing"
     s: int = 2
 
@@ -173,6 +176,7 @@ class StaticClipping(_PreAggregator):
     """
 
     takes_weights: ClassVar[bool] = True
+    uses_f: ClassVar[bool] = False
     kind: Literal["static-clip"] = "static-clip"
     c: float | Literal["median"] = 2.0
 

@@ -31,6 +31,8 @@ class Rule(ABC):
     """Whether its centre is the server's own row, computed on data that the server has for it."""
     takes_weights: ClassVar[bool] = False
     """Whether it has a meaning for rows with weights, see ``strategies.weights``."""
+    uses_f: ClassVar[bool] = True
+    """Whether what the bare rule returns depends on f."""
 
     kind: str
     pre: tuple[PreAggregator, ...] = ()
@@ -134,6 +136,11 @@ class Rule(ABC):
             seen, f = step.mix(seen, f, rng), left
         taken = seen.taken = Taken()
         return self.aggregate(seen, f, center), taken.weights
+
+    @property
+    def depends_on_f(self) -> bool:
+        """Whether what rule and pre-aggregators return depends on f."""
+        return self.uses_f or any(step.uses_f for step in self.pre)
 
     def refuses_weights(self) -> str | None:
         """Return the name of what of rule and pre-aggregators does not take weights; None where all do."""

@@ -511,7 +511,7 @@ def as_in_the_books(experiment: Experiment, rounds: Sequence[Mapping[str, Any]])
             share = min(-(-f * len(rows) // n), config.aggregator.tolerates(len(rows)))
             total = config.aggregator(np.stack(rows), share, stream(seed, Role.AGGREGATE, round_=k))
             g = total if full or g is None else g + total
-        x, x_prev = (x if g is None else x - s.gamma * g), x
+        x, x_prev = (x if g is None else x - s.gamma_at(k) * g), x
     return x
 
 

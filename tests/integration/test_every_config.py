@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 ROUNDS = 6
 CONFIGS = sorted((ROOT / "deploy" / "configs").glob("*.toml"))
-NEEDS_DATA = {"a9a", "mnist-cnn", "mnist-mlp", "rosdhb-mnist"}
+NEEDS_DATA = {"a9a", "cifar10", "mnist-cnn", "mnist-mlp", "mnist-resnet8", "rosdhb-mnist"}
 """Configs whose data may not be there; the tests of their tasks and results run them."""
 NEEDS_TORCH = {"custom"}
 A_HUNDRED_CLIENTS = {"simulation"}

@@ -20,6 +20,7 @@ from strategies.compressors import Identity
 from strategies.method import Ask, Packet, Vector
 from strategies.randomness import Role, stream
 from strategies.rosdhb import RoSDHB, RoSDHBLocal
+from tests.reference.plain_steps import gamma_of, scheduled
 
 
 class Parties:
@@ -78,14 +79,15 @@ def dasha_page(experiment: Experiment) -> Iterator[Vector]:
     """Yield the models after round 1, 2, ... of a run whose config says byz-dasha-page."""
     s, q, rule = experiment.method, experiment.config.compressor, experiment.config.aggregator
     assert isinstance(s, ByzDashaPage)
-    parties, gamma, rounds = Parties(experiment), s.gamma, experiment.config.strategy.rounds
+    parties, config = Parties(experiment), experiment.config.strategy
+    rounds = config.rounds
     x = parties.problem.initial()
     g_server = parties.first_gradients(x)
     h = {i: g.copy() for i, g in g_server.items()}
     g_worker = {i: g.copy() for i, g in g_server.items()}
     g = parties.aggregate(rule, g_server, 1, None)
     for k in range(2, rounds + 2):
-        x_new = x - gamma * g
+        x_new = x - gamma_of(config, k - 1) * g
         yield x_new
         coin = stream(parties.seed, Role.COIN, round_=k)
         c = bool(coin.random() < s.p)
@@ -118,13 +120,13 @@ def ef21(experiment: Experiment) -> Iterator[Vector]:
     s, q, rule = experiment.method, experiment.config.compressor, experiment.config.aggregator
     assert isinstance(s, ByzEF21 | ByzEF21BC)
     rounds = experiment.config.strategy.rounds
-    parties, gamma, both_ways = Parties(experiment), s.gamma, s.kind == "byz-ef21-bc"
+    parties, config, both_ways = Parties(experiment), experiment.config.strategy, s.kind == "byz-ef21-bc"
     x = w = parties.problem.initial()
     g_server = parties.first_gradients(x)
     g_worker = {i: g.copy() for i, g in g_server.items()}
     g = parties.aggregate(rule, g_server, 1, None)
     for k in range(2, rounds + 2):
-        x = x - gamma * g
+        x = x - gamma_of(config, k - 1) * g
         yield x
         s_packet = None
         if both_ways:
@@ -150,7 +152,7 @@ def momenta(experiment: Experiment) -> Iterator[Vector]:
     s, q, rule = experiment.method, experiment.config.compressor, experiment.config.aggregator
     assert isinstance(s, ByzEF21SGDM | ByzDM21)
     rounds, batch, eta = experiment.config.strategy.rounds, s.batch, s.eta
-    parties, gamma = Parties(experiment), s.gamma
+    parties, config = Parties(experiment), experiment.config.strategy
     x = x_old = parties.problem.initial()
     v: dict[int, Vector] = {}
     u, g_worker, g_server = v.copy(), v.copy(), v.copy()
@@ -162,7 +164,7 @@ def momenta(experiment: Experiment) -> Iterator[Vector]:
             g_server[i] = Identity().decompress(packet, parties.dtype)
     g = parties.aggregate(rule, g_server, 1, None)
     for k in range(2, rounds + 2):
-        x, x_old = x - gamma * g, x
+        x, x_old = x - gamma_of(config, k - 1) * g, x
         yield x
         for i in parties.everybody:
             if parties.attacks(i):
@@ -191,8 +193,9 @@ def rosdhb(experiment: Experiment) -> Iterator[Vector]:
     s, q, rule = experiment.method, experiment.config.compressor, experiment.config.aggregator
     assert isinstance(s, RoSDHB)
     rounds = experiment.config.strategy.rounds
-    parties, gamma, beta = Parties(experiment), s.gamma, s.beta
-    steps, eta = (s.local_steps, s.local_gamma or 0.0) if isinstance(s, RoSDHBLocal) else (1, 0.0)
+    parties, config, beta = Parties(experiment), experiment.config.strategy, s.beta
+    local = s if isinstance(s, RoSDHBLocal) else None
+    steps, mu = (local.local_steps, local.local_momentum) if local else (1, 0.0)
     x = parties.problem.initial()
     m = {i: np.zeros(parties.problem.dim, parties.dtype) for i in parties.everybody}
     g = None
@@ -208,17 +211,20 @@ def rosdhb(experiment: Experiment) -> Iterator[Vector]:
                     continue
             else:
                 rng, oracle = parties.rng(i, t), parties.problem.oracle(i)
+                eta = scheduled(local.local_schedule, local.local_gamma or 0.0, t - 1) if local else 0.0
                 y, gradients = x, []
                 for _ in range(steps):
                     if s.batch:
                         gradients.append(oracle.minibatch_gradients([y], s.batch, rng)[0])
                     else:
                         gradients.append(oracle.full_gradient(y))
+                    if len(gradients) > 1 and mu:
+                        gradients[-1] = mu * gradients[-2] + gradients[-1]
                     y = y - eta * gradients[-1]
                 # (x - y_H) / (eta H)
                 mean = gradients[0] if steps == 1 else sum(gradients[1:], gradients[0]) / steps
                 packet = form.compress(mean, rng)
             m[i] = beta * m[i] + (1.0 - beta) * form.decompress(packet, parties.dtype)
         g = parties.aggregate(rule, m, t, g)
-        x = x - gamma * g
+        x = x - gamma_of(config, t) * g
         yield x

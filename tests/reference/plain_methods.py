@@ -15,6 +15,7 @@ from strategies.compressors import Identity
 from strategies.method import Ask, Packet, Vector
 from strategies.randomness import Role, stream
 from strategies.vectors import norm
+from tests.reference.plain_steps import ServerStep, gamma_of, scheduled
 
 
 class World:
@@ -88,7 +89,7 @@ def descent(experiment: Experiment) -> Iterator[Vector]:
     s, problem = world.strategy, world.problem
     x, x_prev, g = problem.initial(), None, None
     momenta: dict[int, Vector] = {}
-    notes = Notes()
+    notes, step_along = Notes(), ServerStep(s)
     for k in range(1, s.rounds + 1):
         cohort = world.cohort(k, s.cohort)
         rows: list[Vector] = []
@@ -107,7 +108,9 @@ def descent(experiment: Experiment) -> Iterator[Vector]:
                 else:
                     gradients.append(oracle.full_gradient(y))
                 if s.kind == "local-sgd":
-                    y = y - float(s.local_gamma) * gradients[-1]
+                    if len(gradients) > 1 and s.local_momentum:
+                        gradients[-1] = s.local_momentum * gradients[-2] + gradients[-1]
+                    y = y - scheduled(s.local_schedule, s.local_gamma, k - 1) * gradients[-1]
             v = gradients[0] if len(gradients) == 1 else sum(gradients[1:], gradients[0]) / len(gradients)
             if s.kind == "robust-momentum-sgd":
                 v = momenta[i] = s.beta * momenta[i] + (1 - s.beta) * v if i in momenta else v
@@ -130,7 +133,7 @@ def descent(experiment: Experiment) -> Iterator[Vector]:
                 short = [clip(row, alpha * step) for row in differences]
             g = g + world.aggregate(k, short, world.share(rows))
         if g is not None and (rows or s.clip):
-            x, x_prev = x - float(s.gamma) * g, x
+            x, x_prev = x - gamma_of(s, k) * step_along(g), x
         yield x
 
 
@@ -190,7 +193,7 @@ def marina(experiment: Experiment) -> Iterator[Vector]:
             else:
                 total = world.aggregate(k, short, world.share(short))
             g = g + total
-        x, x_prev = x - float(s.gamma) * g, x
+        x, x_prev = x - gamma_of(s, k) * g, x
         yield x
 
 
@@ -198,7 +201,7 @@ def demoa(experiment: Experiment) -> Iterator[Vector]:
     """Yield x^1, x^2, ... of DeMoA, and of its first version."""
     world = World(experiment)
     s, problem, n = world.strategy, world.problem, world.n
-    p, alpha = s.cohort / n, float(s.alpha)
+    p, alpha, step_along = s.cohort / n, float(s.alpha), ServerStep(s)
     x = problem.initial()
     m = np.zeros((n, problem.dim), problem.dtype)
     for k in range(1, s.rounds + 1):
@@ -218,7 +221,7 @@ def demoa(experiment: Experiment) -> Iterator[Vector]:
                 m[i] = (1.0 - alpha * p) * m[i] + (alpha * came[i] if i in came else 0.0)
             elif i in came:
                 m[i] = (1.0 - alpha) * m[i] + alpha * came[i]
-        x = x - float(s.gamma) * world.aggregate(k, list(m), world.f)
+        x = x - gamma_of(s, k) * step_along(world.aggregate(k, list(m), world.f))
         yield x
 
 
@@ -241,6 +244,6 @@ def nsgdm(experiment: Experiment) -> Iterator[Vector]:
             m[i] = s.beta * m[i] + (1 - s.beta) * g
             rows.append(world.q(m[i], rng))
         g = world.aggregate(k + 1, rows, world.f)
-        gamma_k = float(s.gamma) / (k + 1) ** 0.5
+        gamma_k = s.gamma / (k + 1) ** 0.5 if isinstance(s.gamma, float) else gamma_of(s, k + 1)
         x = x - gamma_k * (g / norm(g))
         yield x

@@ -121,3 +121,12 @@ def test_the_coin_of_page_shows_both_sides_in_these_runs() -> None:
     strategy.start(grid, codec.to_arrays(experiment.problem.initial()), experiment.config.strategy.rounds)
     assert kinds[0] == "start"
     assert set(kinds[1:]) == {"full", "difference"}
+
+
+@pytest.mark.parametrize("method", ["byz-dasha-page", "byz-ef21-bc", "byz-vr-dm21", "rosdhb", "rosdhb-local, steps"])
+def test_digits_run_with_schedules_equals_the_plain_loop(method: str) -> None:
+    loop, overrides = METHODS[method]
+    settings = ["strategy.rounds=5", 'strategy.gamma={kind="cosine",start=0.5,warmup=2}', *ATTACKS["alie"]]
+    if method.startswith("rosdhb-local"):
+        settings += ["strategy.local_momentum=0.9", 'strategy.local_schedule={kind="sqrt"}']
+    assert_same_run(open_experiment([*overrides, *settings]), loop)

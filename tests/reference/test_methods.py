@@ -104,3 +104,47 @@ def test_compressed_run_equals_the_plain_loop(name: str, attack: str) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_run_in_double_precision_equals_the_plain_loop(name: str) -> None:
     assert_same_run(name, [*ATTACKS["alie"], "task.dtype=float64", "aggregator.kind=rfa"])
+
+
+COSINE = 'strategy.gamma={kind="cosine",start=0.4,end=0.01,warmup=2}'
+SQRT = 'strategy.gamma={kind="sqrt",start=0.4,k0=3}'
+STEP = 'strategy.gamma={kind="step",start=0.4,milestones=[3,5],factor=0.5}'
+LINEAR = 'strategy.gamma={kind="linear",start=0.4,warmup=1}'
+MOMENTUM, ADAM = 'strategy.server={kind="momentum",mu=0.8}', 'strategy.server={kind="adam",tau=0.01}'
+LOCAL = ["strategy.local_momentum=0.9", 'strategy.local_schedule={kind="linear",end=0.02}']
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("byz-vr-marina", [COSINE]),  # whose workers take the server's step
+        ("byz-vr-marina-2", [LINEAR]),
+        ("byz-vr-marina-pp plus", [STEP]),
+        ("byz-vr-marina-pp auto", [COSINE]),
+        ("robust-sgd", [COSINE, ADAM]),
+        ("robust-sgd clipped", [SQRT, MOMENTUM]),
+        ("robust-sgd auto", [LINEAR, ADAM]),
+        ("robust-momentum-sgd", [STEP, MOMENTUM]),
+        ("local-sgd", [COSINE, MOMENTUM, *LOCAL]),
+        ("local-sgd clipped", [*LOCAL]),
+        ("demoa", [COSINE, ADAM]),
+        ("demoa hold", [MOMENTUM]),
+        ("byz-nsgdm", [COSINE]),
+        ("byz-nsgdm", [SQRT]),
+    ],
+)
+def test_run_with_schedules_and_server_steps_equals_the_plain_loop(name: str, overrides: list[str]) -> None:
+    assert_same_run(name, [*overrides, *ATTACKS["alie"]])
+
+
+@pytest.mark.parametrize("name", ["byz-vr-marina", "byz-vr-marina-pp plus", "robust-sgd clipped", "demoa", "byz-nsgdm"])
+def test_a_scaled_run_is_one_with_another_gamma_and_alpha(name: str) -> None:
+    models = []
+    for gamma, alpha, scales in ((0.4, 1.0, (0.5, 2.0)), (0.2, 2.0, (1.0, 1.0))):
+        clipped = [f"strategy.alpha={alpha}"] if "alpha" in KINDS[name][1] and name != "demoa" else []
+        experiment = open_experiment(name, [f"strategy.gamma={gamma}", *clipped, *ATTACKS["alie"]])
+        grid, strategy = federation(experiment)
+        strategy.step_scale, strategy.alpha_scale = scales
+        strategy.start(grid, codec.to_arrays(experiment.problem.initial()), 5)
+        models.append(strategy.state.x.tobytes())
+    assert models[0] == models[1]

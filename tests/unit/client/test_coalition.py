@@ -364,6 +364,31 @@ def test_without_knowing_the_cohort_the_whole_federation_is_taken_for_it() -> No
     assert [(view.sampled, view.sampled_byzantine) for view in seen] == [(4, 2), (5, 1), (6, 2)]
 
 
+@pytest.mark.parametrize(("changes", "known"), [((), True), (("strategy.server={kind='momentum'}",), False)])
+def test_an_attacker_knows_the_gamma_of_the_round(changes: tuple[str, ...], known: bool) -> None:
+    seen: list[View] = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Curious(Attack):
+        kind: str = "curious"
+
+        def _target(self, view: View, rng: np.random.Generator) -> Vector:
+            seen.append(view)
+            return view.own
+
+    linear = "strategy.gamma={kind='linear',start=0.8,rounds=4}"
+    opened = experiment("strategy.kind=robust-sgd", "strategy.rounds=4", linear, *changes)
+    member = CoalitionMember(Coalition(opened, Curious()), 4)
+    x, g = opened.problem.initial(), np.ones(opened.problem.dim)
+    member.answer(Ask(2, "gradient", {"x": x}, cohort=COHORT))
+    member.answer(Ask(3, "gradient", {"x": x - 0.5 * 0.6 * g}, cohort=COHORT, step_scale=0.5))  # gamma of round 2: 0.6
+    assert [view.gamma for view in seen] == pytest.approx([0.6, 0.5 * 0.4])
+    assert seen[0].g is None
+    assert (seen[1].g is not None) == known
+    if known:
+        assert seen[1].g == pytest.approx(g)
+
+
 @pytest.mark.parametrize("attack", [*COLLUSIONS, "fang", "alie attack.jitter=1.0"])
 def test_a_diverged_model_crashes_no_attacker(attack: str) -> None:
     opened = experiment(*f"attack.kind={attack}".split(), "attack.view=omniscient", "task.dtype=float32")

@@ -330,3 +330,18 @@ def test_a_task_that_cannot_measure_for_a_client_is_refused(tmp_path: Path) -> N
         '[evaluation] by = "clients": the task has no measure and no kept_back; '
         'add them (docs/tasks.md), or use "server" or "none"'
     )
+
+
+def test_running_statistics_travel_beside_the_model_and_only_as_finite_numbers() -> None:
+    x, stats = np.arange(3.0, dtype=np.float32), np.array([0.5, 1.0])
+    asked = claims.WithNormStats(lambda model: stats * model[1]).write_evaluation(3, codec.to_arrays(x))
+    assert claims.read_evaluation(asked).tobytes() == x.tobytes()
+    found = claims.read_norm_stats(asked)
+    assert found is not None
+    assert found.tobytes() == stats.tobytes()
+    plain = claims.WithNormStats(lambda _: None).write_evaluation(3, codec.to_arrays(x))
+    assert list(plain) == list(claims.write_evaluation(3, codec.to_arrays(x)))
+    assert claims.read_norm_stats(plain) is None
+    for wrong in (np.array([np.nan]), stats.astype(np.float32)):
+        with pytest.raises(WireError, match="running statistics"):
+            claims.read_norm_stats(claims.with_norm_stats(RecordDict(), wrong))

@@ -7,6 +7,7 @@ they are what is tested.
 import gzip
 import json
 import os
+import pickle
 import platform
 import resource
 import shutil
@@ -37,6 +38,7 @@ from link.identity import certificates
 from link.identity.access import AccessControl
 from link.identity.authority import Authority
 from link.identity.tls import Identity, server_credentials
+from tasks.cifar10 import BATCHES, SUBSET, TEST, TRAIN
 from tasks.mnist import FILES
 
 CONFIG = Path(__file__).parents[3] / "deploy" / "configs" / "demo.toml"
@@ -114,7 +116,10 @@ def test_warnings_alone_do_not_fail(
     monkeypatch.setattr(machine, "has_torch", lambda: False)
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    assert "warning  torch        is not installed, so the tasks mnist and custom cannot run: make setup\n" in said
+    assert (
+        "warning  torch        is not installed, so the tasks mnist, cifar10 and custom cannot run: make setup\n"
+        in said
+    )
     assert "0 problems, 1 warning\n" in said or "0 problems, 2 warnings\n" in said
 
 
@@ -581,6 +586,24 @@ def test_mnist_that_is_not_whole_or_not_the_published_one(tmp_path: Path) -> Non
     assert bad(data.look(tmp_path)).level == "problem"
     (raw / f"{FILES[1]}.gz").unlink()
     assert told(bad(data.look(tmp_path))) == ("problem", f"MNIST in {raw} lacks {FILES[1]}")
+
+
+def test_cifar10_that_is_not_whole_or_not_the_published_one(tmp_path: Path) -> None:
+    folder = tmp_path / BATCHES
+    folder.mkdir()
+    for name in (*TRAIN, TEST):
+        batch = {b"labels": [0, 9], b"data": np.zeros((2, 3072), np.uint8)}
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=3))
+    finding = bad(data.look(tmp_path))
+    assert finding.level == "warning"
+    assert "not as published" in finding.says
+    (folder / TEST).write_bytes(b"")
+    assert "not a batch of CIFAR-10" in bad(data.look(tmp_path)).says
+    (folder / TEST).unlink()
+    assert told(bad(data.look(tmp_path))) == ("problem", f"CIFAR-10 in {folder} lacks test_batch")
+    images, labels = np.zeros((3, 32, 32, 3), np.uint8), np.zeros(3, np.uint8)
+    np.savez(tmp_path / SUBSET, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    assert "CIFAR-10: 3 training images in cifar10_subset.npz" in [each.says for each in data.look(tmp_path)]
 
 
 def test_a_config_that_cannot_run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

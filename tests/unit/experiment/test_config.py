@@ -267,6 +267,7 @@ def test_another_kind_starts_its_section_afresh() -> None:
     config = parse(MARINA, ["strategy.kind=robust-sgd"])  # keeps rounds and gamma, drops p, cohort, batch, alpha
     assert config.strategy.model_dump() == {
         "kind": "robust-sgd", "rounds": 10, "gamma": 0.1, "cohort": None, "batch": 0, "clip": False, "alpha": None,
+        "server": None,
     }  # fmt: skip
     text = MARINA + '[aggregator]\nkind = "rfa"\nnu = 1e-3\npre = ["nnm"]\n'
     assert parse(text, ["aggregator.kind=cm"]).aggregator == CoordinateMedian(pre=(NearestNeighbourMixing(),))

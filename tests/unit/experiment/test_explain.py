@@ -72,6 +72,17 @@ def test_a_config_explained() -> None:
     assert "warning" not in said
 
 
+def test_advice_comes_last() -> None:
+    said = lines(MARINA, "strategy.full_cohort=11")
+    assert said["cohorts"].startswith("full: 11 of 20 clients: never more than 5 Byzantine in 10 rounds, which cm ")
+    assert said["cohorts"].endswith(" | difference: any size will do, as such a round survives a Byzantine majority")
+    assert said["floor"].startswith("zeta^2, the variance of honest full gradients, is ")
+    assert said["f"].startswith("cm returns the same for every f")
+    assert said["suggested"].count(" | ") == 2
+    assert list(said)[-3:] == ["floor", "f", "suggested"]
+    assert not {"cohorts", "floor", "f", "suggested"} & set(lines(MARINA, load=False))
+
+
 def test_kappa_of_every_cohort_in_one_line() -> None:
     # r = 5/10 and 1/2: 4 (1 + r)^2
     assert lines(MARINA, load=False)["kappa"] == (
@@ -109,7 +120,11 @@ def test_a_biased_compressor_tells_its_contraction() -> None:
 
 def test_a_method_adds_its_own_warnings() -> None:
     dm21 = ("strategy.kind=byz-dm21", "strategy.gamma=0.1", "compressor.kind=top-k", "compressor.k=65")
-    assert "warning" not in lines(MARINA, *dm21)
+    said = lines(MARINA, *dm21)
+    assert "warning" not in said
+    # (1 - 0.1)^-2 - 1, and over gamma = 0.1
+    assert said["stability"] == "this eta needs gamma L < 0.2346, here L < 2.346; compression lowers the bound"
+    assert "gamma L < 38, here L < 380" in lines(MARINA, *dm21, "strategy.vr=true", "strategy.batch=8")["stability"]
     assert lines(MARINA, *dm21, "strategy.vr=true")["warning"].startswith("strategy.batch = 0: full gradients have no")
 
 
@@ -157,6 +172,30 @@ def test_an_own_task_that_cannot_be_loaded_is_an_error() -> None:
     text = MARINA.replace('kind = "digits"\nmodel = "softmax"', 'kind = "custom"\npath = "own.py:Own"')
     with pytest.raises(ConfigError, match=r"\[task\] .*path"):
         lines(text)
+
+
+NORM = """
+import torch
+from torch import nn
+class Own:
+    def model(self): return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.1), nn.Linear(4, 2))
+    def train_data(self): return torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 2
+"""
+
+
+def test_what_batch_norm_and_dropout_do_to_the_theorems(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "own.py").write_text(NORM)
+    text = MARINA.replace('kind = "digits"\nmodel = "softmax"', 'kind = "custom"\npath = "own.py:Own"')
+    said = [line for line in explain(parse(text), None, tmp_path) if line.startswith("warning")]
+    assert [line.partition(" ")[2].strip() for line in said] == [
+        'dropout (layer "2"): full gradients draw masks too, so they are estimates, and theorems on exact ones do not '
+        "apply",
+        "batch norm: losses depend on the batch, so full gradients are estimates, in batches of 8: theorems on exact "
+        "ones do not apply; with GroupNorm or LayerNorm they do",
+        "batch norm: 15 of 15 workers have fewer than b = 8 samples (the smallest 2), so theirs are losses of smaller "
+        "batches; lower strategy.batch",
+    ]
 
 
 def test_a_value_that_does_not_fit_the_task_is_an_error() -> None:

@@ -72,6 +72,14 @@ def test_what_the_server_keeps_does_not_travel() -> None:
     assert set(content.config_records["ask"]) == {"round", "kind"}
 
 
+def test_scales_and_the_size_of_the_last_step_travel() -> None:
+    ask = Ask(3, "difference", {"x": X}, step_scale=0.5, alpha_scale=0.25, step=0.1)
+    got = codec.read_ask(codec.write_ask(ask))
+    assert (got.step_scale, got.alpha_scale, got.step) == (0.5, 0.25, 0.1)
+    plain = codec.read_ask(codec.write_ask(Ask(3, "difference", {"x": X})))
+    assert (plain.step_scale, plain.alpha_scale, plain.step) == (1.0, 1.0, None)
+
+
 def test_extra_vectors_are_among_the_others() -> None:
     got = codec.read_ask(codec.write_ask(ASK, {"g_i": X * 2}))
     assert {name: v.tolist() for name, v in got.vectors.items()} == {
@@ -143,6 +151,13 @@ def test_a_model_there_and_back() -> None:
         (
             RecordDict({"ask": ConfigRecord({"round": 1, "kind": "full", "cohort": 3}), "vectors": ArrayRecord()}),
             "wrong type",
+        ),
+        *(
+            (
+                RecordDict({"ask": ConfigRecord({"round": 1, "kind": "full", name: bad}), "vectors": ArrayRecord()}),
+                f"the instruction's {name} is no number of at least 0",
+            )
+            for name, bad in (("step", float("nan")), ("step scale", -1.0), ("alpha scale", "1"), ("step", 1))
         ),
     ],
 )

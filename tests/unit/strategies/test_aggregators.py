@@ -467,3 +467,14 @@ def test_column_blocks_cover_every_coordinate_once() -> None:
         covered[columns] += 1
     assert len(blocks) > 1
     assert (covered == 1).all()
+
+
+def test_a_rule_says_whether_it_depends_on_f() -> None:
+    draws = np.random.default_rng(4).standard_normal((8, 13, 5))
+    draws[:, 0] *= 5
+    for rule in RULES:
+        most = rule.tolerates(13) if rule.defends else 6
+        differs = [not np.array_equal(rule(rows, 0, 0, rows[1]), rule(rows, most, 0, rows[1])) for rows in draws]
+        assert any(differs) is rule.depends_on_f, rule.kind
+    assert CoordinateMedian(pre=(NearestNeighbourMixing(),)).depends_on_f
+    assert not CoordinateMedian(pre=(Bucketing(s=2),)).depends_on_f

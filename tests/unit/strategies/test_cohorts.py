@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from strategies.aggregators import CoordinateMedian, Krum, Mean, TrimmedMean
-from strategies.cohorts import aggregate, byzantine_majority, expected_byzantine, sample, share_of_stratum, stack
+from strategies.cohorts import (
+    aggregate,
+    byzantine_majority,
+    excess,
+    expected_byzantine,
+    least_cohort,
+    never,
+    sample,
+    share_of_stratum,
+    stack,
+)
 from strategies.method import Aggregator
 from strategies.randomness import Role, stream
 
@@ -132,3 +142,52 @@ def test_absent_members_of_a_stratum_are_replaced_by_others() -> None:
     assert sample(6, 3, {0, 1, 2, 3}, rng(), (4, 5)) == sample(6, 3, {0, 1, 2, 3}, rng())
     assert sum(i > 3 for i in sample(6, 3, {0, 4, 5}, rng(), (4, 5))) == 2
     assert sample(6, 3, set(), rng(), (4, 5)) == []
+
+
+# --- the least cohort ---
+
+TABLE = {
+    20: {1: (3, 5, 7), 2: (5, 7, 11), 3: (7, 9, 15), 4: (9, 11, 19)},
+    50: {2: (5, 7, 11), 5: (11, 13, 23), 8: (17, 19, 35), 10: (19, 23, 43)},
+    100: {5: (9, 11, 23), 10: (15, 17, 43), 15: (19, 23, 63), 20: (27, 31, 83)},
+    200: {10: (11, 13, 31), 20: (15, 19, 63), 30: (23, 27, 107), 40: (33, 37, 163)},
+    500: {25: (11, 15, 39), 50: (17, 21, 83), 75: (25, 31, 171), 100: (37, 43, 343)},
+    1000: {50: (11, 15, 39), 100: (17, 21, 91), 150: (27, 31, 211), 200: (39, 45, 539)},
+}
+"""By n and f, the least cohorts for 2b + 1, 2b + 3 and 4b + 3 rows: 1000 rounds, confidence 0.99; computed apart."""
+ROWS = (lambda n: (n - 1) // 2, lambda n: (n - 3) // 2, lambda n: (n - 3) // 4)
+
+
+@pytest.mark.parametrize("clients", TABLE)
+def test_the_least_cohort_is_that_of_the_table(clients: int) -> None:
+    for byzantine, wanted in TABLE[clients].items():
+        found = [least_cohort(clients, byzantine, 1000, 0.99, tolerates) for tolerates in ROWS]
+        assert [each and each[0] for each in found] == list(wanted), byzantine
+
+
+def test_the_most_byzantine_clients_beside_the_least_cohort() -> None:
+    assert least_cohort(1000, 200, 1000, 0.99, ROWS[1]) == (45, 21)
+    assert least_cohort(500, 100, 1000, 0.99, ROWS[2]) == (343, 85)
+    assert [least_cohort(20, 5, 1000, 0.99, tolerates) for tolerates in ROWS] == [(11, 5), (13, 5), None]
+    assert [least_cohort(1000, f, 1000, 0.9, ROWS[0]) for f in (50, 100, 150, 200)] == [
+        (9, 4),
+        (13, 6),
+        (21, 10),
+        (31, 15),
+    ]
+    rare = least_cohort(1000, 200, 1000, 0.99, ROWS[0], share=0.01)
+    assert rare is not None
+    assert rare[0] < 39, "rounds that seldom come have fewer chances to go wrong"
+
+
+def test_how_likely_a_cohort_has_more_byzantine_clients() -> None:
+    assert excess(20, 5, 4) == pytest.approx([0.718266, 0.248710, 0.0319917, 0.00103199, 0], rel=1e-5)
+    assert excess(100, 20, 10)[3:5] == pytest.approx([0.10957, 0.025465], rel=1e-4)
+    assert never(excess(1000, 200, 39)[19], 1000) == pytest.approx(0.99168, abs=1e-5)
+    assert never(excess(1000, 200, 40)[19], 1000) == pytest.approx(0.98632, abs=1e-5), "the even cohort is worse"
+    for n, f, size in ((20, 5, 4), (20, 9, 15), (7, 3, 7), (5, 0, 2)):
+        majority, tie = byzantine_majority(n, f, size)
+        over = [*excess(n, f, size), *[0.0] * size]
+        assert over[size // 2] == pytest.approx(majority), "rounding down: a strict majority"
+        assert over[(size - 1) // 2] == pytest.approx(majority + tie)
+    assert never(1.0, 3) == 0

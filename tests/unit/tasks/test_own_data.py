@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import breakwater as bw
 from experiment.config import load
+from experiment.model_file import ModelForm, read_model, write_model
 from tasks.contract import Setting, TaskError
 from tasks.digits import DigitsTask
 from tasks.identity import identify_party
@@ -170,6 +172,56 @@ class Pairs(Dataset):
 def test_tasks_that_split_shared_data_refuse_own_data() -> None:
     with pytest.raises(ValueError, match='partition = "own": kind = "digits" splits data that all processes have'):
         DigitsTask(partition="own")
+
+
+NORM = (
+    "return nn.Linear(self.inputs, 2)",
+    "return nn.Sequential(nn.Linear(self.inputs, 4), nn.BatchNorm1d(4), nn.Dropout(0.2), nn.Linear(4, 2))",
+)
+ROOT_DATA = "\n    def root_data(self, folder):\n        return folder and self.read(folder / 'points.csv')\n"
+
+
+def with_norm(place: Path, root_data: str = ROOT_DATA) -> Path:
+    config = federation(place)
+    source = (place / "points.py").read_text()
+    assert NORM[0] in source
+    (place / "points.py").write_text(source.replace(*NORM) + root_data)
+    return config
+
+
+def test_the_server_computes_running_statistics_and_sends_them_with_each_model(tmp_path: Path) -> None:
+    config = with_norm(tmp_path)
+    found = bw.run(
+        config,
+        out=tmp_path / "run",
+        overrides={"evaluation.by": "both", "aggregator.kind": "mean"},
+        data=tmp_path / "parties",
+        server_data=tmp_path / "server",
+        processes=False,
+        quiet=True,
+        pictures=False,
+    )
+    server = party(config, data=tmp_path / "server", at="server")
+    assert server.evaluate(found.model).loss == found.loss
+    stats = server.norm_stats(found.model)
+    saved = read_model(tmp_path / "run").tensors
+    assert np.array_equal(np.concatenate([saved["1.running_mean"], saved["1.running_var"]]), stats)
+    client = party(config, data=tmp_path / "parties" / "p1")
+    alone = client.measure(1, found.model).loss
+    client.set_norm_stats(stats)
+    assert client.measure(1, found.model).loss == found.summary["claims"]["clients"]["p1"]["loss"] != alone
+    write_model(tmp_path / "client.safetensors", found.model, ModelForm.of(client))
+    assert (tmp_path / "client.safetensors").read_bytes() == (tmp_path / "run" / "model.safetensors").read_bytes()
+    with pytest.raises(TaskError, match=r"running statistics of shape \(3,\); the model has \(8,\)"):
+        client.set_norm_stats(np.zeros(3))
+
+
+@pytest.mark.parametrize("root_data", ["", ROOT_DATA])
+def test_batch_norm_without_training_data_at_the_server_is_refused_there(tmp_path: Path, root_data: str) -> None:
+    config = with_norm(tmp_path, root_data)
+    party(config, data=tmp_path / "parties" / "p0")
+    with pytest.raises(TaskError, match=r'layer "1" keeps running statistics.* give them by root_data\(folder\)'):
+        party(config, at="server")
 
 
 @pytest.mark.parametrize("has", [True, False])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from tasks.cifar10 import Cifar10Task
 from tasks.contract import Problem, Setting, TaskError, TaskSpec, mean_samples
 from tasks.custom import CustomTask
 from tasks.digits import DigitsTask, read_digits
@@ -50,6 +51,7 @@ def file_of(folder: Path, text: str, name: str = "set") -> Path:
         (MnistTask, {"hidden": -3}, "hidden = -3"),
         (MnistTask, {"l2": -0.1}, "l2 = -0.1"),
         (MnistTask, {"dtype": "bfloat16"}, 'dtype = "bfloat16"'),
+        (MnistTask, {"norm": "layer"}, 'norm = "layer": must be "group" or "batch"'),
         (MnistTask, {"train_limit": 0}, "train_limit = 0"),
         (MnistTask, {"partition": ""}, 'partition = ""'),
         (CustomTask, {"path": "my_task.py"}, 'path = "my_task.py": must be "file.py:Class"'),
@@ -63,7 +65,7 @@ def test_a_bad_value_is_refused_with_value_and_bound(spec: type, values: dict[st
     assert word in str(error.value)
 
 
-@pytest.mark.parametrize("spec", [LogisticTask, DigitsTask, MnistTask, CustomTask])
+@pytest.mark.parametrize("spec", [LogisticTask, DigitsTask, MnistTask, Cifar10Task, CustomTask])
 def test_pydantic_reads_the_specs_and_refuses_unknown_keys_and_types(spec: type[TaskSpec]) -> None:
     config: dict[str, object] = {"partition": "iid"}
     if spec is CustomTask:
@@ -93,7 +95,7 @@ def test_the_modules_named_for_preloading_exist(task: TaskSpec) -> None:
 
 def test_reading_a_config_imports_nothing_heavy() -> None:
     code = (
-        "import sys, tasks.custom, tasks.digits, tasks.logistic, tasks.mnist;"
+        "import sys, tasks.cifar10, tasks.custom, tasks.digits, tasks.logistic, tasks.mnist;"
         "print({'torch', 'torchvision', 'sklearn', 'scipy', 'flwr'} & set(sys.modules))"
     )
     done = subprocess.run(
@@ -343,7 +345,7 @@ def write_mnist(folder: Path, train: int = 30, test: int = 12, *, packed: bool =
 
 
 @needs_torch
-@pytest.mark.parametrize(("model", "dim"), [("mlp", 50890), ("cnn", 11830)])
+@pytest.mark.parametrize(("model", "dim"), [("mlp", 50890), ("cnn", 11830), ("resnet8", 75002)])
 def test_mnist_gradients(tmp_path: Path, model: str, dim: int) -> None:
     write_mnist(tmp_path, packed=model == "mlp")
     setting = Setting(clients=3, byzantine=1, data_dir=tmp_path)

@@ -17,7 +17,7 @@ from tests.toys import accuracy
 torch = pytest.importorskip("torch")
 
 TORCH = """
-import numpy as np
+import random, numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import *
@@ -172,17 +172,14 @@ PARAMETER = "self.w = nn.Parameter(torch.ones(1)) if not hasattr(self, 'w') else
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        (odd("return dropout(self.a(x), 0.5, self.training)"), ["own forward (M)", "another output"]),
-        (odd("return self.a(x) + self.r(x[:, :, None])[0].mean()"), ['layer "r" (LSTM)', "draws at random"]),
-        (odd("return self.a(self.h(x, x, x)[0])"), ['layer "h" (MultiheadAttention)', "draws at random"]),
-        (odd("return self.a(x) if torch.rand(1) < 0.8 else self.a(x) * 2"), ["own forward (M)", "draws at random"]),
-        (odd("return self.a(x) * float(np.random.rand())"), ["own forward (M)", "draws at random"]),
-        (odd("self.n += 1; return self.a(x) * self.n"), ["own forward (M)", "keeps something"]),
+        (odd("return self.a(x) * float(np.random.rand())"), ["own forward (M)", "from torch's own generators alone"]),
+        (odd("return self.a(x) if random.random() < 0.8 else self.a(x) * 2"), ["own forward (M)", "another output"]),
+        (odd("self.n += 1; return self.a(x) * self.n"), ["own forward (M)", "keep nothing"]),
+        (odd("self.calls.mul_(0.9).add_(x.mean()); return self.a(x) - self.calls"), ['changes its state "calls"']),
         (odd("self.calls += 1; return self.a(x)"), ['own forward (M) changes its state "calls"']),
         (odd("self.a.weight.data *= 0.5; return self.a(x)"), ['layer "a" (Linear) changes its state "weight"']),
         (odd("return self.a(x) if self.training else 0 * self.a(x)"), ["own forward (M)", "evaluation mode"]),
         (odd(PARAMETER), ['parameter "w" appears with the first forward pass']),
-        (own("def model(self): return nn.Sequential(nn.Linear(6, 16), nn.RReLU(), nn.Linear(16, 3))"), ['"1" (RReLU)']),
         (own("def model(self): return nn.utils.spectral_norm(nn.Linear(6, 3))"), ['changes its state "weight_u"']),
         (own("def model(self): return nn.Linear(6, 3, device='meta')"), ['is on the device "meta"']),
         (own("def model(self): return nn.Linear(6, 1)"), ["cross-entropy of one class is always 0"]),
@@ -190,7 +187,7 @@ PARAMETER = "self.w = nn.Parameter(torch.ones(1)) if not hasattr(self, 'w') else
         (own("def loss(self, out, y): return cross_entropy(out, y, reduction='none')"), ["must be one number"]),
         (own("def loss(self, out, y): return float(cross_entropy(out, y))"), ["loss() gave float; must be"]),
         (own("def loss(self, out, y): return cross_entropy(out, y).detach()"), ["a tensor without a gradient"]),
-        (own("def loss(self, out, y): return cross_entropy(out, y) * torch.rand(1)"), ["at its second call"]),
+        (own("def loss(self, out, y): return cross_entropy(out, y) * np.random.rand()"), ["at its second call"]),
         (
             own(COLUMN + "def loss(self, o, y): return mse_loss(o, y)\ndef train_data(self): return X, X[:, 0]"),
             ["(8, 1) with targets of shape (8,), each with each"],
@@ -266,7 +263,7 @@ def test_a_class_that_only_the_last_worker_holds_is_found(tmp_path: Path) -> Non
 def test_the_batches_that_occur_are_tried(tmp_path: Path) -> None:
     body = "def model(self): return nn.Sequential(nn.BatchNorm1d(6, track_running_stats=False), nn.Linear(6, 3))"
     opened(tmp_path, own(body))
-    assert "a gradient of worker 0 on a minibatch of 1" in refusal(tmp_path, own(body), batch=1)
+    assert "strategy.batch = 1: batch norm needs more than one value" in refusal(tmp_path, own(body), batch=1)
 
 
 def test_an_attack_that_cannot_be_carried_out_is_refused_before_the_start(tmp_path: Path) -> None:
@@ -275,6 +272,29 @@ def test_an_attack_that_cannot_be_carried_out_is_refused_before_the_start(tmp_pa
     assert "needs the task's own method flip(targets)" in refusal(tmp_path, own(line), attack=attack)
     opened(tmp_path, own(line + "\ndef flip(self, y): return -y"), attack=attack)
     opened(tmp_path, own("def train_data(self): return X, one_hot(Y, 3).float()"), attack=attack)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        odd("return dropout(self.a(x), 0.5, self.training)"),
+        odd("return self.a(x) + self.r(x[:, :, None])[0].mean()"),  # an LSTM with dropout
+        odd("return self.a(self.h(x, x, x)[0])"),  # attention with dropout
+        odd("return self.a(x) * (1 + torch.rand(1))"),
+        own("def model(self): return nn.Sequential(nn.Linear(6, 16), nn.RReLU(), nn.Linear(16, 3))"),
+        own("def model(self): return nn.Sequential(nn.Linear(6, 9), nn.BatchNorm1d(9), nn.Dropout(), nn.Linear(9, 3))"),
+        own("def model(self): return nn.Sequential(nn.LazyBatchNorm1d(), nn.LazyLinear(3))"),
+        own("def loss(self, out, y): return cross_entropy(out, y) * (1 + torch.rand(1))"),
+    ],
+)
+def test_what_draws_from_torch_and_batch_norm_are_not_refused(tmp_path: Path, code: str) -> None:
+    problem = opened(tmp_path, code).problem
+    x, oracle = problem.initial(), problem.oracle(0)
+    first, again = oracle.minibatch_gradients([x, x], 8, np.random.default_rng(0))
+    (fresh,) = oracle.minibatch_gradients([x], 8, np.random.default_rng(0))
+    assert np.array_equal(first, again)
+    assert np.array_equal(first, fresh) == ("LazyBatchNorm1d" in code)
+    assert np.isfinite(problem.evaluate(x).loss)
 
 
 @pytest.mark.parametrize(
@@ -295,6 +315,7 @@ def test_layers_without_state_and_chance_are_not_refused(tmp_path: Path, layer: 
         "def train_data(self): return X.clone().requires_grad_(), Y.bool()",
         "def train_data(self): np.random.seed(3); return X + float(np.random.rand()), Y",
         "l2 = np.float32(0.1)",
+        "dtype = 'bfloat16'",
         "def loss(self, out, y): return cross_entropy(out, y, weight=torch.tensor([1., 2., 9.]), label_smoothing=0.1)",
         "def correct(self, out, y): return (out.argmax(1) == y)[:, None]",
         "def model(self): return nn.Sequential(nn.Embedding(9, 2), nn.Flatten(), nn.Linear(12, 3))\n"

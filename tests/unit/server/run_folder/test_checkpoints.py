@@ -85,6 +85,12 @@ def test_every_method_can_go_on(kind: str, tmp_path: Path) -> None:
     resumed_is_the_same(open_experiment(tomli_w.dumps(small_config(kind)), None, None), tmp_path)
 
 
+@pytest.mark.parametrize("method", ["momentum", "demoa"])
+def test_a_schedule_and_a_server_step_go_on(method: str, tmp_path: Path) -> None:
+    cosine = (f"strategy.rounds={ROUNDS}", 'strategy.gamma={kind="cosine",start=0.1,warmup=2}')
+    resumed_is_the_same(opened(*METHODS[method], *cosine, 'strategy.server={kind="adam"}'), tmp_path)
+
+
 def flip(path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[-5] ^= 1
@@ -147,6 +153,29 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
     found, state = checkpoints.newest(experiment)
     assert (found.round, found.seats, found.present, found.wall_s) == (5, {"a": 1}, 1, 2.0)
     assert np.array_equal(state.x, experiment.problem.initial())
+
+
+def test_the_scales_of_step_and_multiplier_come_back(tmp_path: Path) -> None:
+    experiment, _ = saved(tmp_path)
+    state, known = experiment.method.start(experiment.problem.initial()), digest_of(experiment.config)
+    checkpoint = of_state(state, experiment=known, seats={}, present=1, wall_s=0.0, step_scale=0.25, alpha_scale=0.5)
+    Checkpoints(tmp_path, keep=1).save(checkpoint)
+    found, _ = Checkpoints(tmp_path, keep=1).newest(experiment)
+    assert (found.step_scale, found.alpha_scale) == (0.25, 0.5)
+
+
+def test_a_schedule_that_ends_with_the_run_is_kept_by_its_rounds(tmp_path: Path) -> None:
+    cosine = 'strategy.gamma={kind="cosine",start=0.1,end=0.01}'
+    experiment = opened(cosine)
+    state = replace(experiment.method.start(experiment.problem.initial()), round=6)
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    checkpoints.save(of_state(state, experiment=digest_of(experiment.config), seats={}, present=1, wall_s=0.0))
+    with pytest.raises(
+        ConfigError, match=r"another experiment.*; with more rounds, write the K of schedules as it was"
+    ):
+        checkpoints.newest(opened(cosine, "strategy.rounds=99"))
+    kept = cosine.replace("}", ",rounds=8}")
+    assert checkpoints.newest(opened(kept, "strategy.rounds=99"))[0].round == 5
 
 
 def test_without_any_checkpoint_the_run_begins_again(tmp_path: Path) -> None:
