@@ -25,7 +25,7 @@ KINDS = kinds_of(AttackUnion)
 def test_the_kinds() -> None:
     assert set(KINDS) == {
         *("bf", "lf", "alie", "optimal-alie", "ipm", "optimal-ipm", "foe", "min-max", "min-sum", "mimic", "rop", "shb"),
-        *("fang", "gaussian", "zero", "big", "nan", "inf", "silence", "wire"),
+        *("fang", "replace", "gaussian", "zero", "big", "nan", "inf", "silence", "wire"),
     }
 
 
