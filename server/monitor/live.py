@@ -173,6 +173,11 @@ class LiveRun:
 
     # --- what is shown ------------------------------------------------------------------------------------------------
 
+    def _courses(self) -> dict[str, list[float | None]]:
+        """Return the measures so far by name; the success of a trigger only where there is one."""
+        courses = {name: [finite(getattr(each, name)) for _, each in self._history] for name in MEASURES}
+        return {name: course for name, course in courses.items() if name != "trigger" or any(course)}
+
     def state(self, *, parties: bool = False) -> State:
         """Return what the run is doing now; numbers that are not finite, or not known, are None.
 
@@ -196,7 +201,7 @@ class LiveRun:
                 "claims": self._claims,
                 **rates,
                 "connected": connected,
-                "history": {name: [finite(getattr(each, name)) for _, each in self._history] for name in MEASURES},
+                "history": self._courses(),
                 "history_rounds": [round_ for round_, _ in self._history],
                 "round_s": self._round_s / self._added if self._added else None,
                 "left_s": left / pace if running and pace else None,

@@ -195,7 +195,7 @@ def _rows(state: Mapping[str, Any], width: int) -> list[tuple[str, Text]]:
     at += "" if state["measured"] == state["round"] else f"  at round {state['measured']}"
     rows = []
     for name, figure in _figures(state).items():
-        curve = sparkline(history[name], spark, log=name not in ("accuracy", "trigger"))
+        curve = sparkline(history.get(name, []), spark, log=name not in ("accuracy", "trigger"))
         text = Text(f"{figure:<11}").append(curve, style="cyan").append(at, style="dim")
         rows.append(("f(x) - f*" if name == "gap" else name, text))
     if claims := state.get("claims"):
