@@ -36,6 +36,7 @@ from experiment.opened import Experiment, trigger_of
 from foundation.errors import ConfigError
 from link.worker_state import Page, StateDict, under
 from strategies.claims import Claim
+from strategies.local_steps import LocalSteps
 from strategies.method import HELD, STATELESS, Ask, Compressor, Method, Packet, Past, Rows, StateLostError, Vector
 from strategies.randomness import Role, stream
 from strategies.vectors import mean_of_rows
@@ -372,13 +373,19 @@ class Coalition:
             x0=self._x0,
             g=None if self._sends_differences(ask) else opened.past.g,
             gamma=self._method.step_size(ask),
-            reach=getattr(self._method, "local_gamma", self._method.step_size(ask))
-            * getattr(self._method, "local_steps", 1),
+            reach=self._reach(ask),
             aggregate=lambda rows: self._aggregate(opened, rows),
             rule=self._config.aggregator.kind,
             draw=lambda seat: stream(self._seed, Role.ATTACK, 1 + seat, ask.round),  # 0 is what all seats share
             all_rows=self._method.aggregates_all,
         )
+
+    def _reach(self, ask: Ask) -> float:
+        """Return how far a worker's own way goes in a round, in units of its message."""
+        method = self._method
+        if not isinstance(method, LocalSteps) or method.local_gamma is None:
+            return method.step_size(ask)
+        return method.local_steps * method.local_size(ask.round)
 
     def _sends_differences(self, ask: Ask) -> bool:
         """Return whether messages of this round are differences of gradients, which no g is to be compared with."""
