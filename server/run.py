@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from experiment.compiled import LONG_S, prepare
 from experiment.config import Config
 from experiment.explain import title
 from experiment.model_file import ModelForm
-from experiment.opened import Experiment
+from experiment.opened import Experiment, trigger_of
 from experiment.sections import Federation
 from foundation.errors import ConfigError
 from foundation.signals import done, held
@@ -35,7 +36,7 @@ from server.run_folder.reader import read_rounds
 from server.run_folder.writer import RunFolder
 from strategies.claims import Measures, headline
 from strategies.deadline import LearntDeadline
-from strategies.method import Evaluation, Vector
+from strategies.method import Evaluation, Oracle, Vector
 from strategies.safeguard import Supervisor
 from strategies.strategy import (
     ClaimCodec,
@@ -194,7 +195,11 @@ def _evaluation(experiment: Experiment) -> Callable[[Vector], Evaluation] | None
     if not getattr(experiment.problem, "has_test_data", True):
         fix = 'give it a test set (--data), or use "clients" or "none"'
         raise ConfigError(f'[evaluation] by = "{experiment.config.evaluated_by}": the server has no test data; {fix}')
-    return experiment.problem.evaluate
+    problem: Any = experiment.problem
+    if (trigger := trigger_of(experiment, experiment.config.attack)) is None or not hasattr(problem, "trigger_success"):
+        return experiment.problem.evaluate
+    patch = trigger(0).whole()
+    return lambda x: replace(problem.evaluate(x), trigger=problem.trigger_success(x, patch))
 
 
 def _strategy(
@@ -220,6 +225,7 @@ def _strategy(
         reveal_cohort=config.reveals_cohort,
         stratum=federation.last_seats if config.stratified else (),
         agreement=None if experiment.agreement is None else experiment.agreement.record(),
+        root=_root(experiment),
         evaluate=evaluate,
         claim_codec=_claim_codec(experiment) if config.clients_evaluate else None,
         declare_samples=federation.declare_samples,
@@ -259,6 +265,15 @@ def _supervise(strategy: RobustStrategy, supervisor: Supervisor, folder: RunFold
     if strategy.course is None:
         strategy.course = supervisor.begin(strategy.method, state, state.round - 1, *measures)
     folder.save_best(strategy.course)
+
+
+def _root(experiment: Experiment) -> Oracle | None:
+    """Return the gradients of the server's own training data, where the rule needs them."""
+    if not experiment.config.aggregator.needs_root:
+        return None
+    problem: Any = experiment.problem  # which has been checked when it was loaded
+    oracle: Oracle = problem.root()
+    return oracle
 
 
 def _claim_codec(experiment: Experiment) -> ClaimCodec:

@@ -125,6 +125,7 @@ class Ask:
         epoch: of the server's checkpoints, where it keeps any.
         probe: the server only wants to know whether a worker can answer: it replies as to any ask, and keeps nothing.
         since: the run went back to an earlier model before this round: what workers kept in rounds before it is void.
+        root: what the server computes as a worker itself, where the rule needs that; shape (d,). Stays on the server.
         step_scale: what the server multiplies the step size of this round by; see ``RobustStrategy``.
         alpha_scale: what it multiplies the clipping multiplier of this round by.
         step: size of the step from the last model to that of this round, where the worker takes that step itself and
@@ -141,6 +142,7 @@ class Ask:
     epoch: CheckpointEpoch | None = None
     probe: bool = False
     since: int = 0
+    root: Vector | None = None
     step_scale: float = 1.0
     alpha_scale: float = 1.0
     step: float | None = None
@@ -328,6 +330,9 @@ class Method(ABC):
     """The keys of the config that an honest client must agree on with the server: what a worker computes."""
     stateful: ClassVar[bool] = False
     """Whether a worker's next message depends on its earlier ones: its own state, or what the server holds."""
+    takes_root: ClassVar[bool] = False
+    """Whether the rows that it aggregates are what a worker sends, so that a row of the server's own is comparable. Its
+    state then has a field ``root``: the vectors of the server's own ``WorkerState``, as pairs of name and vector."""
     aggregates_all: ClassVar[bool] = False
     """Whether every round aggregates a vector of each of the n clients, whoever is sampled."""
     no_server_step: ClassVar[str] = "its recursion needs x^{k+1} - x^k = -gamma g^k"
@@ -566,8 +571,11 @@ class Evaluation:
         accuracy: share of correct predictions in [0, 1], on the test set where the task has one; None for tasks that
             predict no classes.
         gap: f(x) - f* where the task knows f*; else None.
+        trigger: share of test images with an attacker's trigger that are taken for its class, of those of another; None
+            without such an attack.
     """
 
     loss: float
     accuracy: float | None
     gap: float | None = None
+    trigger: float | None = None

@@ -23,6 +23,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from strategies.claims import NO_EVALUATION, Claim, Claims, MeasuredBy, headline, measured_by
 from strategies.cohorts import quorum_of, sample
+from strategies.compressors import Identity
 from strategies.deadline import LearntDeadline
 from strategies.evidence import Evidence
 from strategies.hold import NoClientsError as NoClientsError
@@ -32,16 +33,20 @@ from strategies.hold import StalledError as StalledError
 from strategies.method import (
     AGREEMENT,
     STALE,
+    STATELESS,
     UNPREPARED,
     Ask,
     CheckpointEpoch,
     Compressor,
     Evaluation,
     Method,
+    Oracle,
     Packet,
     Rejected,
     State,
     Vector,
+    WorkerState,
+    begin,
 )
 from strategies.progress import STALL_ROUNDS
 from strategies.radius import AUTO
@@ -218,6 +223,8 @@ class RobustStrategy(Strategy):
         stratum: workers of whom every cohort has the same number, see ``cohorts.sample``; for experiments.
         agreement: a record that each worker is sent with its first instruction, and again when it answers that it has
             not been; None for none.
+        root: the gradients of the server's own training data, for a rule that ``needs_root``; the server then computes
+            the row of a worker on them, without compression.
         evaluate: measures a model; None where the server measures nothing.
         claim_codec: how all connected clients are asked to measure the model, which never affects the method; None
             where they are not.
@@ -251,6 +258,7 @@ class RobustStrategy(Strategy):
     reveal_cohort: bool = False
     stratum: Collection[int] = ()
     agreement: ConfigRecord | None = None
+    root: Oracle | None = None
     evaluate: Callable[[Vector], Evaluation] | None = None
     claim_codec: ClaimCodec | None = None
     declare_samples: bool = True
@@ -260,6 +268,10 @@ class RobustStrategy(Strategy):
     on_hold: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
+        rule: Any = self.method.aggregator
+        if getattr(rule, "needs_root", False) and (self.root is None or not self.method.takes_root):
+            needs = "gradients of the server's own data (root=) and a method whose rows are like those of a worker"
+            raise ValueError(f"the rule {rule.kind} needs {needs}; use another rule")
         self.epoch: CheckpointEpoch | None = None  # of the server's newest checkpoint, where it keeps any
         self.forget()
 
@@ -372,7 +384,11 @@ class RobustStrategy(Strategy):
             rejected += [(self.roster.name(worker), void) for worker in rows]
             rows = {}
         with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is seen in its model, see `start`
-            after = self.method.update(before, ask, rows, stream(self.seed, Role.AGGREGATE, round_=ask.round))
+            own, mine = (None, STATELESS) if self.root is None else self._own_row(before, ask, self.root)
+            ask_with = ask if own is None else replace(ask, root=own)
+            after = self.method.update(before, ask_with, rows, stream(self.seed, Role.AGGREGATE, round_=ask.round))
+            if own is not None:
+                after = replace(after, root=tuple(mine.vectors.items()))
         report = after.report
         complete = not void and len(rows) >= needed and not report.below_quorum
         record = RoundRecord(
@@ -392,6 +408,15 @@ class RobustStrategy(Strategy):
             incomplete=not complete,
         )
         return Outcome(opened, after, record, list(rows) if complete else [], max(wanted, needed))
+
+    def _own_row(self, state: Any, ask: Ask, oracle: Oracle) -> tuple[Vector, WorkerState]:
+        """Return what an honest worker with the server's own data would send, uncompressed, and its next state."""
+        worker = replace(self.method, compressor=Identity())
+        mine = WorkerState(state.round - 1, dict(state.root)) if state.root else STATELESS
+        rng = stream(self.seed, Role.WORKER, self.clients, ask.round)  # clients have the numbers below
+        begin(oracle, partial(stream, self.seed, Role.MODEL, self.clients, ask.round))
+        mine, packet = worker.reply(self.clients, mine, ask, oracle, rng)
+        return worker.compressor.decompress(packet, state.x.dtype), mine
 
     def _commit(self, outcome: Outcome) -> RoundRecord:
         """Let a round take effect."""

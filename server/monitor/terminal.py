@@ -137,7 +137,7 @@ def _figures(found: Mapping[str, Any]) -> dict[str, str]:
     A state or summary without any measurement has none: who follows a run folder does not know of x^0, and perhaps
     nobody measures.
     """
-    formats = {"gap": "{:.1e}", "accuracy": "{:.1%}"}
+    formats = {"gap": "{:.1e}", "accuracy": "{:.1%}", "trigger": "{:.1%}"}
     if not found["history"]["loss"] if "history" in found else found.get("measured_by") == "none":
         return {}
     loss = "not finite" if found["loss"] is None else f"{found['loss']:.4g}"
@@ -198,7 +198,7 @@ def _rows(state: Mapping[str, Any], width: int) -> list[tuple[str, Text]]:
     at += "" if state["measured"] == state["round"] else f"  at round {state['measured']}"
     rows = []
     for name, figure in _figures(state).items():
-        curve = sparkline(history[name], spark, log=name != "accuracy")
+        curve = sparkline(history.get(name, []), spark, log=name not in ("accuracy", "trigger"))
         text = Text(f"{figure:<11}").append(curve, style="cyan").append(at, style="dim")
         rows.append(("f(x) - f*" if name == "gap" else name, text))
     if claims := state.get("claims"):
