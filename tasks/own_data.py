@@ -246,8 +246,10 @@ class OwnDataProblem(OnModule):
     def remarks(self) -> Iterator[str]:
         """Yield what deserves a second thought about this model and its batches, one line each."""
         server = self._setting.party == "server"
-        sizes = [] if server else [len(self._local(folder).parts[0]) for folder in self._folders()]
-        return self.remarks_on(self._setting.batch, sizes)
+        parties = [] if server else [self._local(folder) for folder in self._folders()]
+        yield from parties[0].remarks_on_samples() if parties else ()
+        sizes = [len(party.parts[0]) for party in parties]
+        yield from self.remarks_on(self._setting.batch, sizes)
 
     def own_data(self, worker: int) -> list[list[np.ndarray[Any, np.dtype[Any]]]]:
         """Return inputs and targets of what a party trains on, and of what it keeps back if that is anything."""
