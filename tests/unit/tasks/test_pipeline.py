@@ -121,7 +121,7 @@ def test_random_transforms_are_a_function_of_worker_round_and_sample(tmp_path: P
     assert again.tobytes() == one.tobytes()
     assert generators() == moved
     for worker, round_ in ((1, 1), (0, 2)):
-        assert not np.array_equal(gradients(problem, [x], worker, round_, full=full)[0], one)
+        assert not np.array_equal(gradients(problem, [x], worker=worker, round_=round_, full=full)[0], one)
     old, new = gradients(problem, [x, x + np.float32(1e-3)], full=full)
     assert np.linalg.norm(new - old) < 0.1 * np.linalg.norm(old)
     assert any("random transforms" in remark for remark in problem.remarks())
@@ -135,8 +135,8 @@ COLLATE = """
 """
 
 
-def test_other_processes_give_the_same_bits_and_report_what_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_other_processes_give_the_same_bits_and_may_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch_model, "BLOCK", 5)
     body = NOISY + COLLATE
@@ -158,10 +158,9 @@ def test_other_processes_give_the_same_bits_and_report_what_fails(
     assert after.tobytes() == one.tobytes()
 
     os.kill(source._loader._iterator._workers[0].pid, signal.SIGKILL)
-    with pytest.raises(TaskError, match=r"a process that fetches samples of train_data\(\) failed"):
-        gradients(spread, [x])
     (after,) = gradients(spread, [x])
     assert after.tobytes() == one.tobytes()
+    assert "train_data(): samples are now fetched in this process: DataLoader worker" in caplog.text
 
 
 def broken(at: int, what: str = "raise ValueError('no such file')") -> str:
