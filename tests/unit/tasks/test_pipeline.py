@@ -289,3 +289,20 @@ def test_a_party_keeps_back_samples_of_each_label(tmp_path: Path) -> None:
     x = problem.initial()
     plain, flipped = (gradients(problem, [x], flipped=flip)[0] for flip in (False, True))
     assert not np.array_equal(plain, flipped)
+
+
+def test_the_example_of_images_learns_from_files(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for number in range(8):
+        shade = np.full((9, 8, 3), 250 * (number % 2), np.uint8)
+        image.fromarray(shade).save(tmp_path / f"{number}.png")
+    names = (f"{number}.png,{('cat', 'dog')[number % 2]}\n" for number in range(8))
+    (tmp_path / "labels.csv").write_text("".join(names), encoding="utf-8")
+    config_dir = Path(__file__).parents[3] / "examples"
+    setting = Setting(2, 0, config_dir=config_dir, party="client", data_dir=tmp_path, batch=4)
+    problem: Any = CustomTask(path="my_images.py:CatsAndDogs", partition="own", options={"size": 8}).load(setting)
+    x = problem.initial()
+    start = problem.measure(0, x).loss
+    for round_ in range(1, 6):
+        x = x - np.float32(0.2) * gradients(problem, [x], round_=round_)[0]
+    assert problem.measure(0, x).loss < start
