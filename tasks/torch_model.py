@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from strategies.method import Evaluation, Vector
 from strategies.randomness import Role, stream
+from tasks.backdoor import Trigger, flaw_of_images
 from tasks.contract import Setting, TaskError
 from tasks.flat_module import FlatModule
 from tasks.measures import highest_score, is_one_hot, share_right
 from tasks.modules import completed, tied, untrained
-from tasks.partition import Indices, Partitioned, draw, split
+from tasks.partition import Indices, Partitioned, draw, share_out
 from tasks.pipeline import Fetched
 from tasks.samples import TARGETS, Samples, arrays_of, as_array, count, taken, targets_of, with_targets
 from tasks.threads import one_thread
@@ -91,10 +92,10 @@ class TorchTask:
         """
         model = built(self.model, self.first_of(self.train), self.dtype, setting.seed)
         labels = labels_for(self.partition, self.train)
-        parts = split(self.partition, labels, setting.clients, setting.seed)
+        parts, kept = share_out(self.partition, labels, setting)
         problem = TorchProblem(self, model, parts, setting.honest, batch=setting.batch, seed=setting.seed)
         problem.check_batches()
-        return problem
+        return problem.keeping(kept)
 
     def batch(self, samples: Samples, rows: Indices, rng: np.random.Generator | None = None) -> Samples:
         """Return some rows of the samples, prepared; for a gradient, with a generator, augmented too."""
@@ -344,6 +345,35 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
     def _honest_parts(self) -> Sequence[Indices]:
         return self.parts[:1] if self.replicated else self.parts[: self.honest]
 
+    def flaw_of_trigger(self, trigger: Trigger) -> str:
+        """Return why a trigger does not fit the images and classes of this task; "" if it does."""
+        targets, first = targets_of(self.task.train), self.task.first_of(self.task.train)
+        if targets is None or first is None or self.task.batch_loss is not None:
+            return "needs images and their labels as two tensors, and a loss(output, target)"
+        if targets.is_floating_point() or targets.ndim != 1:
+            return "needs class labels 0, 1, ..., one for each image"
+        return flaw_of_images(first.shape[1:], self._classes, trigger)
+
+    @cached_property
+    def _classes(self) -> int:
+        """K, the number of outputs of the model."""
+        with self.model.evaluating(self.model.initial, self.norm_stats(self.model.initial)) as module:
+            outputs = module(self.task.first_of(self.task.train))
+        return int(outputs.shape[1]) if outputs.ndim > 1 else int(self.task.train[1].max()) + 1
+
+    def poisoned(self, worker: int, trigger: Trigger) -> "TorchOracle":
+        """Return the oracle of a worker all of whose images have the trigger, and its label."""
+        rows = torch.from_numpy(self.parts[worker])
+        return TorchOracle(self, _stamped(self.task.train[0][rows], trigger), np.arange(len(rows)))
+
+    def trigger_success(self, x: Vector, trigger: Trigger) -> float | None:
+        """Return the share of test images, not of the trigger's class, that are taken for it with the trigger."""
+        inputs, targets = self.task.test
+        others = inputs[targets != trigger.target]
+        if not len(others):
+            return None
+        return self.accuracy(x, _stamped(others, trigger), np.arange(len(others)))
+
     def loss(self, x: Vector, parts: Sequence[Indices]) -> float:
         """Return the mean of the losses on some parts of the training data, regulariser included."""
         total, objective = 0.0, self.task.objective
@@ -436,6 +466,10 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
 
 def _blocks(rows: Indices) -> list[Indices]:
     return np.array_split(rows, math.ceil(len(rows) / BLOCK))
+
+
+def _stamped(images: Tensor, trigger: Trigger) -> tuple[Tensor, Tensor]:
+    return trigger.stamp(images), torch.full((len(images),), trigger.target, dtype=torch.int64)
 
 
 class TorchOracle:
