@@ -17,7 +17,7 @@ with warnings.catch_warnings():
     from examples.lora import adapters
 
 STUDY = Path(adapters.__file__).parent / "study.toml"
-TINY = {"hidden": 8, "layers": 1, "rank": 2, "length": 24}
+TINY: dict[str, Any] = {"hidden": 8, "layers": 1, "rank": 2, "length": 24}
 ATTACKERS = ("shoes", "tea")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
