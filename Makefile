@@ -34,9 +34,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make $(MAKECMDGOALS) PYTHON=python3.12"; rm -rf $(VENV); exit 1; }
 	if $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; then \
-	  $(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[torch,monitor,table,docs,dev]'; \
+	  $(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[torch,monitor,table,lora,docs,dev]'; \
 	else \
-	  $(BIN)/python -m pip install --constraint constraints.txt --editable '.[torch,monitor,table,docs,dev]'; \
+	  $(BIN)/python -m pip install --constraint constraints.txt --editable '.[torch,monitor,table,lora,docs,dev]'; \
 	fi
 	touch $(STAMP)
 
