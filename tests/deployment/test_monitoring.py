@@ -18,9 +18,9 @@ from strategies.claims import Claim, Claims
 from strategies.evidence import Evidence
 from tests.deployment.files import ran, read
 from tests.packages import ROOT
-from tests.rounds import START
+from tests.rounds import MEASURED, START
 from tests.unit.server.monitor.test_exporters import port, scraped
-from tests.unit.server.monitor.test_terminal import MEASURED, TITLE, rounds
+from tests.unit.server.monitor.test_terminal import TITLE, rounds
 
 MONITORING = ROOT / "deploy" / "monitoring"
 ALERTS, DASHBOARD = MONITORING / "alerts.yml", MONITORING / "grafana.json"
