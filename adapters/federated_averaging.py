@@ -111,7 +111,7 @@ class RobustFedAvg(AppStrategy):
         evaluate_metrics_aggr_fn: Aggregate | None = None,
         arrayrecord_key: str = "arrays",
         configrecord_key: str = "config",
-        running_statistics: Collection[str] = (),
+        running_statistics: Collection[str] | None = None,
         **options: Unpack[AppOptions],
     ) -> None:
         if (byzantine is None) == (byzantine_fraction is None):
@@ -137,7 +137,7 @@ class RobustFedAvg(AppStrategy):
         self._byzantine, self._share = byzantine, byzantine_fraction
         self.fraction_train, self.fraction_evaluate = float(fraction_train), float(fraction_evaluate)
         self._rule = CoordinateMedian() if aggregator is None else aggregator
-        self._running = frozenset(running_statistics)
+        self._running = frozenset(running_statistics or ())
         self._form, self._alpha, self._gamma = form, alpha, float(server_learning_rate)
         self._open_n = clients is None
         if clients is None:
