@@ -7,6 +7,9 @@ STAMP := $(VENV)/.breakwater-setup
 # One more than cores: tests of real processes wait a good deal.
 ON_ALL_CORES := --numprocesses $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() + 1))') --dist loadfile --no-loadscope-reorder
 
+# Many containers set it. Each of the hundreds of processes that tests start would compile anew all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-flower test-wheel test-containers check format bench fuzz torture soak docs constraints proto clean
 
