@@ -121,7 +121,7 @@ def test_random_transforms_are_a_function_of_worker_round_and_sample(tmp_path: P
     assert again.tobytes() == one.tobytes()
     assert generators() == moved
     for worker, round_ in ((1, 1), (0, 2)):
-        assert not np.array_equal(gradients(problem, [x], worker, round_, full=full)[0], one)
+        assert not np.array_equal(gradients(problem, [x], worker=worker, round_=round_, full=full)[0], one)
     old, new = gradients(problem, [x, x + np.float32(1e-3)], full=full)
     assert np.linalg.norm(new - old) < 0.1 * np.linalg.norm(old)
     assert any("random transforms" in remark for remark in problem.remarks())
