@@ -5,6 +5,7 @@ the index of the sample, so that random transforms are a function of (run, worke
 on the number of processes that fetch, nor on what was fetched before. Importing it imports torch.
 """
 
+import logging
 import multiprocessing
 import os
 import pickle
@@ -28,6 +29,8 @@ from tasks.contract import TaskError
 from tasks.partition import Indices
 from tasks.samples import ByIndex, Samples, targets_of, tensors_of, with_targets
 from tasks.trial import generators_restored
+
+log = logging.getLogger("breakwater.tasks")
 
 SHOWN = 32
 """Samples that digests and comparisons look at."""
@@ -191,9 +194,17 @@ class Source:
         each = max(1, self._workers // len(parts))  # a few batches are fetched by all processes together
         cut = [[_Piece(piece.tolist(), seed, each == 1) for piece in _cut(rows, each)] for rows in parts]
         self._plan.pieces = [piece for pieces in cut for piece in pieces]
-        results = self._results()
-        for rows, pieces in zip(parts, cut, strict=True):
-            found = [_checked(next(results)) for _ in pieces]
+        results: Iterator[Any] | None = None
+        for number, (rows, pieces) in enumerate(zip(parts, cut, strict=True)):
+            try:
+                results = results or self._results()
+                found = [next(results) for _ in pieces]
+            except RuntimeError as error:  # one of them has ended
+                log.warning("%s(): samples are now fetched in this process: %s", self.method, first_line(error))
+                self._workers, self._loader = 0, None
+                yield from self.batches(parts[number:], seed)
+                return
+            found = [_checked(piece) for piece in found]
             if each == 1:
                 yield found[0]
                 continue
@@ -211,7 +222,7 @@ class Source:
         return _checked(self._pieces[_Piece(rows, seed, whole=True)])
 
     def _results(self) -> Iterator[Any]:
-        """Yield what the processes give for each piece of the plan."""
+        """Start a pass: return what the processes give for each piece of the plan."""
         if self._loader is None or self._pid != os.getpid():
             self._pid = os.getpid()
             self._loader = DataLoader(
@@ -226,11 +237,7 @@ class Source:
                 worker_init_fn=_start,
                 generator=torch.Generator(),  # else it would draw from torch's own
             )
-        try:
-            yield from self._loader
-        except RuntimeError as error:  # one of them has ended
-            self._loader = None
-            raise TaskError(f"a process that fetches samples of {self.method}() failed: {first_line(error)}") from error
+        return iter(self._loader)
 
     def draws(self, rows: Indices) -> bool:
         """Return whether fetching some samples draws at random from the global generators."""
@@ -352,9 +359,9 @@ def _unchanged(found: Any) -> Any:
 
 
 def _start(_: int) -> None:
-    """Let the parent decide about signals: it ends its processes by SIGTERM, and they end when it has gone."""
+    """Let the parent decide when its processes end: it sends SIGTERM, which is then no failure; or it has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 
 def _reseed(*words: int) -> None:

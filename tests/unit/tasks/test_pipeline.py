@@ -135,8 +135,8 @@ COLLATE = """
 """
 
 
-def test_other_processes_give_the_same_bits_and_report_what_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_other_processes_give_the_same_bits_and_may_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch_model, "BLOCK", 5)
     body = NOISY + COLLATE
@@ -158,10 +158,9 @@ def test_other_processes_give_the_same_bits_and_report_what_fails(
     assert after.tobytes() == one.tobytes()
 
     os.kill(source._loader._iterator._workers[0].pid, signal.SIGKILL)
-    with pytest.raises(TaskError, match=r"a process that fetches samples of train_data\(\) failed"):
-        gradients(spread, [x])
     (after,) = gradients(spread, [x])
     assert after.tobytes() == one.tobytes()
+    assert "train_data(): samples are now fetched in this process: DataLoader worker" in caplog.text
 
 
 def broken(at: int, what: str = "raise ValueError('no such file')") -> str:
@@ -290,3 +289,20 @@ def test_a_party_keeps_back_samples_of_each_label(tmp_path: Path) -> None:
     x = problem.initial()
     plain, flipped = (gradients(problem, [x], flipped=flip)[0] for flip in (False, True))
     assert not np.array_equal(plain, flipped)
+
+
+def test_the_example_of_images_learns_from_files(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for number in range(8):
+        shade = np.full((9, 8, 3), 250 * (number % 2), np.uint8)
+        image.fromarray(shade).save(tmp_path / f"{number}.png")
+    names = (f"{number}.png,{('cat', 'dog')[number % 2]}\n" for number in range(8))
+    (tmp_path / "labels.csv").write_text("".join(names), encoding="utf-8")
+    config_dir = Path(__file__).parents[3] / "examples"
+    setting = Setting(2, 0, config_dir=config_dir, party="client", data_dir=tmp_path, batch=4)
+    problem: Any = CustomTask(path="my_images.py:CatsAndDogs", partition="own", options={"size": 8}).load(setting)
+    x = problem.initial()
+    start = problem.measure(0, x).loss
+    for round_ in range(1, 6):
+        x = x - np.float32(0.2) * gradients(problem, [x], round_=round_)[0]
+    assert problem.measure(0, x).loss < start
