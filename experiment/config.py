@@ -103,7 +103,8 @@ class EvaluationSection(Section):
     by: Literal["server", "clients", "both", "none"] | None = None
     """Who measures it. By "clients": all that are connected measure it on data of their own and report loss, accuracy
     and number of samples. These are claims, shown as such: of their median at least byzantine + 1 answers are on either
-    side, so it lies within what honest clients reported. Default: "clients" for partition "own", else "server"."""
+    side, so it lies within what honest clients reported. Default: "clients" for partition
+    "own" and for norm_stats "local", else "server"."""
     stop: StopTable | None = None
     """End the run early: ``{ measure = "accuracy", patience = 10, target = 0.9 }``, where ``patience`` (evaluations
     without a better model) or ``target`` may be left out, and the other measure is "loss", the default. The best model
@@ -264,6 +265,9 @@ class Config(Section):
         if self.evaluated_by == "none" and (self.safeguard or self.evaluation.stop):
             what = "[safeguard]" if self.safeguard else "[evaluation] stop"
             yield f'{what}: needs a measured loss, and evaluation.by = "none"; set it to "server" or "clients"'
+        if self.local_stats and self.server_evaluates:
+            lacks = 'with [task] norm_stats = "local" the server has no running statistics to measure models with'
+            yield f'evaluation.by = "{self.evaluated_by}": {lacks}; use "clients" or "none"'
         yield from self._conflicts_of_root()
         yield from self.strategy.method.conflicts(dict(self.strategy), self.compressor)
         if self.attack is not None and f == 0:
@@ -319,9 +323,14 @@ class Config(Section):
         return getattr(self.task, "partition", "") == OWN  # a task of yours may have none
 
     @property
+    def local_stats(self) -> bool:
+        """Whether running statistics of batch norm stay at the clients, so that the server cannot measure models."""
+        return getattr(self.task, "norm_stats", None) == "local"  # only tasks with a torch module have it
+
+    @property
     def evaluated_by(self) -> Literal["server", "clients", "both", "none"]:
         """Who measures the model, with the default filled in."""
-        return self.evaluation.by or ("clients" if self.own_data else "server")
+        return self.evaluation.by or ("clients" if self.own_data or self.local_stats else "server")
 
     @property
     def server_evaluates(self) -> bool:

@@ -19,7 +19,7 @@ from tasks.backdoor import Trigger
 from tasks.contract import Setting, TaskError
 from tasks.partition import check_root, kept_back
 from tasks.samples import Samples, arrays_of, count, taken, targets_of
-from tasks.torch_model import OnModule, TorchOracle, TorchProblem, TorchTask, built, labels_of
+from tasks.torch_model import STATS_STAY, OnModule, TorchOracle, TorchProblem, TorchTask, built, labels_of
 
 NO_DATA = "has no training data: each client has its own"
 
@@ -39,6 +39,7 @@ class OwnDataTask:
         flips: the task has its own way to flip targets.
         test_share: the part of a party's rows that it keeps back to measure models.
         dtype: of the model.
+        local_stats: each party measures models with running statistics of its own data; the server has none.
     """
 
     model: Callable[[], nn.Module]
@@ -49,6 +50,7 @@ class OwnDataTask:
     flips: bool = False
     test_share: float = 0.0
     dtype: str = "float32"
+    local_stats: bool = False
 
     def load(self, setting: Setting) -> "OwnDataProblem":
         """Build the model, and load the data that this process has.
@@ -97,14 +99,14 @@ class OwnDataProblem(OnModule):
         root = None if self._task.root is None else self._task.root(self._setting.data_dir)
         if root is not None and test is not None and self._setting.root:
             check_root(arrays_of(root), arrays_of(test))
-        if root is None and not self.model.norm_stats.size:
+        if root is None and (self._task.local_stats or not self.model.norm_stats.size):
             return None
         if root is None:
             layer = next(iter(self.model.norm_stats.layers))
             needs = (
                 f'the model\'s layer "{layer}" keeps running statistics, which the server computes from training data'
             )
-            fix = "of its own: give them by root_data(folder), or use GroupNorm or LayerNorm"
+            fix = 'of its own: give them by root_data(folder), or use norm_stats = "local", GroupNorm or LayerNorm'
             raise TaskError(f"{needs} {fix}")
         problem = self._problem(root, root)
         problem.check_batches()
@@ -219,7 +221,10 @@ class OwnDataProblem(OnModule):
         folder = self._setting.folder_of(worker)
         problem = self._kept(folder)
         problem.set_norm_stats(self._local(folder).norm_stats(x) if self._given is None else self._given)
-        return problem.evaluate(x)
+        try:
+            return problem.evaluate(x)
+        finally:
+            problem.set_norm_stats(None)  # it may be the one on the training data, whose own depend on the model
 
     def norm_stats(self, x: Vector) -> Vector | None:
         """Return the running statistics that the model is measured with at x; None where it has none.
@@ -229,11 +234,15 @@ class OwnDataProblem(OnModule):
         """
         if self._given is not None or not self.model.norm_stats.size:
             return self._given
+        if self._task.local_stats and self._setting.party == "server":
+            return None
         source = self._root if self._setting.party == "server" else self._local(self._folders()[0])
         return None if source is None else source.norm_stats(x)
 
     def set_norm_stats(self, stats: Vector | None) -> None:
         """Measure and write models with these running statistics from now on; None for those of ``norm_stats``.
+
+        A party that has its own keeps them.
 
         Raises:
             TaskError: they do not fit the model.
@@ -241,7 +250,7 @@ class OwnDataProblem(OnModule):
         size = self.model.norm_stats.size
         if stats is not None and stats.shape != (size,):
             raise TaskError(f"running statistics of shape {stats.shape}; the model has ({size},)")
-        self._given = stats
+        self._given = None if self._task.local_stats else stats
 
     def remarks(self) -> Iterator[str]:
         """Yield what deserves a second thought about this model and its batches, one line each."""
@@ -249,6 +258,8 @@ class OwnDataProblem(OnModule):
         parties = [] if server else [self._local(folder) for folder in self._folders()]
         yield from parties[0].remarks_on_samples() if parties else ()
         sizes = [len(party.parts[0]) for party in parties]
+        if self._task.local_stats and self.model.norm_stats.size:
+            yield STATS_STAY
         yield from self.remarks_on(self._setting.batch, sizes)
 
     def own_data(self, worker: int) -> list[list[np.ndarray[Any, np.dtype[Any]]]]:

@@ -33,6 +33,8 @@ a small CNN on MNIST no longer fit into the cache, and a full gradient takes twi
 
 REFERENCE_BATCHES = 50
 """Batches of training data that the running statistics of batch norm are averaged over."""
+STATS_STAY = 'norm_stats = "local": running statistics stay at the clients; model.safetensors of the server lacks them'
+"""A remark."""
 
 NO_TARGETS = "the Dataset has no attribute targets; give it one with the target of each sample, in their order"
 
@@ -68,6 +70,7 @@ class TorchTask:
         l2: weight of the regulariser (l2/2) ||x||^2.
         dtype: of the model: ``"float32"``, ``"float64"``, or one of ``HALF``, whose x and gradients are float32.
         partition: see ``tasks/partition.py``; by the targets.
+        local_stats: each worker measures models with running statistics of its own data; the server has none.
     """
 
     model: Callable[[], nn.Module]
@@ -83,6 +86,7 @@ class TorchTask:
     l2: float = 0.0
     dtype: str = "float32"
     partition: str = "iid"
+    local_stats: bool = False
 
     def load(self, setting: Setting) -> "TorchProblem":
         """Build the model and split the data.
@@ -245,10 +249,15 @@ class OnModule(ABC):
     def norm_stats(self, x: Vector) -> Vector | None:
         """Return the running statistics that the model is measured with at x; None where it has none."""
 
-    def norm_buffers(self, x: Vector) -> Mapping[str, np.ndarray[Any, np.dtype[Any]]]:
-        """Return the running statistics of the model at x by their names in a state dict."""
-        stats = self.norm_stats(x)
-        return {} if stats is None else self.model.norm_stats.by_name(stats)
+    def norm_buffers(self, x: Vector) -> Mapping[str, np.ndarray[Any, np.dtype[Any]] | None]:
+        """Return the running statistics of the model at x by their names in a state dict.
+
+        None for each that this process does not know, as they never leave the clients: a file of the model lacks it.
+        """
+        stats, layers = self.norm_stats(x), self.model.norm_stats
+        if stats is not None:
+            return layers.by_name(stats)
+        return dict.fromkeys(layers.by_name(np.zeros(layers.size))) if layers.size else {}
 
     def remarks_on(self, batch: int, sizes: Sequence[int]) -> Iterator[str]:
         """Yield what dropout and batch norm change, one line each; nothing where the model has none.
@@ -423,7 +432,7 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
     # --- batch norm in evaluation -----------------------------------------------------------------------------------
 
     def norm_stats(self, x: Vector) -> Vector | None:
-        """Return the running statistics that the model is measured with at x; None where it has none.
+        """Return the running statistics that the model is measured with at x; None where it has none here.
 
         They are the mean of the batch statistics of ``REFERENCE_BATCHES`` batches of the honest workers' training data,
         always the same batches, unless others were set.
@@ -433,17 +442,32 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
         """
         if not self.model.norm_stats.size or self._given is not None:
             return self._given
+        if self.task.local_stats:
+            return None
         if self._reference is None or not np.array_equal(self._reference[0], x):
-            rng = stream(self.seed, Role.NORM_STATS)
             rows = np.unique(np.concatenate(self._honest_parts()))
-            size = min(self.chunk, len(rows))
-            passes = -(-REFERENCE_BATCHES * size // len(rows))
-            order = np.concatenate([rng.permutation(rows) for _ in range(passes)])[: REFERENCE_BATCHES * size]
-            seed = int(rng.integers(2**63))
-            batches = self.task.batches(self.task.train, np.split(order, REFERENCE_BATCHES), seed)
-            found = self.model.statistics(x, batches, self.task.objective, seed)
-            self._reference = x.copy(), found
+            self._reference = x.copy(), self._stats_on(rows, x, stream(self.seed, Role.NORM_STATS))
         return self._reference[1]
+
+    def _stats_on(self, rows: Indices, x: Vector, rng: np.random.Generator) -> Vector:
+        """Return the mean of the batch statistics at x of ``REFERENCE_BATCHES`` batches of some rows."""
+        size = min(self.chunk, len(rows))
+        passes = -(-REFERENCE_BATCHES * size // len(rows))
+        order = np.concatenate([rng.permutation(rows) for _ in range(passes)])[: REFERENCE_BATCHES * size]
+        seed = int(rng.integers(2**63))
+        batches = self.task.batches(self.task.train, np.split(order, REFERENCE_BATCHES), seed)
+        return self.model.statistics(x, batches, self.task.objective, seed)
+
+    def measure(self, worker: int, x: Vector) -> Evaluation:
+        """Measure the model on a worker's part of the training data; local statistics are those of that part."""
+        if not (self.task.local_stats and self.model.norm_stats.size):
+            return super().measure(worker, x)
+        before, rng = self._given, stream(self.seed, Role.NORM_STATS, worker)
+        self._given = self._stats_on(self.parts[worker], x, rng)
+        try:
+            return super().measure(worker, x)
+        finally:
+            self._given = before
 
     def set_norm_stats(self, stats: Vector | None) -> None:
         """Measure with these running statistics from now on, whatever the model; None for those of ``norm_stats``."""
@@ -454,6 +478,8 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
         if self.task.augment is not None:
             yield f"samples are augmented anew in each round, so {_ESTIMATES}"
         yield from self.remarks_on_samples()
+        if self.task.local_stats and self.model.norm_stats.size:
+            yield STATS_STAY
         yield from self.remarks_on(self.batch, list(map(len, self._honest_parts())))
 
     def remarks_on_samples(self) -> Iterator[str]:
