@@ -31,6 +31,7 @@ batch = 8
 every = 2
 """
 TASK = """
+import random
 from pathlib import Path
 import torch
 from torch import nn
@@ -43,12 +44,12 @@ class Line:
     def loss(self, output, target):
         return nn.functional.mse_loss(output, target)
 class Moody(nn.Module):
-    # draws at random where a file says so: the task is the same everywhere, and the machine is not
+    # draws from Python where a file says so: the task is the same everywhere, and the machine is not
     def __init__(self):
         super().__init__()
         self.line = nn.Linear(2, 1)
     def forward(self, x):
-        noise = torch.rand(1) if Path(__file__).with_name("moody").exists() else 0.0
+        noise = random.random() if Path(__file__).with_name("moody").exists() else 0.0
         return self.line(x) + noise
 class Machine(Line):
     def model(self):

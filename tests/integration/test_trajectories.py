@@ -60,10 +60,8 @@ def test_a_checkout_that_steps_otherwise_is_found(tmp_path: Path, capsys: pytest
     options = [str(other), "--rounds", "3", "--only", "clipped-robust-sgd", "--over", "process"]
     descent = other / "strategies" / "descent.py"
     text = descent.read_text(encoding="utf-8")
-    assert text.count("state.x - self.step_size(ask) * g") == 1
-    descent.write_text(
-        text.replace("state.x - self.step_size(ask) * g", "state.x - 1.0001 * self.step_size(ask) * g"),
-        encoding="utf-8",
-    )
+    step = "state.x - self.step_size(ask) * along"
+    assert text.count(step) == 1
+    descent.write_text(text.replace(step, step.replace(" - ", " - 1.0001 * ")), encoding="utf-8")
     assert main(options) == 1
     assert "DIFFERS: sweep/runs/all-1/seed-1: round 1: loss" in capsys.readouterr().out

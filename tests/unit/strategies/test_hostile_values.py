@@ -43,6 +43,7 @@ from strategies.robust_sgd import RobustSGD
 from strategies.strategy import RobustStrategy, RoundRecord
 from tests.forms import FORMS
 from tests.local_grid import LocalGrid, federation
+from tests.shortened import schedule_within
 from tests.unit.client.test_methods_under_attack import SMALL, methods
 
 N, HOSTILE = 4, 3
@@ -400,7 +401,7 @@ def small_config(name: str) -> Config:
         for key, size in given.cohorts.items()
         if key in type(given.strategy).model_fields
     ]
-    return load(path, [*SMALL, *sizes, f"strategy.rounds={ROUNDS}"])
+    return load(path, [*SMALL, *sizes, *schedule_within(path), f"strategy.rounds={ROUNDS}"])
 
 
 @pytest.mark.slow
