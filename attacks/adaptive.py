@@ -97,7 +97,7 @@ class _Bounded(Colluding, Jittered, ABC):
                 b += np.sum(off * p[columns], axis=1)
             gamma = self._gamma(squared_distances(rows), a, b)
             mu += (_INSIDE * gamma if np.isfinite(gamma) else 0.0) * p
-        return fit(mu * unit, view.own.dtype)
+        return fit(mu * unit, view.dtype)
 
     @abstractmethod
     def _gamma(self, d2: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -198,7 +198,7 @@ class Fang(Colluding, Individual):
     def _plan(self, view: View, rng: np.random.Generator) -> Callable[[int], Vector]:
         rows, unit = calm(view.honest())
         mu, sigma = mean_and_deviation(rows)
-        s, dtype = np.sign(mu), view.own.dtype
+        s, dtype = np.sign(mu), view.dtype
         if self.against == "krum" or (self.against == "auto" and view.rule in _DISTANCE_RULES):
             lam = _largest_for_krum(rows, s, max(1, view.sampled_byzantine))
             vector = fit(-lam * s * unit, dtype)
@@ -362,7 +362,7 @@ class ROP(Colluding):
         p = _unit_vector(1.0 - float(np.sum(u)) * u)
         push = sin(radians(self.angle)) * p + cos(radians(self.angle)) * u
         start = self.location * g + (1 - self.location) * mu
-        return fit(start * unit + self.z * push, view.own.dtype)
+        return fit(start * unit + self.z * push, view.dtype)
 
 
 def _unit_vector(v: Vector) -> Vector:

@@ -47,6 +47,8 @@ class Attack(ABC):
     """The least sight that the attack makes sense with."""
     counts_cohort: ClassVar[bool] = False
     """Whether the attack asks how many Byzantine clients were sampled."""
+    looks_at_own: ClassVar[bool] = True
+    """Whether it ever looks at what its seat, or anybody, would send if honest; else no gradient is computed for it."""
     looks_at_peers: ClassVar[bool] = False
     """Whether it looks at the messages of others. Where they keep state, those must then be followed from round 1."""
     needs_spread: ClassVar[bool] = False
@@ -79,6 +81,11 @@ class Attack(ABC):
         """Whether the attacker must know who was sampled: to count them, or to work out what they will send."""
         return self.counts_cohort or self.view == "omniscient"
 
+    @property
+    def sees_honest(self) -> bool:
+        """Whether the attacker looks at what honest clients send."""
+        return self.looks_at_peers and self.view == "omniscient"
+
     def validate(self, n: int, f: int) -> str | None:
         """Return why this attack cannot run with f Byzantine ones of n clients; None if it can."""
         return None
@@ -101,7 +108,7 @@ class Attack(ABC):
             rng: for attacks that draw at random; the same for all seats of a coalition in one round.
 
         Returns:
-            Shape (d,), dtype of ``view.own``; None to send nothing.
+            Shape (d,), dtype ``view.dtype``; None to send nothing.
         """
         with np.errstate(all="ignore"):
             return self._target(view, rng)
@@ -209,7 +216,7 @@ class Individual(Attack):
 
     @np.errstate(all="ignore")
     def plan(self, view: View, rng: np.random.Generator) -> Callable[[int], Vector]:
-        """Return a function from a Byzantine seat to the vector that it sends, shape (d,), dtype of ``view.own``.
+        """Return a function from a Byzantine seat to the vector that it sends, shape (d,), dtype ``view.dtype``.
 
         The function is the same whichever seat's view it comes from, if those views cover the same honest messages. It
         may be called any number of times, and neither warns nor raises, as ``__call__``.

@@ -52,26 +52,29 @@ class LabelFlip(Repack):
 class NaN(Attack):
     """Send NaN for every value: a test of the screening, as one NaN would spoil any sum."""
 
+    looks_at_own: ClassVar[bool] = False
     kind: Literal["nan"] = "nan"
 
     def _target(self, view: View, rng: np.random.Generator) -> Vector:
-        return np.full_like(view.own, np.nan)
+        return np.full(view.dim, np.nan, view.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Infinity(Attack):
     """Send infinity for every value: the other test of the screening, which must look before it computes."""
 
+    looks_at_own: ClassVar[bool] = False
     kind: Literal["inf"] = "inf"
 
     def _target(self, view: View, rng: np.random.Generator) -> Vector:
-        return np.full_like(view.own, np.inf)
+        return np.full(view.dim, np.inf, view.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Silence(Attack):
     """Send nothing: the server must wait for its deadline."""
 
+    looks_at_own: ClassVar[bool] = False
     kind: Literal["silence"] = "silence"
 
     def _target(self, view: View, rng: np.random.Generator) -> None:
@@ -82,10 +85,11 @@ class Silence(Attack):
 class Zero(Attack):
     """Send the zero vector: the weakest attack, which only slows the others down."""
 
+    looks_at_own: ClassVar[bool] = False
     kind: Literal["zero"] = "zero"
 
     def _target(self, view: View, rng: np.random.Generator) -> Vector:
-        return np.zeros_like(view.own)
+        return np.zeros(view.dim, view.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +100,13 @@ class Gaussian(Attack):
         sigma: standard deviation of a coordinate, above 0.
     """
 
+    looks_at_own: ClassVar[bool] = False
     positive: ClassVar[tuple[str, ...]] = ("sigma",)
     kind: Literal["gaussian"] = "gaussian"
     sigma: float = 1.0
 
     def _target(self, view: View, rng: np.random.Generator) -> Vector:
-        return fit(self.sigma * rng.standard_normal(len(view.own)), view.own.dtype)
+        return fit(self.sigma * rng.standard_normal(view.dim), view.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +117,13 @@ class Big(Attack):
         value: the number, finite.
     """
 
+    looks_at_own: ClassVar[bool] = False
     finite: ClassVar[tuple[str, ...]] = ("value",)
     kind: Literal["big"] = "big"
     value: float = -1e3
 
     def _target(self, view: View, rng: np.random.Generator) -> Vector:
-        return fit(np.full(len(view.own), self.value), view.own.dtype)
+        return fit(np.full(view.dim, self.value), view.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,4 +257,4 @@ class ShiftBack(Jittered):
         if 2 * view.sampled_byzantine <= view.sampled:
             return mean_of_rows(view.honest())
         factor = 1.0 if self.s is None else self.s / view.gamma
-        return fit(factor * (view.x.astype(np.float64) - view.x0), view.own.dtype)
+        return fit(factor * (view.x.astype(np.float64) - view.x0), view.dtype)

@@ -9,7 +9,7 @@ A ``View`` carries what is cheap, and what is not as a function, so that an atta
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -34,8 +34,10 @@ class View:
 
     Args:
         worker: the seat that must answer.
-        own: what this seat would send if it were honest, shape (d,).
-        flipped: returns the same computed on flipped labels, shape (d,); costs a gradient.
+        dim: d, the length of messages.
+        dtype: of their numbers.
+        honestly: returns what this seat would send if it were honest, shape (d,); costs a gradient. See ``own``.
+        flipped: returns the same computed on flipped labels, shape (d,); costs another.
         ids: returns the workers whose honest messages this view covers: own -> itself; coalition -> its members;
             omniscient -> the honest workers whose vectors the server aggregates in this round: those sampled, of whom
             there may be none, or all (``all_rows``).
@@ -58,7 +60,9 @@ class View:
     """
 
     worker: int
-    own: Vector
+    dim: int
+    dtype: np.dtype[Any]
+    honestly: Callable[[], Vector]
     flipped: Callable[[], Vector]
     ids: Callable[[], Sequence[int]]
     peers: Callable[[], Rows]
@@ -76,6 +80,11 @@ class View:
     rule: str
     draw: Callable[[int], Generator]
     all_rows: bool = False
+
+    @cached_property
+    def own(self) -> Vector:
+        """What this seat would send if it were honest, shape (d,); computed when it is first looked at."""
+        return self.honestly()
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -120,7 +129,6 @@ def alone(
         rng: for the rule, and for what attackers draw each for itself.
     """
     n = len(rows) + f
-    mean = mean_of_rows(rows)
 
     def needs(what: str) -> str:
         return f"{attack.kind} needs {what}: pass {what}="
@@ -140,13 +148,15 @@ def alone(
             raise ValueError(needs("rule"))
         sound = some[np.isfinite(some).all(axis=1)]
         vector = aggregate(rule, sound, n, f, rng, known.get("g")).vector
-        zero: Vector = np.zeros_like(mean)
+        zero: Vector = np.zeros(rows.shape[1], rows.dtype)
         return zero if vector is None else vector
 
     def view(seat: int) -> View:
         return View(
             worker=n - f + seat,
-            own=seats["own"][seat] if "own" in seats else mean,
+            dim=rows.shape[1],
+            dtype=rows.dtype,
+            honestly=lambda: seats["own"][seat] if "own" in seats else mean_of_rows(rows),
             flipped=lambda: flipped(seat),
             ids=lambda: range(len(rows)),
             peers=lambda: rows,

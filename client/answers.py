@@ -21,6 +21,8 @@ from link import claims, codec, flwr_compat, worker_state
 from strategies.claims import NO_EVALUATION
 from strategies.method import ATTACK_FAILED, STALE, Ask, Packet, StateLostError
 
+ReadAsk = Callable[[RecordDict], Ask]
+
 log = logging.getLogger("breakwater.client")
 
 
@@ -28,18 +30,19 @@ class AttackFailedError(Exception):
     """An attacker could not carry out its attack; the message has the reason."""
 
 
-def client_app(worker: Worker, *, evaluates: bool = True) -> ClientApp:
+def client_app(worker: Worker, *, evaluates: bool = True, read: ReadAsk = codec.read_ask) -> ClientApp:
     """Return the ClientApp of a worker that stays in this process, for ``link.node``.
 
     Args:
         worker: of this client.
         evaluates: its owner allows it to measure models for the server.
+        read: ``codec.read_ask``, or an ``AskReader`` that the workers of this process share.
     """
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return _reply(message, lambda ask: _stay(worker, ask))
+        return _reply(message, lambda ask: _stay(worker, ask), read)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -82,8 +85,8 @@ def refusal(error: Exception, message: Message) -> Message:
     return error_reply(message, str(error))
 
 
-def _reply(message: Message, answer: Callable[[Ask], RecordDict]) -> Message:
-    ask = codec.read_ask(message.content)
+def _reply(message: Message, answer: Callable[[Ask], RecordDict], read: ReadAsk = codec.read_ask) -> Message:
+    ask = read(message.content)
     try:
         return Message(answer(ask), reply_to=message)
     except StateLostError as lost:

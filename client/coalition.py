@@ -1,10 +1,11 @@
 """A Byzantine coalition: several seats, one brain.
 
-The brain knows what its view allows, works out what every fellow would send if honest, lets the attack choose what the
-server should aggregate, and forges the packet that makes it so. Everything it knows of others it recomputes from data
-and seeds: an omniscient coalition receives nothing, so it needs no side channel and its attack is as reproducible as
-the rest of the run. For the same reason members may also run as separate processes (as Flower nodes do) and still act
-as one.
+The brain knows what its view allows, works out what every fellow would send if honest as far as the attack looks at it,
+lets the attack choose what the server should aggregate, and forges the packet that makes it so. Everything it knows of
+others it recomputes from data and seeds: an omniscient coalition receives nothing, so it needs no side channel and its
+attack is as reproducible as the rest of the run. For the same reason members may also run as separate processes (as
+Flower nodes do) and still act as one. In one process it takes what honest workers have computed already; the bits are
+the same.
 
 Where workers keep state, the brain simulates each one in its view, round by round. It sees only the rounds
 that one of its seats is asked in, and hears of its own seats alone what the server sends to one that is behind: under
@@ -25,6 +26,7 @@ from attacks.attack import Attack, Copy, Individual, Repack
 from attacks.classical import Silence
 from attacks.faults import Fault, Faulty, WireFault
 from attacks.view import View
+from client.honest_replies import HonestReplies
 from client.rollback import Rollback
 from client.simulated import SimulatedWorkers
 from client.worker import measured
@@ -32,7 +34,7 @@ from experiment.opened import Experiment
 from foundation.errors import ConfigError
 from link.worker_state import Page, StateDict, under
 from strategies.claims import Claim
-from strategies.method import HELD, Ask, Compressor, Method, Packet, Past, Rows, StateLostError, Vector
+from strategies.method import HELD, STATELESS, Ask, Compressor, Method, Packet, Past, Rows, StateLostError, Vector
 from strategies.randomness import Role, stream
 from strategies.weights import Masses
 
@@ -54,6 +56,7 @@ class _Round:
         rows: the honest messages of ``peers``.
         target: what the server is to aggregate, once ``decided``.
         plan: where that differs from seat to seat, what each seat's is.
+        forged: the packet that was forged last: for which target, of which form, and what it is.
         whom: the worker whose message that is, where the attack copies.
     """
 
@@ -65,7 +68,13 @@ class _Round:
     target: Vector | None = None
     decided: bool = False
     plan: Callable[[int], Vector] | None = None
+    forged: tuple[Vector, Compressor, Packet] | None = None
     whom: int | None = None
+
+    def known(self, target: Vector, form: Compressor) -> Packet | None:
+        """Return the packet that was forged for exactly this target in this form; None if that was another."""
+        last = self.forged
+        return last[2] if last is not None and last[0] is target and last[1] == form else None
 
 
 @dataclass
@@ -94,9 +103,16 @@ class Coalition:
         experiment: the opened experiment; its config names the method that is under attack.
         attack: what to do.
         deadline_s: of a round, for replies that are to miss it; None for the one of rounds over the link.
+        replies: of the honest workers, where these run in this process.
     """
 
-    def __init__(self, experiment: Experiment, attack: Attack, deadline_s: float | None = None) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        attack: Attack,
+        deadline_s: float | None = None,
+        replies: HonestReplies | None = None,
+    ) -> None:
         self.experiment = experiment
         self._deadline_s = deadline_s or experiment.config.federation.longest_deadline_s
         self._attack = attack
@@ -109,6 +125,8 @@ class Coalition:
             experiment,
             sends=lambda i: i in self._members or isinstance(attack, Copy),
             ours=lambda i: i in self._members,
+            blank=not attack.looks_at_own,
+            replies=replies,
         )
         self._memory = _Memory()
         self._round: _Round | None = None
@@ -170,13 +188,14 @@ class Coalition:
         self._turn_to(ask)
         if HELD in ask.vectors:
             self._memory.held[worker], self._memory.heard[worker] = ask.vectors[HELD], ask.round - 1
-        own = self._simulated.packet(worker, ask)
+        if self._method.stateful:
+            self._simulated.follow(worker, ask)  # also in rounds in which the attack does not look
         opened = self._open(worker, ask)
         attack, form = self._attack, self._method.compressor_for(ask, worker)
         if isinstance(attack, WireFault):
-            return self._faulty(attack.of(worker), worker, ask, own)
+            return self._faulty(attack.of(worker), worker, ask, self._simulated.packet(worker, ask))
         if isinstance(attack, Repack):
-            honest = self._simulated.packet(worker, ask, flipped=True) if attack.flips_labels else own
+            honest = self._simulated.packet(worker, ask, flipped=attack.flips_labels)
             return self._sent(worker, ask, attack.repack(honest, form))
         if (target := self._decide(worker, ask, opened)) is None:
             return None
@@ -186,10 +205,16 @@ class Coalition:
                 return original
         wanted = self._method.aim(self._held(worker, ask), ask, target)
         adds = wanted is not target  # the server adds what it reads to something
-        if np.isfinite(target).all():  # what overflows would be screened
-            largest = np.finfo(wanted.dtype).max / max(1.0, form.norm_bound(len(wanted)))
-            wanted = np.clip(wanted, -largest, largest)
-        return self._sent(worker, ask, replace(self._forge(form, wanted, ask, exact=adds), version=own.version))
+        packet = None if adds or form.shared else opened.known(target, form)
+        if packet is None:
+            if np.isfinite(target).all():  # what overflows would be screened
+                largest = np.finfo(wanted.dtype).max / max(1.0, form.norm_bound(len(wanted)))
+                wanted = np.clip(wanted, -largest, largest)
+            packet = self._forge(form, wanted, ask, exact=adds)
+            opened.forged = target, form, packet
+        if self._method.stateful:
+            packet = replace(packet, version=self._simulated.packet(worker, ask).version)
+        return self._sent(worker, ask, packet)
 
     def _forge(self, form: Compressor, wanted: Vector, ask: Ask, *, exact: bool) -> Packet:
         """Return the packet that serves best to make the server read a vector.
@@ -232,7 +257,8 @@ class Coalition:
         """Return the round, opened by the first member that is asked in it and knows what it is about."""
         if self._round is None or self._round.ask.round != ask.round:
             memory = self._memory
-            x = self._method.model(self._simulated.follow(worker, ask).state, ask)
+            mine = self._simulated.follow(worker, ask).state if self._method.stateful else STATELESS
+            x = self._method.model(mine, ask)
             shared = {name: v for name, v in ask.vectors.items() if name != HELD}
             x_prev = shared.get("x_prev", memory.x if memory.round == ask.round - 1 else None)
             past = Past()
@@ -241,7 +267,7 @@ class Coalition:
                 g = (x_prev - x) / size if size > 0 and self._method.steps_along_aggregate else None
                 past = Past(shared.get("g", g), x_prev)
             memory.round, memory.x = ask.round, x
-            self._round = _Round(replace(ask, vectors=shared), past, x)
+            self._round = _Round(replace(ask, vectors=shared) if HELD in ask.vectors else ask, past, x)
             if self._method.stateful and self._attack.looks_at_peers:
                 self._known(worker, self._round)  # also in rounds in which the attack does not look
         return self._round
@@ -307,7 +333,9 @@ class Coalition:
         seats = sorted(self._members if cohort is None else self._members.intersection(cohort))
         return View(
             worker=worker,
-            own=self._simulated.row(worker, ask),
+            dim=self._x0.size,
+            dtype=self._x0.dtype,
+            honestly=lambda: self._simulated.row(worker, ask),
             flipped=lambda: self._simulated.row(worker, ask, flipped=True),
             ids=lambda: self._known(worker, opened),
             peers=lambda: self._rows(worker, opened),

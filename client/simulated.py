@@ -1,15 +1,37 @@
-"""Simulated honest workers: what they would keep and send, recomputed from data and seeds."""
+"""Simulated honest workers: what they would keep and send, recomputed from data and seeds.
 
-from collections.abc import Callable, Container
+What honest workers of this process have computed in the round already is taken from them (``client.honest_replies``).
+"""
+
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.random import Generator
+
+from client.honest_replies import HonestReplies
 from experiment.opened import Experiment
 from link.worker_state import Page, StateDict, state_from_dict, state_to_dict, under
 from strategies.method import HELD, STATELESS, Ask, Packet, StateLostError, Vector, WorkerState, begin
 from strategies.randomness import Role, stream
+
+
+class _Flat:
+    """The oracle of a loss whose gradients are 0, with the length and type of a model."""
+
+    def __init__(self, like: Vector) -> None:
+        self.dim, self._dtype = like.size, like.dtype
+
+    def full_gradient(self, x: Vector) -> Vector:
+        """Return 0."""
+        return np.zeros(self.dim, self._dtype)
+
+    def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: Generator) -> list[Vector]:
+        """Return 0 for each point; nothing is drawn."""
+        return [self.full_gradient(x) for x in points]
 
 
 @dataclass
@@ -36,9 +58,19 @@ class SimulatedWorkers:
         experiment: the opened experiment.
         sends: returns whether the packets of a worker may be asked for; only those are kept, for the round.
         ours: returns whether no ask of a worker is missed here, as it is a member of the coalition.
+        blank: nobody looks at what they send, but only at the version of their states: gradients are then taken for 0.
+        replies: of honest workers in this process.
     """
 
-    def __init__(self, experiment: Experiment, sends: Callable[[int], bool], ours: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        sends: Callable[[int], bool],
+        ours: Callable[[int], bool],
+        *,
+        blank: bool = False,
+        replies: HonestReplies | None = None,
+    ) -> None:
         self.known: dict[tuple[int, bool], SimulatedWorker] = {}
         """By worker and whether its labels are flipped."""
         self._experiment = experiment
@@ -46,6 +78,8 @@ class SimulatedWorkers:
         self._seed = experiment.config.federation.seed
         self._dtype = experiment.problem.dtype
         self._sends, self._ours = sends, ours
+        self._blank = _Flat(experiment.problem.initial()) if blank else None
+        self._replies = HonestReplies() if replies is None else replies
 
     def turn(self) -> None:
         """Let go of what only the past round needed: everything, where workers keep no state."""
@@ -96,10 +130,13 @@ class SimulatedWorkers:
         """
         copy = self.known.get((worker, flipped)) or SimulatedWorker()
         if copy.round != ask.round:
-            oracle = self._experiment.problem.oracle(worker, flipped=flipped)
-            rng = stream(self._seed, Role.WORKER, worker, ask.round)
-            begin(oracle, partial(stream, self._seed, Role.MODEL, worker, ask.round))
-            state, packet = self._method.reply(worker, copy.state, ask, oracle, rng)
+            replied = None if flipped else self._replies.find(worker, ask, copy.state)
+            if replied is None:
+                oracle = self._blank or self._experiment.problem.oracle(worker, flipped=flipped)
+                rng = stream(self._seed, Role.WORKER, worker, ask.round)
+                begin(oracle, partial(stream, self._seed, Role.MODEL, worker, ask.round))
+                replied = self._method.reply(worker, copy.state, ask, oracle, rng)
+            state, packet = replied
             q = self._method.compressor_for(ask, worker).decompress(packet, self._dtype)
             held = ask.vectors.get(HELD, copy.row)
             if held is copy.row and held is not None and self._ours(worker):

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Protocol, cast
 
 from attacks.faults import Faulty
+from client.honest_replies import HonestReplies
 from client.rollback import Rollback
 from experiment.opened import Experiment
 from link.worker_state import StateDict, state_from_dict, state_to_dict
@@ -65,12 +66,14 @@ class HonestWorker:
     Args:
         experiment: the opened experiment.
         index: which worker this is, 0 .. n-1; decides its data and its random streams.
+        replies: where its replies are kept for a coalition of this process; None for nowhere.
     """
 
     attacks = False
 
-    def __init__(self, experiment: Experiment, index: int) -> None:
+    def __init__(self, experiment: Experiment, index: int, replies: HonestReplies | None = None) -> None:
         self.index = index
+        self._replies = replies
         self._experiment = experiment
         self._method = experiment.method
         self._seed = experiment.config.federation.seed
@@ -93,6 +96,8 @@ class HonestWorker:
         begin(self._oracle, partial(stream, self._seed, Role.MODEL, self.index, ask.round))
         state, packet = self._method.reply(self.index, self._state, ask, self._oracle, rng)
         if not ask.probe:
+            if self._replies is not None:
+                self._replies.add(self.index, ask, self._state, (state, packet))
             self._state = state
         return packet
 

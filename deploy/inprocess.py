@@ -13,8 +13,9 @@ import secrets
 from collections.abc import Mapping
 from functools import partial
 
-from client.answers import client_app
+from client.answers import ReadAsk, client_app
 from client.coalition import Coalition, CoalitionMember
+from client.honest_replies import HonestReplies
 from client.preparation import PartyPreparation, PreparationOptions
 from client.worker import HonestWorker
 from deploy.local import LocalOptions, check_attack
@@ -84,17 +85,24 @@ def grid_of(experiment: Experiment) -> InProcessGrid:
     config, problem = experiment.config.for_clients(), experiment.problem
     n, f = config.federation.clients, config.federation.byzantine
     known = Experiment(config, problem)  # what clients are sent
-    brain = None if config.attack is None or not f else Coalition(known, config.attack)
+    replies = HonestReplies() if config.attack is not None and config.attack.sees_honest else None
+    brain = None if config.attack is None or not f else Coalition(known, config.attack, replies=replies)
     workers = [
-        CoalitionMember(brain, i) if brain and i in config.federation.last_seats else HonestWorker(known, i)
+        CoalitionMember(brain, i) if brain and i in config.federation.last_seats else HonestWorker(known, i, replies)
         for i in range(n)
     ]
-    apps = {name: client_app(worker) for name, worker in zip(names(n, f if brain else 0), workers, strict=True)}
-    return _grid(experiment, apps)
+    read = codec.AskReader()
+    seats = zip(names(n, f if brain else 0), workers, strict=True)
+    return _grid(experiment, {name: client_app(worker, read=read) for name, worker in seats}, read=read)
 
 
-def _grid(experiment: Experiment, apps: Mapping[str, App], reports: Mapping[str, str] = {}) -> InProcessGrid:
+def _grid(
+    experiment: Experiment,
+    apps: Mapping[str, App],
+    reports: Mapping[str, str] = {},
+    read: ReadAsk = codec.read_ask,
+) -> InProcessGrid:
     dim, dtype = experiment.problem.dim, experiment.problem.dtype
-    bound = partial(codec.reply_bound, method=experiment.method, dim=dim, dtype=dtype)
+    bound = partial(codec.reply_bound, method=experiment.method, dim=dim, dtype=dtype, read=read)
     most = codec.max_reply_bytes(dim, dtype)
     return InProcessGrid(secrets.randbits(62) + 2, apps, max_reply_bytes=most, reply_bound=bound, reports=reports)

@@ -57,11 +57,11 @@ class Call:
         kind, group_id, ttl_s = metadata.message_type, metadata.group_id, metadata.ttl
         return pb.Envelope(id=self.id, message_type=kind, group_id=group_id, ttl_s=ttl_s).SerializeToString()
 
-    def settle(self, answer: RecordDict | Error) -> None:
-        """Take the answer as Flower's reply."""
-        if isinstance(answer, RecordDict) and self.batch is not None:
+    def settle(self, answer: RecordDict | Error | Message) -> None:
+        """Take the answer as Flower's reply; it may be a reply to the instruction already, with content."""
+        if not isinstance(answer, Error) and self.batch is not None:
             self.batch.waits.append(time.monotonic() - self.batch.began)
-        self.reply = Message(answer, reply_to=self.message)
+        self.reply = answer if isinstance(answer, Message) else Message(answer, reply_to=self.message)
         flwr_compat.name_reply(self.reply, f"{self.message_id}-reply")
         self.expire()
 

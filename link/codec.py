@@ -19,9 +19,9 @@ what was asked, so no length travels; what must be checked first, round and kind
 import math
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -63,6 +63,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.d
 _CODES = _DTYPES | {name: np.dtype(name).newbyteorder("<") for name in ("float16", "uint8", "uint16", "int8", "int16")}
 """What vectors hold, and what the values of a packet may."""
 _BYTES = {"uint8": _CODES["uint8"]}
+
+RecordT = TypeVar("RecordT", ArrayRecord, ConfigRecord)
 
 _SEED, _SCALE = struct.Struct("<Q"), struct.Struct("<d")
 
@@ -129,9 +131,9 @@ def read_ask(content: RecordDict) -> Ask:
         WireError: it is not one of ours.
     """
     try:
-        config, vectors = content.config_records["ask"], content.array_records["vectors"]
+        config, vectors = _record(content, "ask", ConfigRecord), _record(content, "vectors", ArrayRecord)
         round_, kind = config["round"], config["kind"]
-        packet = _read_broadcast(config, content.array_records["packet"]) if "packet" in config else None
+        packet = _read_broadcast(config, _record(content, "packet", ArrayRecord)) if "packet" in config else None
     except KeyError as error:
         raise WireError(f"undecodable: the instruction has no {error}; is the server a Breakwater ServerApp?") from None
     seed, cohort = config.get("seed"), config.get("cohort")
@@ -157,6 +159,27 @@ def _read_size(size: object, name: str) -> float:
     if not isinstance(size, float) or not 0 <= size < math.inf:
         raise WireError(f"undecodable: the instruction's {name} is no number of at least 0")
     return size
+
+
+def _record(content: RecordDict, name: str, kind: type[RecordT]) -> RecordT:
+    """Return a record; KeyError where there is none of this kind."""
+    record = content[name]
+    if not isinstance(record, kind):
+        raise KeyError(name)
+    return record
+
+
+class AskReader:
+    """``read_ask`` for the workers of one process: a content that several of them share is read once, into one ask."""
+
+    def __init__(self) -> None:
+        self._last: tuple[RecordDict, Ask] | None = None
+
+    def __call__(self, content: RecordDict) -> Ask:
+        """Return the ask; see ``read_ask``."""
+        if self._last is None or self._last[0] is not content:
+            self._last = content, read_ask(content)
+        return self._last[1]
 
 
 def _read_mark(epoch: object) -> CheckpointEpoch | None:
@@ -269,7 +292,13 @@ def max_reply_bytes(dim: int, dtype: np.dtype[Any]) -> int:
     return dim * dtype.itemsize + (dim + 7) // 8 + CONTROL_BYTES
 
 
-def reply_bound(content: RecordDict, method: Method, dim: int, dtype: np.dtype[Any]) -> int:
+def reply_bound(
+    content: RecordDict,
+    method: Method,
+    dim: int,
+    dtype: np.dtype[Any],
+    read: Callable[[RecordDict], Ask] = read_ask,
+) -> int:
     """Return a bound on the size of any honest reply to one instruction.
 
     Args:
@@ -278,6 +307,7 @@ def reply_bound(content: RecordDict, method: Method, dim: int, dtype: np.dtype[A
         method: that asks.
         dim: d.
         dtype: of the model.
+        read: ``read_ask``, or an ``AskReader`` that the workers share.
 
     Returns:
         Bytes of the packet, and ``CONTROL_BYTES`` for its label, records and envelope, or for an error in its place.
@@ -287,7 +317,7 @@ def reply_bound(content: RecordDict, method: Method, dim: int, dtype: np.dtype[A
     if "evaluate" in content:  # see ``link.claims``: three numbers
         return CONTROL_BYTES
     try:
-        ask = read_ask(content)
+        ask = read(content)
     except WireError:
         return max_reply_bytes(dim, dtype)
     return method.compressor_for(ask, 0).layout(dim, dtype).nbytes + CONTROL_BYTES

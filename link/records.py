@@ -90,8 +90,14 @@ def _list_item(key: str, values: Sequence[int | float | str | bytes | bool]) -> 
 
 def elements_of(content: RecordDict) -> int:
     """Return how many elements its lists have, and dimensions its arrays."""
-    values = [value for record in content.values() for value in record.values()]
-    return sum(len(v.shape) if isinstance(v, Array) else len(v) if isinstance(v, list) else 0 for v in values)
+    elements = 0
+    for record in content.values():
+        for value in record.values():
+            if isinstance(value, Array):
+                elements += len(value.shape)
+            elif isinstance(value, list):
+                elements += len(value)
+    return elements
 
 
 class Body:

@@ -35,6 +35,7 @@ class Reply:
         end: the stream ends after them, in these words or with this goodbye; None if it goes on.
         kind: what is sent, see ``link.witness``.
         round: that it belongs to; None for none.
+        whole: the app's reply and its payload, where the frames are theirs and nothing is wrong.
     """
 
     frames: Iterable[bytes] = ()
@@ -42,6 +43,7 @@ class Reply:
     end: pb.Goodbye | str | None = None
     kind: str = ""
     round: int | None = None
+    whole: tuple[Message, Payload] | None = None
 
 
 def answer(parcel: Parcel, app: App, context: Context, *, name: str) -> Reply:
@@ -70,17 +72,38 @@ def _answer(parcel: Parcel, app: App, context: Context, name: str) -> Reply:
             group_id=parcel.group_id,
             ttl_s=parcel.ttl_s,
         )
+    except Exception as raised:  # Flower knows no such message
+        return _raised(parcel.id, name, raised)
+    return answer_to(instruction, parcel.id, app, context, name=name)
+
+
+def answer_to(instruction: Message, id_: int, app: App, context: Context, *, name: str) -> Reply:
+    """Return the same, where the instruction is there as Flower's message; without its kind and round.
+
+    Args:
+        instruction: to the client.
+        id_: of the instruction on the link.
+        app: as above.
+        context: as above.
+        name: as above.
+    """
+    try:
         reply: Message = app(instruction, context)
         if reply.has_error():
-            return Reply([error_frame(parcel.id, reply.error)], kind=ERROR)
-        return Reply(whole(Payload(reply.content), parcel.id))
+            return Reply([error_frame(id_, reply.error)], kind=ERROR)
+        payload = Payload(reply.content)
+        return Reply(whole(payload, id_), whole=(reply, payload))
     except Silent:
-        return Reply([control_frame(pb.Pass(id=parcel.id))], kind=PASS)
+        return Reply([control_frame(pb.Pass(id=id_))], kind=PASS)
     except Broken as wish:
-        return replace(broken(wish, parcel.id), kind=BROKEN)
+        return replace(broken(wish, id_), kind=BROKEN)
     except Exception as raised:  # whatever the app raises is its answer; the node lives on
-        _log.exception("%s: the ClientApp raised", name)
-        return error(parcel.id, f"{type(raised).__name__}: {raised}"[:_MAX_REASON])
+        return _raised(id_, name, raised)
+
+
+def _raised(id_: int, name: str, raised: Exception) -> Reply:
+    _log.error("%s: the ClientApp raised", name, exc_info=raised)
+    return error(id_, f"{type(raised).__name__}: {raised}"[:_MAX_REASON])
 
 
 async def send(write: Callable[[Reply], Awaitable[None]], reply: Reply) -> None:

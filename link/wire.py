@@ -8,10 +8,10 @@ than the bound it was given. docs/wire.md describes the bytes.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import cast
 
-from flwr.app import Error, RecordDict
+from flwr.app import ConfigRecord, Error, RecordDict
 from google.protobuf.message import DecodeError
 
 from foundation.errors import WireError
@@ -109,29 +109,23 @@ class Payload:
 
     def __init__(self, content: RecordDict) -> None:
         self.reply_bound: int | None = None  # how long a reply to this may be; None as long as any
-        flaw = _flaw_of_counts(sum(1 + len(record) for record in content.values()), lambda: elements_of(content))
-        if flaw is not None:
-            raise WireError(flaw)
-        records, self._parts = pack(content)
-        if len(records) > CHUNK_BYTES:
-            least = f"records of {len(records)} bytes besides array data and long byte strings"
-            raise WireError(f"oversize: {least}: at most {CHUNK_BYTES}; {_USE_ARRAYS}")
-        self.body_bytes = sum(map(len, self._parts))
-        body: tuple[bytes, ...] = (_BODY_BYTES, _varint(self.body_bytes))
-        if self.body_bytes <= INLINE_BYTES:
-            body = (_BODY, _varint(self.body_bytes), *self._parts) if self.body_bytes else ()
-            self._parts = []
-        self._content = _field(_CONTENT, records, *body)
+        self._records = content
+        shape = _shape(content)
+        self._lengths = self._written.lengths if shape is None else _lengths_of(shape)
+
+    @cached_property
+    def _written(self) -> "_Written":
+        return _write(self._records)
 
     def envelope(self, *head: bytes) -> bytes:
         """Return the frame of an envelope with this content; ``head`` is its serialised other fields."""
-        return _field(_ENVELOPE, *head, self._content)
+        return _field(_ENVELOPE, *head, self._written.content)
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the chunk frames that follow the envelope, made on the way."""
         pieces: list[memoryview] = []
         held = 0
-        for part in self._parts:
+        for part in self._written.parts:
             view = memoryview(part)
             while view:
                 piece = view[: CHUNK_BYTES - held]
@@ -144,10 +138,76 @@ class Payload:
         if held:
             yield _field(_CHUNK, *pieces)
 
+    def frame_bytes(self, *head: bytes) -> list[int]:
+        """Return the length of each frame of a message with this content: of the envelope, then of its chunks."""
+        content, parts = self._lengths
+        full, rest = divmod(parts, CHUNK_BYTES)
+        return [
+            _field_bytes(sum(map(len, head)) + content),
+            *[_field_bytes(CHUNK_BYTES)] * full,
+            *([_field_bytes(rest)] if rest else ()),
+        ]
+
     @cached_property
     def shared_chunks(self) -> list[bytes]:
         """The chunk frames, made once and kept: for a broadcast."""
         return list(self.chunks())
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The envelope's field with the records, and the parts of a body that does not fit into it."""
+
+    content: bytes
+    parts: list[bytes]
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """The bytes of the field and of all parts."""
+        return len(self.content), sum(map(len, self.parts))
+
+
+def _write(content: RecordDict) -> _Written:
+    """Serialise records; see ``Payload``."""
+    flaw = _flaw_of_counts(sum(1 + len(record) for record in content.values()), lambda: elements_of(content))
+    if flaw is not None:
+        raise WireError(flaw)
+    records, parts = pack(content)
+    if len(records) > CHUNK_BYTES:
+        least = f"records of {len(records)} bytes besides array data and long byte strings"
+        raise WireError(f"oversize: {least}: at most {CHUNK_BYTES}; {_USE_ARRAYS}")
+    body_bytes = sum(map(len, parts))
+    body: tuple[bytes, ...] = (_BODY_BYTES, _varint(body_bytes))
+    if body_bytes <= INLINE_BYTES:
+        body = (_BODY, _varint(body_bytes), *parts) if body_bytes else ()
+        parts = []
+    return _Written(_field(_CONTENT, records, *body), parts)
+
+
+Shape = tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
+"""Of records that hold byte strings only, as the replies to a round do: names, keys and lengths."""
+
+
+def _shape(content: RecordDict) -> Shape | None:
+    """Return the shape of records; None where they hold anything but byte strings."""
+    shape = []
+    for name, record in content.items():
+        if not isinstance(record, ConfigRecord):
+            return None
+        lengths = [(key, len(value)) for key, value in record.items() if isinstance(value, bytes)]
+        if len(lengths) != len(record):
+            return None
+        shape.append((name, tuple(lengths)))
+    return tuple(shape)
+
+
+@lru_cache(maxsize=64)
+def _lengths_of(shape: Shape) -> tuple[int, int]:
+    """Return ``_Written.lengths`` of records of this shape; those of one round's replies are the same."""
+    zeros = RecordDict()
+    for name, lengths in shape:
+        zeros[name] = ConfigRecord({key: bytes(length) for key, length in lengths})
+    return _write(zeros).lengths
 
 
 def reply_head(id_: int) -> bytes:
@@ -205,6 +265,11 @@ class Reader:
         self._open: pb.Envelope | None = None  # the envelope whose body is coming
         self._chunks: list[memoryview] = []
         self._missing, self._dropping = 0, False
+
+    @property
+    def expects_message(self) -> bool:
+        """Whether a message may begin with the next frame, as nothing incomplete or refused came before it."""
+        return self._open is None and not self._dropping
 
     def feed(self, raw: bytes) -> Control | Parcel | None:
         """Read one frame.
@@ -313,6 +378,11 @@ def _flaw_of_counts(items: int, elements: Callable[[], int]) -> str | None:
 def _field(tag: bytes, *parts: bytes | memoryview) -> bytes:
     """Return one length-delimited protobuf field: tag, length, data."""
     return b"".join((tag, _varint(sum(map(len, parts))), *parts))
+
+
+def _field_bytes(data: int) -> int:
+    """Return the length of a field with that many bytes of data."""
+    return 1 + max(1, -(-data.bit_length() // 7)) + data
 
 
 def _varint(n: int) -> bytes:

@@ -4,7 +4,7 @@ Nothing here changes what a method does. The numbers go to the metrics of the ro
 ``server.monitor.suspects``, looks at many rounds of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ from strategies.operators import Combined, Rows
 MOST = 2**20
 """Numbers that are looked at in a round; of larger arrays randomly placed stretches of columns are."""
 _STRETCH = 1024
+_GROUP = 8
+"""Stretches that are looked at together."""
 FARTHEST = 1e6
 """Distances are cut off there, and at its inverse."""
 
@@ -72,15 +74,21 @@ def examine(workers: Sequence[int], combined: Combined, rng: Generator) -> Evide
     # In units of their own where squares would leave float64, so that no hostile row takes the others' digits.
     own = _unit(center[None])[0]
     units = np.maximum(_unit(rows), own)
+    plain = bool((units == 1.0).all())
     squares, apart, along, length = np.zeros(n), np.zeros(n), np.zeros(n), 0.0
-    for columns in _stretches(rows, rng):
-        block = rows[:, columns] / units[:, None]
-        middle = center[columns] / own
-        squares += np.einsum("ij,ij->i", block, block)
-        along += np.einsum("ij,j->i", block, middle)
-        length += float(np.einsum("i,i->", middle, middle))
-        block -= np.multiply.outer(own / units, middle)
-        apart += np.einsum("ij,ij->i", block, block)
+    for at in _groups(_stretches(rows, rng)):
+        block, middle = _gathered(rows, at).astype(np.float64), _gathered(center[None], at)[0] / own
+        if not plain:
+            block /= units[:, None, None]
+        square, share = np.einsum("isj,isj->si", block, block), np.einsum("isj,sj->si", block, middle)
+        own_square = np.einsum("sj,sj->s", middle, middle)
+        block -= middle if plain else (own / units)[:, None, None] * middle
+        far_square = np.einsum("isj,isj->si", block, block)
+        for s in range(len(at)):  # one after the other, so that the digits do not depend on the groups
+            squares += square[s]
+            along += share[s]
+            length += float(own_square[s])
+            apart += far_square[s]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         norms, far = np.sqrt(squares) * units, np.sqrt(apart) * units
         cosines = np.clip(along / (np.sqrt(squares) * np.sqrt(length)), -1.0, 1.0)
@@ -127,13 +135,35 @@ def _stretches(rows: Rows, rng: Generator) -> Iterator[slice]:
     n, d = rows.shape
     if n * d <= MOST:
         width = max(256, 2**17 // n)
-        yield from (slice(lo, lo + width) for lo in range(0, d, width))
+        yield from (slice(lo, min(lo + width, d)) for lo in range(0, d, width))
         return
     count = _count(n, d)
     part = d // count
     for number, offset in enumerate(rng.integers(0, max(1, part - _STRETCH + 1), count)):
         lo = number * part + int(offset)
         yield slice(lo, min(lo + _STRETCH, d))
+
+
+def _gathered(rows: Rows, stretches: Sequence[slice]) -> NDArray[np.floating]:
+    """Return stretches of one length, shape (n', how many, length)."""
+    if len(stretches) == 1:
+        return rows[:, None, stretches[0]]
+    return np.stack([rows[:, columns] for columns in stretches], axis=1)
+
+
+def _groups(stretches: Iterable[slice]) -> Iterator[list[slice]]:
+    """Gather neighbours of length _STRETCH, a few at a time, for fewer calls of NumPy; longer slices stay alone."""
+    group: list[slice] = []
+    for each in stretches:
+        if group and (each.stop - each.start != _STRETCH or len(group) == _GROUP):
+            yield group
+            group = []
+        group.append(each)
+        if each.stop - each.start != _STRETCH:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _equal(rows: Rows, norms: NDArray[np.float64], workers: Sequence[int]) -> list[list[int]]:

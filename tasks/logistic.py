@@ -131,6 +131,7 @@ class LogisticLoss:
             self._last = x.copy(), self.matrix.transposed_times(residuals) + self.l2 * x
         return self._last[1].copy()
 
+    @np.errstate(over="ignore", invalid="ignore")
     def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: np.random.Generator) -> list[Vector]:
         """Draw one minibatch of min(b, m) samples without replacement; return its mean gradient at each point."""
         if batch >= len(self.signs):
@@ -152,7 +153,6 @@ def _expit(z: Vector) -> Vector:
     return out
 
 
-@np.errstate(over="ignore", invalid="ignore")
 def _mean_gradient(samples: Linear, signs: Vector, x: Vector, l2: float) -> Vector:
     """Return the gradient of mean log(1 + exp(-y a.x)) + (l2/2) ||x||^2 over a minibatch."""
     residuals = -signs * _expit(-signs * samples.times(x))

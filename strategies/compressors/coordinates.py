@@ -16,6 +16,8 @@ from strategies.compressors.choices import Choice
 
 _ROUNDS = 6
 """How often ``_permuted`` mixes."""
+_SHORT = 2**12
+"""Up to this d masks are kept, as drawing one takes longer than what is done with it."""
 _PERMUTATION = 0x5045524D  # "PERM"
 """Makes the words of the permutation others than those of the rotation and of masks."""
 
@@ -39,6 +41,19 @@ def mask(seed: int, d: int, k: int) -> Choice:
     """
     if (loops := packing.loops_for(d)) is not None:
         return cast(Choice, loops.mask(seed, d, k))
+    return _short_mask(seed, d, k) if d <= _SHORT else _drawn(seed, d, k)
+
+
+@lru_cache(maxsize=256)  # 1 MiB
+def _short_mask(seed: int, d: int, k: int) -> Choice:
+    """Return ``mask``, read-only: in one process a worker, the server and whoever looks on read a packet each."""
+    choice = _drawn(seed, d, k)
+    choice.flags.writeable = False
+    return choice
+
+
+def _drawn(seed: int, d: int, k: int) -> Choice:
+    """Return ``mask`` as d truth values."""
     inverted = 2 * k > d
     wanted = d - k if inverted else k
     marked = np.zeros(d, np.bool_)

@@ -4,6 +4,7 @@
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, Self
@@ -169,18 +170,21 @@ class Packed:
         layout = self.layout(dim, dtype)
         values, seed, scale, marks = packet.values, packet.seed, packet.scale, packet.marks
         nbytes = 0 if marks is None else marks.nbytes
-        flaws = (
-            (values.ndim != 1, f"wrong shape: {values.shape}, expected ({layout.count},)"),
-            (values.size != layout.count, f"wrong shape: {values.size} values, expected {layout.count}"),
-            (values.dtype != layout.dtype, f"wrong dtype: {values.dtype}, expected {layout.dtype}"),
-            (not layout.seed and seed is not None, f"bad seed: {seed}, expected none"),
-            (layout.seed and not _is_seed(seed), f"bad seed: {seed}, expected an integer from 0 to 2^64 - 1"),
-            (not layout.scale and scale is not None, f"bad scale: {scale}, expected none"),
-            (layout.scale and scale is None, "bad scale: None, expected a number"),
-            (nbytes != layout.marks, f"wrong shape: {nbytes} bytes of marks, expected {layout.marks}"),
+        flaws: tuple[tuple[bool, Callable[[], str]], ...] = (  # formatting a dtype takes as long as all the tests
+            (values.ndim != 1, lambda: f"wrong shape: {values.shape}, expected ({layout.count},)"),
+            (values.size != layout.count, lambda: f"wrong shape: {values.size} values, expected {layout.count}"),
+            (values.dtype != layout.dtype, lambda: f"wrong dtype: {values.dtype}, expected {layout.dtype}"),
+            (not layout.seed and seed is not None, lambda: f"bad seed: {seed}, expected none"),
+            (
+                layout.seed and not _is_seed(seed),
+                lambda: f"bad seed: {seed}, expected an integer from 0 to 2^64 - 1",
+            ),
+            (not layout.scale and scale is not None, lambda: f"bad scale: {scale}, expected none"),
+            (layout.scale and scale is None, lambda: "bad scale: None, expected a number"),
+            (nbytes != layout.marks, lambda: f"wrong shape: {nbytes} bytes of marks, expected {layout.marks}"),
         )
         if flaw := next((flaw for wrong, flaw in flaws if wrong), None):
-            return flaw
+            return flaw()
         if marks is not None and (marks.ndim != 1 or marks.dtype != np.uint8):
             return f"wrong dtype: marks of {marks.dtype}, expected uint8"
         return None

@@ -81,7 +81,9 @@ def mean(rows: Rows) -> Vector:
 def view(**other: Any) -> View:
     known = View(
         worker=4,
-        own=OWN,
+        dim=2,
+        dtype=np.dtype(np.float64),
+        honestly=lambda: OWN,
         flipped=lambda: np.array([7.0, 8.0]),
         ids=lambda: range(3),
         peers=lambda: HONEST,
@@ -99,6 +101,9 @@ def view(**other: Any) -> View:
         rule="",
         draw=np.random.default_rng,
     )
+    if "own" in other:
+        own = other.pop("own")
+        other |= {"honestly": lambda: own, "dim": len(own), "dtype": own.dtype}
     return replace(known, **other)
 
 

@@ -366,3 +366,13 @@ def test_a_flawed_frame_is_refused_with_its_reason(frame: bytes, reason: str) ->
         reader.feed(frame)
     assert reason in caught.value.reason
     assert isinstance(reader.feed(control_frame(pb.Ready())), pb.Ready)
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 65_000, 65_537, CHUNK_BYTES, 2 * CHUNK_BYTES + 5])
+@pytest.mark.parametrize("record", ["config", "arrays"])
+def test_the_frames_of_a_message_are_as_long_as_is_said_before_they_are_written(size: int, record: str) -> None:
+    data = bytes(size)
+    held = ConfigRecord({"": data}) if record == "config" else ArrayRecord({"": Array("uint8", (size,), "raw", data)})
+    payload, head = Payload(RecordDict({"p": held})), b"\x08\x01"
+    frames = [payload.envelope(head), *payload.chunks()]
+    assert payload.frame_bytes(head) == list(map(len, frames))
