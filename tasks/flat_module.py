@@ -3,7 +3,7 @@
 A model comes in by one copy and its gradient goes out by one; between them everything stays on the device. Whatever
 the module draws at random comes from a seed that the caller gives for each evaluation, and torch's own generators are
 left as they were. On the CPU it computes with one thread, so that every process computes the same bits; other devices
-promise less, see docs/devices.md. Importing it imports torch.
+promise less, see docs/tasks.md. Importing it imports torch.
 """
 
 import json
