@@ -7,6 +7,9 @@ STAMP := $(VENV)/.breakwater-setup
 # One more than cores: tests of real processes wait a good deal.
 ON_ALL_CORES := --numprocesses $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() + 1))') --dist loadfile --no-loadscope-reorder
 
+# Many containers set it. Each of the hundreds of processes that tests start would compile anew all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-flower test-wheel test-containers check format bench gpu fuzz torture soak docs constraints proto clean
 
@@ -32,9 +35,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make $(MAKECMDGOALS) PYTHON=python3.12"; rm -rf $(VENV); exit 1; }
 	if $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; then \
-	  $(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[torch,monitor,table,docs,dev]'; \
+	  $(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[torch,monitor,table,lora,docs,dev]'; \
 	else \
-	  $(BIN)/python -m pip install --constraint constraints.txt --editable '.[torch,monitor,table,docs,dev]'; \
+	  $(BIN)/python -m pip install --constraint constraints.txt --editable '.[torch,monitor,table,lora,docs,dev]'; \
 	fi
 	touch $(STAMP)
 

@@ -25,6 +25,7 @@ from flwr.serverapp.strategy import Result
 from adapters.flower_log import log_end, log_start, show_warnings
 from adapters.named_arrays import ArrayLayout
 from adapters.node_roster import NodeRoster
+from adapters.orders import RUNNING
 from foundation.errors import ConfigError
 from link import codec
 from strategies.method import Ask, Compressor, Method, Packet, Rejected, Vector
@@ -34,7 +35,7 @@ from strategies.strategy import NoClientsError, Outcome, RobustStrategy, RoundRe
 
 log = logging.getLogger("flwr.breakwater")
 
-OWN_RECORDS = frozenset({"ask", "vectors", "packet"})
+OWN_RECORDS = frozenset({"ask", "vectors", "packet", RUNNING})
 """Names of our records in an instruction."""
 
 
@@ -156,6 +157,14 @@ class AppStrategy(RobustStrategy):
         self._num_rounds = 0  # of the run that ``start`` drives
         self._app_config = self._evaluate_config = ConfigRecord()
 
+    def layout_of(self, arrays: ArrayRecord) -> ArrayLayout:
+        """Return which arrays are trained, and where they lie in x.
+
+        Raises:
+            ConfigError: the method cannot work on such arrays.
+        """
+        return ArrayLayout.of(arrays)
+
     def make_codec(self, layout: ArrayLayout) -> AppCodec:
         """Return how this model travels.
 
@@ -169,7 +178,7 @@ class AppStrategy(RobustStrategy):
     ) -> Iterable[Message]:
         """Open a round: one instruction each, which share what they can."""
         if self.state is None:
-            self.codec = self.make_codec(ArrayLayout.of(arrays))
+            self.codec = self.make_codec(self.layout_of(arrays))
             self.seats.watch(grid)
             self._settle()
         config["server-round"] = server_round
@@ -237,7 +246,7 @@ class AppStrategy(RobustStrategy):
         if evaluate_config is not None and not self.asks_to_evaluate:
             log.warning("evaluate_config is not used: clients are not asked to evaluate; give evaluate_fn")
         self._evaluate_config = ConfigRecord() if evaluate_config is None else evaluate_config
-        layout = ArrayLayout.of(initial_arrays)
+        layout = self.layout_of(initial_arrays)
         self.codec = self.make_codec(layout)
         self.codec.from_arrays(initial_arrays)  # find a flaw before waiting
         if unchanged := layout.unchanged():

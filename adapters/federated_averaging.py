@@ -10,7 +10,7 @@ reads it. Between rounds, clients evaluate as with FedAvg; what they report is s
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Unpack
@@ -21,8 +21,8 @@ from flwr.serverapp.strategy import Result
 
 from adapters.app_strategy import OWN_RECORDS, AppCodec, AppOptions, AppStrategy, check_share
 from adapters.client_metrics import Aggregate, median_metrics, screened
-from adapters.named_arrays import ArrayLayout
-from adapters.orders import ORDER, write, write_order
+from adapters.named_arrays import RUNNING_NAMES, ArrayLayout
+from adapters.orders import ORDER, RUNNING, write, write_order
 from foundation.errors import ConfigError
 from foundation.text import kind_and_line, one_line
 from strategies.aggregators import CoordinateMedian, Rule
@@ -52,7 +52,7 @@ class DeltaCodec(AppCodec):
 
     def write_ask(self, ask: Ask, extra: Mapping[str, Vector] = {}) -> RecordDict:  # never written to
         """Return the content of an instruction; this method has nothing extra for anybody."""
-        order = write_order(ask, self.compressor, self.arrays)
+        order = write_order(ask, self.compressor, self.arrays, self.layout.running)
         return RecordDict({self.arrays: self.to_arrays(ask.vectors["x"]), ORDER: order})
 
 
@@ -78,6 +78,10 @@ class RobustFedAvg(AppStrategy):
         evaluate_metrics_aggr_fn: the same for evaluation.
         arrayrecord_key: name of the record with the model.
         configrecord_key: name of the record with the app's ``train_config`` or ``evaluate_config``.
+        running_statistics: names of arrays that are running statistics, beside those whose name ends with one of
+            torch's: running_mean, running_var, num_batches_tracked. They are no part of what the method compresses,
+            clips and aggregates: each round they become the coordinate-wise median over the replies that count, where
+            more than twice as many report them as may be Byzantine in such a cohort.
 
         options: those of ``AppStrategy``. Without ``clients``, the default of ``min_available_nodes`` is 2f + 1, but at
             least 2. ``every`` counts for evaluation by clients too.
@@ -107,6 +111,7 @@ class RobustFedAvg(AppStrategy):
         evaluate_metrics_aggr_fn: Aggregate | None = None,
         arrayrecord_key: str = "arrays",
         configrecord_key: str = "config",
+        running_statistics: Collection[str] | None = None,
         **options: Unpack[AppOptions],
     ) -> None:
         if (byzantine is None) == (byzantine_fraction is None):
@@ -132,6 +137,7 @@ class RobustFedAvg(AppStrategy):
         self._byzantine, self._share = byzantine, byzantine_fraction
         self.fraction_train, self.fraction_evaluate = float(fraction_train), float(fraction_evaluate)
         self._rule = CoordinateMedian() if aggregator is None else aggregator
+        self._running = frozenset(running_statistics or ())
         self._form, self._alpha, self._gamma = form, alpha, float(server_learning_rate)
         self._open_n = clients is None
         if clients is None:
@@ -242,6 +248,15 @@ class RobustFedAvg(AppStrategy):
 
     # --- training ---------------------------------------------------------------------------------------------------
 
+    def layout_of(self, arrays: ArrayRecord) -> ArrayLayout:
+        """Return the layout of a model, with its running statistics apart.
+
+        Raises:
+            ConfigError: the model cannot be trained, or lacks an array of ``running_statistics``.
+        """
+        known = {name for name in arrays if name.rpartition(".")[2] in RUNNING_NAMES}
+        return ArrayLayout.of(arrays, known | self._running)
+
     def make_codec(self, layout: ArrayLayout) -> AppCodec:
         """Return how this model travels.
 
@@ -259,6 +274,7 @@ class RobustFedAvg(AppStrategy):
         super().forget()
         self._train_claims: dict[int, RecordDict] = {}
         self._train_metrics: MetricRecord | None = None
+        self._reports: list[ArrayRecord] = []  # running statistics of this round
         self._asked: list[tuple[Message, int]] = []  # to evaluate: instruction and worker
         self._evaluated = self._cannot_evaluate = False
         self._explained: set[tuple[int, str]] = set()  # whose metrics the log has called unusable, and why
@@ -278,13 +294,41 @@ class RobustFedAvg(AppStrategy):
         pairs = zip(opened.messages, opened.cohort, strict=True)
         sent = {message.metadata.message_id: worker for message, worker in pairs if worker in accepted}
         found = ((sent.get(reply.metadata.reply_to_message_id), reply) for reply in batch)
-        self._train_claims = {i: _metrics_of(reply) for i, reply in found if i is not None and reply.has_content()}
+        counted = {i: reply for i, reply in found if i is not None and reply.has_content()}
+        self._train_claims = {i: _metrics_of(reply) for i, reply in counted.items()}
+        self._reports = self._running_of(outcome, {i: counted[i] for i in outcome.used if i in counted})
         return outcome
+
+    def _running_of(self, outcome: Outcome, replies: Mapping[int, Message]) -> list[ArrayRecord]:
+        """Return the running statistics in the replies that are used; none where these are too few for a median."""
+        layout = self.codec.layout if isinstance(self.codec, AppCodec) else None
+        if layout is None or not layout.running or not outcome.used:
+            return []
+        reports: dict[int, ArrayRecord] = {}
+        flaws: dict[int, str] = {}
+        for worker, reply in replies.items():
+            try:
+                reports[worker] = layout.statistics(reply.content.array_records[RUNNING])
+            except KeyError:
+                flaws[worker] = "missing: the reply lacks some; is its robust_deltas_mod of this version?"
+            except Exception as error:  # whatever a client sends: the round goes on
+                flaws[worker] = one_line(f"unusable: {error}")
+        round_ = outcome.record.round
+        self._explain("running statistics", round_, flaws)
+        lies = min(self.byzantine, expected_byzantine(len(outcome.opened.cohort), self.clients, self.byzantine))
+        if len(reports) > 2 * lies:
+            return list(reports.values())
+        few = f"{len(reports)} replies have running statistics, of which {lies} may be lies"
+        self._explain("running statistics", round_, {-1: f"too few: {few}; they stay as they are"})
+        return []
 
     def _commit(self, outcome: Outcome) -> RoundRecord:
         """Let a round take effect, log it, and aggregate the metrics of its training."""
         record = super()._commit(outcome)
         claims, self._train_claims = self._train_claims, {}
+        reports, self._reports = self._reports, []
+        if reports and isinstance(self.codec, AppCodec):
+            self.codec = self.make_codec(self.codec.layout.with_medians(reports))
         self._train_metrics = None
         if any(content.metric_records for content in claims.values()):
             usable, flaws = screened(claims)
@@ -389,6 +433,9 @@ class RobustFedAvg(AppStrategy):
             known = worker, f"{what}: {reason.partition(':')[0]}"
             if known not in self._explained:
                 self._explained.add(known)
+                if worker < 0:
+                    log.warning("round %d: %s: %s", round_, what, reason)
+                    continue
                 log.warning("round %d: metrics of %s rejected (%s): %s", round_, self.roster.name(worker), what, reason)
 
     def _aggregated(self, what: str, usable: Mapping[int, RecordDict], function: Aggregate) -> MetricRecord | None:

@@ -3,9 +3,9 @@
     app = ClientApp(mods=[robust_deltas_mod])
 
 On an instruction of ``RobustFedAvg`` it lets the app train, and sends in place of the app's model the compressed
-difference Q(x - y), with the app's metrics. Other instructions pass through, so the same ClientApp evaluates models and
-serves a plain FedAvg. It comes first among several mods: what those after it do to a model (clipping, noise) then
-reaches the server. Cheap to import.
+difference Q(x - y), with the app's metrics, and running statistics of batch norm as the app returned them. Other
+instructions pass through, so the same ClientApp evaluates models and serves a plain FedAvg. It comes first among
+several mods: what those after it do to a model (clipping, noise) then reaches the server. Cheap to import.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 
 from adapters.named_arrays import ArrayLayout
-from adapters.orders import ORDER, Order, is_order, read_order
+from adapters.orders import ORDER, RUNNING, Order, is_order, read_order
 from foundation.errors import ConfigError, WireError
 from link import codec, flwr_compat
 from strategies.method import Ask, Vector
@@ -32,7 +32,7 @@ def robust_deltas_mod(message: Message, context: Context, call_next: Callable[[M
     try:
         order = read_order(record)
         arrays = _model(message, order.arrays, "the instruction")
-        layout = ArrayLayout.of(arrays)
+        layout = ArrayLayout.of(arrays, order.statistics)
         x = layout.flat(arrays)  # before the app has the arrays: it may consume them
     except (ConfigError, WireError) as error:
         return _refusal(message, f"instruction: {error}")
@@ -41,8 +41,9 @@ def robust_deltas_mod(message: Message, context: Context, call_next: Callable[[M
     if reply.has_error():
         return reply
     try:
-        delta = _delta(x, layout.flat(_model(reply, order.arrays, "the ClientApp's reply")))
-        return _packet(delta, order, message, reply)
+        trained = _model(reply, order.arrays, "the ClientApp's reply")
+        delta = _delta(x, layout.flat(trained))
+        return _packet(delta, order, message, reply, layout.statistics(trained))
     except (ConfigError, ValueError) as error:
         return _refusal(message, f"what the ClientApp returned cannot be used: {error}")
 
@@ -65,11 +66,12 @@ def _delta(x: Vector, y: Vector) -> Vector:
     return delta
 
 
-def _packet(delta: Vector, order: Order, message: Message, reply: Message) -> Message:
-    """Return the message with the packet, and the app's metrics beside it."""
+def _packet(delta: Vector, order: Order, message: Message, reply: Message, running: ArrayRecord) -> Message:
+    """Return the message with the packet, and the app's metrics and running statistics beside it."""
     packet = order.compressor.of_round(order.seed, order.worker).compress(delta, np.random.default_rng(order.draw))
     content = codec.write_packet(packet, Ask(order.round, "", {}))
-    return Message(RecordDict({**reply.content.metric_records, **content}), reply_to=message)
+    stats = {RUNNING: running} if running else {}
+    return Message(RecordDict({**reply.content.metric_records, **content, **stats}), reply_to=message)
 
 
 def _refusal(message: Message, reason: str) -> Message:

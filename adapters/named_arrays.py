@@ -3,10 +3,12 @@
 The vector is the concatenation of all floating arrays in the order of their names, in float64 if one of them is (and
 has numbers), else in float32. Each goes back to its own shape and type. Integers and booleans (the step counter of a
 batch normalisation) have no mean that a rule could defend: they stay what they were at the start.
+
+Running statistics may be kept apart: they are then no part of the vector, whatever their type.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +17,11 @@ from numpy.typing import NDArray
 
 from foundation.errors import ConfigError
 from strategies.method import Vector
+from strategies.vectors import coordinate_median
+
+RUNNING_NAMES = frozenset({"running_mean", "running_var", "num_batches_tracked"})
+"""What torch calls running statistics; the last part of an array's name."""
+_AT_LEAST_0 = frozenset({"running_var", "num_batches_tracked"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +34,7 @@ class ArrayLayout:
         places: where it lies in the vector, by name.
         kept: the arrays that are not part of the vector, by name.
         names: all, in the order of the user's record.
+        running: those of ``kept`` that are running statistics, in the order of their names.
         dim: d.
         dtype: of the vector.
     """
@@ -38,20 +46,27 @@ class ArrayLayout:
     names: tuple[str, ...]
     dim: int
     dtype: np.dtype[Any]
+    running: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, arrays: ArrayRecord) -> Self:
+    def of(cls, arrays: ArrayRecord, running: Collection[str] = ()) -> Self:
         """Return the layout of a model.
 
+        Args:
+            arrays: the model.
+            running: names of the arrays that are running statistics.
+
         Raises:
-            ConfigError: an array of another kind of type, or not one of floating point.
+            ConfigError: an array of another kind of type, or not one of floating point; there is no such array.
         """
+        if absent := set(running).difference(arrays):
+            raise ConfigError(f"running statistics: the model lacks {_listed(absent)}; name arrays that it has")
         shapes: dict[str, tuple[int, ...]] = {}
         dtypes: dict[str, np.dtype[Any]] = {}
         kept: dict[str, Array] = {}
         for name, array in arrays.items():
             dtype = _dtype(name, array)
-            if dtype.kind == "f":
+            if dtype.kind == "f" and name not in running:
                 shapes[name], dtypes[name] = tuple(array.shape), dtype
             else:
                 kept[name] = array
@@ -61,7 +76,8 @@ class ArrayLayout:
         if at == 0:
             raise ConfigError(f"the model has no floating point numbers, in {len(arrays)} arrays: nothing to train")
         wide = any(dtype.itemsize == 8 for name, dtype in dtypes.items() if 0 not in shapes[name])
-        return cls(shapes, dtypes, places, kept, tuple(arrays), at, np.dtype(np.float64 if wide else np.float32))
+        dtype = np.dtype(np.float64 if wide else np.float32)
+        return cls(shapes, dtypes, places, kept, tuple(arrays), at, dtype, tuple(sorted(running)))
 
     def flat(self, arrays: ArrayRecord) -> Vector:
         """Return a model of this layout as a vector, shape (d,).
@@ -70,7 +86,10 @@ class ArrayLayout:
             ConfigError: arrays are missing, unknown, of another shape, or not finite.
         """
         unknown = set(arrays).difference(self.names)
-        for what, names in (("lacks", self.shapes.keys() - arrays), ("has unknown", unknown)):
+        for what, names in (
+            ("lacks", (self.shapes.keys() | set(self.running)) - arrays.keys()),
+            ("has unknown", unknown),
+        ):
             if names:
                 raise ConfigError(f"the model {what} {_listed(names)}")
         x = np.empty(self.dim, self.dtype)
@@ -85,6 +104,44 @@ class ArrayLayout:
                 what = "NaN" if np.isnan(values).any() else beyond
                 raise ConfigError(f"array {name[:64]!r} is not finite: it holds {what}")
         return x
+
+    def statistics(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return the running statistics of a model, as they are.
+
+        Raises:
+            ConfigError: one of them has another shape or type, is not finite, or is a negative variance or counter.
+        """
+        for name in self.running:
+            self._running(name, arrays[name])
+        return ArrayRecord({name: arrays[name] for name in self.running})
+
+    def _running(self, name: str, array: Array) -> NDArray[Any]:
+        like = self.kept[name]
+        values = _values(name, array, _dtype(name, like).kind)
+        if values.shape != tuple(like.shape):
+            raise ConfigError(f"array {name[:64]!r} has shape {values.shape}, expected {tuple(like.shape)}")
+        if not np.isfinite(values).all():
+            raise ConfigError(f"array {name[:64]!r} is not finite: it holds NaN or infinity")
+        if name.rpartition(".")[2] in _AT_LEAST_0 and (values < 0).any():
+            raise ConfigError(f"array {name[:64]!r} holds {values.min():.6g}, must be at least 0")
+        return values
+
+    def with_medians(self, reports: Sequence[ArrayRecord]) -> Self:
+        """Return the layout whose running statistics are the coordinate-wise medians of m >= 1 reports.
+
+        Args:
+            reports: each as ``statistics`` gives it.
+        """
+        found = dict(self.kept)
+        for name in self.running:
+            values = np.array([self._running(name, report[name]).reshape(-1) for report in reports])
+            dtype = _dtype(name, self.kept[name])
+            if dtype.kind == "f":
+                middle = _narrowed(coordinate_median(values.astype(np.float64)), dtype)
+            else:  # of whole numbers the lower one of two
+                middle = np.sort(values, axis=0)[(len(values) - 1) // 2].astype(dtype)
+            found[name] = Array(middle.reshape(tuple(self.kept[name].shape)))
+        return replace(self, kept=found)
 
     def record(self, x: Vector) -> ArrayRecord:
         """Return a vector as the model that the app knows, in NumPy's format, which all of Flower reads.
@@ -109,7 +166,8 @@ class ArrayLayout:
 
     def unchanged(self) -> list[str]:
         """Return name, type and size of every array that is not trained, but for single counters."""
-        sizes = {name: int(np.prod(array.shape, dtype=np.int64)) for name, array in self.kept.items()}
+        apart = {name: array for name, array in self.kept.items() if name not in self.running}
+        sizes = {name: int(np.prod(array.shape, dtype=np.int64)) for name, array in apart.items()}
         return [f"{name[:64]!r} ({self.kept[name].dtype}, {size})" for name, size in sizes.items() if size > 1]
 
 
@@ -138,13 +196,14 @@ def _dtype(name: str, array: Array) -> np.dtype[Any]:
     raise ConfigError(f"array {name[:64]!r} holds {array.dtype[:20]}: {must}")
 
 
-def _values(name: str, array: Array) -> NDArray[Any]:
+def _values(name: str, array: Array, kind: str = "f") -> NDArray[Any]:
     try:
         values: NDArray[Any] = array.numpy()
     except (TypeError, ValueError, OSError, EOFError) as error:
         raise ConfigError(f"array {name[:64]!r} cannot be read: {error}") from None
-    if values.dtype.kind != "f":
-        raise ConfigError(f"array {name[:64]!r} holds {values.dtype}: expected floating point numbers")
+    if values.dtype.kind != kind:
+        expected = "floating point numbers" if kind == "f" else "whole numbers"
+        raise ConfigError(f"array {name[:64]!r} holds {values.dtype}: expected {expected}")
     return values
 
 

@@ -6,6 +6,7 @@ for every message.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, TypeGuard
 
@@ -17,6 +18,8 @@ from strategies.method import Ask, Compressor
 
 ORDER = "ask"
 """Name of the record."""
+RUNNING = "running_statistics"
+"""Name of the record of a reply that holds the running statistics after training, as the app has them."""
 _KIND = "deltas"
 """The kind of these instructions; others under the same name are not for the mod."""
 
@@ -36,6 +39,7 @@ class Order:
         seed: the round's common seed; None where the compressor needs none.
         compressor: Q.
         arrays: name of the record that is the model.
+        statistics: names of the arrays that are running statistics, which no difference is made of.
     """
 
     round: int
@@ -44,13 +48,16 @@ class Order:
     seed: int | None
     compressor: Compressor
     arrays: str
+    statistics: tuple[str, ...] = ()
 
 
-def write_order(ask: Ask, compressor: Compressor, arrays: str) -> ConfigRecord:
+def write_order(ask: Ask, compressor: Compressor, arrays: str, statistics: Sequence[str] = ()) -> ConfigRecord:
     """Return the record, but for worker and draw, which ``AppStrategy`` adds for each."""
     order = ConfigRecord({"round": ask.round, "kind": _KIND, "arrays": arrays, "compressor": write(compressor)})
     if ask.seed is not None:
         order["seed"] = ask.seed
+    if statistics:
+        order["statistics"] = list(statistics)
     return order
 
 
@@ -72,7 +79,11 @@ def read_order(order: ConfigRecord) -> Order:
     text, arrays = order.get("compressor"), order.get("arrays")
     if not isinstance(text, str) or not isinstance(arrays, str):
         raise WireError("undecodable: the instruction names no compressor, or not which record is the model")
-    return Order(round_, worker, draw, seed if "seed" in order else None, read(text), arrays)
+    names = order.get("statistics", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise WireError("undecodable: the names of running statistics in the instruction are no list of texts")
+    seed_ = seed if "seed" in order else None
+    return Order(round_, worker, draw, seed_, read(text), arrays, tuple(map(str, names)))
 
 
 def write(compressor: Compressor) -> str:

@@ -25,9 +25,22 @@ from attacks.moments import calm, fit, mean_and_deviation
 from attacks.view import SIGHTS, Sight, View, alone
 from strategies.arrays import ArrayT, Random, generator, read_rows, whole
 from strategies.method import Aggregator, Compressor, Packet, Vector
+from strategies.randomness import Role, stream
 
-Membership = Literal["fixed", "per-cohort"]
+Membership = Literal["fixed", "per-cohort", "mobile"]
 """Which clients are Byzantine in a round; see ``Attack``."""
+
+
+def mobile_attackers(clients: int, byzantine: int, seed: int, round_: int) -> frozenset[int]:
+    """Return who is Byzantine in a round where membership is mobile: f of n workers, uniformly, anew in every round.
+
+    Args:
+        clients: n.
+        byzantine: f.
+        seed: the run's, which all clients know.
+        round_: k, from 1.
+    """
+    return frozenset(stream(seed, Role.MEMBERSHIP, round_=round_).permutation(clients)[:byzantine].tolist())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +50,10 @@ class Attack(ABC):
     Args:
         kind: the attack's name in configs.
         view: how much the attacker knows; at least ``least``.
-        membership: how many Byzantine clients a cohort has. ``"fixed"``: as many as the server happens to sample.
+        membership: which clients are Byzantine. ``"fixed"``: as many as the server happens to sample.
             ``"per-cohort"``: always their share of it, rounded, as in many published experiments: the server samples
-            the last f clients and the others separately. No cohort then has a Byzantine majority.
+            the last f clients and the others separately. No cohort then has a Byzantine majority. ``"mobile"``: in
+            every round f clients drawn anew, see ``mobile_attackers``; in the others they are honest.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}

@@ -37,7 +37,7 @@ class View:
         dim: d, the length of messages.
         dtype: of their numbers.
         honestly: returns what this seat would send if it were honest, shape (d,); costs a gradient. See ``own``.
-        flipped: returns the same computed on flipped labels, shape (d,); costs another.
+        flipped: returns the same computed on flipped labels, or poisoned images, shape (d,); costs another.
         ids: returns the workers whose honest messages this view covers: own -> itself; coalition -> its members;
             omniscient -> the honest workers whose vectors the server aggregates in this round: those sampled, of whom
             there may be none, or all (``all_rows``).
@@ -53,6 +53,7 @@ class View:
         g: the server's previous aggregate, worked out from its last step, shape (d,); None where it missed that step,
             and where messages are differences of gradients, which it is not to be compared with.
         gamma: the server's step size in this round.
+        reach: how far a worker's own way goes in a round, in units of its message: gamma, or H eta for H local steps.
         aggregate: returns what the server would make of any number of rows, at least 1, clipping and rule included.
         rule: the kind of the server's rule; "" where it is not known.
         draw: returns a new generator for what a Byzantine seat draws in this round, always the same for a seat.
@@ -80,6 +81,7 @@ class View:
     rule: str
     draw: Callable[[int], Generator]
     all_rows: bool = False
+    reach: float = 0.0
 
     @cached_property
     def own(self) -> Vector:
@@ -172,6 +174,7 @@ def alone(
             gamma=missing(needs("gamma")) if gamma is None else gamma,
             aggregate=aggregated,
             rule=getattr(rule, "kind", ""),
+            reach=missing(needs("gamma")) if gamma is None else gamma,
             draw=lambda worker: np.random.default_rng(seeds()[worker - (n - f)]),
         )
 

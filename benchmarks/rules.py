@@ -28,6 +28,7 @@ from strategies.aggregators import (
     CoordinateMedian,
     CovarianceFilter,
     DivideAndConquer,
+    FLTrust,
     GeometricMedian,
     Krum,
     Mean,
@@ -69,6 +70,7 @@ RULES: tuple[Rule, ...] = (
     DivideAndConquer(),
     SignGuard(),
     ComparativeGradientElimination(),
+    FLTrust(),
     Mean(pre=(NearestNeighbourMixing(),)),
     CoordinateMedian(pre=(NearestNeighbourMixing(),)),
     Krum(pre=(NearestNeighbourMixing(),)),
@@ -116,7 +118,8 @@ def calls(rows: Rows, f: int) -> dict[str, Call]:
         most = min(f, rule.tolerates(n))
         while mass is not None and not rule.withstands(mass, most):
             most -= 1
-        return lambda: rule.weigh(rows, most, np.random.default_rng(0), None, mass)
+        root = rows[-1] if rule.needs_root else None
+        return lambda: rule.weigh(rows, most, np.random.default_rng(0), root, mass)
 
     found: dict[str, Call] = {}
     for rule in RULES:

@@ -9,6 +9,7 @@ docs/catalogue.md lists them. An attack of one's own derives from ``Attack``.
 
 from attacks.adaptive import ROP, Fang, Mimic, MinMax, MinSum, OptimalALIE, OptimalIPM
 from attacks.attack import Attack
+from attacks.backdoor import Replace
 from attacks.classical import ALIE, FOE, IPM, Big, BitFlip, Gaussian, Infinity, LabelFlip, NaN, ShiftBack, Silence, Zero
 from attacks.faults import WireFault
 from attacks.view import Sight, View
@@ -33,6 +34,7 @@ __all__ = [
     "OptimalALIE",
     "OptimalIPM",
     "Packet",
+    "Replace",
     "ShiftBack",
     "Sight",
     "Silence",

@@ -51,7 +51,7 @@ Columns = Mapping[str, NDArray[Any]]
 PathLike = str | os.PathLike[str]
 ModuleT = TypeVar("ModuleT", bound="torch.nn.Module")
 
-_MEASURES = ("loss", "accuracy", "gap")
+_MEASURES = ("loss", "accuracy", "gap", "trigger")
 _NUMBERS = ("bytes_up", "bytes_down", "round_s", "lam", "step_norm")
 
 
@@ -280,9 +280,10 @@ class Run:
         """The rounds as columns, by name; each has one entry per round.
 
         * ``round``: 1, 2, ...; ``kind``: the method's word for the round, as text.
-        * ``loss``, ``accuracy``, ``gap``: of the model that the round ended with; NaN in rounds that were not measured
-          and where the task has no such measure. ``measured`` is true in rounds that the server measured, ``claimed``
-          in those whose measures are medians of what clients claim.
+        * ``loss``, ``accuracy``, ``gap``, ``trigger``: of the model that the round ended with; NaN in rounds that
+          were not measured and where there is no such measure; ``trigger`` is the success rate of a backdoor.
+          ``measured`` is true in rounds that the server measured, ``claimed`` in those whose measures are medians of
+          what clients claim.
         * ``bytes_up``, ``bytes_down``, ``round_s``: bytes and seconds of the round.
         * ``sampled``, ``replied``, ``accepted``, ``rejected``, ``clipped``: how many clients.
         * ``lam``: the clipping radius; NaN where nothing is clipped. ``step_norm``: length of the last step.

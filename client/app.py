@@ -94,7 +94,7 @@ def make_worker(experiment: Experiment, node: NodeConfig, run: RunConfig) -> Wor
     if attack is None:
         return HonestWorker(experiment, index)
     brain = Coalition(experiment, attack, federation.flower_deadline_s)
-    for worker in federation.last_seats:  # each attacker has its own brain, and takes these for its fellows
+    for worker in experiment.config.attackers:  # each attacker has its own brain, and takes these for its fellows
         brain.enlist(worker)
     return CoalitionMember(brain, index)
 

@@ -7,6 +7,8 @@ attack is as reproducible as the rest of the run. For the same reason members ma
 Flower nodes do) and still act as one. In one process it takes what honest workers have computed already; the bits are
 the same.
 
+Where membership is mobile (``attacks.attack``), a seat of it is Byzantine in some rounds, and honest in the others.
+
 Where workers keep state, the brain simulates each one in its view, round by round. It sees only the rounds
 that one of its seats is asked in, and hears of its own seats alone what the server sends to one that is behind: under
 partial participation, or where honest replies get lost, its simulations of others are as good as it can know. A worker
@@ -22,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from attacks.attack import Attack, Copy, Individual, Repack
+from attacks.attack import Attack, Copy, Individual, Repack, mobile_attackers
 from attacks.classical import Silence
 from attacks.faults import Fault, Faulty, WireFault
 from attacks.view import View
@@ -30,12 +32,14 @@ from client.honest_replies import HonestReplies
 from client.rollback import Rollback
 from client.simulated import SimulatedWorkers
 from client.worker import measured
-from experiment.opened import Experiment
+from experiment.opened import Experiment, trigger_of
 from foundation.errors import ConfigError
 from link.worker_state import Page, StateDict, under
 from strategies.claims import Claim
+from strategies.local_steps import LocalSteps
 from strategies.method import HELD, STATELESS, Ask, Compressor, Method, Packet, Past, Rows, StateLostError, Vector
 from strategies.randomness import Role, stream
+from strategies.vectors import mean_of_rows
 from strategies.weights import Masses
 
 _LATE = 1.25
@@ -119,14 +123,16 @@ class Coalition:
         self._method = experiment.config.for_clients().method  # on Flower a node has the server's config
         self._config = experiment.config
         self._seed = experiment.config.federation.seed
-        self._members: set[int] = set()
+        self._enlisted: set[int] = set()
+        self._drawn: frozenset[int] | None = None  # who is Byzantine in this round, where that changes
         self._x0 = experiment.problem.initial()
         self._simulated = SimulatedWorkers(
             experiment,
-            sends=lambda i: i in self._members or isinstance(attack, Copy),
-            ours=lambda i: i in self._members,
-            blank=not attack.looks_at_own,
+            sends=lambda i: i in self._enlisted or isinstance(attack, Copy),
+            ours=lambda i: i in self._enlisted,
+            blank=not attack.looks_at_own and attack.membership != "mobile",
             replies=replies,
+            trigger=trigger_of(experiment, attack),
         )
         self._memory = _Memory()
         self._round: _Round | None = None
@@ -134,7 +140,12 @@ class Coalition:
 
     def enlist(self, worker: int) -> None:
         """Take a seat into the coalition."""
-        self._members.add(worker)
+        self._enlisted.add(worker)
+
+    @property
+    def _members(self) -> set[int]:
+        """The seats of the coalition that are Byzantine in this round."""
+        return self._enlisted if self._drawn is None else self._enlisted.intersection(self._drawn)
 
     def remember(self) -> StateDict:
         """Return what the brain carries from round to round, as a state dict."""
@@ -180,7 +191,8 @@ class Coalition:
 
     def _probed(self, worker: int, ask: Ask) -> Packet | None:
         """Show that this seat can answer, without a thought: a probe is no round, and nothing is learnt from it."""
-        if isinstance(self._attack, Silence | WireFault):
+        self._draw(ask.round)
+        if worker in self._members and isinstance(self._attack, Silence | WireFault):
             return None
         return self._method.compressor_for(ask, worker).forge(np.zeros_like(self._x0), stream(self._seed, Role.ATTACK))
 
@@ -192,6 +204,8 @@ class Coalition:
             self._simulated.follow(worker, ask)  # also in rounds in which the attack does not look
         opened = self._open(worker, ask)
         attack, form = self._attack, self._method.compressor_for(ask, worker)
+        if worker not in self._members:
+            return self._sent(worker, ask, self._simulated.packet(worker, ask))
         if isinstance(attack, WireFault):
             return self._faulty(attack.of(worker), worker, ask, self._simulated.packet(worker, ask))
         if isinstance(attack, Repack):
@@ -237,21 +251,31 @@ class Coalition:
         return forge((scale * wanted).astype(wanted.dtype)) if 0 < scale < _OVERSHOT else packet
 
     def _turn_to(self, ask: Ask) -> None:
-        """Let go of what only an earlier round needed; where the server has gone back in time, of everything.
+        """Let go of what only an earlier round needed; where the run has gone back, of everything.
 
         Raises:
             StateLostError: the round is the one before the latest: this seat is slow, and answers in vain.
         """
         memory = self._memory
+        self._draw(ask.round)
         if ask.round == memory.round:
             return
         if ask.round == memory.round - 1:
             raise StateLostError(f"round {ask.round} is over: other seats have been asked in round {memory.round}")
-        if ask.round < memory.round:
+        if ask.round < memory.round or memory.round < ask.since:
             self._memory, self._round = _Memory(round=ask.round), None
             self._simulated.forget()
         else:
             self._simulated.turn()
+            for worker, round_ in memory.heard.items() if self._drawn is not None else ():
+                if round_ == memory.round:  # what it sent while it was Byzantine stays with the server
+                    self._simulated.hold(worker, memory.held[worker])
+
+    def _draw(self, round_: int) -> None:
+        """Draw who is Byzantine in a round, where that changes."""
+        if self._attack.membership == "mobile":
+            federation = self._config.federation
+            self._drawn = mobile_attackers(federation.clients, federation.byzantine, self._seed, round_)
 
     def _open(self, worker: int, ask: Ask) -> _Round:
         """Return the round, opened by the first member that is asked in it and knows what it is about."""
@@ -284,7 +308,7 @@ class Coalition:
             target: Vector | None = plan(worker)
         elif isinstance(attack, Copy):
             opened.whom = attack.whom(view)
-            self._simulated.keep_packets(self._members | {opened.whom})
+            self._simulated.keep_packets(self._enlisted | {opened.whom})
             target = view.message(opened.whom)
         else:
             target = attack(view, stream(self._seed, Role.ATTACK, round_=ask.round))
@@ -349,11 +373,19 @@ class Coalition:
             x0=self._x0,
             g=None if self._sends_differences(ask) else opened.past.g,
             gamma=self._method.step_size(ask),
+            reach=self._reach(ask),
             aggregate=lambda rows: self._aggregate(opened, rows),
             rule=self._config.aggregator.kind,
             draw=lambda seat: stream(self._seed, Role.ATTACK, 1 + seat, ask.round),  # 0 is what all seats share
             all_rows=self._method.aggregates_all,
         )
+
+    def _reach(self, ask: Ask) -> float:
+        """Return how far a worker's own way goes in a round, in units of its message."""
+        method = self._method
+        if not isinstance(method, LocalSteps) or method.local_gamma is None:
+            return method.step_size(ask)
+        return method.local_steps * method.local_size(ask.round)
 
     def _sends_differences(self, ask: Ask) -> bool:
         """Return whether messages of this round are differences of gradients, which no g is to be compared with."""
@@ -423,8 +455,12 @@ class Coalition:
             rows = rows[sound]
         if not len(rows) or not np.isfinite(opened.x).all():
             return np.zeros_like(self._x0)
-        rng = stream(self._seed, Role.AGGREGATE, round_=opened.ask.round)
-        vector = self._method.combine(opened.ask, rows, rng, past).vector
+        rng, ask = stream(self._seed, Role.AGGREGATE, round_=opened.ask.round), opened.ask
+        if getattr(
+            self._method.aggregator, "needs_root", False
+        ):  # which only the server knows: the mean of the honest rows is like it
+            ask = replace(ask, root=mean_of_rows(rows if opened.rows is None or not len(opened.rows) else opened.rows))
+        vector = self._method.combine(ask, rows, rng, past).vector
         return np.zeros_like(self._x0) if vector is None else vector
 
     def _mass_of(self, opened: _Round, count: int) -> Masses | None:

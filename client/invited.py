@@ -51,7 +51,7 @@ def options_of(run: RunConfig, node: NodeConfig, config: Config) -> PreparationO
     common = PreparationOptions(
         attack=node.attack_kind(run, config),
         settings=node.settings,
-        fellows=config.federation.last_seats,
+        fellows=config.attackers,
         config_dir=run.path.parent,
         data=run.data_dir(node.data),
     )

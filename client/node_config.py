@@ -89,8 +89,7 @@ class NodeConfig:
         """Return the kind of the attack that the node runs; None for an honest one."""
         if self.attack is not None or not run.last_attack or config.attack is None:
             return self.attack
-        federation = config.federation
-        return config.attack.kind if self.seat(federation.clients) in federation.last_seats else None
+        return config.attack.kind if self.seat(config.federation.clients) in config.attackers else None
 
     def attack_of(self, run: RunConfig, config: Config) -> Attack | None:
         """Return the attack that the node runs; None for an honest one.

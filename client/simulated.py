@@ -15,8 +15,9 @@ from numpy.random import Generator
 from client.honest_replies import HonestReplies
 from experiment.opened import Experiment
 from link.worker_state import Page, StateDict, state_from_dict, state_to_dict, under
-from strategies.method import HELD, STATELESS, Ask, Packet, StateLostError, Vector, WorkerState, begin
+from strategies.method import HELD, STATELESS, Ask, Oracle, Packet, StateLostError, Vector, WorkerState, begin
 from strategies.randomness import Role, stream
+from tasks.backdoor import PoisonedOracle, Trigger
 
 
 class _Flat:
@@ -60,6 +61,7 @@ class SimulatedWorkers:
         ours: returns whether no ask of a worker is missed here, as it is a member of the coalition.
         blank: nobody looks at what they send, but only at the version of their states: gradients are then taken for 0.
         replies: of honest workers in this process.
+        trigger: returns what a worker plants into its images; None where it flips labels.
     """
 
     def __init__(
@@ -70,9 +72,12 @@ class SimulatedWorkers:
         *,
         blank: bool = False,
         replies: HonestReplies | None = None,
+        trigger: Callable[[int], Trigger] | None = None,
     ) -> None:
+        self._trigger = trigger
+        self._dirty: dict[int, Oracle] = {}  # by worker: all of its images have the trigger
         self.known: dict[tuple[int, bool], SimulatedWorker] = {}
-        """By worker and whether its labels are flipped."""
+        """By worker and whether its data are falsified: labels flipped, or a trigger planted."""
         self._experiment = experiment
         self._method = experiment.method
         self._seed = experiment.config.federation.seed
@@ -87,6 +92,11 @@ class SimulatedWorkers:
             self.known.clear()
         for copy in self.known.values():
             copy.packet = None
+
+    def hold(self, worker: int, row: Vector) -> None:
+        """Note what the server holds of a worker that has not always been honest."""
+        if (copy := self.known.get((worker, False))) is not None:
+            copy.row = row
 
     def forget(self) -> None:
         """Let go of everything."""
@@ -123,16 +133,18 @@ class SimulatedWorkers:
         Args:
             worker: 0 .. n-1.
             ask: as the worker is asked.
-            flipped: follow it on flipped labels.
+            flipped: follow it on flipped labels, or images with a trigger.
 
         Raises:
             StateLostError: its past is not known up to here.
         """
-        copy = self.known.get((worker, flipped)) or SimulatedWorker()
+        copy = self.known.get((worker, flipped))
+        if copy is None or copy.round < ask.since:  # the run went back: nobody kept anything
+            copy = SimulatedWorker()
         if copy.round != ask.round:
             replied = None if flipped else self._replies.find(worker, ask, copy.state)
             if replied is None:
-                oracle = self._blank or self._experiment.problem.oracle(worker, flipped=flipped)
+                oracle = self._blank or self._oracle(worker, ask, copy.state, falsified=flipped)
                 rng = stream(self._seed, Role.WORKER, worker, ask.round)
                 begin(oracle, partial(stream, self._seed, Role.MODEL, worker, ask.round))
                 replied = self._method.reply(worker, copy.state, ask, oracle, rng)
@@ -146,6 +158,17 @@ class SimulatedWorkers:
             self.known[worker, flipped] = copy
         return copy
 
+    def _oracle(self, worker: int, ask: Ask, state: WorkerState, *, falsified: bool) -> Oracle:
+        """Return a worker's oracle; a falsified one is on flipped labels, or images with a trigger."""
+        problem: Any = self._experiment.problem  # an attack with a trigger has looked whether it has images
+        if not falsified or self._trigger is None:
+            oracle: Oracle = problem.oracle(worker, flipped=falsified)
+            return oracle
+        trigger = self._trigger(worker)
+        if worker not in self._dirty:
+            self._dirty[worker] = problem.poisoned(worker, trigger)
+        return PoisonedOracle(problem.oracle(worker), self._dirty[worker], trigger, self._method.model(state, ask))
+
     def resting(self, worker: int, ask: Ask) -> Vector | None:
         """Return what the server holds of a worker after a round in which it is not asked; None for nothing yet.
 
@@ -153,7 +176,7 @@ class SimulatedWorkers:
         have stayed: that is what fading and fresh replies come to on average, once they balance.
         """
         copy = self.known.get((worker, False))
-        if copy is None or copy.row is None:
+        if copy is None or copy.row is None or copy.round < ask.since:
             return None
         if self._ours(worker):
             return self._method.fade(copy.row, ask.round - copy.round)

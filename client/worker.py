@@ -14,7 +14,7 @@ from client.rollback import Rollback
 from experiment.opened import Experiment
 from link.worker_state import StateDict, state_from_dict, state_to_dict
 from strategies.claims import Claim
-from strategies.method import STATELESS, Ask, Packet, Vector, begin
+from strategies.method import STATELESS, Ask, Packet, Vector, begin, kept_since
 from strategies.randomness import Role, stream
 from tasks.contract import MeasuredByClients
 
@@ -93,11 +93,12 @@ class HonestWorker:
             StateLostError: this process lacks the state that the ask builds on.
         """
         rng = stream(self._seed, Role.WORKER, self.index, ask.round)
+        mine = kept_since(self._state, ask)
         begin(self._oracle, partial(stream, self._seed, Role.MODEL, self.index, ask.round))
-        state, packet = self._method.reply(self.index, self._state, ask, self._oracle, rng)
+        state, packet = self._method.reply(self.index, mine, ask, self._oracle, rng)
         if not ask.probe:
             if self._replies is not None:
-                self._replies.add(self.index, ask, self._state, (state, packet))
+                self._replies.add(self.index, ask, mine, (state, packet))
             self._state = state
         return packet
 

@@ -14,6 +14,9 @@ def settle() -> None:
     # gRPC writes a line to standard error for every failed handshake, and any peer can cause one. It reads this when it
     # is imported, which is later.
     os.environ.setdefault("GRPC_VERBOSITY", "none")
+    # A custom task may fork processes that fetch samples, after a connection is open. They do not use gRPC, whose own
+    # handlers of forks end them by a segmentation fault (grpcio 1.85.1).
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     os.environ["MPLBACKEND"] = "agg"  # we draw into files alone
     for name in ("COLUMNS", "LINES", "NUMBA_NUM_THREADS"):  # a terminal of width 0 shows no result
         if not os.environ.get(name, "1").strip().lstrip("0").isdecimal():

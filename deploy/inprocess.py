@@ -54,7 +54,7 @@ def run_in_process(options: LocalOptions) -> None:
 def grid_of_parties(experiment: Experiment, parties: Parties) -> InProcessGrid:
     """Return the clients of an experiment in which each has its own data; the last f attack, if there is an attack."""
     config, setting = experiment.as_written, experiment.setting
-    config_dir, attackers = None if setting is None else setting.config_dir, list(config.federation.last_seats)
+    config_dir, attackers = None if setting is None else setting.config_dir, list(config.attackers)
     kinds: dict[str | None, list[int]] = {None: list(parties.folders)}
     if config.attack is not None:
         kinds = {None: [i for i in parties.folders if i not in attackers], config.attack.kind: attackers}
@@ -81,18 +81,18 @@ def grid_of_parties(experiment: Experiment, parties: Parties) -> InProcessGrid:
 
 
 def grid_of(experiment: Experiment) -> InProcessGrid:
-    """Return the clients of an experiment; the last f attack with one brain, if there is an ``[attack]``."""
+    """Return the clients of an experiment; those that attack have one brain."""
     config, problem = experiment.config.for_clients(), experiment.problem
     n, f = config.federation.clients, config.federation.byzantine
     known = Experiment(config, problem)  # what clients are sent
     replies = HonestReplies() if config.attack is not None and config.attack.sees_honest else None
     brain = None if config.attack is None or not f else Coalition(known, config.attack, replies=replies)
     workers = [
-        CoalitionMember(brain, i) if brain and i in config.federation.last_seats else HonestWorker(known, i, replies)
+        CoalitionMember(brain, i) if brain and i in config.attackers else HonestWorker(known, i, replies)
         for i in range(n)
     ]
     read = codec.AskReader()
-    seats = zip(names(n, f if brain else 0), workers, strict=True)
+    seats = zip(names(n, f if brain and not config.mobile else 0), workers, strict=True)
     return _grid(experiment, {name: client_app(worker, read=read) for name, worker in seats}, read=read)
 
 

@@ -118,6 +118,7 @@ class LocalOptions:
             ConfigError: a client has no weight, or ``parties`` does.
         """
         n, f = self.config.federation.clients, self.config.federation.byzantine
+        f = 0 if self.config.mobile else f
         parties = self.parties()
         return replace(self, config=self.config.seated(list(parties.names.values()) if parties else names(n, f)))
 
@@ -149,10 +150,10 @@ class LocalFederation:
             BreakwaterError: the server could not start; this is its error.
         """
         config = self.options.config
-        n, f = config.federation.clients, config.federation.byzantine
+        n = config.federation.clients
         check_attack(config)
         self.options = self.options.seated()
-        parties, honest = self.options.parties(), n if config.attack is None else n - f
+        parties, honest = self.options.parties(), n if config.attack is None else n - len(config.attackers)
         files.allow(files.for_server(n, page=self.options.monitoring.web is not None), f"a run of {n} clients")
         files.allow(files.for_launcher(honest + 2), f"a run of {n} clients")
         logs.make_folder(self.options.out / "logs", f"run folder {self.options.out}")
@@ -287,7 +288,7 @@ def check_attack(config: Config) -> None:
 
 
 def names(clients: int, attackers: int) -> list[str]:
-    """Return the names of the clients of a local run by worker."""
+    """Return the names of the clients of a local run by worker; of ``attackers`` that always attack."""
     width = len(str(clients - 1))
     honest = [f"client-{worker:0{width}}" for worker in range(clients - attackers)]
     return honest + (["byzantine"] if attackers == 1 else [f"byzantine-{i}" for i in range(attackers)])
@@ -549,7 +550,7 @@ def _take_part(options: LocalOptions, address: str, part: _Part) -> None:
     begin(server=False)
     config, name, parties = options.config, part.name, part.parties
     logs.to_file(options.out / "logs" / f"{name}.log", options.log_options)
-    attacks = config.attack is not None and part.seats[0] in config.federation.last_seats
+    attacks = config.attack is not None and part.seats[0] in config.attackers
     settings = ClientOptions(
         connect=address,
         name=name,
@@ -562,10 +563,12 @@ def _take_part(options: LocalOptions, address: str, part: _Part) -> None:
         reading="bits" if config.task.kind == "custom" else "none",
         tried=parties is None,
     )
+    if config.mobile:  # one brain for all, honest or not
+        settings = replace(settings, names=names(len(part.seats), 0))
     if parties is not None:
         folders = {worker: parties.folders[worker] for worker in part.seats}
-        names = [folder.name for folder in folders.values()]
-        settings = replace(settings, config=config, folders=folders, names=names)
+        own = [folder.name for folder in folders.values()]
+        settings = replace(settings, config=config, folders=folders, names=own)
     try:
         run_client(settings)
     except BreakwaterError as error:

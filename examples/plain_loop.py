@@ -54,7 +54,7 @@ def trajectory(experiment: Experiment) -> Iterator[Vector]:
     s, rounds = experiment.method, config.strategy.rounds
     assert isinstance(s, ByzVRMarinaPP)
     assert s.alpha != "auto"
-    assert not config.stratified
+    assert config.attack is None or config.attack.membership == "fixed"
     alpha = np.inf if s.alpha is None else s.alpha
     attack = attackers(experiment)
     x, x_prev, g = problem.initial(), None, np.zeros(problem.dim, problem.dtype)

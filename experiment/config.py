@@ -21,6 +21,7 @@ from pydantic import Discriminator, Field, PrivateAttr, TypeAdapter, ValidationE
 
 from attacks.adaptive import ROP, Fang, Mimic, MinMax, MinSum, OptimalALIE, OptimalIPM
 from attacks.attack import Attack
+from attacks.backdoor import Replace
 from attacks.classical import ALIE, FOE, IPM, Big, BitFlip, Gaussian, Infinity, LabelFlip, NaN, ShiftBack, Silence, Zero
 from attacks.faults import WireFault
 from experiment.problems import explain_one
@@ -38,6 +39,7 @@ from strategies.aggregators import (
     CoordinateMedian,
     CovarianceFilter,
     DivideAndConquer,
+    FLTrust,
     GeometricMedian,
     Krum,
     Mean,
@@ -70,6 +72,28 @@ from tasks.mnist import MnistTask
 from tasks.partition import OWN
 from tasks.table import TableTask
 
+ROOT_SAMPLES = 100
+"""Training samples that the server keeps for a rule that needs its own row, where the config does not say how many."""
+
+
+class StopTable(Section):
+    """When evaluations end a run before its last round."""
+
+    measure: Literal["loss", "accuracy"] = "loss"
+    """What makes a model better than another: a lower loss, or a higher accuracy."""
+    patience: int | None = Field(default=None, ge=1)
+    """The run ends after this many evaluations in a row without a better model."""
+    target: float | None = Field(default=None, allow_inf_nan=False)
+    """The run ends once an evaluation has this loss or less, or this accuracy or more."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.patience is None and self.target is None:
+            raise ValueError("ends nothing: give patience, target or both, or leave it out")
+        if self.target is not None and self.measure == "accuracy" and not 0 < self.target <= 1:
+            raise ValueError(f"target = {self.target:g}: must be an accuracy above 0 and at most 1")
+        return self
+
 
 class EvaluationSection(Section):
     """When the model is measured, and by whom."""
@@ -79,7 +103,22 @@ class EvaluationSection(Section):
     by: Literal["server", "clients", "both", "none"] | None = None
     """Who measures it. By "clients": all that are connected measure it on data of their own and report loss, accuracy
     and number of samples. These are claims, shown as such: of their median at least byzantine + 1 answers are on either
-    side, so it lies within what honest clients reported. Default: "clients" for partition "own", else "server"."""
+    side, so it lies within what honest clients reported. Default: "clients" for partition
+    "own" and for norm_stats "local", else "server"."""
+    stop: StopTable | None = None
+    """End the run early: ``{ measure = "accuracy", patience = 10, target = 0.9 }``, where ``patience`` (evaluations
+    without a better model) or ``target`` may be left out, and the other measure is "loss", the default. The best model
+    is written to ``best.safetensors``."""
+
+
+class SafeguardSection(Section):
+    """Going back to an earlier model where a run diverges. Off without this section."""
+
+    factor: float = Field(default=2.0, gt=1, allow_inf_nan=False)
+    """The run goes back to its best model, and halves gamma (and alpha where it is learnt), once the loss exceeds this
+    times the lowest one or the model is not finite. A loss counts as at least 1 % of the first one."""
+    times: int = Field(default=3, ge=1)
+    """How often it does so at most; then it ends with its best model."""
 
 
 class CheckpointSection(Section):
@@ -98,13 +137,13 @@ else:
 _Coordinates = Mean | CoordinateMedian | TrimmedMean | MeanAroundMedian
 _Distances = Krum | MultiKrum | Bulyan | MinimumDiameterAveraging | MoNNA
 _Centers = CenteredClipping | CovarianceFilter | SmallestVarianceAveraging
-_Filters = DivideAndConquer | SignGuard | ComparativeGradientElimination
+_Filters = DivideAndConquer | SignGuard | ComparativeGradientElimination | FLTrust
 AggregatorUnion = Annotated[_Coordinates | GeometricMedian | _Distances | _Centers | _Filters, Discriminator("kind")]
 _Compressors = Identity | RandK | Masked | PermK | TopK | QSGD | Natural | ScaledSign
 CompressorUnion = Annotated[_Compressors, Discriminator("kind")]
 _Directions = BitFlip | LabelFlip | ALIE | OptimalALIE | IPM | OptimalIPM | FOE
 _Searches = MinMax | MinSum | Fang | Mimic | ROP
-_Values = ShiftBack | Gaussian | Zero | Big | NaN | Infinity
+_Values = Replace | ShiftBack | Gaussian | Zero | Big | NaN | Infinity
 AttackUnion = Annotated[_Directions | _Searches | _Values | Silence | WireFault, Discriminator("kind")]
 _PreAggregators = Bucketing | NearestNeighbourMixing | StaticClipping | AdaptiveRobustClipping
 PreAggregatorUnion = Annotated[_PreAggregators, Discriminator("kind")]
@@ -135,6 +174,7 @@ class Config(Section):
     compressor: CompressorUnion = Identity()
     attack: AttackUnion | None = None
     evaluation: EvaluationSection = EvaluationSection()
+    safeguard: SafeguardSection | None = None
     checkpoint: CheckpointSection = CheckpointSection()
     _folder: Path | None = PrivateAttr(default=None)
 
@@ -151,6 +191,7 @@ class Config(Section):
             compressor: CompressorUnion = ...,
             attack: AttackUnion | None = None,
             evaluation: EvaluationSection = ...,
+            safeguard: SafeguardSection | None = None,
             checkpoint: CheckpointSection = ...,
         ) -> None: ...
 
@@ -221,11 +262,35 @@ class Config(Section):
             if wanted > most:
                 asked = f"federation.quorum = {quorum:g}: wants {wanted} replies of strategy.{key} = {size}"
                 yield f"{asked}, but {f} silent Byzantine clients leave only {most}; at most {most / size:.3g}"
+        if self.evaluated_by == "none" and (self.safeguard or self.evaluation.stop):
+            what = "[safeguard]" if self.safeguard else "[evaluation] stop"
+            yield f'{what}: needs a measured loss, and evaluation.by = "none"; set it to "server" or "clients"'
+        if self.local_stats and self.server_evaluates:
+            lacks = 'with [task] norm_stats = "local" the server has no running statistics to measure models with'
+            yield f'evaluation.by = "{self.evaluated_by}": {lacks}; use "clients" or "none"'
+        yield from self._conflicts_of_root()
         yield from self.strategy.method.conflicts(dict(self.strategy), self.compressor)
         if self.attack is not None and f == 0:
             yield f'attack.kind = "{self.attack.kind}" with federation.byzantine = 0: nobody attacks; set byzantine'
         elif self.attack is not None and (flaw := self.flaw_of(self.attack)) is not None:
             yield f"[attack] {flaw}"
+
+    def _conflicts_of_root(self) -> Iterable[str]:
+        """Yield what does not go with a rule that needs a row of the server's own, or with data kept for one."""
+        rule, method, samples = self.aggregator, self.strategy.method, self.federation.root_samples
+        needs = f'aggregator.kind = "{rule.kind}" needs rows'
+        if samples is not None and not rule.needs_root:
+            yield f'federation.root_samples = {samples}: only aggregator.kind = "fltrust" needs them; leave it out'
+        elif samples is not None and self.own_data:
+            own = f'with partition = "{OWN}" the server has its own (docs/own-data.md)'
+            yield f"federation.root_samples = {samples}: {own}; leave it out"
+        if not rule.needs_root:
+            return
+        if not method.takes_root:
+            takers = ", ".join(each.kind for each in METHODS if each.takes_root)
+            yield f"{needs} that the server can compute too, which those of {method.kind} are not; use {takers}"
+        elif dict(self.strategy).get("clip", False):
+            yield f"{needs} that are gradients, and clip makes them differences from the last aggregate; leave it out"
 
     def _conflicts_of_weights(self) -> Iterable[str]:
         """Yield what does not go with the weights of clients."""
@@ -233,7 +298,7 @@ class Config(Section):
         if self.federation.weights is None:
             return
         if (part := rule.refuses_weights()) is not None:
-            rules, steps = "mean, cm, cwtm, rfa and centered-clip", "static-clip, nnm and bucketing"
+            rules, steps = "mean, cm, cwtm, rfa, centered-clip and fltrust", "static-clip, nnm and bucketing"
             yield f"federation.weights: {part} takes none; rules that do are {rules}, pre-aggregators {steps}"
         elif weights and not rule.withstands(np.array(weights), f):
             spoilt = "with the rows that they may spoil in pre-aggregators"
@@ -247,6 +312,9 @@ class Config(Section):
         if self.own_data and attack.view == "omniscient":
             whose = f'view = "omniscient" needs honest clients\' data, which with partition = "{OWN}" nobody else has'
             return f'{whose}; use view = "coalition" or "own"'
+        if self.own_data and attack.membership == "mobile":
+            party = f'needs one party that starts all clients, and with partition = "{OWN}" each starts its own'
+            return f'membership = "mobile" {party}; use "fixed"'
         return attack.validate(self.federation.clients, self.federation.byzantine)
 
     @property
@@ -255,9 +323,14 @@ class Config(Section):
         return getattr(self.task, "partition", "") == OWN  # a task of yours may have none
 
     @property
+    def local_stats(self) -> bool:
+        """Whether running statistics of batch norm stay at the clients, so that the server cannot measure models."""
+        return getattr(self.task, "norm_stats", None) == "local"  # only tasks with a torch module have it
+
+    @property
     def evaluated_by(self) -> Literal["server", "clients", "both", "none"]:
         """Who measures the model, with the default filled in."""
-        return self.evaluation.by or ("clients" if self.own_data else "server")
+        return self.evaluation.by or ("clients" if self.own_data or self.local_stats else "server")
 
     @property
     def server_evaluates(self) -> bool:
@@ -298,6 +371,17 @@ class Config(Section):
         return self.attack.needs_cohort or all_count
 
     @property
+    def mobile(self) -> bool:
+        """Whether other clients are Byzantine in every round."""
+        return self.attack is not None and self.attack.membership == "mobile"
+
+    @property
+    def attackers(self) -> range:
+        """The seats that attack in some round where one party starts all clients: the last f, or any."""
+        federation = self.federation
+        return range(federation.clients) if self.mobile and federation.byzantine else federation.last_seats
+
+    @property
     def stratified(self) -> bool:
         """Whether every cohort has the same number of Byzantine clients."""
         return self.attack is not None and self.attack.membership == "per-cohort"
@@ -318,17 +402,22 @@ class Config(Section):
             folders: the data folder of each worker, for a process that holds several with data of their own.
         """
         who = self.federation
+        byzantine = 0 if self.mobile else who.byzantine  # where all are honest now and then, all data count
+        root = (who.root_samples or ROOT_SAMPLES) if self.aggregator.needs_root else 0
         batch = self.batches.get("batch") or self.batches.get("full_batch") or 0
-        setting = Setting(who.clients, who.byzantine, who.seed, data_dir=data_dir, config_dir=config_dir, batch=batch)
+        setting = Setting(who.clients, byzantine, who.seed, data_dir=data_dir, config_dir=config_dir, batch=batch)
+        setting = replace(setting, root=root)
         return replace(setting, party=party, folders=folders) if self.own_data else setting
 
     def worker_terms(self) -> dict[str, Any]:
         """Return what an honest client must agree on with the server: data, seed, what it computes and sends."""
         whole = self.model_dump(mode="json", exclude_none=True)
         shared = ("clients", "byzantine", "seed") + ("declare_samples",) * self.own_data
+        if self.federation.root_samples is not None:
+            shared = (*shared, "root_samples")
         return {
             "federation": {key: whole["federation"][key] for key in shared},
-            "task": whole["task"],
+            "task": {key: value for key, value in whole["task"].items() if key != "root_file"},
             "strategy": {key: whole["strategy"].get(key) for key in ("kind", *self.strategy.method.worker_keys)},
             "compressor": whole["compressor"],
             "evaluation": {"by": self.evaluated_by},
@@ -341,6 +430,8 @@ class Config(Section):
         waits = ("deadline_s", "flower_deadline_s", "join_timeout_s", "stall_rounds", "start_with", "heartbeat_s")
         for key in (*waits, "same_code", "declare_samples"):
             whole["federation"].pop(key, None)
+        if self.safeguard is not None:  # what is measured then decides
+            whole["safeguard"] |= {"every": self.evaluation.every, "by": self.evaluated_by}
         for key, value in dict(self.strategy).items():
             if isinstance(value, Schedule):  # it may depend on how long the run is
                 whole["strategy"][key] = as_written(value.within(self.strategy.rounds))
@@ -537,6 +628,8 @@ def parse_attack(kind: str, settings: Sequence[str], config: Config) -> Attack:
     """
     same = config.attack is not None and config.attack.kind == kind
     given = config.model_dump(mode="json", exclude_none=True)["attack"] if same else {"kind": kind}
+    if config.mobile:
+        given = {**given, "membership": "mobile"}
     tree: dict[str, Any] = {"attack": given}
     for setting in settings:
         if not setting.startswith("attack."):

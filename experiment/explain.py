@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from experiment.advice import CONFIDENCE, advise, names
-from experiment.config import Config, ResolvedConfig, resolve
+from experiment.config import ROOT_SAMPLES, Config, ResolvedConfig, resolve
 from experiment.config import ProblemConstants as ProblemConstants
 from experiment.opened import open_experiment, try_out
 from experiment.sections import MethodSection
@@ -98,6 +98,8 @@ def sentences(
     yield "attack", _attack(config)
     if config.evaluated_by != "server":
         yield "evaluation", _evaluation(config)
+    if config.evaluation.stop is not None or config.safeguard is not None:
+        yield "ends", _ends(config)
     for warning in warnings(config):
         yield "warning", warning
 
@@ -147,11 +149,20 @@ def _rule(config: Config) -> str:
     n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
     if not rule.defends:
         return f"{names(rule)}: defends against nobody"
+    if rule.needs_root:
+        return f"{names(rule)}: trusts the server's own row, computed on {_root(config)}, whatever f is"
     if config.federation.whole_weights:
         delta = f"delta_f = {100 * _share(config):.3g} % of it is the {f} heaviest"
         return f"{names(rule)}: breaks down at half of the weight; {delta}"
     tolerated = f"{rule.tolerates(n)} of {n} rows ({100 * rule.breakdown(n):.0f} %)"
     return f"{names(rule)}: breaks down beyond {tolerated}; f/n = {f} of {n} ({100 * f / n:.0f} %)"
+
+
+def _root(config: Config) -> str:
+    """Return what the server computes its own row on."""
+    if config.own_data:
+        return "its own data"
+    return f"{config.federation.root_samples or ROOT_SAMPLES} training samples that no client has"
 
 
 def _share(config: Config) -> float:
@@ -279,6 +290,8 @@ def _rounds(config: Config, plan: Sequence[RoundKind]) -> Iterator[tuple[str, st
         yield "round", f"{kind.name}: {100 * kind.share:.3g} % of rounds, {who}"
         if _risk(config, kind.sampled)[0] > 0:
             survives, why = kind.survives
+            if config.aggregator.needs_root:
+                survives, why = True, "the aggregate is never longer than the server's own row, nor points against it"
             yield "", f"{'survives' if survives else 'does NOT survive'} a Byzantine majority: {why}"
 
 
@@ -336,7 +349,8 @@ def _attack(config: Config) -> str:
         return "none"
     known = "revealed to the clients in it, because this attack needs to know"
     cohort = known if config.reveals_cohort else "not revealed"
-    return f'{config.attack.label} with view "{config.attack.view}"; the cohort is {cohort}'
+    drawn = f", {config.federation.byzantine} clients drawn anew in every round" if config.mobile else ""
+    return f'{config.attack.label} with view "{config.attack.view}"{drawn}; the cohort is {cohort}'
 
 
 def _evaluation(config: Config) -> str:
@@ -349,6 +363,22 @@ def _evaluation(config: Config) -> str:
     return f"{also}all connected clients measure the model every {config.evaluation.every} rounds; {claims}"
 
 
+def _ends(config: Config) -> str:
+    """Say what may end the run before its last round, or take it back."""
+    stop, guard, parts = config.evaluation.stop, config.safeguard, []
+    if stop is not None and stop.target is not None:
+        parts.append(f"at {stop.measure} {stop.target:g}")
+    if stop is not None and stop.patience is not None:
+        parts.append(f"after {stop.patience} evaluations without a better {stop.measure}")
+    text = f"{' or '.join(parts)}, " if parts else ""
+    text += f"at the latest after round {config.strategy.rounds}"
+    if guard is not None:
+        text += f"; goes back up to {guard.times} times where the loss exceeds {guard.factor:g} times its lowest"
+        needed = 3 * config.federation.byzantine + 1
+        text += "" if config.server_evaluates else f" for most of at least {needed} clients that answer"
+    return text
+
+
 def warnings(config: Config) -> Iterator[str]:
     """Yield what is allowed but deserves a second thought."""
     n, f, rule = config.federation.clients, config.federation.byzantine, config.aggregator
@@ -359,6 +389,9 @@ def warnings(config: Config) -> Iterator[str]:
     if f and rule.kind == "monna":
         trusted = f"row {rule.pivot}, whichever sampled client that is"
         yield f'aggregator.kind = "monna" trusts {trusted}: where it is Byzantine, it decides alone'
+    if rule.needs_root:
+        error = "stretches every vector to the length of the server's own, which near the optimum is sampling error"
+        yield f'aggregator.kind = "{rule.kind}" {error}: the run stalls there; more samples or a falling gamma help'
     if f and rule.kind == "cge":
         small = "for strongly convex losses theory needs f/n below about mu / (mu + 2L)"
         yield f'aggregator.kind = "cge" never leaves out a vector that is shorter than honest ones; {small}'
@@ -384,6 +417,13 @@ def warnings(config: Config) -> Iterator[str]:
     if config.stratified and any(size < n for size in config.cohorts.values()):
         risk = "no cohort has a Byzantine majority, which uniform sampling would not exclude"
         yield f'attack.membership = "per-cohort" gives every cohort its share of attackers: {risk}'
+    method = config.strategy.method
+    if config.mobile and (method.stateful or method.aggregates_all):
+        rounds = config.strategy.rounds
+        touched = 100 * (1 - (1 - f / n) ** rounds)
+        kept = f"{config.strategy.kind} keeps a vector of each client, and theory needs the same attackers throughout"
+        often = f"after {rounds} rounds {touched:.3g} % of clients have attacked, by 1 - (1 - f/n)^T"
+        yield f'attack.membership = "mobile": {kept}; {often}'
     yield from config.strategy.method.remarks(n, f, rule, config.compressor)
     if config.attack is not None and (remark := config.attack.remark(n, f)) is not None:
         yield remark

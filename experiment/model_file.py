@@ -67,14 +67,15 @@ class ModelForm:
         tied: further names of trained parameters: name -> one of ``shapes``.
         frozen: what belongs to the model and is not trained, by name.
         describe: of a table task, returns what a model needs to be used; called when a model is written.
-        norm_buffers: returns those of ``frozen`` that depend on x, given x: running statistics of batch norm.
+        norm_buffers: returns those of ``frozen`` that depend on x, given x: running statistics of batch norm; None for
+            those that are not known, which the file then lacks.
     """
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
     frozen: Tensors = field(default_factory=dict)
     describe: Callable[[], Mapping[str, Any]] | None = None
-    norm_buffers: Callable[[Vector], Tensors] = lambda _: {}
+    norm_buffers: Callable[[Vector], Mapping[str, NDArray[Any] | None]] = lambda _: {}
 
     @classmethod
     def of(cls, problem: Problem) -> Self:
@@ -92,7 +93,7 @@ class ModelForm:
         names = [*shapes, *tied, *frozen]
         if len(set(names)) < len(names) or "__metadata__" in names or not shapes.keys() >= set(tied.values()):
             shapes = {}
-        buffers: Callable[[Vector], Tensors] = getattr(problem, "norm_buffers", lambda _: {})
+        buffers: Callable[[Vector], Mapping[str, NDArray[Any] | None]] = getattr(problem, "norm_buffers", lambda _: {})
         return cls(shapes, tied if shapes else {}, frozen, getattr(problem, "description", None), buffers)
 
     def arrays(self, x: Vector) -> tuple[Tensors, dict[str, str] | None]:
@@ -101,7 +102,8 @@ class ModelForm:
         Args:
             x: shape (d,).
         """
-        frozen = {**self.frozen, **self.norm_buffers(x)}
+        found = {**self.frozen, **self.norm_buffers(x)}
+        frozen = {name: array for name, array in found.items() if array is not None}
         if not self.shapes:
             return {_X: x, **{f"{_FROZEN}{name}": array for name, array in frozen.items()}}, None
         trained = _split(x, self.shapes)

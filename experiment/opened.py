@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attacks.attack import Attack
+from attacks.backdoor import Replace
 from experiment import config as configs
 from experiment.agreement import Agreement
 from foundation.errors import ConfigError
 from foundation.text import kind_and_line
 from strategies.method import Method
 from tasks import compute
+from tasks.backdoor import Trigger
 from tasks.contract import Problem, Setting, TaskError
 from tasks.identity import Reading, TaskIdentity, identify, identify_party
 from tasks.trial import Demands
@@ -25,6 +27,7 @@ from tasks.tryout import try_out as try_task
 
 log = logging.getLogger("breakwater.experiment")
 
+SERVER_FOLDER = "--data (of `breakwater run`: --server-data)"
 CONFIG = "config"
 """Key of the config, as TOML, among the settings of a Welcome; beside it ``link.invitation.TASK``."""
 
@@ -173,13 +176,48 @@ def resolved(config: configs.Config, problem: Problem, setting: Setting) -> Expe
         raise ConfigError(
             f'[evaluation] by = "{config.evaluated_by}": the task has no {" and no ".join(absent)}; {fix}'
         )
+    if config.aggregator.needs_root and setting.party != "client":
+        _check_root(config, problem)
     if not config.own_data:
-        return Experiment(configs.resolve(config, problem), problem, setting)
+        found = Experiment(configs.resolve(config, problem), problem, setting)
+        trigger_of(found, config.attack)
+        return found
     if setting.party == "server" and config.server_evaluates and not getattr(problem, "has_test_data", True):
         folder = "name their folder with --data (of `breakwater run`: --server-data)"
         where = f"the server has no test data; {folder}, or let the clients measure the model"
         raise ConfigError(f'[evaluation] by = "{config.evaluated_by}": {where}')
     return _before_joining(config, problem, setting)
+
+
+def trigger_of(experiment: Experiment, attack: Attack | None) -> Callable[[int], Trigger] | None:
+    """Return what each worker plants where it runs this attack; None for an attack without a trigger.
+
+    Raises:
+        ConfigError: the task has no images that it could be planted into; one line.
+    """
+    if not isinstance(attack, Replace):
+        return None
+    whole = Trigger(attack.q, attack.target, attack.rho, attack.anomaly)
+    flaw = "needs a task on images: digits, mnist, or a custom one whose inputs are images"
+    if hasattr(experiment.problem, "flaw_of_trigger"):
+        flaw = experiment.problem.flaw_of_trigger(whole)
+    if flaw:
+        raise ConfigError(f'[attack] kind = "replace": {flaw}')
+    return lambda worker: replace(whole, quarter=worker % 4) if attack.triggers == 4 else whole
+
+
+def _check_root(config: configs.Config, problem: Problem) -> None:
+    """Refuse a rule that needs the server's own row where the server has no training data for it.
+
+    Raises:
+        ConfigError: it has none; one line.
+    """
+    if getattr(problem, "has_root_data", hasattr(problem, "root")):
+        return
+    fix = "give a custom task root(), or with its own data root_data(folder); a table root_file (docs/tasks.md)"
+    where = f"and name the server's folder with {SERVER_FOLDER}" if config.own_data else "or use another rule"
+    rule = f'aggregator.kind = "{config.aggregator.kind}"'
+    raise ConfigError(f"{rule}: the server has no training data to compute its own row on; {fix}, {where}")
 
 
 def _before_joining(config: configs.Config, problem: Problem, setting: Setting) -> Experiment:
@@ -235,7 +273,7 @@ def try_out(experiment: Experiment, worker: int | None = None, attack: Attack | 
     if experiment.setting is None or not needs_trial(config.task):
         return
     flips = getattr(attack if worker is not None else config.attack, "flips_labels", False)
-    attackers: Sequence[int] = config.federation.last_seats if worker is None else [worker]
+    attackers: Sequence[int] = config.attackers if worker is None else [worker]
     sizes = list(config.batches.values())
     full = 0 in sizes or "full_batch" not in config.batches
     workers: Sequence[int] = range(config.federation.clients) if worker is None else [worker]

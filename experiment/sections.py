@@ -123,6 +123,9 @@ class Federation(Section):
     """Whether a client with other code than the server's is refused, or joins with a warning. With "warn" the revisions
     of method, compressor and random streams must still agree; log and report name what each client runs. Such a run may
     not repeat to the last bit."""
+    root_samples: int | None = Field(default=None, ge=1)
+    """How many training samples the server keeps for a rule that needs its own row (fltrust), where all processes share
+    the data; no client has them. Default: 100 with such a rule."""
     weights: Annotated[dict[str, float] | list[float] | None, BeforeValidator(_vet_weights)] = None
     """How much each client counts in the rule: numbers above 0 of which only the ratios matter, by the name in a
     client's certificate, ``{ alice = 3.0, bob = 1.0 }``, or in experiments as a list by seat. By name, seats follow the

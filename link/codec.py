@@ -5,8 +5,9 @@ message at all gives a packet that fits the round, or ``Rejected`` with the reas
 
 Layout (docs/wire.md has the sizes)::
 
-    ask    ConfigRecord "ask":     {"round", "kind", "seed"?, "cohort"?, "mark"?, "probe"?, "step"?, "step scale"?,
-                                    "alpha scale"?, "packet"?, "packet dim"?, "packet seed"?, "packet scale"?}
+    ask    ConfigRecord "ask":     {"round", "kind", "seed"?, "cohort"?, "mark"?, "probe"?, "since"?, "step"?,
+                                    "step scale"?, "alpha scale"?, "packet"?, "packet dim"?, "packet seed"?,
+                                    "packet scale"?}
            ArrayRecord  "vectors": {name: raw little-endian array of shape (d,)}
            ArrayRecord  "packet":  {"values", "marks"?}                       where a packet is broadcast
     reply  ConfigRecord "p": {"": the packet's bytes and their label}
@@ -110,6 +111,7 @@ def write_ask(ask: Ask, extra: Mapping[str, Vector] = {}) -> RecordDict:  # neve
     fields["cohort"] = None if ask.cohort is None else list(ask.cohort)
     fields["mark"] = None if epoch is None else [epoch.incarnation, epoch.round]
     fields["probe"] = ask.probe or None
+    fields["since"] = ask.since or None
     fields["step"] = ask.step
     fields |= {name: scale for name, scale in _scales(ask).items() if scale != 1.0}
     if packet is not None:
@@ -147,8 +149,10 @@ def read_ask(content: RecordDict) -> Ask:
     ask = Ask(round_, kind, named, seed=seed, packet=packet, cohort=members, epoch=epoch)  # type: ignore[arg-type]  # checked above
     step_scale, alpha_scale = (_read_size(config.get(name, 1.0), name) for name in _scales(ask))
     step = _read_size(config["step"], "step") if "step" in config else None
-    probe = bool(config.get("probe", False))
-    return replace(ask, probe=probe, step_scale=step_scale, alpha_scale=alpha_scale, step=step)
+    probe, since = bool(config.get("probe", False)), config.get("since", 0)
+    if not isinstance(since, int):
+        raise WireError("undecodable: the instruction's since is no integer")
+    return replace(ask, probe=probe, since=since, step_scale=step_scale, alpha_scale=alpha_scale, step=step)
 
 
 def _scales(ask: Ask) -> dict[str, float]:

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from experiment.opened import Experiment
 from link.transport import Transport
-from server.run_folder.checkpoints import Checkpoint, Checkpoints, digest_of, of_state
+from server.run_folder.checkpoints import Checkpoint, Checkpoints, course_together, digest_of, of_standing
 from server.run_folder.writer import RunFolder
 from strategies.method import CheckpointEpoch
-from strategies.strategy import RobustStrategy
+from strategies.strategy import RobustStrategy, Standing
 
 _SHARE = 0.02
 """How much of the time checkpoints may take, where the config does not say how often they are written."""
@@ -47,8 +47,8 @@ class Checkpointer:
         """The state to go on with; None for a new run."""
         self.present = 0
         """How many clients it had; 0 for a new run."""
-        self.scales = (1.0, 1.0)
-        """``step_scale`` and ``alpha_scale`` of the strategy to go on with."""
+        self.standing: Standing | None = None
+        """All that the strategy goes on with; None for a new run."""
         settings = experiment.config.checkpoint
         self._every = settings.every
         self._written, self._took_s = -math.inf, 0.0  # when the last one was, and how long it took
@@ -57,7 +57,9 @@ class Checkpointer:
         if point is not None:
             checkpoint, self.state = point
             self.present, self._saved = checkpoint.present, checkpoint.round
-            self.scales = checkpoint.step_scale, checkpoint.alpha_scale
+            course = None if checkpoint.course is None else course_together(self.state, checkpoint)
+            scales = checkpoint.step_scale, checkpoint.alpha_scale
+            self.standing = Standing(self.state, course, *scales, checkpoint.since)
             self._checkpoints.forget_after(checkpoint.round)
             console.print(f"going on after round {checkpoint.round}", highlight=False)
 
@@ -70,20 +72,18 @@ class Checkpointer:
     def keep(self, transport: Transport, strategy: RobustStrategy) -> None:
         """Write a checkpoint of the last round in the metrics, unless there is one, and mark it for the workers."""
         folder = self.folder
-        state = strategy.state_after(folder.rounds)
-        if self._every == 0 or state is None:
+        standing = strategy.standing_after(folder.rounds)
+        if self._every == 0 or standing is None:
             return
         if folder.rounds != self._saved:
-            checkpoint = of_state(
-                state,
+            checkpoint = of_standing(
+                standing,
                 experiment=digest_of(self.experiment.as_written),
                 seats={seat.name: worker for worker, seat in transport.seats().items()},
                 present=len(transport.nodes()),
                 wall_s=folder.wall_s,
                 task=self.experiment.identity.written(),
                 agreement="" if self.experiment.agreement is None else self.experiment.agreement.to_json(),
-                step_scale=strategy.step_scale,
-                alpha_scale=strategy.alpha_scale,
             )
             began = time.monotonic()
             if folder.keep(self._checkpoints, checkpoint):

@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from rich.console import Console
 from experiment.agreement import Agreement
 from experiment.code import Code
 from experiment.compiled import LONG_S, prepare
+from experiment.config import Config
 from experiment.explain import title
 from experiment.model_file import ModelForm
-from experiment.opened import Experiment
+from experiment.opened import Experiment, trigger_of
 from experiment.sections import Federation
 from foundation.errors import ConfigError
 from foundation.signals import done, held
@@ -34,8 +36,16 @@ from server.run_folder.reader import read_rounds
 from server.run_folder.writer import RunFolder
 from strategies.claims import Measures, headline
 from strategies.deadline import LearntDeadline
-from strategies.method import Evaluation, Vector
-from strategies.strategy import ClaimCodec, NoClientsError, RobustStrategy, RoundRecord, StalledError
+from strategies.method import Evaluation, Oracle, Vector
+from strategies.safeguard import Supervisor
+from strategies.strategy import (
+    ClaimCodec,
+    NoClientsError,
+    RobustStrategy,
+    RoundRecord,
+    StalledError,
+    Standing,
+)
 
 log = logging.getLogger("breakwater.server")
 
@@ -89,7 +99,12 @@ def run(
     load_loops(experiment, console)
     checkpointer = Checkpointer(experiment, folder, point, incarnation, console)
     resumed = checkpointer.state
-    over = resumed is not None and resumed.round > rounds  # only its results are still to be written
+    supervisor, standing = _supervisor(config), checkpointer.standing
+    if standing is not None and standing.course is not None:
+        course = None if supervisor is None else supervisor.resumed(standing.course, standing.state.round - 1)
+        standing = standing._replace(course=course)
+    ended = standing is not None and standing.course is not None and bool(standing.course.ended)
+    over = ended or (resumed is not None and resumed.round > rounds)  # only its results are still to be written
     status, joined_s, strategy = "interrupted", 0.0, None
     stalled: StalledError | None = None
     measured: Evaluation | None = None  # of the model that is left, where it is not the last one
@@ -99,7 +114,7 @@ def run(
             if experiment.written is not None and experiment.agreement is None:
                 experiment = checkpointer.experiment = experiment.settled(agree(experiment, transport))
             x0 = problem.initial()
-            new = _strategy(experiment, transport, observers, evaluate)
+            new = _strategy(experiment, transport, observers, evaluate, supervisor)
 
             def measure(x: Vector, round_: int) -> Measures:
                 claimed = None if over else new.ask_clients(transport, round_, x)
@@ -111,17 +126,24 @@ def run(
             observers.start(now[0], folder.rounds, now[1])
             strategy = new
             strategy.on_round = _on_round(strategy, transport, checkpointer, observers)
-            strategy.state = resumed if resumed is not None else experiment.method.start(x0)
-            strategy.step_scale, strategy.alpha_scale = checkpointer.scales
+            strategy.standing = standing or Standing(experiment.method.start(x0))
+            if supervisor is not None:
+                _supervise(strategy, supervisor, folder, now)
             checkpointer.keep(transport, strategy)
-            strategy.start(transport, codec.to_arrays(x0), num_rounds=rounds)
+            if not ended:
+                strategy.start(transport, codec.to_arrays(x0), num_rounds=rounds)
             status = "diverged" if strategy.last and strategy.last.diverged else "finished"
         except StalledError as error:
             status, stalled = "stalled", error
             measured = None if evaluate is None else evaluate(error.model)
         finally:
             with held():  # a signal may come at any time, and again
-                state = resumed if strategy is None else strategy.state_after(folder.rounds) or strategy.state
+                if strategy is not None:
+                    standing = strategy.standing_after(folder.rounds) or strategy.standing
+                state = None if standing is None else standing.state
+                course = None if standing is None else standing.course
+                if standing is not None and course is not None and standing.since == folder.rounds + 1 and not stalled:
+                    measured = course.good_measures  # the model that was measured last is undone
                 if strategy is not None and status != "diverged":
                     checkpointer.keep(transport, strategy)
                 summary = folder.finish(
@@ -130,11 +152,13 @@ def run(
                     joined_s=joined_s,
                     model=stalled.model if stalled is not None else None if state is None else state.x,
                     evaluation=measured,
+                    measured_by="server" if evaluate is not None else "clients",
                     stall=None if stalled is None else stalled.to_dict(),
                     starts=incarnation or 1,
                     patience_s=federation.join_timeout_s if status == "finished" else 0.0,
                     task=_facts(experiment),
                     code=_other_code(experiment, transport),
+                    course=course,
                 )
                 if status != "interrupted":
                     done()
@@ -171,7 +195,11 @@ def _evaluation(experiment: Experiment) -> Callable[[Vector], Evaluation] | None
     if not getattr(experiment.problem, "has_test_data", True):
         fix = 'give it a test set (--data), or use "clients" or "none"'
         raise ConfigError(f'[evaluation] by = "{experiment.config.evaluated_by}": the server has no test data; {fix}')
-    return experiment.problem.evaluate
+    problem: Any = experiment.problem
+    if (trigger := trigger_of(experiment, experiment.config.attack)) is None or not hasattr(problem, "trigger_success"):
+        return experiment.problem.evaluate
+    patch = trigger(0).whole()
+    return lambda x: replace(problem.evaluate(x), trigger=problem.trigger_success(x, patch))
 
 
 def _strategy(
@@ -179,6 +207,7 @@ def _strategy(
     transport: Transport,
     observers: Observers,
     evaluate: Callable[[Vector], Evaluation] | None,
+    supervisor: Supervisor | None,
 ) -> RobustStrategy:
     config, federation = experiment.config, experiment.config.federation
     deadline_s = federation.flower_deadline_s if transport.polled else federation.deadline_s
@@ -196,12 +225,55 @@ def _strategy(
         reveal_cohort=config.reveals_cohort,
         stratum=federation.last_seats if config.stratified else (),
         agreement=None if experiment.agreement is None else experiment.agreement.record(),
+        root=_root(experiment),
         evaluate=evaluate,
         claim_codec=_claim_codec(experiment) if config.clients_evaluate else None,
         declare_samples=federation.declare_samples,
         every=config.evaluation.every,
+        supervisor=supervisor,
         on_hold=observers.live.hold,
     )
+
+
+def _supervisor(config: Config) -> Supervisor | None:
+    """Return what may end a run early or take it back; None where the config asks for neither."""
+    stop, guard = config.evaluation.stop, config.safeguard
+    if stop is None and guard is None:
+        return None
+    return Supervisor(
+        **({} if stop is None else stop.model_dump()),
+        **({} if guard is None else guard.model_dump()),
+        byzantine=config.federation.byzantine,
+    )
+
+
+def _supervise(strategy: RobustStrategy, supervisor: Supervisor, folder: RunFolder, measures: Measures) -> None:
+    """Let a strategy's supervisor begin with the present model, unless the course of the run is known.
+
+    Args:
+        strategy: with its standing.
+        supervisor: of it.
+        folder: of the run.
+        measures: of the present model.
+
+    Raises:
+        ConfigError: the task has not got the measure that ends the run.
+    """
+    found, state = headline(*measures), strategy.state
+    if supervisor.measure == "accuracy" and found is not None and found.accuracy is None:
+        raise ConfigError('[evaluation] stop.measure = "accuracy": this task has none; use "loss"')
+    if strategy.course is None:
+        strategy.course = supervisor.begin(strategy.method, state, state.round - 1, *measures)
+    folder.save_best(strategy.course)
+
+
+def _root(experiment: Experiment) -> Oracle | None:
+    """Return the gradients of the server's own training data, where the rule needs them."""
+    if not experiment.config.aggregator.needs_root:
+        return None
+    problem: Any = experiment.problem  # which has been checked when it was loaded
+    oracle: Oracle = problem.root()
+    return oracle
 
 
 def _claim_codec(experiment: Experiment) -> ClaimCodec:
@@ -220,6 +292,8 @@ def _on_round(
         last = record.diverged or record.round == config.strategy.rounds
         with held():  # a round is written whole, or not at all
             checkpointer.folder.add(record)
+            if strategy.course is not None and strategy.course.best_round == record.round:
+                checkpointer.folder.save_best(strategy.course)
             if (last or record.round % config.evaluation.every == 0) and strategy.state is not None:
                 checkpointer.folder.save(strategy.state.x)
             observers.add(record)

@@ -63,6 +63,7 @@ class ByzNSGDMState:
         counted: the round of the last reply that counted, by worker.
         missed: workers whose latest reply did not count.
         report: what the last update did.
+        root: see ``Method.takes_root``.
     """
 
     round: int
@@ -72,6 +73,7 @@ class ByzNSGDMState:
     counted: Mapping[int, int] = field(default_factory=dict)
     missed: frozenset[int] = frozenset()
     report: Report = field(default_factory=Report)
+    root: tuple[tuple[str, Vector], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,7 @@ class ByzNSGDM(Stateful):
     """
 
     kind: ClassVar[str] = "byz-nsgdm"
+    takes_root: ClassVar[bool] = True
     traits: ClassVar[Traits] = Traits(noise="averaged", keeps=True)
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "beta")
     no_server_step: ClassVar[str] = "it normalises the aggregate, so that its length says nothing"
@@ -190,7 +193,12 @@ class ByzNSGDM(Stateful):
             needed = f"{len(replies)} usable replies of the {quorum} that the rule needs for f = {self.f}"
             report = replace(report, note=f"no quorum: {needed}; x stays")
         else:
-            combined = self.combine(ask, stack(x, replies), rng, Past(state.g, mass=self.mass_of(replies)))
+            combined = self.combine(
+                ask,
+                stack(x, replies),
+                rng,
+                Past(ask.root if ask.root is not None else state.g, mass=self.mass_of(replies)),
+            )
             g = combined.vector
             length = 0.0 if g is None else norm(g)
             if g is not None and length > 0:

@@ -2,7 +2,8 @@
 
 Nobody can check a claim. Of m answers of which at most f may be lies, the median lies within what honest clients
 answered where m > 2f, and both quartiles do where m > 4f; with fewer answers there is no such figure. Claims are shown
-and recorded. They never weigh a gradient, sample a client or end a run.
+and recorded. They never weigh a gradient or sample a client, and end a run or take it back only where its config asks
+for that: see ``strategies.safeguard``.
 """
 
 import math

@@ -178,6 +178,10 @@ class DeMoA(ServerSteps, Stateful):
     def start(self, x0: Vector) -> DeMoAState:
         return DeMoAState(round=1, x=x0)
 
+    def restart(self, state: DeMoAState, round_: int) -> DeMoAState:
+        """Begin again from the model; the momenta, 0 again, are as old as this."""
+        return DeMoAState(round_, state.x, heard=dict.fromkeys(range(self.n), round_ - 1))
+
     def ask(self, state: DeMoAState, rng: Generator) -> Ask:
         """Ask C clients at x^k."""
         return Ask(state.round, "gradient", {"x": state.x}, self.cohort, common_seed(self.compressor, rng))

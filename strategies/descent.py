@@ -67,6 +67,7 @@ class DescentState:
         ratios: what a clipping radius that sets itself has seen, see ``radius.observe``; empty for others.
         server: what a server step keeps, see ``server_step``; empty without one.
         report: what the last update did.
+        root: see ``Method.takes_root``.
     """
 
     round: int
@@ -80,6 +81,7 @@ class DescentState:
     ratios: tuple[float, ...] = ()
     server: Kept = ()
     report: Report = field(default_factory=Report)
+    root: tuple[tuple[str, Vector], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,12 @@ class Descent(Method, ABC):
     def start(self, x0: Vector) -> DescentState:
         return DescentState(round=1, x=x0)
 
+    def restart(self, state: DescentState, round_: int) -> DescentState:
+        """Begin again from the model, and keep g where clipping needs it: a cohort could lead a first g anywhere."""
+        if not self.corrects:
+            return replace(self.start(state.x), round=round_)
+        return replace(state, round=round_, held={}, counted={}, missed=frozenset(range(self.n)), report=Report())
+
     # --- server: broadcast x^k --------------------------------------------------------------------------------------
 
     def ask(self, state: DescentState, rng: Generator) -> Ask:
@@ -149,7 +157,8 @@ class Descent(Method, ABC):
         """
         g, mass, asked = past.g, past.mass, self.asked(ask)
         if g is None or not self.corrects:
-            return aggregate(self.aggregator, rows, self.n, self.f, rng, g, mass=mass, asked=asked)
+            center = g if ask.root is None else ask.root
+            return aggregate(self.aggregator, rows, self.n, self.f, rng, center, mass=mass, asked=asked)
         differences = bounded_sum(rows, -g)
         step = _step(ask, past)
         lam = radius(self.alpha, differences, step, past.ratios, ask.alpha_scale) if step else None

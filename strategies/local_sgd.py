@@ -33,6 +33,7 @@ class LocalSGD(LocalSteps, ServerSteps, Descent):
     """
 
     kind: ClassVar[str] = "local-sgd"
+    takes_root: ClassVar[bool] = True
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "local_steps", "local_gamma", "local_momentum", "local_schedule")
 
     local_steps: Annotated[int, Key(ge=1, le=10_000)]

@@ -21,7 +21,7 @@ what conflicts with it, and how many rounds of which kind to expect. ``strategie
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, get_type_hints
 
 import numpy as np
@@ -124,6 +124,8 @@ class Ask:
             experiment reveals it.
         epoch: of the server's checkpoints, where it keeps any.
         probe: the server only wants to know whether a worker can answer: it replies as to any ask, and keeps nothing.
+        since: the run went back to an earlier model before this round: what workers kept in rounds before it is void.
+        root: what the server computes as a worker itself, where the rule needs that; shape (d,). Stays on the server.
         step_scale: what the server multiplies the step size of this round by; see ``RobustStrategy``.
         alpha_scale: what it multiplies the clipping multiplier of this round by.
         step: size of the step from the last model to that of this round, where the worker takes that step itself and
@@ -139,6 +141,8 @@ class Ask:
     cohort: tuple[int, ...] | None = None
     epoch: CheckpointEpoch | None = None
     probe: bool = False
+    since: int = 0
+    root: Vector | None = None
     step_scale: float = 1.0
     alpha_scale: float = 1.0
     step: float | None = None
@@ -220,6 +224,12 @@ class WorkerState:
 
 
 STATELESS = WorkerState()
+
+
+def kept_since(state: WorkerState, ask: Ask) -> WorkerState:
+    """Return what a worker may build its reply to this ask on: nothing where the run went back since its last one."""
+    return state if state.version >= ask.since else STATELESS
+
 
 ATTACK_FAILED = "attack failed"
 """The slug of the reason why an attacker of ours sends no reply where its attack cannot be carried out."""
@@ -320,6 +330,9 @@ class Method(ABC):
     """The keys of the config that an honest client must agree on with the server: what a worker computes."""
     stateful: ClassVar[bool] = False
     """Whether a worker's next message depends on its earlier ones: its own state, or what the server holds."""
+    takes_root: ClassVar[bool] = False
+    """Whether the rows that it aggregates are what a worker sends, so that a row of the server's own is comparable. Its
+    state then has a field ``root``: the vectors of the server's own ``WorkerState``, as pairs of name and vector."""
     aggregates_all: ClassVar[bool] = False
     """Whether every round aggregates a vector of each of the n clients, whoever is sampled."""
     no_server_step: ClassVar[str] = "its recursion needs x^{k+1} - x^k = -gamma g^k"
@@ -370,6 +383,15 @@ class Method(ABC):
         Raises:
             StateLostError: ``mine`` is not what the ask builds on, and the ask has no resync.
         """
+
+    def restart(self, state: Any, round_: int) -> Any:
+        """Return the server's state to begin again with, from the model of a state, while workers keep nothing.
+
+        Args:
+            state: after any round, or what this returned.
+            round_: the round that comes next.
+        """
+        return replace(self.start(state.x), round=round_)
 
     def quorum(self, state: Any, ask: Ask) -> int:
         """Return how many replies ``update`` needs to use any of them; 0 where it uses whatever comes."""
@@ -549,8 +571,11 @@ class Evaluation:
         accuracy: share of correct predictions in [0, 1], on the test set where the task has one; None for tasks that
             predict no classes.
         gap: f(x) - f* where the task knows f*; else None.
+        trigger: share of test images with an attacker's trigger that are taken for its class, of those of another; None
+            without such an attack.
     """
 
     loss: float
     accuracy: float | None
     gap: float | None = None
+    trigger: float | None = None

@@ -23,6 +23,8 @@ class Role(IntEnum):
     EVALUATION = 8  # which clients are asked to evaluate
     MODEL = 9  # what a worker's model draws in training (dropout), and the order of its full gradients
     NORM_STATS = 10  # the batches that batch norm's running statistics are computed from
+    MEMBERSHIP = 11  # which clients are Byzantine in a round, where that changes
+    ROOT = 12  # which training rows the server keeps for a rule that needs its own
 
 
 def stream(seed: int, role: Role, worker: int = 0, round_: int = 0) -> Generator:

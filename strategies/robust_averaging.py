@@ -18,6 +18,7 @@ n workers, and count only with enough replies for an honest majority.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from numpy.random import Generator
 
@@ -30,6 +31,8 @@ from strategies.method import Ask, Report, Vector
 @dataclass(frozen=True, kw_only=True)
 class RobustAveraging(LocalSGD):
     """The method; hyper-parameters are those of ``LocalSGD``. It always adds to the last aggregate, clipped or not."""
+
+    takes_root: ClassVar[bool] = False
 
     local_steps: int = 1
     local_gamma: float = 1.0

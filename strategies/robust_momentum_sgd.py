@@ -35,6 +35,7 @@ class RobustMomentumSGD(ServerSteps, Descent, Stateful):
     """
 
     kind: ClassVar[str] = "robust-momentum-sgd"
+    takes_root: ClassVar[bool] = True
     traits: ClassVar[Traits] = Traits(sampling="clipped", noise="averaged", keeps=True)
     worker_keys: ClassVar[tuple[str, ...]] = ("batch", "beta")
     word: ClassVar[str] = MOMENTUM

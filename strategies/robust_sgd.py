@@ -24,6 +24,7 @@ class RobustSGD(ServerSteps, Descent):
     """Robust SGD; with the rule "mean" plain averaging (FedSGD)."""
 
     kind: ClassVar[str] = "robust-sgd"
+    takes_root: ClassVar[bool] = True
 
     def reply(self, i: int, mine: WorkerState, ask: Ask, oracle: Oracle, rng: Generator) -> tuple[WorkerState, Packet]:
         """Send Q(g_i), the full or a minibatch gradient at x^k."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -23,6 +23,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from strategies.claims import NO_EVALUATION, Claim, Claims, MeasuredBy, headline, measured_by
 from strategies.cohorts import quorum_of, sample
+from strategies.compressors import Identity
 from strategies.deadline import LearntDeadline
 from strategies.evidence import Evidence
 from strategies.hold import NoClientsError as NoClientsError
@@ -32,20 +33,26 @@ from strategies.hold import StalledError as StalledError
 from strategies.method import (
     AGREEMENT,
     STALE,
+    STATELESS,
     UNPREPARED,
     Ask,
     CheckpointEpoch,
     Compressor,
     Evaluation,
     Method,
+    Oracle,
     Packet,
     Rejected,
     State,
     Vector,
+    WorkerState,
+    begin,
 )
 from strategies.progress import STALL_ROUNDS
+from strategies.radius import AUTO
 from strategies.randomness import Role, stream
 from strategies.roster import Roster as Roster
+from strategies.safeguard import HALF, Course, Supervisor
 
 log = logging.getLogger("breakwater.strategy")
 
@@ -175,6 +182,24 @@ class Outcome:
     wanted: int
 
 
+class Standing(NamedTuple):
+    """All that a strategy goes on with after a round; each checkpoint holds it.
+
+    Args:
+        state: the method's.
+        course: what evaluations have shown; None without a supervisor.
+        step_scale: see ``RobustStrategy``.
+        alpha_scale: the same.
+        since: the first round after the run last went back; 0 where it never did.
+    """
+
+    state: Any
+    course: Course | None = None
+    step_scale: float = 1.0
+    alpha_scale: float = 1.0
+    since: int = 0
+
+
 @dataclass(eq=False, repr=False)
 class RobustStrategy(Strategy):
     """Drives one method over any Grid.
@@ -198,11 +223,15 @@ class RobustStrategy(Strategy):
         stratum: workers of whom every cohort has the same number, see ``cohorts.sample``; for experiments.
         agreement: a record that each worker is sent with its first instruction, and again when it answers that it has
             not been; None for none.
+        root: the gradients of the server's own training data, for a rule that ``needs_root``; the server then computes
+            the row of a worker on them, without compression.
         evaluate: measures a model; None where the server measures nothing.
         claim_codec: how all connected clients are asked to measure the model, which never affects the method; None
             where they are not.
         declare_samples: clients say how many samples they have measured.
         every: rounds between evaluations; the last round is always measured.
+        supervisor: ends the run early, or lets it go back to an earlier model; None for neither. ``course`` must then
+            be set before ``start``.
         on_round: called with the record of every finished round.
         on_hold: called with one line when the run is held because too few clients answer, and with "" when it goes on.
 
@@ -210,6 +239,8 @@ class RobustStrategy(Strategy):
         step_scale: what the step size of the next rounds is multiplied by, whatever the method and its schedule; 1 at
             first. To be set between rounds alone. It is in the checkpoint.
         alpha_scale: the same for the clipping multiplier, given or learnt.
+        since: the first round after the run last went back to an earlier model; 0 where it never did.
+        course: what the evaluations have shown so far; None without a supervisor.
     """
 
     method: Method
@@ -227,14 +258,20 @@ class RobustStrategy(Strategy):
     reveal_cohort: bool = False
     stratum: Collection[int] = ()
     agreement: ConfigRecord | None = None
+    root: Oracle | None = None
     evaluate: Callable[[Vector], Evaluation] | None = None
     claim_codec: ClaimCodec | None = None
     declare_samples: bool = True
     every: int = 50
+    supervisor: Supervisor | None = None
     on_round: Callable[[RoundRecord], None] | None = None
     on_hold: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
+        rule: Any = self.method.aggregator
+        if getattr(rule, "needs_root", False) and (self.root is None or not self.method.takes_root):
+            needs = "gradients of the server's own data (root=) and a method whose rows are like those of a worker"
+            raise ValueError(f"the rule {rule.kind} needs {needs}; use another rule")
         self.epoch: CheckpointEpoch | None = None  # of the server's newest checkpoint, where it keeps any
         self.forget()
 
@@ -242,7 +279,9 @@ class RobustStrategy(Strategy):
         """Forget every round, so that the next one is the first."""
         self.state: Any = None
         self.step_scale, self.alpha_scale = 1.0, 1.0
-        self._recorded: Any = None  # the state after the last round whose record was passed on
+        self.since = 0
+        self.course: Course | None = None
+        self._recorded: Standing | None = None  # after the last round whose record was passed on
         self.last: RoundRecord | None = None
         self.wait_s = 0.0  # of the round that is under way
         self._open: _Open | None = None
@@ -269,7 +308,8 @@ class RobustStrategy(Strategy):
         cohort = sample(
             self.clients, ask.sample, nodes, stream(self.seed, Role.COHORT, round_=state.round), self.stratum
         )
-        ask = replace(ask, cohort=tuple(cohort), step_scale=self.step_scale, alpha_scale=self.alpha_scale)
+        ask = replace(ask, cohort=tuple(cohort), since=self.since)
+        ask = replace(ask, step_scale=self.step_scale, alpha_scale=self.alpha_scale)
         self.wait_s = self._seconds(ask.kind)
         self._open = self._opened(ask, cohort, nodes)
         return self._open.messages
@@ -344,7 +384,11 @@ class RobustStrategy(Strategy):
             rejected += [(self.roster.name(worker), void) for worker in rows]
             rows = {}
         with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is seen in its model, see `start`
-            after = self.method.update(before, ask, rows, stream(self.seed, Role.AGGREGATE, round_=ask.round))
+            own, mine = (None, STATELESS) if self.root is None else self._own_row(before, ask, self.root)
+            ask_with = ask if own is None else replace(ask, root=own)
+            after = self.method.update(before, ask_with, rows, stream(self.seed, Role.AGGREGATE, round_=ask.round))
+            if own is not None:
+                after = replace(after, root=tuple(mine.vectors.items()))
         report = after.report
         complete = not void and len(rows) >= needed and not report.below_quorum
         record = RoundRecord(
@@ -364,6 +408,15 @@ class RobustStrategy(Strategy):
             incomplete=not complete,
         )
         return Outcome(opened, after, record, list(rows) if complete else [], max(wanted, needed))
+
+    def _own_row(self, state: Any, ask: Ask, oracle: Oracle) -> tuple[Vector, WorkerState]:
+        """Return what an honest worker with the server's own data would send, uncompressed, and its next state."""
+        worker = replace(self.method, compressor=Identity())
+        mine = WorkerState(state.round - 1, dict(state.root)) if state.root else STATELESS
+        rng = stream(self.seed, Role.WORKER, self.clients, ask.round)  # clients have the numbers below
+        begin(oracle, partial(stream, self.seed, Role.MODEL, self.clients, ask.round))
+        mine, packet = worker.reply(self.clients, mine, ask, oracle, rng)
+        return worker.compressor.decompress(packet, state.x.dtype), mine
 
     def _commit(self, outcome: Outcome) -> RoundRecord:
         """Let a round take effect."""
@@ -493,13 +546,22 @@ class RobustStrategy(Strategy):
 
     # --- what Flower's Strategy also asks for -------------------------------------------------------------------------
 
-    def state_after(self, rounds: int) -> Any:
-        """Return the state after that many rounds, where it is the newest or the last that was recorded; else None.
+    @property
+    def standing(self) -> Standing:
+        """All that the run goes on with now."""
+        return Standing(self.state, self.course, self.step_scale, self.alpha_scale, self.since)
+
+    @standing.setter
+    def standing(self, standing: Standing) -> None:
+        self.state, self.course, self.step_scale, self.alpha_scale, self.since = standing
+
+    def standing_after(self, rounds: int) -> Standing | None:
+        """Return the standing after that many rounds, where it is the newest or the last that was recorded; else None.
 
         A run that is interrupted may have ended a round that nobody has written down.
         """
-        known = (self.state, self._recorded)
-        return next((state for state in known if state is not None and state.round - 1 == rounds), None)
+        known = [each for each in (self.standing, self._recorded) if each is not None and each.state is not None]
+        return next((each for each in known if each.state.round - 1 == rounds), None)
 
     def summary(self) -> None:
         """Log the method and its hyper-parameters."""
@@ -541,7 +603,7 @@ class RobustStrategy(Strategy):
         goes_on = self.state is not None and self.state.round > 1
         if self.state is None:
             self.state = self.method.start(self.codec.from_arrays(initial_arrays))
-        self._recorded = self.state
+        self._recorded = self.standing
         watch = self._watch
         watch.begin(self.state.round - 1, self.state.x, self.codec.to_arrays, distrust=goes_on)
         while self.state.round <= num_rounds:
@@ -578,7 +640,11 @@ class RobustStrategy(Strategy):
                 metrics = evaluate_fn(round_, self.codec.to_arrays(x)) if evaluate_fn else None
                 if metrics is not None:
                     result.evaluate_metrics_serverapp[round_] = metrics
-            note = f"diverged: {flaw or NOT_FINITE} after round {round_}" if diverged else record.note
+            flaw = (flaw or NOT_FINITE) if diverged else ""
+            undone = self._supervise(round_, evaluation, claims, flaw, last=round_ == num_rounds)
+            diverged = diverged and not undone
+            note = f"diverged: {flaw} after round {round_}" if diverged else record.note
+            note = "; ".join(filter(None, (note, undone)))
             if claims is not None and claims.shortage and not self._short:
                 self._short, note = True, "; ".join(filter(None, (note, claims.shortage)))
             late = self.roster.late()
@@ -586,12 +652,39 @@ class RobustStrategy(Strategy):
             self.last = record
             if self.on_round:
                 self.on_round(record)
-            self._recorded = self.state
+            self._recorded = self.standing
+            if self.course is not None and self.course.ended:
+                log.info("round %d: the run ends: %s", round_, self.course.ended)
+                break
             if diverged:
                 log.error("%s: no later round can repair it; the run ends here", note)
                 break
         result.arrays = self.codec.to_arrays(self.state.x)
         return result
+
+    def _supervise(
+        self, round_: int, evaluation: Evaluation | None, claims: Claims | None, flaw: str, *, last: bool
+    ) -> str:
+        """Note what a round's measures show, and go back to an earlier model if they ask for it; return why, or ""."""
+        if self.supervisor is None or self.course is None:
+            return ""
+        course, undone = self.supervisor.after(
+            self.course, self.method, self.state, round_, evaluation, claims, flaw=flaw, last=last
+        )
+        if not undone:
+            self.course = course
+            return ""
+        learns = getattr(self.method, "alpha", None) == AUTO
+        self.standing = Standing(
+            self.method.restart(course.good, round_ + 1),
+            course,
+            self.step_scale * HALF,
+            self.alpha_scale * (HALF if learns else 1.0),
+            since=round_ + 1,
+        )
+        self._watch.begin(round_, self.state.x, self.codec.to_arrays, distrust=False)
+        log.warning("round %d: %s; step size%s halved", round_, undone, " and clipping multiplier" if learns else "")
+        return f"safeguard: {undone}"
 
     def flaw_of_model(self, x: Vector) -> str:
         """Say why no round can follow this model; "" if one can."""

@@ -27,6 +27,9 @@ class Setting:
         party: who loads a task whose parties each have their own data (``partition = "own"``): the server, which has no
             training data and may have a test set in ``data_dir``, or a client, whose data are in ``data_dir``. None
             where all processes have the same data.
+        root: how many training samples no worker has, as the server keeps them for a rule that needs its own row; 0 for
+            none. The problem then has a method ``root()`` that returns their ``Oracle``. Where parties have their own
+            data, any number: the server has data of its own.
         folders: of a process that holds several clients with data of their own: the data folder of each worker.
         batch: b, the size of the workers' minibatches; 0 where they compute full gradients alone, or it is not known.
     """
@@ -38,6 +41,7 @@ class Setting:
     config_dir: Path | None = None
     party: Literal["server", "client"] | None = None
     folders: Mapping[int, Path] = field(default_factory=dict, hash=False)
+    root: int = 0
     batch: int = 0
 
     def folder_of(self, worker: int) -> Path:

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -43,14 +44,15 @@ class CustomTask:
         options: keyword arguments of the class: numbers, strings, booleans, and lists and tables of them.
         partition: who holds which training samples; see ``tasks/partition.py``.
         norm_stats: where the running statistics of batch norm come from, for evaluation and in the final model:
-            "reference", which is the default, from training data of the server.
+            "reference", which is the default, from training data of the server; "local": each client has those of its
+            own data, and the server none.
     """
 
     kind: Literal["custom"] = "custom"
     path: str
     options: Mapping[str, Any] = field(default_factory=dict)
     partition: str = "iid"
-    norm_stats: Literal["reference"] | None = None
+    norm_stats: Literal["reference", "local"] | None = None
     __pydantic_config__: ClassVar = {"extra": "forbid", "ser_json_inf_nan": "constants"}
 
     def __post_init__(self) -> None:
@@ -116,7 +118,7 @@ class CustomTask:
         made = _Made(user, "train_data")
         train = made.read(user.train_data(), "train_data")
         test = made.read(_with_folder(user.test_data, folder), "test_data") if hasattr(user, "test_data") else train
-        return made.task(train, test, partition=self.partition)
+        return made.task(train, test, partition=self.partition, local_stats=self.norm_stats == "local")
 
     def _own_data_task(self, user: Any) -> "OwnDataTask":
         """Read a class that gives a module, and the data of one party."""
@@ -146,6 +148,7 @@ class CustomTask:
             flips=hasattr(user, "flip"),
             test_share=float(share),
             dtype=made.dtype,
+            local_stats=self.norm_stats == "local",
         )
 
 
@@ -159,6 +162,18 @@ def _takes_module(function: object) -> bool:
     with suppress(TypeError, ValueError):  # it has no signature
         return callable(function) and next(iter(inspect.signature(function).parameters), "") == "module"
     return False
+
+
+def _whole_number(user: object, name: str, default: int, least: int) -> int:
+    """Return an attribute of the class.
+
+    Raises:
+        TaskError: it is no whole number, or too small.
+    """
+    value = getattr(user, name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise TaskError(f"{name} = {value!r}: must be a whole number from {least} up")
+    return value
 
 
 class _Made:
@@ -192,7 +207,36 @@ class _Made:
         self._by_batch = _takes_module(self._loss)
 
     def read(self, data: object, method: str) -> "Samples":
-        """Return what a method of the class gave, as tensors."""
+        """Return what a method of the class gave, as tensors; of a Dataset samples that are fetched by index."""
+        from torch.utils.data import Dataset
+
+        from tasks import given
+
+        if not isinstance(data, Dataset):
+            return self._tensors(data, method)
+        collate = getattr(self._user, "collate", None)
+        if given.in_memory(data) and collate is None:
+            return self._tensors(data.tensors, method)  # type: ignore[attr-defined]  # a TensorDataset
+        from tasks.pipeline import Fetched, Source
+
+        def tensors(batch: object) -> "Samples":
+            pair = isinstance(batch, list) and not self._by_batch  # as default_collate gives it
+            return self._tensors(tuple(batch) if pair else batch, method)  # type: ignore[arg-type]  # a list
+
+        default = given.collated if self._by_batch else given.stacked
+        source = Source(
+            data,
+            method,
+            partial(default, method=method) if collate is None else collate,
+            tensors,
+            workers=_whole_number(self._user, "workers", 0, 0),
+            prefetch=_whole_number(self._user, "prefetch", 2, 1),
+        )
+        samples = Fetched(source)
+        _ = samples.shown  # what is wrong with the first samples is reported now
+        return samples
+
+    def _tensors(self, data: object, method: str) -> "Samples":
         from tasks.given import read_pair, read_samples
 
         if self._by_batch:
@@ -202,6 +246,7 @@ class _Made:
     def task(self, train: "Samples", test: "Samples", **options: Any) -> "TorchTask":
         """Return the task on these data."""
         from tasks.measures import DefaultMeasure
+        from tasks.samples import tensors_of
         from tasks.torch_model import TorchTask
 
         user, own = self._user, dict[str, Any]()
@@ -211,7 +256,8 @@ class _Made:
         elif hasattr(user, "correct") or self._by_batch:
             own["correct"] = given
         else:
-            own["correct"] = DefaultMeasure(self._loss, own_loss=self._own_loss, targets=(train[1], test[1]))
+            targets = (tensors_of(train)[1], tensors_of(test)[1])  # of samples by index, those of a few
+            own["correct"] = DefaultMeasure(self._loss, own_loss=self._own_loss, targets=targets)
         fixed: dict[str, Any] = {"model": user.model, "l2": self._l2, "dtype": self.dtype}
         return TorchTask(train=train, test=test, flip=getattr(user, "flip", _flip), **fixed, **own, **options)
 

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from strategies.method import Evaluation, Vector
 from strategies.randomness import Role, stream
+from tasks.backdoor import Trigger, flaw_of_images
 from tasks.built_in import BuiltIn
 from tasks.contract import Setting
 from tasks.network import Inputs, Labels, Network, NetworkOracle
-from tasks.partition import Indices, Partitioned, split, stratified
+from tasks.partition import Indices, Partitioned, share_out, stratified
 from tasks.threads import one_thread
 
 CLASSES = 10
@@ -67,9 +68,9 @@ class DigitsTask(BuiltIn):
         test = stratified(labels, self.test_share, stream(setting.seed, Role.PARTITION, worker=1))
         network = Network((PIXELS, self.hidden, CLASSES) if self.model == "mlp" else (PIXELS, CLASSES))
         x0 = network.initial(stream(setting.seed, Role.INITIAL)).astype(self.dtype)
-        parts = split(self.partition, labels[~test], setting.clients, setting.seed)
+        parts, kept = share_out(self.partition, labels[~test], setting)
         tested = NetworkOracle(network, inputs[test], labels[test], self.l2)
-        return DigitsProblem(x0, (inputs[~test], labels[~test]), tested, parts, setting.honest)
+        return DigitsProblem(x0, (inputs[~test], labels[~test]), tested, parts, setting.honest).keeping(kept)
 
 
 def read_digits() -> tuple[Inputs, Labels]:
@@ -126,6 +127,24 @@ class DigitsProblem(Partitioned[NetworkOracle]):
     def _oracle_of(self, worker: int, flipped: bool) -> NetworkOracle:
         inputs, labels = self._train[0][self.parts[worker]], self._train[1][self.parts[worker]]
         return replace(self._test, inputs=inputs, labels=CLASSES - 1 - labels if flipped else labels)
+
+    def flaw_of_trigger(self, trigger: Trigger) -> str:
+        """Return why a trigger does not fit 8 x 8 pixels and ten classes; "" if it does."""
+        return flaw_of_images((8, 8), CLASSES, trigger)
+
+    def poisoned(self, worker: int, trigger: Trigger) -> NetworkOracle:
+        """Return the oracle of a worker all of whose images have the trigger, and its label."""
+        clean = self.oracle(worker)
+        return self._stamped(clean, np.arange(len(clean.labels)), trigger)
+
+    def trigger_success(self, x: Vector, trigger: Trigger) -> float | None:
+        """Return the share of test images, not of the trigger's class, that are taken for it with the trigger."""
+        rows = np.flatnonzero(self._test.labels != trigger.target)
+        return self._stamped(self._test, rows, trigger).accuracy(x) if len(rows) else None
+
+    def _stamped(self, oracle: NetworkOracle, rows: Indices, trigger: Trigger) -> NetworkOracle:
+        images = trigger.stamp(oracle.inputs[rows].reshape(-1, 8, 8)).reshape(-1, PIXELS)
+        return replace(oracle, inputs=images, labels=np.full(len(rows), trigger.target))
 
     def evaluate(self, x: Vector) -> Evaluation:
         """Measure the model: mean of the honest workers' losses, accuracy on the test samples."""

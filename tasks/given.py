@@ -1,15 +1,16 @@
-"""Reads what a user's ``train_data`` and ``test_data`` return: arrays or tensors, checked and converted. Imports torch.
+"""Reads what a user's ``train_data`` and ``test_data`` return: arrays or tensors, checked and converted, or a Dataset.
 
-Every refusal is one line that names the method, the place in the data and what to change.
+Every refusal is one line that names the method, the place in the data and what to change. Imports torch.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import TensorDataset, default_collate
 
 from foundation.text import first_line
 from tasks.contract import TaskError
@@ -33,8 +34,6 @@ def read_pair(pair: object, method: str, dtype: str, *, own_loss: bool) -> tuple
     Raises:
         TaskError: it is no pair of arrays with one row a sample, or holds what no model can learn from.
     """
-    if isinstance(pair, Dataset):
-        pair = _stacked(pair, method)
     if not (isinstance(pair, tuple) and len(pair) == 2):
         raise TaskError(f"{method}() gave {type(pair).__name__}; must be (inputs, targets), or a Dataset of such pairs")
     inputs, targets = _tensor(pair[0], f"{method}() gave inputs"), _tensor(pair[1], f"{method}() gave targets")
@@ -48,7 +47,7 @@ def read_pair(pair: object, method: str, dtype: str, *, own_loss: bool) -> tuple
 def read_samples(data: object, method: str, dtype: str) -> Samples:
     """Return samples of any structure as tensors on the CPU; floating ones with the task's dtype.
 
-    For a task whose loss takes the module and a batch. A Dataset is collated as PyTorch's DataLoader would.
+    For a task whose loss takes the module and a batch.
 
     Args:
         data: what the method returned.
@@ -58,13 +57,6 @@ def read_samples(data: object, method: str, dtype: str) -> Samples:
     Raises:
         TaskError: it holds no tensors, or not equally many rows in each, or what no model can learn from.
     """
-    if isinstance(data, Dataset):
-        if not (fetched := _fetched(data, method)):
-            raise TaskError(f"{method}() gave an empty Dataset")
-        try:
-            data = default_collate(fetched)
-        except (TypeError, RuntimeError, KeyError) as error:
-            raise TaskError(f"{method}() gave a Dataset whose samples make no batch: {first_line(error)}") from None
     samples = _read(data, f"{method}() gave samples", dtype)
     shapes = [tuple(part.shape) for part in tensors_of(samples)]
     if not shapes or any(not shape or shape[0] != shapes[0][0] for shape in shapes) or shapes[0][0] == 0:
@@ -82,26 +74,43 @@ def _read(data: object, what: str, dtype: str) -> Samples:
     return _converted(_tensor(data, what), what, dtype)
 
 
-def _fetched(dataset: Any, method: str) -> list[Any]:
-    """Return the samples of a map-style Dataset, each fetched once."""
-    if not hasattr(dataset, "__len__") or type(dataset).__getitem__ is Dataset.__getitem__:
-        raise TaskError(f"{method}() gave a Dataset without length or index; must be a map-style Dataset")
-    return [dataset[row] for row in range(len(dataset))]
+def stacked(samples: Sequence[Any], method: str) -> tuple[Tensor, Tensor]:
+    """Return samples of a Dataset as a pair (inputs, targets).
 
+    Args:
+        samples: pairs.
+        method: that gave the Dataset, for messages.
 
-def _stacked(dataset: Any, method: str) -> tuple[Tensor, Tensor]:
-    """Return the samples of a map-style Dataset as a pair."""
-    samples = _fetched(dataset, method)
-    if not samples or any(not isinstance(sample, tuple | list) or len(sample) != 2 for sample in samples):
-        what = "an empty Dataset" if not samples else "a Dataset whose samples are no pairs"
-        raise TaskError(f"{method}() gave {what}; its samples must be (input, target)")
+    Raises:
+        TaskError: they are no pairs, or of different shapes.
+    """
+    if any(not isinstance(sample, tuple | list) or len(sample) != 2 for sample in samples):
+        raise TaskError(f"{method}() gave a Dataset whose samples are no pairs; its samples must be (input, target)")
     parts = []
     for name, values in zip(("inputs", "targets"), zip(*samples, strict=True), strict=True):
         tensors = [_tensor(value, f"{method}() gave {name}") for value in values]
         if len({tensor.shape for tensor in tensors}) > 1:
-            raise TaskError(f"{method}() gave {name} of different shapes; must be the same for each sample")
+            fix = "must be the same for each sample, or made so by a method collate(samples)"
+            raise TaskError(f"{method}() gave {name} of different shapes; {fix}")
         parts.append(torch.stack(tensors))
     return parts[0], parts[1]
+
+
+def collated(samples: list[Any], method: str) -> Any:
+    """Return samples of a Dataset as a batch, as PyTorch's DataLoader would.
+
+    Raises:
+        TaskError: they make none.
+    """
+    try:
+        return default_collate(samples)
+    except (TypeError, RuntimeError, KeyError) as error:
+        raise TaskError(f"{method}() gave a Dataset whose samples make no batch: {first_line(error)}") from None
+
+
+def in_memory(dataset: object) -> bool:
+    """Return whether a Dataset is nothing but tensors, one row a sample, which need not be fetched."""
+    return type(dataset) is TensorDataset
 
 
 def _tensor(part: object, what: str) -> Tensor:

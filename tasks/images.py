@@ -31,6 +31,8 @@ class ImageSpec(Protocol):
     def partition(self) -> str: ...
     @property
     def train_limit(self) -> int | None: ...
+    @property
+    def norm_stats(self) -> str | None: ...
 
     def module(self) -> "nn.Module":
         """Build the model."""
@@ -84,6 +86,7 @@ def load_images(
         l2=spec.l2,
         dtype=spec.dtype,
         partition=spec.partition,
+        local_stats=spec.norm_stats == "local",
     ).load(setting)
 
 

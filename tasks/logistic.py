@@ -20,7 +20,7 @@ from tasks.contract import Setting, TaskError
 from tasks.files import locate
 from tasks.libsvm import read_libsvm
 from tasks.matrix import Linear, Matrix, build
-from tasks.partition import Indices, Partitioned, draw, split
+from tasks.partition import Indices, Partitioned, draw, share_out
 from tasks.threads import one_thread
 
 SMALL = 2000
@@ -72,10 +72,10 @@ class LogisticTask(BuiltIn):
             shown = ", ".join(f"{label:g}" for label in kinds[:5])
             raise TaskError(f"data file {path}: {len(kinds)} different labels ({shown}); must be exactly two")
         signs = np.where(samples.labels == kinds[1], 1, -1).astype(self.dtype)
-        parts = split(self.partition, signs, setting.clients, setting.seed)
+        parts, kept = share_out(self.partition, signs, setting)
         one_thread()
         matrix = build(samples, features, signs.dtype, normalise=self.normalise)
-        return LogisticProblem(matrix, signs, parts, setting.honest, self.l2)
+        return LogisticProblem(matrix, signs, parts, setting.honest, self.l2).keeping(kept)
 
 
 class LogisticLoss:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from strategies.method import Evaluation, Vector
+from tasks.backdoor import Trigger
 from tasks.contract import Setting, TaskError
-from tasks.partition import kept_back
+from tasks.partition import check_root, kept_back
 from tasks.samples import Samples, arrays_of, count, taken, targets_of
-from tasks.torch_model import OnModule, TorchOracle, TorchProblem, TorchTask, built, labels_of
+from tasks.torch_model import STATS_STAY, OnModule, TorchOracle, TorchProblem, TorchTask, built, labels_of
 
 NO_DATA = "has no training data: each client has its own"
 
@@ -33,11 +34,12 @@ class OwnDataTask:
         test: returns the server's test set, given its folder or None; called at the server only. None for no test set,
             here or as what it returns.
         task: makes the rest of the task from training data and test data.
-        root: returns the server's own training data, which the running statistics of batch norm are computed from,
-            given its folder or None; called at the server only. None for none.
+        root: returns the server's own training data, given its folder or None; called at the server only. Of them come
+            the running statistics of batch norm, and the server's own row. None for none.
         flips: the task has its own way to flip targets.
         test_share: the part of a party's rows that it keeps back to measure models.
         dtype: of the model.
+        local_stats: each party measures models with running statistics of its own data; the server has none.
     """
 
     model: Callable[[], nn.Module]
@@ -48,6 +50,7 @@ class OwnDataTask:
     flips: bool = False
     test_share: float = 0.0
     dtype: str = "float32"
+    local_stats: bool = False
 
     def load(self, setting: Setting) -> "OwnDataProblem":
         """Build the model, and load the data that this process has.
@@ -82,24 +85,28 @@ class OwnDataProblem(OnModule):
         self._measured = None if test is None else self._problem(test, test)
         self._local = cache(lambda folder: self._problem(self._parts(folder)[0], self._parts(folder)[0]))
         self._kept = cache(self._kept_problem)
-        self._root = self._root_problem() if at_server and self.model.norm_stats.size else None
+        self._root = self._root_problem(test) if at_server and (setting.root or self.model.norm_stats.size) else None
         self._given: Vector | None = None
         for folder in [] if at_server else self._folders():
             self._local(folder).check_batches()
 
-    def _root_problem(self) -> TorchProblem:
-        """Return the problem on the server's own training data.
+    def _root_problem(self, test: Samples | None) -> TorchProblem | None:
+        """Return the problem on the server's own training data; None where it has none.
 
         Raises:
-            TaskError: it has none, and the model needs them.
+            TaskError: the model needs them and it has none; or they are for a rule, and some of them are test data.
         """
         root = None if self._task.root is None else self._task.root(self._setting.data_dir)
+        if root is not None and test is not None and self._setting.root:
+            check_root(arrays_of(root), arrays_of(test))
+        if root is None and (self._task.local_stats or not self.model.norm_stats.size):
+            return None
         if root is None:
             layer = next(iter(self.model.norm_stats.layers))
             needs = (
                 f'the model\'s layer "{layer}" keeps running statistics, which the server computes from training data'
             )
-            fix = "of its own: give them by root_data(folder), or use GroupNorm or LayerNorm"
+            fix = 'of its own: give them by root_data(folder), or use norm_stats = "local", GroupNorm or LayerNorm'
             raise TaskError(f"{needs} {fix}")
         problem = self._problem(root, root)
         problem.check_batches()
@@ -153,6 +160,21 @@ class OwnDataProblem(OnModule):
         """Whether this is a server with a test set."""
         return self._measured is not None
 
+    @property
+    def has_root_data(self) -> bool:
+        """Whether this is a server with training data of its own."""
+        return self._root is not None
+
+    def root(self) -> TorchOracle:
+        """Return the gradients of the server's own training data.
+
+        Raises:
+            TaskError: it has none.
+        """
+        if self._root is None:
+            raise TaskError("root_data() gives no training data of the server's")
+        return self._root.oracle(0)
+
     def oracle(self, worker: int, *, flipped: bool = False) -> TorchOracle:
         """Return the gradients of a party's loss.
 
@@ -172,6 +194,21 @@ class OwnDataProblem(OnModule):
         self._measured.set_norm_stats(self.norm_stats(x))
         return self._measured.evaluate(x)
 
+    def flaw_of_trigger(self, trigger: Trigger) -> str:
+        """Return why a trigger does not fit the images that this process has; "" if it does, or has none."""
+        held = self._measured
+        if self._setting.party != "server":
+            held = self._local(self._folders()[0])
+        return "" if held is None else held.flaw_of_trigger(trigger)
+
+    def poisoned(self, worker: int, trigger: Trigger) -> TorchOracle:
+        """Return the oracle of a party all of whose images have the trigger, and its label."""
+        return self.of_party(worker).poisoned(0, trigger)
+
+    def trigger_success(self, x: Vector, trigger: Trigger) -> float | None:
+        """Return the share of the server's test images that are taken for the trigger's class; see ``TorchProblem``."""
+        return None if self._measured is None else self._measured.trigger_success(x, trigger)
+
     def count(self, worker: int) -> int:
         """Return m_i, the training samples of a party."""
         return len(self.of_party(worker).parts[0])
@@ -185,7 +222,10 @@ class OwnDataProblem(OnModule):
         folder = self._setting.folder_of(worker)
         problem = self._kept(folder)
         problem.set_norm_stats(self._local(folder).norm_stats(x) if self._given is None else self._given)
-        return problem.evaluate(x)
+        try:
+            return problem.evaluate(x)
+        finally:
+            problem.set_norm_stats(None)  # it may be the one on the training data, whose own depend on the model
 
     def norm_stats(self, x: Vector) -> Vector | None:
         """Return the running statistics that the model is measured with at x; None where it has none.
@@ -195,11 +235,15 @@ class OwnDataProblem(OnModule):
         """
         if self._given is not None or not self.model.norm_stats.size:
             return self._given
+        if self._task.local_stats and self._setting.party == "server":
+            return None
         source = self._root if self._setting.party == "server" else self._local(self._folders()[0])
         return None if source is None else source.norm_stats(x)
 
     def set_norm_stats(self, stats: Vector | None) -> None:
         """Measure and write models with these running statistics from now on; None for those of ``norm_stats``.
+
+        A party that has its own keeps them.
 
         Raises:
             TaskError: they do not fit the model.
@@ -207,13 +251,17 @@ class OwnDataProblem(OnModule):
         size = self.model.norm_stats.size
         if stats is not None and stats.shape != (size,):
             raise TaskError(f"running statistics of shape {stats.shape}; the model has ({size},)")
-        self._given = stats
+        self._given = None if self._task.local_stats else stats
 
     def remarks(self) -> Iterator[str]:
         """Yield what deserves a second thought about this model and its batches, one line each."""
         server = self._setting.party == "server"
-        sizes = [] if server else [len(self._local(folder).parts[0]) for folder in self._folders()]
-        return self.remarks_on(self._setting.batch, sizes)
+        parties = [] if server else [self._local(folder) for folder in self._folders()]
+        yield from parties[0].remarks_on_samples() if parties else ()
+        sizes = [len(party.parts[0]) for party in parties]
+        if self._task.local_stats and self.model.norm_stats.size:
+            yield STATS_STAY
+        yield from self.remarks_on(self._setting.batch, sizes)
 
     def own_data(self, worker: int) -> list[list[np.ndarray[Any, np.dtype[Any]]]]:
         """Return inputs and targets of what a party trains on, and of what it keeps back if that is anything."""

@@ -14,7 +14,10 @@ PROBLEM = ("dim", "dtype", "smoothness", "optimum", "samples", "initial", "oracl
 
 
 _PARTIES = {"count", "kept_back", "measure", "own_data", "has_test_data"}
-OPTIONAL = frozenset({"training_data", "layout", "tied", "frozen", "fingerprint", *_PARTIES})
+_ATTACKED = {"flaw_of_trigger", "poisoned", "trigger_success"}
+OPTIONAL = frozenset(
+    {"root", "has_root_data", *_ATTACKED, "training_data", "layout", "tied", "frozen", "fingerprint", *_PARTIES}
+)
 """What it may have beside that, see ``tasks.identity``, ``experiment.model_file`` and ``docs/tasks.md``."""
 
 

@@ -22,14 +22,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from strategies.method import Evaluation, Vector
 from strategies.randomness import Role, stream
-from tasks.contract import TaskError, mean_samples
+from tasks.contract import Setting, TaskError, mean_samples
 
 Indices = NDArray[np.int64]
 """Row numbers, ascending."""
@@ -63,6 +63,29 @@ class Partitioned(ABC, Generic[_Local]):
     def __init__(self, parts: Sequence[Indices], honest: int) -> None:
         self.parts, self.honest = parts, honest
         self._local = cache(self._oracle_of)
+        self._root: int | None = None
+
+    def keeping(self, rows: Indices | None) -> Self:
+        """Return this problem, whose server keeps these training rows to itself; None for none."""
+        if rows is not None:
+            self._root = len(self.parts)
+            self.parts = [*self.parts, rows]
+        return self
+
+    @property
+    def has_root_data(self) -> bool:
+        """Whether the server keeps rows to itself."""
+        return self._root is not None
+
+    def root(self) -> _Local:
+        """Return the oracle of the rows that the server keeps to itself.
+
+        Raises:
+            TaskError: there are none.
+        """
+        if self._root is None:
+            raise TaskError("the server keeps no training rows")
+        return self.oracle(self._root)
 
     @property
     def samples(self) -> int:
@@ -82,7 +105,7 @@ class Partitioned(ABC, Generic[_Local]):
     @property
     def replicated(self) -> bool:
         """Whether every worker holds all rows."""
-        return self.parts[-1] is self.parts[0]
+        return self.parts[self.honest - 1] is self.parts[0]
 
     def oracle(self, worker: int, *, flipped: bool = False) -> _Local:
         """Return one worker's oracle; the same object each time, so that equal data share memory and cache.
@@ -171,6 +194,37 @@ def split(partition: str, labels: NDArray[np.generic], workers: int, seed: int) 
     return [np.sort(part) for part in np.split(order, np.cumsum(quotas)[:-1])]
 
 
+def share_out(partition: str, labels: NDArray[np.generic], setting: Setting) -> tuple[list[Indices], Indices | None]:
+    """Split rows among the workers, after those that the server keeps to itself.
+
+    Args:
+        partition: see ``split``.
+        labels: see ``split``.
+        setting: of the federation; ``setting.root`` rows are kept, of each label its share.
+
+    Returns:
+        The parts of the workers, and the rows that are kept, ascending; None where none are.
+
+    Raises:
+        ValueError, TaskError: see ``split``; also where no rows are left.
+    """
+    if not setting.root:
+        return split(partition, labels, setting.clients, setting.seed), None
+    if setting.root >= len(labels):
+        problem = f"{len(labels)} training samples in all, and the server keeps {setting.root} (root_samples)"
+        raise TaskError(f"{problem}; lower federation.root_samples")
+    # The best fit to the shares of the labels: rows in the order of their labels, at random among equal ones, evenly.
+    order = stream(setting.seed, Role.ROOT).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    places = (np.arange(setting.root) * 2 + 1) * len(labels) // (2 * setting.root)
+    kept = np.sort(order[places])
+    rest = np.setdiff1d(np.arange(len(labels)), kept, assume_unique=True)
+    parts = split(partition, labels[rest], setting.clients, setting.seed)
+    if parts[-1] is parts[0]:
+        return [rest[parts[0]]] * setting.clients, kept
+    return [rest[part] for part in parts], kept
+
+
 def _dirichlet(
     partition: str, labels: NDArray[np.generic], shuffled: Indices, quotas: Indices, rng: np.random.Generator
 ) -> list[Indices]:
@@ -208,6 +262,27 @@ def stratified(labels: NDArray[np.generic], share: float, rng: np.random.Generat
         rows = rng.permutation(np.flatnonzero(labels == label))
         chosen[rows[: round(share * len(rows))]] = True
     return chosen
+
+
+def check_root(root: Sequence[NDArray[Any]], test: Sequence[NDArray[Any]]) -> None:
+    """Refuse training data of the server's that are also in its test data.
+
+    Args:
+        root: arrays whose k-th rows are together one sample.
+        test: the same of the test data.
+
+    Raises:
+        TaskError: some are; one line.
+    """
+    tested = {_sample(test, row) for row in range(len(test[0]))}
+    same = sum(_sample(root, row) in tested for row in range(len(root[0])))
+    if same:
+        problem = f"{same} of the server's {len(root[0])} own training samples are in its test data too"
+        raise TaskError(f"{problem}, which would then measure what it was trained on; take them out of one of the two")
+
+
+def _sample(arrays: Sequence[NDArray[Any]], row: int) -> bytes:
+    return b"|".join(np.ascontiguousarray(array[row]).tobytes() for array in arrays)
 
 
 def kept_back(labels: NDArray[np.generic], share: float, seed: int) -> tuple[Indices, Indices]:

@@ -26,7 +26,7 @@ from strategies.randomness import Role, stream
 from tasks.built_in import BuiltIn
 from tasks.contract import Setting, TaskError, mean_samples
 from tasks.network import CURVATURE, Head, Inputs, Network, NetworkOracle, Targets
-from tasks.partition import OWN, kept_back, split
+from tasks.partition import OWN, check_root, kept_back, share_out
 from tasks.scaling import (
     LARGEST,
     NONE,
@@ -258,6 +258,8 @@ class TableTask(TableSchema):
 
     Args:
         file: plain name of the table, ending in .csv or .parquet: in each party's own folder, or in the data folder.
+        root_file: plain name of a table of the same columns in the server's own folder, on which it computes the row
+            that ``fltrust`` trusts; its rows are in no other table. With ``partition = "own"``.
         partition: ``"own"``: each client has a table of its own; else who holds which rows of a shared one, see
             ``tasks/partition.py``.
         test_share: share of its rows that each client keeps back to measure the model on; of each class alike.
@@ -269,6 +271,7 @@ class TableTask(TableSchema):
 
     kind: Literal["table"] = "table"
     file: str
+    root_file: str | None = None
     partition: str = "iid"
     test_share: float = 0.2
     min_rows: int = 20
@@ -277,6 +280,11 @@ class TableTask(TableSchema):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_name(self.file)
+        if self.root_file is not None:
+            check_name(self.root_file)
+            if self.partition != OWN or self.root_file == self.file:
+                fix = f'must be another file than file = "{self.file}", and needs partition = "{OWN}"'
+                raise ValueError(f'root_file = "{self.root_file}": {fix}')
         if not 0 <= self.test_share <= 0.9:
             raise ValueError(f"test_share = {self.test_share}: must be from 0 to 0.9")
         if self.min_rows < 1:
@@ -299,12 +307,13 @@ class TableTask(TableSchema):
         table = read_table(inside(setting.data_dir, self.file), self.wanted())
         if table.targets is None:  # the reader refuses such a table
             raise TaskError(f'{self.file}: column "{self.target}" is missing')
-        parts = split(self.partition, table.targets, setting.clients, setting.seed)
+        parts, kept = share_out(self.partition, table.targets, setting)
         if parts[-1] is parts[0]:
-            parties = [self._party(table, setting.seed)] * setting.clients
+            rows = table if kept is None else table.part(parts[0])
+            parties = [self._party(rows, setting.seed)] * setting.clients
         else:
             parties = [self._party(table.part(rows), setting.seed) for rows in parts]
-        problem = TableProblem(self, setting, parties)
+        problem = TableProblem(self, setting, parties, root=None if kept is None else table.part(kept))
         found = {str(worker): problem.statistics(worker) for worker in range(setting.clients)}
         try:
             problem.settle(problem.scaling_of(found, setting.byzantine))
@@ -326,7 +335,12 @@ class TableTask(TableSchema):
         test, here = None, setting.data_dir
         if setting.party != "client" and here is not None and (here / self.file).exists():
             test = read_table(inside(here, self.file), self.wanted())
-        problem = TableProblem(self, setting, held, test)
+        root = None
+        if setting.party == "server" and setting.root and self.root_file is not None and here is not None:
+            root = read_table(inside(here, self.root_file), self.wanted())
+            if test is not None:
+                check_root(_arrays(root), _arrays(test))
+        problem = TableProblem(self, setting, held, test, root)
         if not self.federated:
             problem.settle(problem.scaling_of({}, 0))
         return problem
@@ -359,13 +373,20 @@ class TableProblem:
         setting: of the federation.
         parties: the rows of each worker; None of those whose rows are not in this process.
         test: the server's own test set, on own data.
+        root: training rows of the server's; None where it has none.
     """
 
     optimum: float | None = None
 
     def __init__(
-        self, spec: TableTask, setting: Setting, parties: Sequence[Party | None], test: Table | None = None
+        self,
+        spec: TableTask,
+        setting: Setting,
+        parties: Sequence[Party | None],
+        test: Table | None = None,
+        root: Table | None = None,
     ) -> None:
+        self._root = root
         self.spec, self._setting, self._parties, self._test = spec, setting, list(parties), test
         self._network = spec.network
         self._scaling: Scaling | None = None
@@ -490,8 +511,7 @@ class TableProblem:
     def own_data(self, worker: int) -> list[list[NDArray[Any]]]:
         """Return what a worker trains on, and what it keeps back: numbers, codes and targets of each."""
         party = self._party(worker)
-        tables = [(part.numbers, part.codes, part.targets) for part in (party.train, party.kept) if len(part)]
-        return [[array for array in table if array is not None] for table in tables]
+        return [_arrays(part) for part in (party.train, party.kept) if len(part)]
 
     # --- gradients and measures ---
 
@@ -506,6 +526,21 @@ class TableProblem:
             TaskError: its rows are not in this process, or the scaling is not known yet.
         """
         return self._oracle(self._party(worker).train, "flipped" if flipped else "")
+
+    @property
+    def has_root_data(self) -> bool:
+        """Whether this process has training rows of the server's."""
+        return self._root is not None
+
+    def root(self) -> NetworkOracle:
+        """Return the gradients of the server's own training rows.
+
+        Raises:
+            TaskError: there are none, or the scaling is not known yet.
+        """
+        if self._root is None:
+            raise TaskError("the server has no training rows of its own")
+        return self._oracle(self._root)
 
     @property
     def has_test_data(self) -> bool:
@@ -574,6 +609,11 @@ class TableProblem:
                 labels = self.spec.encode_targets(rows.targets, self._agreed)
                 self._oracles[key] = NetworkOracle(self._network, inputs, labels, self.spec.l2)
         return self._oracles[key]
+
+
+def _arrays(table: Table) -> list[NDArray[Any]]:
+    """Return what a table holds: numbers, codes and targets, one row each."""
+    return [array for array in (table.numbers, table.codes, table.targets) if array is not None]
 
 
 def _check_texts(key: str, texts: Sequence[str], least: int) -> None:

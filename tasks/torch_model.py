@@ -19,11 +19,13 @@ from foundation.text import first_line
 from strategies.method import Evaluation, Vector
 from strategies.randomness import Role, stream
 from tasks import compute
+from tasks.backdoor import Trigger, flaw_of_images
 from tasks.contract import Setting, TaskError
 from tasks.flat_module import FlatModule
 from tasks.measures import highest_score, is_one_hot, share_right
 from tasks.modules import completed, tied, untrained
-from tasks.partition import Indices, Partitioned, draw, split
+from tasks.partition import Indices, Partitioned, draw, share_out
+from tasks.pipeline import Fetched
 from tasks.samples import TARGETS, Samples, arrays_of, as_array, count, mapped, taken, targets_of, with_targets
 from tasks.threads import one_thread
 
@@ -33,6 +35,12 @@ a small CNN on MNIST no longer fit into the cache, and a full gradient takes twi
 
 REFERENCE_BATCHES = 50
 """Batches of training data that the running statistics of batch norm are averaged over."""
+STATS_STAY = 'norm_stats = "local": running statistics stay at the clients; model.safetensors of the server lacks them'
+"""A remark."""
+
+NO_TARGETS = "the Dataset has no attribute targets; give it one with the target of each sample, in their order"
+
+_ESTIMATES = "full gradients are estimates: theorems on exact ones do not apply"
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(output of the model, targets) -> the MEAN loss of these samples, a scalar."""
@@ -64,6 +72,7 @@ class TorchTask:
         l2: weight of the regulariser (l2/2) ||x||^2.
         dtype: of the model: ``"float32"``, ``"float64"``, or one of ``HALF``, whose x and gradients are float32.
         partition: see ``tasks/partition.py``; by the targets.
+        local_stats: each worker measures models with running statistics of its own data; the server has none.
     """
 
     model: Callable[[], nn.Module]
@@ -79,6 +88,7 @@ class TorchTask:
     l2: float = 0.0
     dtype: str = "float32"
     partition: str = "iid"
+    local_stats: bool = False
 
     def load(self, setting: Setting) -> "TorchProblem":
         """Build the model and split the data.
@@ -88,10 +98,10 @@ class TorchTask:
         """
         model = built(self.model, self.first_of(self.train), self.dtype, setting.seed)
         labels = labels_for(self.partition, self.train)
-        parts = split(self.partition, labels, setting.clients, setting.seed)
+        parts, kept = share_out(self.partition, labels, setting)
         problem = TorchProblem(self, model, parts, setting.honest, batch=setting.batch, seed=setting.seed)
         problem.check_batches()
-        return problem
+        return problem.keeping(kept)
 
     def batch(self, samples: Samples, rows: Indices, rng: np.random.Generator | None = None) -> Samples:
         """Return some rows of the samples, prepared; for a gradient, with a generator, augmented too."""
@@ -101,8 +111,24 @@ class TorchTask:
         inputs = self.augment(batch[0], rng) if self.augment is not None and rng is not None else batch[0]
         return self.prepare(inputs), batch[1]
 
+    def batches(
+        self, samples: Samples, parts: Sequence[Indices], seed: int = 0, rng: np.random.Generator | None = None
+    ) -> Iterator[Samples]:
+        """Yield a batch of each part of the samples, prepared.
+
+        Args:
+            samples: of which ``parts`` has row numbers.
+            parts: rows of each batch.
+            seed: of the random transforms of samples that are fetched by index.
+            rng: for ``augment``; None for inputs as they are.
+        """
+        if isinstance(samples, Fetched):
+            return samples.batches(parts, seed)
+        return (self.batch(samples, rows, rng) for rows in parts)
+
     def first_of(self, samples: Samples) -> Tensor | None:
         """Return the inputs of the first sample, for a module that takes one tensor; else None."""
+        samples = samples.shown if isinstance(samples, Fetched) else samples
         inputs = samples if isinstance(samples, Tensor) else samples[0] if isinstance(samples, tuple | list) else None
         return self.prepare(inputs[:1]) if isinstance(inputs, Tensor) else None
 
@@ -134,6 +160,8 @@ class TorchTask:
             TaskError: it does not show which tensors are the targets.
         """
         targets = targets_of(samples)
+        if targets is None and isinstance(samples, Fetched):
+            raise TaskError(f"label flipping: {NO_TARGETS}")
         if targets is None:
             keys = ", ".join(f'"{key}"' for key in TARGETS)
             raise TaskError(f"label flipping needs targets: the last of a tuple, or in a dict one of {keys}")
@@ -185,6 +213,8 @@ def labels_for(partition: str, samples: Samples) -> np.ndarray[tuple[int], np.dt
     if targets is not None:
         return labels_of(targets)
     if partition not in ("iid", "replicated"):
+        if isinstance(samples, Fetched):
+            raise TaskError(f'partition = "{partition}": {NO_TARGETS}, or use "iid"')
         keys = ", ".join(f'"{key}"' for key in TARGETS)
         where = f"the last of a tuple, or in a dict one of {keys}"
         raise TaskError(f'partition = "{partition}": the samples have no targets ({where}); add them, or use "iid"')
@@ -231,10 +261,15 @@ class OnModule(ABC):
     def norm_stats(self, x: Vector) -> Vector | None:
         """Return the running statistics that the model is measured with at x; None where it has none."""
 
-    def norm_buffers(self, x: Vector) -> Mapping[str, np.ndarray[Any, np.dtype[Any]]]:
-        """Return the running statistics of the model at x by their names in a state dict."""
-        stats = self.norm_stats(x)
-        return {} if stats is None else self.model.norm_stats.by_name(stats)
+    def norm_buffers(self, x: Vector) -> Mapping[str, np.ndarray[Any, np.dtype[Any]] | None]:
+        """Return the running statistics of the model at x by their names in a state dict.
+
+        None for each that this process does not know, as they never leave the clients: a file of the model lacks it.
+        """
+        stats, layers = self.norm_stats(x), self.model.norm_stats
+        if stats is not None:
+            return layers.by_name(stats)
+        return dict.fromkeys(layers.by_name(np.zeros(layers.size))) if layers.size else {}
 
     def remarks_on(self, batch: int, sizes: Sequence[int]) -> Iterator[str]:
         """Yield what dropout and batch norm change, one line each; nothing where the model has none.
@@ -302,9 +337,9 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
         self._check_device()
         if not self.model.norm_stats.by_batch or min(self.chunk, *map(len, self.parts)) > 1:
             return
-        row = self.task.batch(self.task.train, self.parts[0][:1])
+        row = self.task.batches(self.task.train, [self.parts[0][:1]])
         try:
-            self.model.gradient(self.model.initial, [row], self.task.objective, 1)
+            self.model.gradient(self.model.initial, row, self.task.objective, 1)
         except ValueError as error:  # as torch says it
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -318,7 +353,8 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
         if place.on_cpu or len(rows) < 2:
             return
         try:
-            self.model.gradient(self.model.initial, [self.task.batch(self.task.train, rows)], self.task.objective, 2)
+            batches = self.task.batches(self.task.train, [rows])
+            self.model.gradient(self.model.initial, batches, self.task.objective, 2)
         except RuntimeError as error:
             fix = "make tensors in forward() and loss() on the device of what they are given, or compute on the cpu"
             raise TaskError(f"a gradient on {place} fails ({first_line(error)}); {fix}") from None
@@ -342,6 +378,36 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
 
     def _honest_parts(self) -> Sequence[Indices]:
         return self.parts[:1] if self.replicated else self.parts[: self.honest]
+
+    def flaw_of_trigger(self, trigger: Trigger) -> str:
+        """Return why a trigger does not fit the images and classes of this task; "" if it does."""
+        targets, first = targets_of(self.task.train), self.task.first_of(self.task.train)
+        if targets is None or first is None or self.task.batch_loss is not None:
+            return "needs images and their labels as two tensors, and a loss(output, target)"
+        if targets.is_floating_point() or targets.ndim != 1:
+            return "needs class labels 0, 1, ..., one for each image"
+        return flaw_of_images(first.shape[1:], self._classes, trigger)
+
+    @cached_property
+    def _classes(self) -> int:
+        """K, the number of outputs of the model."""
+        with self.model.evaluating(self.model.initial, self.norm_stats(self.model.initial)) as module:
+            (first,) = self.model.place.moved([self.task.first_of(self.task.train)])
+            outputs = module(first)
+        return int(outputs.shape[1]) if outputs.ndim > 1 else int(self.task.train[1].max()) + 1
+
+    def poisoned(self, worker: int, trigger: Trigger) -> "TorchOracle":
+        """Return the oracle of a worker all of whose images have the trigger, and its label."""
+        rows = torch.from_numpy(self.parts[worker])
+        return TorchOracle(self, _stamped(self.task.train[0][rows], trigger), np.arange(len(rows)))
+
+    def trigger_success(self, x: Vector, trigger: Trigger) -> float | None:
+        """Return the share of test images, not of the trigger's class, that are taken for it with the trigger."""
+        inputs, targets = self.task.test
+        others = inputs[targets != trigger.target]
+        if not len(others):
+            return None
+        return self.accuracy(x, _stamped(others, trigger), np.arange(len(others)))
 
     def loss(self, x: Vector, parts: Sequence[Indices]) -> float:
         """Return the mean of the losses on some parts of the training data, regulariser included."""
@@ -368,7 +434,7 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
 
     def blocks(self, data: Samples, rows: Indices) -> Iterator[Samples]:
         """Yield some rows of the data, prepared, in blocks of near-equal size."""
-        return (self.task.batch(data, block) for block in _blocks(rows))
+        return self.task.batches(data, _blocks(rows))
 
     def chunks(self, rows: Indices, seed: int) -> list[Indices]:
         """Return the batches in which a gradient over some rows is computed.
@@ -392,7 +458,7 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
     # --- batch norm in evaluation -----------------------------------------------------------------------------------
 
     def norm_stats(self, x: Vector) -> Vector | None:
-        """Return the running statistics that the model is measured with at x; None where it has none.
+        """Return the running statistics that the model is measured with at x; None where it has none here.
 
         They are the mean of the batch statistics of ``REFERENCE_BATCHES`` batches of the honest workers' training data,
         always the same batches, unless others were set.
@@ -402,16 +468,32 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
         """
         if not self.model.norm_stats.size or self._given is not None:
             return self._given
+        if self.task.local_stats:
+            return None
         if self._reference is None or not np.array_equal(self._reference[0], x):
-            rng = stream(self.seed, Role.NORM_STATS)
             rows = np.unique(np.concatenate(self._honest_parts()))
-            size = min(self.chunk, len(rows))
-            passes = -(-REFERENCE_BATCHES * size // len(rows))
-            order = np.concatenate([rng.permutation(rows) for _ in range(passes)])[: REFERENCE_BATCHES * size]
-            batches = (self.task.batch(self.task.train, part) for part in np.split(order, REFERENCE_BATCHES))
-            found = self.model.statistics(x, batches, self.task.objective, int(rng.integers(2**63)))
-            self._reference = x.copy(), found
+            self._reference = x.copy(), self._stats_on(rows, x, stream(self.seed, Role.NORM_STATS))
         return self._reference[1]
+
+    def _stats_on(self, rows: Indices, x: Vector, rng: np.random.Generator) -> Vector:
+        """Return the mean of the batch statistics at x of ``REFERENCE_BATCHES`` batches of some rows."""
+        size = min(self.chunk, len(rows))
+        passes = -(-REFERENCE_BATCHES * size // len(rows))
+        order = np.concatenate([rng.permutation(rows) for _ in range(passes)])[: REFERENCE_BATCHES * size]
+        seed = int(rng.integers(2**63))
+        batches = self.task.batches(self.task.train, np.split(order, REFERENCE_BATCHES), seed)
+        return self.model.statistics(x, batches, self.task.objective, seed)
+
+    def measure(self, worker: int, x: Vector) -> Evaluation:
+        """Measure the model on a worker's part of the training data; local statistics are those of that part."""
+        if not (self.task.local_stats and self.model.norm_stats.size):
+            return super().measure(worker, x)
+        before, rng = self._given, stream(self.seed, Role.NORM_STATS, worker)
+        self._given = self._stats_on(self.parts[worker], x, rng)
+        try:
+            return super().measure(worker, x)
+        finally:
+            self._given = before
 
     def set_norm_stats(self, stats: Vector | None) -> None:
         """Measure with these running statistics from now on, whatever the model; None for those of ``norm_stats``."""
@@ -420,13 +502,26 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
     def remarks(self) -> Iterator[str]:
         """Yield what deserves a second thought about this model and its batches, one line each."""
         if self.task.augment is not None:
-            estimates = "full gradients are estimates: theorems on exact ones do not apply"
-            yield f"samples are augmented anew in each round, so {estimates}"
+            yield f"samples are augmented anew in each round, so {_ESTIMATES}"
+        yield from self.remarks_on_samples()
+        if self.task.local_stats and self.model.norm_stats.size:
+            yield STATS_STAY
         yield from self.remarks_on(self.batch, list(map(len, self._honest_parts())))
+
+    def remarks_on_samples(self) -> Iterator[str]:
+        """Yield what it means that samples are fetched by index."""
+        train = self.task.train
+        if isinstance(train, Fetched) and train.random:
+            what = f"{train.source.method}() gives samples with random transforms, drawn anew in each round"
+            yield f"{what}, so {_ESTIMATES}"
 
 
 def _blocks(rows: Indices) -> list[Indices]:
     return np.array_split(rows, math.ceil(len(rows) / BLOCK))
+
+
+def _stamped(images: Tensor, trigger: Trigger) -> tuple[Tensor, Tensor]:
+    return trigger.stamp(images), torch.full((len(images),), trigger.target, dtype=torch.int64)
 
 
 class TorchOracle:
@@ -480,7 +575,8 @@ class TorchOracle:
         """Draw one minibatch of min(b, m_i) samples without replacement; return its mean gradient at each point."""
         seed = self._seed()
         chunks = self._problem.chunks(self._rows[draw(len(self._rows), batch, rng)], seed)
-        return [self._gradient(x, chunks, seed)[0] for x in points]
+        fetched = list(self._batches(chunks, seed)) if isinstance(self._data, Fetched) and len(points) > 1 else None
+        return [self._gradient(x, chunks, seed, fetched)[0] for x in points]
 
     def value(self, x: Vector) -> float:
         """Return f_i(x)."""
@@ -493,12 +589,26 @@ class TorchOracle:
     def _seed(self) -> int:
         return int(self._rng.integers(2**63))
 
-    @np.errstate(over="ignore", invalid="ignore")
-    def _gradient(self, x: Vector, chunks: Sequence[Indices], seed: int) -> tuple[Vector, bool]:
+    def _batches(self, chunks: Sequence[Indices], seed: int) -> Iterator[Samples]:
         task = self._problem.task
         # Another generator than that of the order of the chunks.
         rng = None if task.augment is None else np.random.default_rng([seed, 1])
-        batches = (task.batch(self._data, rows, rng) for rows in chunks)
+        return task.batches(self._data, chunks, seed, rng)
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def _gradient(
+        self, x: Vector, chunks: Sequence[Indices], seed: int, fetched: Sequence[Samples] | None = None
+    ) -> tuple[Vector, bool]:
+        """Return the gradient at a point, and whether it depends on the seed.
+
+        Args:
+            x: the point.
+            chunks: rows of each batch.
+            seed: of all that is drawn at random.
+            fetched: the batches, where they are at hand.
+        """
+        task = self._problem.task
+        batches = self._batches(chunks, seed) if fetched is None else fetched
         samples = sum(map(len, chunks))
         gradient, drawn = self._problem.model.gradient(x, batches, task.objective, samples, seed, task.l2)
-        return gradient, drawn or task.augment is not None
+        return gradient, drawn or task.augment is not None or isinstance(self._data, Fetched)

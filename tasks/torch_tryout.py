@@ -19,14 +19,17 @@ from torch import Tensor, nn
 
 from tasks.contract import TaskError
 from tasks.flat_module import drawing
+from tasks.pipeline import SHOWN, Fetched
 from tasks.samples import Samples, count, mapped, taken, targets_of, tensors_of
 from tasks.torch_model import BLOCK, TorchProblem, TorchTask, widened
-from tasks.trial import SEEDED, Demands, Trial, spread
+from tasks.trial import SEEDED, Demands, Trial, generators_restored, spread
 
 MOST_ROWS = 2_000
 """Training samples that are pushed through the model: one of each label among them."""
 MOST_EVALUATED = 4_096
 """Training and test samples, each, that are measured at x0."""
+MOST_FETCHED = 256
+"""The same where samples are fetched by index, which may take long."""
 AGAIN = 16
 """Further forward passes of a model that draws from the generators of NumPy or Python, to see whether it matters."""
 MEAN = 'the mean over the samples (reduction = "mean")'
@@ -52,18 +55,45 @@ def compare_data(one: TorchTask, other: TorchTask) -> None:
     Raises:
         TaskError: which method, and where they differ.
     """
-    names = ("inputs", "targets") if one.batch_loss is None else repeat("samples")
+    pair = ("inputs", "targets", "attribute targets")  # the last of a Dataset
+    names = pair if one.batch_loss is None else repeat("samples")
     for method in ("train", "test"):
+        _fetch_again(getattr(other, method))
         both = (tensors_of(getattr(each, method)) for each in (one, other))
         for name, a, b in zip(names, *both, strict=False):
             if a.shape != b.shape or a.dtype != b.dtype:
                 where = f"of shape {tuple(b.shape)} ({b.dtype}), first {tuple(a.shape)} ({a.dtype})"
             elif not torch.equal(a, b):
                 rows = (a != b).reshape(len(a), -1).any(dim=1)
-                where = f"in row {int(rows.nonzero()[0])} ({int(rows.sum())} of {len(a)} rows differ)"
+                row, given = int(rows.nonzero()[0]), getattr(one, method)
+                row = int(given.shown_rows[row]) if isinstance(given, Fetched) and len(a) <= SHOWN else row
+                where = f"in row {row} ({int(rows.sum())} of {len(a)} rows differ)"
             else:
                 continue
             raise TaskError(f"{method}_data() gave other {name} at its second call, {where}; {SEEDED}")
+
+
+def _fetch_again(samples: Samples) -> None:
+    """Refuse a Dataset that gives another sample when asked again under the same seeds.
+
+    Raises:
+        TaskError: which one.
+    """
+    if not isinstance(samples, Fetched):
+        return
+    with generators_restored():
+        again = samples.source.fetched(samples.shown_rows.tolist(), 0)
+    for a, b in zip(tensors_of(samples.shown), tensors_of(again), strict=True):
+        if a.shape != b.shape or not torch.equal(a, b):
+            fix = (
+                "draw at random from the global generators of torch, NumPy or Python, which are seeded for each sample"
+            )
+            raise TaskError(f"{samples.source.method}() gave a Dataset with another sample at its second call; {fix}")
+
+
+def most_samples(problem: Any, most: int) -> int:
+    """Return how many samples of a problem may be tried; fewer where each is fetched."""
+    return MOST_FETCHED if isinstance(problem, TorchProblem) and isinstance(problem.task.train, Fetched) else most
 
 
 def shortened(problem: Any) -> Any:
@@ -71,11 +101,12 @@ def shortened(problem: Any) -> Any:
     if not isinstance(problem, TorchProblem):
         return problem
     task, parts = problem.task, problem.parts
+    most = most_samples(problem, MOST_EVALUATED)
     if problem.replicated:
-        parts = [spread(parts[0], MOST_EVALUATED)] * len(parts)
+        parts = [spread(parts[0], most)] * len(parts)
     else:
-        parts = [spread(part, -(-MOST_EVALUATED // problem.honest)) for part in parts]
-    rows = torch.from_numpy(spread(np.arange(count(task.test)), MOST_EVALUATED))
+        parts = [spread(part, -(-most // problem.honest)) for part in parts]
+    rows = torch.from_numpy(spread(np.arange(count(task.test)), most))
     task = replace(task, test=taken(task.test, rows))
     return TorchProblem(task, problem.model, parts, problem.honest, batch=problem.batch, seed=problem.seed)
 
@@ -145,8 +176,10 @@ def _range(targets: Tensor) -> str:
 
 def _rows_to_test(task: TorchTask) -> Any:
     """Return one row of each label, and the extremes of whole numbers among inputs."""
-    parts, targets = tensors_of(task.train), targets_of(task.train)
     m = count(task.train)
+    if isinstance(task.train, Fetched):
+        return spread(np.arange(m), MOST_FETCHED)
+    parts, targets = tensors_of(task.train), targets_of(task.train)
     rows = [0, m - 1, *spread(np.arange(m), 64)]
     for part in parts:
         if part.is_floating_point() or part.is_complex() or part.dtype == torch.bool or not part.numel():

@@ -148,7 +148,12 @@ def _try_gradient(trial: Trial, problem: Problem, worker: int, batch: int, *, fr
     With ``fresh`` also later, and whatever the caller does to what was returned.
     """
     x = problem.initial()
-    if not batch and problem.samples > MOST_SAMPLES:
+    most = MOST_SAMPLES
+    if "torch" in sys.modules:
+        from tasks import torch_tryout
+
+        most = torch_tryout.most_samples(_inner(problem), most)
+    if not batch and problem.samples > most:
         return
     what = f"a gradient of worker {worker} on " + (f"a minibatch of {batch}" if batch else "all its samples")
     oracle = _oracle(trial, problem, worker)

@@ -41,7 +41,7 @@ from experiment.sections import Section
 from foundation.errors import ConfigError
 from foundation.text import TextError, read_text
 
-Measure = Literal["loss", "accuracy", "gap"]
+Measure = Literal["loss", "accuracy", "gap", "trigger"]
 Value = dict[str, list[str]]
 """The values of an axis: what each is called, and its settings."""
 

@@ -22,7 +22,7 @@ from server.monitor.plot import COLOURS
 
 STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-Y_LABELS = {"gap": "f(x) \N{MINUS SIGN} f*", "loss": "loss", "accuracy": "accuracy (%)"}
+Y_LABELS = {"gap": "f(x) \N{MINUS SIGN} f*", "loss": "loss", "accuracy": "accuracy (%)", "trigger": "trigger success"}
 X_LABELS = {"round": "round", "bytes_up": "MB up", "bytes_down": "MB down", "seconds": "seconds"}
 MEGA = {"bytes_up": 1e-6, "bytes_down": 1e-6}
 PANEL_IN = (3.1, 2.5)

@@ -25,7 +25,7 @@ from strategies.strategy import RoundRecord
 
 NOTE = "sweep.json"
 """In a run's folder: which run of the sweep it is."""
-MEASURES = ("gap", "loss", "accuracy")
+MEASURES = ("gap", "loss", "accuracy", "trigger")
 """What a run is judged by; a task has a gap where it knows f*."""
 DONE = frozenset({"finished", "diverged"})
 """The states of a run that another attempt would end in again."""
@@ -230,7 +230,13 @@ def as_markdown(
     measures = [m for m in MEASURES if any(f"{m} median" in line for line in table)]
     if "gap" in measures:
         measures.remove("loss")
-    heads = [*axes, *({"gap": "f(x) - f*", "loss": "loss", "accuracy": "accuracy"}[m] for m in measures)]
+    heads = [
+        *axes,
+        *(
+            {"gap": "f(x) - f*", "loss": "loss", "accuracy": "accuracy", "trigger": "trigger success"}[m]
+            for m in measures
+        ),
+    ]
     for target in targets:
         heads += [f"rounds to {target.name}", "MB up to it"]
     heads += ["MB up", "seconds", "runs"]

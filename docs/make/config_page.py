@@ -25,6 +25,8 @@ from experiment.config import (
     CompressorUnion,
     EvaluationSection,
     PreAggregatorUnion,
+    SafeguardSection,
+    StopTable,
     StrategyUnion,
     TaskUnion,
 )
@@ -64,7 +66,9 @@ SECTIONS: tuple[tuple[str, str, Any], ...] = (
     ),
     ("[compressor]", 'How replies are compressed. Without this section: `kind = "identity"`.', CompressorUnion),
     ("[attack]", "What Byzantine clients of a local run do, and what they know. Optional.", AttackUnion),
-    ("[evaluation]", "When the server measures the model.", EvaluationSection),
+    ("[evaluation]", "When the model is measured, by whom, and when that ends the run.", EvaluationSection),
+    ("stop", "What `stop` of `[evaluation]` may hold.", StopTable),
+    ("[safeguard]", "Going back to an earlier model where a run diverges. Optional.", SafeguardSection),
     ("[checkpoint]", "How often the server writes down all that it needs to go on after a crash.", CheckpointSection),
 )
 BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
@@ -183,6 +187,8 @@ def form(annotation: Any) -> str:
         return " or ".join(f'`"{choice.value}"`' for choice in annotation)
     if origin in (tuple, list):
         return "list of " + form(get_args(annotation)[0])
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "table"
     if annotation in WORDS:
         return WORDS[annotation]
     if origin is not None and issubclass(origin, Mapping):

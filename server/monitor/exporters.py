@@ -300,6 +300,11 @@ class MetricsPort:
                 "Share of correct predictions, 0 to 1, as the server measured it.",
                 measured["accuracy"],
             ),
+            (
+                "trigger_success_ratio",
+                "Share of test images that a simulated attacker's trigger turns into its class, 0 to 1.",
+                measured["trigger"],
+            ),
             ("measured_round", "Round of the last measurement, or of the last claims.", state["measured"]),
             ("clipping_radius", "Clipping radius of the last round.", state["lam"]),
             ("step_norm", "Length of the last step.", state["step_norm"]),

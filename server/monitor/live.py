@@ -173,6 +173,11 @@ class LiveRun:
 
     # --- what is shown ------------------------------------------------------------------------------------------------
 
+    def _courses(self) -> dict[str, list[float | None]]:
+        """Return the measures so far by name; the success of a trigger only where there is one."""
+        courses = {name: [finite(getattr(each, name)) for _, each in self._history] for name in MEASURES}
+        return {name: course for name, course in courses.items() if name != "trigger" or any(course)}
+
     def state(self, *, parties: bool = False) -> State:
         """Return what the run is doing now; numbers that are not finite, or not known, are None.
 
@@ -196,7 +201,7 @@ class LiveRun:
                 "claims": self._claims,
                 **rates,
                 "connected": connected,
-                "history": {name: [finite(getattr(each, name)) for _, each in self._history] for name in MEASURES},
+                "history": self._courses(),
                 "history_rounds": [round_ for round_, _ in self._history],
                 "round_s": self._round_s / self._added if self._added else None,
                 "left_s": left / pace if running and pace else None,
@@ -327,11 +332,12 @@ class _Claims(_Exact):
     missing: dict[str, str]
 
 
+_ALWAYS = tuple(name for name in MEASURES if name != "trigger")  # which servers of before do not have
 _Counts = create_model("_Counts", __base__=_Exact, **_required(_named(Counts(0, 0, 0, 0, 0)), _Whole))
-_History = create_model("_History", __base__=_Exact, **_required(MEASURES, _Course))
+_History = create_model("_History", __base__=_Exact, **_required(_ALWAYS, _Course), trigger=(_Course, []))
 _TEXTS = ("run", "method", "rule", "task", "address", "status", "line", "held")
 _WHOLES = ("clients", "byzantine", "rounds", "incomplete", "incomplete_at", "attack_failed", "round", "measured")
-_REALS = (*MEASURES, "lam", "step_norm", "round_s", "left_s", *_RATES)
+_REALS = (*_ALWAYS, "lam", "step_norm", "round_s", "left_s", *_RATES)
 _State = create_model(
     "_State",
     __config__=ConfigDict(strict=True, extra="ignore"),
@@ -351,6 +357,7 @@ _State = create_model(
     parties=(Annotated[list[_Party], Field(max_length=MOST)], []),
     measured_by=(str, "server"),  # servers of before have not these two
     claims=(_Claims | None, None),
+    trigger=(_Real, None),
     away=(str, ""),
     goodbye=(str, ""),
 )

@@ -120,6 +120,9 @@ def last_line(summary: Mapping[str, Any], out: Path) -> str:
     failed = f"the attack failed in {failure['replies']} replies ({one_line(failure['reason'])})  " if failure else ""
     traffic = f"{size(summary['bytes_up'])} up  {size(summary['bytes_down'])} down"
     ended = f"{summary['status']} after {summary['rounds']} rounds in {summary['wall_s']:.1f} s"
+    if summary.get("ended"):
+        best = summary.get("best")
+        ended += f" ({summary['ended']}{'' if best is None else '; best model: round ' + str(best['round'])})"
     return f"{ended}  {final}{failed}{traffic}  run folder {out}"
 
 
@@ -134,7 +137,7 @@ def _figures(found: Mapping[str, Any]) -> dict[str, str]:
     A state or summary without any measurement has none: who follows a run folder does not know of x^0, and perhaps
     nobody measures.
     """
-    formats = {"gap": "{:.1e}", "accuracy": "{:.1%}"}
+    formats = {"gap": "{:.1e}", "accuracy": "{:.1%}", "trigger": "{:.1%}"}
     if not found["history"]["loss"] if "history" in found else found.get("measured_by") == "none":
         return {}
     loss = "not finite" if found["loss"] is None else f"{found['loss']:.4g}"
@@ -195,7 +198,7 @@ def _rows(state: Mapping[str, Any], width: int) -> list[tuple[str, Text]]:
     at += "" if state["measured"] == state["round"] else f"  at round {state['measured']}"
     rows = []
     for name, figure in _figures(state).items():
-        curve = sparkline(history[name], spark, log=name != "accuracy")
+        curve = sparkline(history.get(name, []), spark, log=name not in ("accuracy", "trigger"))
         text = Text(f"{figure:<11}").append(curve, style="cyan").append(at, style="dim")
         rows.append(("f(x) - f*" if name == "gap" else name, text))
     if claims := state.get("claims"):

@@ -9,4 +9,5 @@ from experiment import MODEL as MODEL
 
 CONFIG, METRICS, SUMMARY, MANIFEST = "config.toml", "metrics.jsonl", "summary.json", "run.json"
 CURVE, REPORT = "curve.png", "report.html"
-"""Names of the files, beside that of the model."""
+BEST = "best.safetensors"
+"""Names of the files, beside that of the model; ``BEST`` is a model too, of the round in the summary."""

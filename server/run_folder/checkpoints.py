@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,17 @@ from experiment.model_file import write_arrays
 from experiment.opened import Experiment
 from foundation.errors import ConfigError
 from foundation.files import DRAFTS, replacing
-from server.run_folder.state_dict import StateError, put_together, take_apart
+from server.run_folder.state_dict import StateError, course_of, put_together, take_apart
+from strategies.safeguard import Course
+from strategies.strategy import Standing
 from tasks.identity import TaskIdentity
 
 log = logging.getLogger("breakwater.server")
 
 CHECKPOINTS = "checkpoints"
 """The folder, in the run folder."""
+COURSE, GOOD = "course/", "good/"
+"""Before the names of the arrays of a course, and of the state that it goes back to."""
 _FORMAT = 1
 _SUFFIX = ".safetensors"
 _KEY = "breakwater"
@@ -56,6 +60,9 @@ class Checkpoint:
         agreement: what was agreed on with clients that have their own data, as JSON; "" for nothing.
         step_scale: of the strategy.
         alpha_scale: of the strategy.
+        since: of the strategy.
+        course: of the strategy as plain data; its arrays are among ``arrays``, under ``COURSE`` and ``GOOD``. None
+            where it has none.
     """
 
     round: int
@@ -69,6 +76,8 @@ class Checkpoint:
     agreement: str = ""
     step_scale: float = 1.0
     alpha_scale: float = 1.0
+    since: int = 0
+    course: Mapping[str, Any] | None = None
 
 
 def clear_drafts(folder: Path) -> None:
@@ -77,8 +86,8 @@ def clear_drafts(folder: Path) -> None:
         draft.unlink()
 
 
-def of_state(
-    state: Any,
+def of_standing(
+    standing: Standing,
     *,
     experiment: str,
     seats: Mapping[str, int],
@@ -86,15 +95,53 @@ def of_state(
     wall_s: float,
     task: str = "",
     agreement: str = "",
-    step_scale: float = 1.0,
-    alpha_scale: float = 1.0,
 ) -> Checkpoint:
-    """Return the checkpoint of a method's state, which must not be modified any more; methods never do."""
-    plain, arrays = take_apart(state)
-    round_ = state.round - 1
+    """Return the checkpoint of a run, whose vectors must not be modified any more; methods never do."""
+    state, course, step_scale, alpha_scale, since = standing
+    (plain, arrays), noted = take_apart(state), None
+    if course is not None:
+        values, of_course = take_apart(replace(course, good=None))
+        good, of_good = (None, {}) if course.good is None else take_apart(course.good)
+        noted = {"values": values, "good": good}
+        for head, more in ((COURSE, of_course), (GOOD, of_good)):
+            arrays |= {f"{head}{name}": array for name, array in more.items()}
     return Checkpoint(
-        round_, experiment, seats, present, wall_s, plain, arrays, task, agreement, step_scale, alpha_scale
+        round=state.round - 1,
+        experiment=experiment,
+        seats=seats,
+        present=present,
+        wall_s=wall_s,
+        state=plain,
+        arrays=arrays,
+        task=task,
+        agreement=agreement,
+        step_scale=step_scale,
+        alpha_scale=alpha_scale,
+        since=since,
+        course=noted,
     )
+
+
+def course_together(state: Any, checkpoint: Checkpoint) -> Course | None:
+    """Return the course that a checkpoint holds; None where it has none.
+
+    Args:
+        state: of the method, with the model's length and type.
+        checkpoint: which has been checked.
+
+    Raises:
+        StateError: it is none of this method.
+    """
+    if (noted := checkpoint.course) is None:
+        return None
+    course = course_of(noted["values"], _under(COURSE, checkpoint.arrays))
+    if noted["good"] is None:
+        return course
+    return replace(course, good=put_together(state, noted["good"], _under(GOOD, checkpoint.arrays)))
+
+
+def _under(head: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(head): array for name, array in arrays.items() if name.startswith(head)}
 
 
 def digest_of(config: Config) -> str:
@@ -148,7 +195,10 @@ class Checkpoints:
                 if found.experiment == digest and not other:
                     for what in experiment.identity.roundings(before):
                         log.warning("%s is not the same to the last bit as when the run began", what)
-                    return found, put_together(start, found.state, found.arrays)
+                    own = {name: array for name, array in found.arrays.items() if "/" not in name}
+                    state = put_together(start, found.state, own)
+                    course_together(state, found)  # it must be whole too
+                    return found, state
             except (DamagedCheckpointError, StateError) as error:
                 why = "no state of this method: " if isinstance(error, StateError) else ""
                 log.error("%s: %s%s; going back to the one before it", place, why, error)
@@ -157,13 +207,15 @@ class Checkpoints:
                 if found.experiment != digest:
                     other = ["what changes the models (task, method, seed, ...) must stay as it was"]
                     fix = "only rounds, evaluation, checkpoint and time-outs may change"
+                    if experiment.config.safeguard is not None:
+                        fix = fix.replace("evaluation", "evaluation.stop")  # the rest decides when the run goes back
                     if any(getattr(value, "rounds", None) for value in dict(experiment.config.strategy).values()):
                         fix += "; with more rounds, write the K of schedules as it was: strategy.gamma.rounds"
                 what = "task" if found.experiment == digest else "experiment"
                 raise ConfigError(f"{place}: is of another {what}: {'; '.join(other)}; {fix}")
         if rounds:
             raise ConfigError(f"{self.path}: none of the {len(rounds)} checkpoints is whole; remove them to start anew")
-        return of_state(start, experiment=digest, seats={}, present=0, wall_s=0.0), start
+        return of_standing(Standing(start), experiment=digest, seats={}, present=0, wall_s=0.0), start
 
     def forget_after(self, round_: int) -> None:
         """Remove the checkpoints of later rounds, which will be run again, and what a crash has left half written.

@@ -20,7 +20,7 @@ from strategies.evidence import Evidence
 from strategies.method import Evaluation
 from strategies.strategy import RoundRecord
 
-MEASURES = ("loss", "accuracy", "gap")
+MEASURES = ("loss", "accuracy", "gap", "trigger")
 CLAIMED = ("loss", "accuracy")
 """What clients measure."""
 NO_REPLY = frozenset({"silent", "not connected", "disconnected"})
@@ -156,8 +156,8 @@ def measures_from(found: object) -> Evaluation | None:
     """Return the measures in a line or a summary; null is a number that was not finite. None where there are none."""
     if not isinstance(found, Mapping) or "loss" not in found:
         return None
-    loss, accuracy, gap = (_number(found[name]) if name in found else None for name in MEASURES)
-    return Evaluation(math.nan if loss is None else loss, accuracy, gap)
+    loss, accuracy, gap, trigger = (_number(found[name]) if name in found else None for name in MEASURES)
+    return Evaluation(math.nan if loss is None else loss, accuracy, gap, trigger)
 
 
 def claims_to(claims: Claims) -> dict[str, Any]:

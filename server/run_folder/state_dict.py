@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.method import Report
+from strategies.method import Evaluation, Report
+from strategies.safeguard import Course, Losses
 
 Arrays = dict[str, NDArray[Any]]
 """The arrays of a state by their number, as text."""
@@ -63,6 +64,18 @@ def put_together(start: Any, data: Mapping[str, Any], arrays: Mapping[str, NDArr
     return replace(start, **values)
 
 
+def course_of(data: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Course:
+    """Return the course that was taken apart, without the state that it goes back to.
+
+    Raises:
+        StateError: it is no course.
+    """
+    try:
+        return Course(**{name: _together(value, arrays) for name, value in data.items()})
+    except (ValueError, TypeError, KeyError) as error:
+        raise StateError(f"has a course that is not as it was written: {error}") from error
+
+
 def _apart(value: Any, arrays: Arrays) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -71,7 +84,13 @@ def _apart(value: Any, arrays: Arrays) -> Any:
         arrays[name] = value
         return {"array": name}
     if isinstance(value, Mapping):
-        return {"map": [[int(key), _apart(item, arrays)] for key, item in value.items()]}
+        named = {key if isinstance(key, str) else int(key): item for key, item in value.items()}
+        return {"map": [[key, _apart(item, arrays)] for key, item in named.items()]}
+    if isinstance(value, Losses):
+        return {"losses": [float(each) for each in value]}
+    if isinstance(value, Evaluation):
+        known = (value.loss, value.accuracy, value.gap)
+        return {"evaluation": [None if each is None else float(each) for each in known]}
     if isinstance(value, frozenset):
         return {"set": sorted(value)}
     if isinstance(value, tuple | list):
@@ -97,6 +116,10 @@ def _together(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
             return frozenset(inner)
         case "list":
             return tuple(_together(item, arrays) for item in inner)
+        case "losses":
+            return Losses(*inner)
+        case "evaluation":
+            return Evaluation(*inner)
         case "report":
             return Report(**{name: _together(item, arrays) for name, item in inner.items()})
     raise StateError(f"holds a {kind!r}, which no state has")

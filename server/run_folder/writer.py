@@ -19,12 +19,14 @@ from experiment.model_file import ModelForm, write_model
 from foundation.errors import ConfigError, Unwritten
 from foundation.files import lock, replace_text
 from foundation.signals import waiting
-from server.run_folder import CONFIG, METRICS, MODEL, SUMMARY
+from server.run_folder import BEST, CONFIG, METRICS, MODEL, SUMMARY
 from server.run_folder.checkpoints import Checkpoint, Checkpoints, clear_drafts
 from server.run_folder.manifest import unwritable, versions
 from server.run_folder.record import claims_to, from_line, kind_of, measures_to, plain, to_line
-from strategies.claims import Claims, Measures, headline, measured_by
+from strategies.claims import Claims, MeasuredBy, Measures, headline
+from strategies.claims import measured_by as whose_measures
 from strategies.method import ATTACK_FAILED, Evaluation, Vector
+from strategies.safeguard import Course
 from strategies.strategy import RoundRecord
 
 log = logging.getLogger("breakwater.server")
@@ -200,6 +202,15 @@ class RunFolder:
         with self._or_later(MODEL):
             self._save(model)
 
+    def save_best(self, course: Course) -> None:
+        """Write the best model so far, if one was measured; as ``save``."""
+        with self._or_later(BEST):
+            self._save_best(course)
+
+    def _save_best(self, course: Course) -> None:
+        if course.best is not None and course.best_x is not None:
+            write_model(self.path / BEST, course.best_x, self.form)
+
     def keep(self, checkpoints: Checkpoints, checkpoint: Checkpoint) -> bool:
         """Write a checkpoint, and before it the metrics that it builds on; return whether that was possible."""
         with self._or_later("a checkpoint"):
@@ -217,11 +228,13 @@ class RunFolder:
         joined_s: float,
         model: Vector | None,
         evaluation: Evaluation | None = None,
+        measured_by: MeasuredBy = "server",
         stall: Mapping[str, Any] | None = None,
         starts: int = 1,
         patience_s: float = 0.0,
         task: Mapping[str, Any] | None = None,
         code: Mapping[str, Any] | None = None,
+        course: Course | None = None,
     ) -> dict[str, Any]:
         """Write summary and model, and return the summary. Where the disk stays full the summary is written alone.
 
@@ -231,18 +244,21 @@ class RunFolder:
             joined_s: seconds before the first round, in which clients joined.
             model: the last model; None if there is none.
             evaluation: its measure, where it is not the model that was measured last.
+            measured_by: whose measure that is.
             stall: of a run that stalled, see ``StalledError.to_dict``.
             starts: how often a server was started for this run.
             patience_s: how long to wait for room on a full disk.
             task: the problem constants, see ``experiment.explain.ProblemConstants``.
             code: which code server and clients run, where they do not all run the same.
+            course: what its evaluations have shown, where they may end it or take it back.
 
         Raises:
             Unwritten: the disk is full, or the folder is gone.
         """
         last, claims = self._start if self._last is None else self._last
+        whose = whose_measures(last, claims)
         if evaluation is not None or stall is not None:  # the model is an earlier one than was measured last
-            last, claims = evaluation, None
+            last, claims, whose = evaluation, None, measured_by if evaluation is not None else "none"
         found, start = headline(last, claims), headline(*self._start)
         summary: dict[str, Any] = {
             "status": status,
@@ -250,7 +266,7 @@ class RunFolder:
             "loss": None,
             "accuracy": None,
             **(measures_to(found) if found else {}),
-            "measured_by": measured_by(last, claims),
+            "measured_by": whose,
             "start": measures_to(start) if start else None,
             "bytes_up": self._bytes_up,
             "bytes_down": self._bytes_down,
@@ -264,8 +280,15 @@ class RunFolder:
             "versions": versions(),
         }
         failure = {"replies": self._attack_failed, "reason": self._attack_failure} if self._attack_failed else None
-        optional = {"stall": stall, "incomplete_rounds": self._incomplete or None, "attack_failure": failure}
+        optional: dict[str, Any] = {
+            "stall": stall,
+            "incomplete_rounds": self._incomplete or None,
+            "attack_failure": failure,
+        }
         optional |= {"task": task, "code": code, "claims": None if claims is None else claims_to(claims)}
+        if course is not None:
+            through = f"all {self._rounds} rounds were run" if status == "finished" else None
+            optional |= {"ended": through} | course.to_dict()
         if any(self._evaluation_bytes):
             optional["evaluation_bytes"] = dict(zip(("up", "down"), self._evaluation_bytes, strict=True))
         summary |= {key: value for key, value in optional.items() if value is not None}
@@ -274,6 +297,8 @@ class RunFolder:
             self._flush()
             if model is not None:
                 self._save(model)
+            if course is not None:
+                self._save_best(course)
             self._write_summary(summary)
 
         try:

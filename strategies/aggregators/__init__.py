@@ -23,9 +23,10 @@ smea             mean of the n' - f rows of least variance                2f < n
 dnc              mean without the furthest along the largest variance     2f < n'             ``filter_rules``
 signguard        mean of rows of usual length and usual signs, clipped    2f < n'             ``filter_rules``
 cge              mean of the n' - f shortest rows                         2f < n'             ``filter_rules``
+fltrust          mean by the cosine to the server's own row               any f               ``trust_rules``
 ===============  =======================================================  ==================  ==========================
 
-mean, cm, cwtm, rfa and centered-clip also take rows with weights, see ``strategies.weights``.
+mean, cm, cwtm, rfa, centered-clip and fltrust also take rows with weights, see ``strategies.weights``.
 
 Pre-aggregators (``preaggregators``) lower what is taken: bucketing by s divides the share by about s, which
 ``tolerates`` and ``breakdown`` include.
@@ -41,6 +42,7 @@ from strategies.aggregators.coordinate_rules import CoordinateMedian, Mean, Mean
 from strategies.aggregators.distance_rules import Bulyan, Krum, MinimumDiameterAveraging, MoNNA, MultiKrum
 from strategies.aggregators.filter_rules import ComparativeGradientElimination, DivideAndConquer, SignGuard
 from strategies.aggregators.rule import Rule
+from strategies.aggregators.trust_rules import FLTrust
 
 __all__ = [
     "Bulyan",
@@ -49,6 +51,7 @@ __all__ = [
     "CoordinateMedian",
     "CovarianceFilter",
     "DivideAndConquer",
+    "FLTrust",
     "GeometricMedian",
     "Krum",
     "Mean",

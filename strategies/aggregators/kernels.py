@@ -645,6 +645,32 @@ def lengths(rows: Array, through: Through, lo: int, hi: int, sums: Array) -> Non
                 sums[i] += _square(seen[i, :w])
 
 
+@compiled
+def towards(rows: Array, through: Through, v: Array, lo: int, hi: int, sums: Array) -> None:
+    """Add squared norms of the seen rows, and inner products with v, in float64, to ``sums``: shape (2, m)."""
+    s, t, seen = _scratch(through[1], sums.shape[1], rows)
+    plain = not (through[0].shape[0] or through[1].shape[0] or through[2].shape[0])
+    for c in range(lo, hi, BLOCK):
+        w = min(BLOCK, hi - c)
+        if plain:
+            for i in range(sums.shape[1]):
+                sums[0, i] += _square(rows[i, c : c + w])
+                sums[1, i] += _inner(rows[i, c : c + w], v[c : c + w])
+        else:
+            _see(rows, through, c, w, s, t, seen)
+            for i in range(sums.shape[1]):
+                sums[0, i] += _square(seen[i, :w])
+                sums[1, i] += _inner(seen[i, :w], v[c : c + w])
+
+
+@inlined(fastmath=_SUM)
+def _inner(v: Array, u: Array) -> float:
+    total = 0.0
+    for k in range(v.shape[0]):
+        total += np.float64(v[k]) * np.float64(u[k])
+    return total
+
+
 @inlined(fastmath=_SUM)
 def _square(v: Array) -> float:
     total = 0.0

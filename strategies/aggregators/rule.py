@@ -27,6 +27,8 @@ class Rule(ABC):
     __pydantic_config__: ClassVar = {"extra": "forbid"}
     defends: ClassVar[bool] = True
     """Whether the rule limits what f rows can do to its output."""
+    needs_root: ClassVar[bool] = False
+    """Whether its centre is the server's own row, computed on data that the server has for it."""
     takes_weights: ClassVar[bool] = False
     """Whether it has a meaning for rows with weights, see ``strategies.weights``."""
     uses_f: ClassVar[bool] = True
@@ -91,7 +93,8 @@ class Rule(ABC):
                 device. All numbers must be finite. Never modified.
             f: how many rows to defend against; at most ``tolerates(n')``.
             rng: for rules and pre-aggregators that draw, a generator or a seed; others need none.
-            center: where the caller believes the answer to lie, one vector; for the rules that need a centre.
+            center: where the caller believes the answer to lie, one vector; for the rules that need a centre. For
+                ``fltrust`` the row that the caller has computed itself.
             weights: how much each row counts, n' finite numbers above 0 of which only the ratios matter; None for all
                 the same. The f heaviest rows must have less than half of the weight.
 

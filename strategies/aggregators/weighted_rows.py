@@ -217,6 +217,27 @@ class WeightedRows:
             lengths[i] = norm(self.row(int(i)))
         return lengths
 
+    def towards(self, v: Vector) -> tuple[Array, Array]:
+        """Return the Euclidean norms of the seen rows and their inner products with v, shape (m,) each.
+
+        Args:
+            v: shape (d,), dtype of the rows. Squares of neither it nor the rows may leave float64.
+        """
+        m = len(self)
+        if self.large:
+            spans = self._spans
+            sums = np.zeros((len(spans), 2, m))
+            self._each_part(lambda k, lo, hi, p: k.towards(self._base, self._through, v, lo, hi, sums[p]))
+            squares, products = sums.sum(axis=0)
+        else:
+            squares, products = np.zeros((2, m))
+            for columns, block in self._blocks():
+                wide = block.astype(np.float64)
+                squares += np.einsum("ij,ij->i", wide, wide)
+                products += np.einsum("ij,j->i", wide, v[columns].astype(np.float64))
+        lengths: Array = np.sqrt(squares)
+        return lengths, products
+
     def peaks(self) -> Array:
         """Return the largest absolute value in each seen row, shape (m,)."""
         peaks = np.zeros(len(self))
@@ -459,6 +480,7 @@ def prepare(dtype: np.dtype[Any], *, weighted: bool = False) -> float:
     kernels.order(rows, through, 4, exchanges, 0, 0, 0, 8, center)
     kernels.combine(rows, np.zeros(4), 0.0, 1.0, 0, 8, center)
     kernels.lengths(rows, through, 0, 8, np.zeros(4))
+    kernels.towards(rows, through, center, 0, 8, np.zeros((2, 4)))
     if weighted:
         mass = np.ones(4, f"i{np.dtype(dtype).itemsize}")
         kernels.order_weighted(rows, through, mass, network(4, 0, 4, 4), MEDIAN, 0, 0, 4, 0, 8, center)

@@ -18,7 +18,7 @@ from strategies.claims import Claim, Claims
 from strategies.evidence import Evidence
 from tests.deployment.files import ran, read
 from tests.packages import ROOT
-from tests.rounds import START
+from tests.rounds import MEASURED, START
 from tests.unit.server.monitor.test_exporters import port, scraped
 from tests.unit.server.monitor.test_terminal import TITLE, rounds
 
@@ -36,7 +36,8 @@ def metrics() -> set[str]:
         three = [0, 2, 3]  # fewer have nobody to be compared with
         seen = Evidence(three, 3 * [1.0], 3 * [0.5])
         for record in rounds(4):
-            live.add(replace(record, cohort=[0, 1, 2, 3], accepted=three, evidence=seen))
+            measured = record.evaluation and replace(MEASURED, trigger=0.5)
+            live.add(replace(record, cohort=[0, 1, 2, 3], accepted=three, evidence=seen, evaluation=measured))
             made.add(record)
         return set(scraped(made.url))
 

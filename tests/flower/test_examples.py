@@ -3,7 +3,8 @@
 On the machines of the deployment the wheel is installed; for the simulation Flower itself installs it, with all that
 the apps name.
 
-``tests/unit/adapters/test_component_examples.py`` runs the same apps in one process, for more rounds.
+Ray takes half a minute of a core to start, and starts for each run: one of the apps runs in simulation.
+``tests/unit/adapters/test_component_examples.py`` runs both in one process, for more rounds.
 """
 
 import json
@@ -114,12 +115,8 @@ def test_an_app_without_the_mod_ends_with_the_reason(
     assert "is breakwater.robust_deltas_mod on its ClientApp?" in said
 
 
-def test_the_apps_in_simulation(simulation: Flower, bundles: dict[str, Path], tmp_path: Path) -> None:
+def test_an_app_in_simulation(simulation: Flower, bundles: dict[str, Path], tmp_path: Path) -> None:
     nodes: dict[str, object] = {"num-supernodes": 10, "client-resources-num-cpus": 1}
     status, said = ended(simulation, bundles["flower_app"], tmp_path / "a", nodes)
     assert status == "finished:completed", said
     assert summary(tmp_path / "a")["accuracy"][-1] > 0.9
-
-    status, said = ended(simulation, bundles["own_strategy"], tmp_path / "b", nodes, rounds=20)
-    assert status == "finished:completed", said
-    assert summary(tmp_path / "b")["loss"][-1] < 0.4

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+import breakwater as bw
 from tests.flower.conftest import ATTACK, CONFIG
 from tests.flower.harness import Flower, Run, Way
 from tests.flower.pages import typed
@@ -24,6 +27,48 @@ SMALL = ("strategy.cohort=2", "strategy.p=0.1", "federation.seed=6")
 """A SuperNode starts a process for every message: small cohorts, and few rounds that ask all."""
 MINUTES_S = 900.0
 """A bound for a few rounds of some seconds each, on a machine that is busy."""
+
+
+STUDY = """
+[federation]
+clients = 4
+byzantine = 1
+seed = 5
+start_with = 3
+[task]
+kind = "table"
+partition = "own"
+file = "points.csv"
+target = "inside"
+classes = ["no", "yes"]
+numeric = ["a", "b"]
+missing = "refuse"
+standardise = "none"
+[strategy]
+kind = "byz-vr-marina-pp"
+rounds = 2
+gamma = 0.5
+p = 0.5
+cohort = 4
+batch = 8
+clip = false
+[aggregator]
+kind = "cm"
+[evaluation]
+every = 2
+"""
+
+
+def parties(folder: Path) -> Path:
+    """Write the study, and a folder of data for each of its four parties; return the study's path."""
+    study, rng = folder / "study.toml", np.random.default_rng(0)
+    study.write_text(STUDY, encoding="utf-8")
+    for worker in range(4):
+        place = folder / "parties" / f"p{worker}"
+        place.mkdir(parents=True)
+        rows = [f"{a},{b},{'yes' if a > b else 'no'}" for a, b in rng.normal(size=(30 + worker, 2))]
+        (place / "points.csv").write_text("\n".join(["a,b,inside", *rows]), encoding="utf-8")
+    return study
 
 
 def trajectory(out: Path) -> list[dict[str, Any]]:
@@ -67,3 +112,20 @@ def test_the_run_through_superlink_and_supernodes_is_that_of_the_live_link(
     run = flower.run(app, tmp_path / "run", config=CONFIG, set=" ".join(changes))
     assert run.wait(MINUTES_S) == "finished:completed", run.log()
     is_the_run(run, live(*changes, "attack.kind=alie", "attack.view=omniscient"))
+
+
+def is_the_rehearsal(flower: Flower, app: Path, folder: Path, **settings: Any) -> None:
+    """Check that nodes with data of their own give the model of a rehearsal of their study in one process.
+
+    Node 3 is to attack with a view of data that it has not: it cannot take part, and is silent in the rehearsal.
+    """
+    study = parties(folder)
+    run = flower.run(app, folder / "run", config=str(study), data=str(folder / "parties"), **settings)
+    assert run.wait(MINUTES_S) == "finished:completed", run.log()
+    silent: dict[str, Any] = {"overrides": {"attack.kind": "silence"}, "processes": False, "quiet": True}
+    bw.run(study, data=folder / "parties", out=folder / "rehearsal", **silent)
+    summary, expected = (summary_of(folder / name) for name in ("run", "rehearsal"))
+    assert x_of(run.out).tobytes() == x_of(folder / "rehearsal").tobytes()
+    assert summary["measured_by"] == expected["measured_by"] == "clients"
+    assert len(summary["claims"]["clients"]) == 3
+    assert "yes" not in "".join(path.read_text(encoding="utf-8") for path in run.out.glob("*.json*"))

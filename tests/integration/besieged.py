@@ -2,9 +2,10 @@
 
     python -m tests.integration.besieged ROUNDS [TLS FOLDER]
 
-It is a ``breakwater server`` but for three things. Clients named ``mallory-...`` get instructions beside the rounds, so
-that no round waits for them: what a silent client costs is the deadline's affair. Its limits of time are short. And
-it writes one line to the file ROUNDS for each round: when it ended, and how many seconds it took.
+It is a ``breakwater server`` but for four things. Clients named ``mallory-...`` get instructions beside the rounds, so
+that no round waits for them: what a silent client costs is the deadline's affair. Its limits of time are short. It
+rests between rounds. And it writes one line to the file ROUNDS for each round: when it ended, and how many seconds it
+took.
 """
 
 import logging
@@ -30,6 +31,8 @@ HONEST, MALLORY = "honest-", "mallory-"
 CLIENTS = 3
 SEATS = 12
 HELLO_S, UNAUTHENTICATED_S, SEND_S = 2.0, 3.0, 1.5
+REST_S = 0.01
+"""Between two rounds of some 4 ms, so that the attacked share of a machine is not all of it."""
 BIG = 8 << 20
 """The bytes that ``mallory-reader`` is sent."""
 
@@ -114,6 +117,7 @@ def main() -> None:
             assert len(record.accepted) == CLIENTS, record.rejected
             file.write(f"{time.monotonic()} {record.round_s}\n")
             side.ask()
+            time.sleep(REST_S)
 
         strategy = RobustStrategy(
             experiment.method,

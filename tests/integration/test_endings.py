@@ -65,7 +65,6 @@ def twice(run: Process, number: signal.Signals) -> None:
 ENDINGS: dict[str, tuple[int, str, Callable[[Process, Processes, Path], None]]] = {
     "a closed terminal": (130, "interrupted", lambda run, all_, out: os.killpg(run.pid, signal.SIGHUP)),
     "timeout": (130, "interrupted", lambda run, all_, out: twice(run, signal.SIGTERM)),
-    "timeout -s INT": (130, "interrupted", lambda run, all_, out: twice(run, signal.SIGINT)),
     "SIGHUP to the server": (
         130,
         "the server was stopped by a signal",
@@ -97,19 +96,6 @@ def test_a_run_that_is_ended_leaves_all_its_results(
     assert [line["round"] for line in rounds] == list(range(1, len(rounds) + 1))
     assert all(line["rejected"] == [] for line in rounds), "clients end after their server"
     assert {"config.toml", "model.safetensors", "report.html"} <= {path.name for path in out.iterdir()}
-
-
-def test_a_run_goes_on_without_a_client_that_is_told_to_end(
-    processes: Processes, endless: Path, tmp_path: Path
-) -> None:
-    run = processes.breakwater("run", endless, "--out", out := tmp_path / "run")
-    until(lambda: len(rounds_of(out)) >= 4 or not run.running(), "four rounds")
-    os.kill(processes.holding(out / "logs" / "client-1.log"), signal.SIGTERM)
-    run.line(r"^client-1 was killed by SIGTERM; the run continues without it")
-    run.send(signal.SIGHUP)
-    run.ends(130)
-    processes.none_left()
-    assert summary_of(out)["status"] == "interrupted"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

@@ -1,7 +1,7 @@
-"""Every config that ships, with real processes over gRPC: honest and attacked, and to the bits of a run in one process.
+"""Every method, with each compressor that a config gives it, over gRPC: to the bits of a run in one process.
 
-The federations are as the files say, only shorter. What the methods do is tested elsewhere; here it is that each of
-them runs over the link, whatever its packets, its worker state and its attackers.
+The federations are attacked ones of real processes, as the files say, only shorter. What the methods do is tested
+elsewhere; here it is that each of them runs over the link, whatever its packets, its worker state and its attackers.
 """
 
 import json
@@ -14,9 +14,11 @@ from deploy.local import LocalOptions, run_local
 from experiment.config import Config, load
 from experiment.opened import open_experiment
 from link import codec
+from server.monitor.exporters import Monitoring
 from tests.integration.processes import ROOT, rounds_of
 from tests.local_grid import federation
 from tests.saved import x_of
+from tests.shortened import schedule_within
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +33,7 @@ RUNNABLE = [path for path in CONFIGS if path.stem not in NEEDS_DATA | NEEDS_TORC
 
 
 def shortened(path: Path, *changes: str) -> Config:
-    return load(path, [f"strategy.rounds={ROUNDS}", f"evaluation.every={ROUNDS}", *changes])
+    return load(path, [f"strategy.rounds={ROUNDS}", f"evaluation.every={ROUNDS}", *schedule_within(path), *changes])
 
 
 def in_one_process(config: Config) -> np.ndarray:
@@ -43,19 +45,17 @@ def in_one_process(config: Config) -> np.ndarray:
     return model
 
 
-@pytest.mark.parametrize("path", {load(path).strategy.kind: path for path in RUNNABLE}.values(), ids=lambda p: p.stem)
-def test_every_method_runs_over_the_link_with_nobody_attacking(path: Path, tmp_path: Path) -> None:
-    runs(shortened(path, "attack.kind=none", "federation.byzantine=0"), tmp_path / "run")
+def by_messages() -> dict[tuple[str, str], Path]:
+    """Return a config for each method and compressor; others differ in what only one end computes."""
+    loaded = [(load(path), path) for path in RUNNABLE]
+    return {(config.strategy.kind, config.compressor.kind): path for config, path in loaded}
 
 
-@pytest.mark.parametrize("path", RUNNABLE, ids=lambda p: p.stem)
-def test_every_config_runs_over_the_link_under_its_attack(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", by_messages().values(), ids=lambda p: p.stem)
+def test_every_method_runs_over_the_link_under_the_attack_of_its_config(path: Path, tmp_path: Path) -> None:
     attacked = () if load(path).attack is not None else ("federation.byzantine=1", "attack.kind=bf")
-    runs(shortened(path, *attacked), tmp_path / "run")
-
-
-def runs(config: Config, out: Path) -> None:
-    assert run_local(LocalOptions(config=config, out=out)) == 0
+    config, out = shortened(path, *attacked), tmp_path / "run"
+    assert run_local(LocalOptions(config=config, out=out, monitoring=Monitoring(quiet=True, pictures=False))) == 0
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert (summary["status"], summary["rounds"], summary["rejected"]) == ("finished", ROUNDS, {})
     assert all(line["accepted"] == line["cohort"] for line in rounds_of(out))

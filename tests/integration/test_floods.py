@@ -30,7 +30,8 @@ from link.identity.tls import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Identi
 from link.node import Prepared, join
 from link.wire import Welcome
 from tests.integration import besieged
-from tests.integration.processes import SOON_S, Process, Processes, until
+from tests.integration.fork_server import ForkServer
+from tests.integration.processes import SOON_S, Process, until
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +65,7 @@ class Outcome:
 class Siege:
     """A federation that trains, and those who would rather it did not."""
 
-    def __init__(self, processes: Processes, folder: Path, certificates: Path | None = None) -> None:
+    def __init__(self, processes: ForkServer, folder: Path, certificates: Path | None = None) -> None:
         self._processes = processes
         self._parts: list[Process] = []
         self._certificates = certificates
@@ -188,7 +189,7 @@ def certificates(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def siege(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
     folder = tmp_path_factory.mktemp("siege")
-    with Processes() as processes:
+    with ForkServer() as processes:
         made = Siege(processes, folder, certificates(folder) if request.param == "tls" else None)
         yield made
         made.end()

@@ -215,9 +215,9 @@ class Federation:
 def client_main() -> None:
     address, name, heartbeat_s = sys.argv[1:]
     reason = join(address, name, echoes, fingerprint="code", heartbeat_s=float(heartbeat_s))
-    import resource
-
-    print(reason, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
+    print(reason, int(status["VmHWM"].removesuffix("kB")) // 1024)
 
 
 @pytest.fixture
@@ -704,8 +704,9 @@ def test_two_hundred_megabytes_pass(federation: Federation) -> None:
     assert size < grid.ledger.peer("a").bytes_up < 1.001 * size
     grid.close("done")
     _, peak_mb = process.communicate(timeout=SOON_S)[0].split()
-    # What came, what it is joined to, gRPC's buffers, and what gRPC reads ahead while the machine is busy elsewhere.
-    assert int(peak_mb) < 100 + 6 * size // 10**6
+    # 100 MB of code, the chunks that came, and what they are joined to: 500 MB, up to 535 on a busy machine, for what
+    # gRPC reads ahead. Another copy of the message makes 700.
+    assert int(peak_mb) < 650
 
 
 def test_children_of_a_process_that_imported_the_link_can_use_it() -> None:

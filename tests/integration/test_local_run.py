@@ -4,17 +4,17 @@ import os
 import re
 import signal
 import time
-import tomllib
 from collections import deque
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tomli_w
 
+import breakwater as bw
 from examples.plain_loop import trajectory
 from experiment.config import load, parse
 from experiment.opened import open_experiment
+from tests.integration.fork_server import ForkServer
 from tests.integration.processes import (
     ATTACKED,
     DIGITS,
@@ -44,96 +44,74 @@ def model_of(out: Path) -> np.ndarray:
 # --- the paper's experiment -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("changes", "bound"),
-    [
-        pytest.param((), 1e-8, id="alie, rand-k"),
-        pytest.param(AS_IN_PAGE, 1e-9, id="as in the page"),
-        pytest.param(("attack.kind=big", "compressor.kind=identity"), 1e-4, id="big"),
-    ],
-)
-def test_a9a_converges_under_attack(
-    processes: Processes, data_dir: Path, tmp_path: Path, changes: tuple[str, ...], bound: float
-) -> None:
+def test_a9a_converges_under_attack(processes: Processes, data_dir: Path, tmp_path: Path) -> None:
     assert AS_IN_PAGE == ("attack.kind=shb",)
     out = tmp_path / "run"
-    run = processes.breakwater("run", A9A, "--data", data_dir, "--out", out, *sets(*changes))
-    run.line("20 of 20 clients joined")
+    run = processes.breakwater("run", A9A, "--data", data_dir, "--out", out, *sets(*AS_IN_PAGE))
+    joined_s = float(run.line(r"20 of 20 clients joined in ([0-9.]+) s")[1])
+    up_s = time.monotonic() - run.began
+    until(lambda: len(rounds_of(out)) >= 20, "twenty rounds")
+    memory_mb, count = processes.memory_mb(), len(processes.living())
     run.ends(0)
+    converged(out, 1e-9)
+    figures = (
+        f"20 clients joined {up_s:.1f} s after the command was typed, {joined_s:.1f} s after the server listened; "
+        f"{count} processes use {memory_mb:.0f} MB (load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
+    )
+    print(figures)
+    # The promise is 10 s on two quiet cores, which benchmarks/ measures; the suite may share them with others.
+    assert up_s < 30, figures
+    assert memory_mb < 1500, figures
+
+
+@pytest.mark.parametrize(
+    ("overrides", "bound"),
+    [
+        pytest.param({}, 1e-8, id="alie, rand-k"),
+        pytest.param({"attack.kind": "big", "compressor.kind": "identity"}, 1e-4, id="big"),
+    ],
+)
+def test_a9a_converges_under_other_attacks(
+    data_dir: Path, tmp_path: Path, overrides: dict[str, str], bound: float
+) -> None:
+    """In one process, whose runs end at the same bits (``test_sweep``)."""
+    bw.run(A9A, data=data_dir, out=tmp_path / "run", overrides=overrides, processes=False, quiet=True)
+    converged(tmp_path / "run", bound)
+
+
+def converged(out: Path, bound: float) -> None:
     summary = summary_of(out)
     assert (summary["status"], summary["rounds"]) == ("finished", 600)
     assert summary["gap"] <= bound
     assert summary["rejected"] == {}
 
 
-def test_a9a_under_shift_back_diverges_without_clipping(processes: Processes, data_dir: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    changes = sets("attack.kind=shb", "compressor.kind=identity", "strategy.clip=false")
-    processes.breakwater("run", A9A, "--data", data_dir, "--out", out, *changes).ends(0)
-    summary, rounds = summary_of(out), rounds_of(out)
+def test_a9a_under_shift_back_diverges_without_clipping(data_dir: Path, tmp_path: Path) -> None:
+    changes = {"attack.kind": "shb", "compressor.kind": "identity", "strategy.clip": False}
+    bw.run(A9A, data=data_dir, out=tmp_path / "run", overrides=changes, processes=False, quiet=True)
+    summary, rounds = summary_of(tmp_path / "run"), rounds_of(tmp_path / "run")
     gaps = [line["gap"] for line in rounds if "gap" in line]
     assert summary["status"] == "diverged" or max(gaps) > 1e2
     assert all(line["lam"] is None and line["clipped"] == [] for line in rounds)
-
-
-def test_twenty_clients_are_soon_up_and_share_their_memory(
-    processes: Processes, data_dir: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    run = processes.breakwater("run", A9A, "--data", data_dir, "--out", out, *sets("strategy.rounds=1000000"))
-    joined_s = float(run.line(r"20 of 20 clients joined in ([0-9.]+) s")[1])
-    up_s = time.monotonic() - run.began
-    until(lambda: len(rounds_of(out)) >= 20, "twenty rounds")
-    memory_mb, count = processes.memory_mb(), len(processes.living())
-    load_average = os.getloadavg()[0]
-    figures = (
-        f"20 clients joined {up_s:.1f} s after the command was typed, {joined_s:.1f} s after the server listened; "
-        f"{count} processes use {memory_mb:.0f} MB (load average {load_average:.1f} on {os.cpu_count()} cores)"
-    )
-    print(figures)
-    run.ctrl_c()
-    run.ends(130)
-    # The promise is 10 s on two quiet cores, which benchmarks/ measures; the suite may share them with others.
-    assert up_s < 30, figures
-    assert memory_mb < 1500, figures
 
 
 # --- the same bits as a plain loop ------------------------------------------------------------------------------------
 
 SAME_BITS = {
     "digits, honest": (DIGITS, ("strategy.rounds=40",)),
-    "digits, alie": (DIGITS, ("strategy.rounds=40", *ATTACKED, "aggregator.kind=rfa")),
-    "digits, shb, rand-k": (
-        DIGITS,
-        (
-            "strategy.rounds=40",
-            "federation.byzantine=2",
-            "attack.kind=shb",
-            "compressor.kind=rand-k",
-            "compressor.k=65",
-        ),
-    ),
-    "digits, alie with jitter": (DIGITS, ("strategy.rounds=40", *ATTACKED, "attack.jitter=1.0")),
+    "digits, alie with jitter": (DIGITS, ("strategy.rounds=40", *ATTACKED, "attack.jitter=1.0", "aggregator.kind=rfa")),
     "digits, nan": (DIGITS, ("strategy.rounds=40", "federation.byzantine=2", "attack.kind=nan")),
-    "a9a, honest": (A9A.read_text(encoding="utf-8"), ("strategy.rounds=40", "federation.byzantine=0")),
-    "a9a, alie, rand-k": (A9A.read_text(encoding="utf-8"), ("strategy.rounds=60",)),
 }
 
 
 @pytest.mark.parametrize("case", SAME_BITS)
-def test_a_run_of_processes_ends_at_the_bits_of_a_plain_loop(
-    processes: Processes, request: pytest.FixtureRequest, tmp_path: Path, case: str
-) -> None:
+def test_a_run_of_processes_ends_at_the_bits_of_a_plain_loop(processes: Processes, tmp_path: Path, case: str) -> None:
     text, changes = SAME_BITS[case]
-    data: Path | None = request.getfixturevalue("data_dir") if case.startswith("a9a") else None
     config, out = tmp_path / "config.toml", tmp_path / "run"
-    if "federation.byzantine=0" in changes:
-        text = tomli_w.dumps({name: section for name, section in tomllib.loads(text).items() if name != "attack"})
     config.write_text(parse(text, changes).to_toml(), encoding="utf-8")
-    options = [] if data is None else ["--data", str(data)]
-    processes.breakwater("run", config, "--out", out, *options).ends(0)
+    processes.breakwater("run", config, "--out", out).ends(0)
 
-    (expected,) = deque(trajectory(open_experiment(config.read_text(encoding="utf-8"), data, tmp_path)), maxlen=1)
+    (expected,) = deque(trajectory(open_experiment(config.read_text(encoding="utf-8"), None, tmp_path)), maxlen=1)
     found = model_of(out)
     assert found.dtype == expected.dtype
     assert found.tobytes() == expected.tobytes()
@@ -213,15 +191,11 @@ def start_long_run(processes: Processes, digits: Path, out: Path, *changes: str)
     return run
 
 
-@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
 def test_an_interrupted_run_leaves_its_folder_and_no_process(
-    processes: Processes, digits: Path, tmp_path: Path, how: str
+    processes: Processes, digits: Path, tmp_path: Path
 ) -> None:
     run = start_long_run(processes, digits, out := tmp_path / "run")
-    if how == "Ctrl-C":
-        run.ctrl_c()
-    else:
-        run.send(signal.SIGTERM)
+    run.ctrl_c()
     run.ends(130)
     assert run.err == ["breakwater: interrupted"]
     processes.none_left()
@@ -231,7 +205,7 @@ def test_an_interrupted_run_leaves_its_folder_and_no_process(
     assert all(line["rejected"] == [] for line in rounds)
 
 
-@pytest.mark.parametrize("count", [2, 4, 8])
+@pytest.mark.parametrize("count", [2, 8])
 def test_ctrl_c_while_the_processes_start(processes: Processes, digits: Path, tmp_path: Path, count: int) -> None:
     run = processes.breakwater("run", digits, "--out", tmp_path / "run", *sets(*ATTACKED))
     until(lambda: len(processes.living()) >= count, f"{count} processes")
@@ -247,16 +221,6 @@ def test_ctrl_c_again_and_again(processes: Processes, digits: Path, tmp_path: Pa
         run.ctrl_c()
     assert run.wait() != 0
     processes.none_left()
-
-
-def test_a_killed_launcher_takes_all_with_it(processes: Processes, digits: Path, tmp_path: Path) -> None:
-    run = start_long_run(processes, digits, out := tmp_path / "run")
-    assert len(processes.living()) > 5
-    run.send(signal.SIGKILL)
-    assert run.wait() == -signal.SIGKILL
-    processes.none_left()
-    rounds = rounds_of(out)
-    assert [line["round"] for line in rounds] == list(range(1, len(rounds) + 1))
 
 
 def test_a_killed_server_ends_the_run(processes: Processes, digits: Path, tmp_path: Path) -> None:
@@ -291,17 +255,17 @@ def test_the_run_goes_on_without_a_killed_client(processes: Processes, digits: P
     ],
 )
 def test_what_cannot_start_says_so_in_one_line(
-    processes: Processes, digits: Path, tmp_path: Path, changes: tuple[str, ...], complaint: str
+    forked: ForkServer, digits: Path, tmp_path: Path, changes: tuple[str, ...], complaint: str
 ) -> None:
-    run = processes.breakwater("run", digits, "--out", tmp_path / "run", *sets(*changes))
+    run = forked.breakwater("run", digits, "--out", tmp_path / "run", *sets(*changes))
     run.ends(2)
     run.line(f"^breakwater: error: .*{complaint}")
     assert len(run.err) == 1
     assert run.out == []
 
 
-def test_data_that_are_not_there(processes: Processes, tmp_path: Path) -> None:
-    run = processes.breakwater("run", A9A, "--data", tmp_path, "--out", tmp_path / "run")
+def test_data_that_are_not_there(forked: ForkServer, tmp_path: Path) -> None:
+    run = forked.breakwater("run", A9A, "--data", tmp_path, "--out", tmp_path / "run")
     run.ends(2, SOON_S)
     run.line(r"^breakwater: error: \[task\] data file .a9a.gz. is not in the folder .*/libsvm; name the folder")
     assert len(run.err) == 1

@@ -30,6 +30,7 @@ def test_the_fast_unit_tests_pass(beside: Callable[[str], Path], tmp_path: Path)
     assert text.count("frozenset()") == 1
     (site / "renamed.py").write_text(text.replace("frozenset()", f"frozenset({rooms})"), encoding="utf-8")
     (site / "renamed.pth").write_text("import renamed\n", encoding="utf-8")
+    shutil.copy2(Path(__file__).with_name("once.py"), site)
     no_caches = shutil.ignore_patterns("__pycache__", "wheel", "flower", "deployment")
     for name in ("tests", "examples", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=no_caches)
@@ -39,7 +40,8 @@ def test_the_fast_unit_tests_pass(beside: Callable[[str], Path], tmp_path: Path)
         shutil.copy2(ROOT / name, tmp_path)
     left_out = [word for name in FILES_ABOUT_A_CHECKOUT for word in ("--ignore", f"tests/unit/{name}")]
     left_out += ["-k", "not " + " and not ".join(ABOUT_A_CHECKOUT)]
-    command = [place / "python", "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-m", "not slow", *left_out]
+    command = [place / "python", "-m", "pytest", "-q", "-p", "once", "-n", "2", "--dist", "loadfile"]
+    command += ["-m", "not slow", *left_out]
     words = [*map(str, command), "tests/unit"]
     done = subprocess.run(
         words, cwd=tmp_path, env=OUTSIDE, capture_output=True, text=True, timeout=BUILD_S, check=False

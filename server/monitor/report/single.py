@@ -28,7 +28,7 @@ LOG_LINES = 50
 AGAINST: tuple[tuple[str, X], ...] = (("round", "round"), ("bytes", "bytes_up"), ("seconds", "seconds"))
 """The horizontal axes: the word in the page, and the name in ``server.monitor.curves``."""
 GAP = "f(x) \N{MINUS SIGN} f*"
-LABELS = {"accuracy": "accuracy", "gap": GAP, "loss": "loss"}
+LABELS = {"accuracy": "accuracy", "trigger": "trigger success", "gap": GAP, "loss": "loss"}
 
 _TEXTS = ("client", "because", "rejected")
 _ALWAYS = ("client", "sampled", "replied", "accepted", "late", "rejected", "clipped")
@@ -115,6 +115,8 @@ def measure_scale(measure: str, values: Numbers) -> Scale:
     """Return the vertical axis of a measure that takes these values."""
     if measure == "accuracy":
         return Scale("accuracy (%)", 0.01, limits=(0.0, 102.0))
+    if measure == "trigger":
+        return Scale("trigger success (%)", 0.01, limits=(0.0, 102.0))
     return Scale(LABELS[measure], log=charts.wants_log(values, 5.0 if measure == "gap" else 20.0))
 
 
@@ -122,7 +124,7 @@ def shown(measure: str, value: float | None) -> str:
     """Return a measure for people."""
     if value is None or math.isnan(value):
         return NONE
-    if measure == "accuracy":
+    if measure in ("accuracy", "trigger"):
         return f"{100 * value:.1f} %"
     return f"{value:.2e}" if measure == "gap" else f"{value:.4g}"
 
@@ -133,7 +135,7 @@ def drawn(runs: Sequence[Run]) -> Iterator[tuple[str, str, X]]:
     The axis is given twice: as the page names it, and as ``server.monitor.curves`` does.
     """
     known = [run for run in runs if run.has("loss")]
-    for measure in ("gap" if known and all(run.has("gap") for run in known) else "loss", "accuracy"):
+    for measure in ("gap" if known and all(run.has("gap") for run in known) else "loss", "accuracy", "trigger"):
         for key, x in AGAINST if any(run.has(measure) for run in runs) else ():
             yield measure, key, x
 

@@ -597,3 +597,79 @@ def test_arrays_that_are_not_trained_are_said(caplog: pytest.LogCaptureFixture) 
     strategy().start(grid(train=train), arrays, num_rounds=1)
     assert "not floating point, so not trained but kept as they are: 'codes' (uint8, 4)" in caplog.text
     assert "steps" not in caplog.text
+
+
+# --- running statistics -------------------------------------------------------------------------------------------
+
+
+def normed(x: Vector, mean: float, var: float, batches: int) -> ArrayRecord:
+    """A model with a norm layer of one channel."""
+    stats = {"running_mean": np.array([mean]), "running_var": np.array([var]), "num_batches_tracked": np.array(batches)}
+    return ArrayRecord({"w": Array(x), **{f"norm.{name}": Array(value) for name, value in stats.items()}})
+
+
+def trains(mean: float, var: float, batches: int = 4, broken: Mapping[str, Array] | None = None) -> ClientApp:
+    """An ordinary app whose statistics end at these values; or a Byzantine one, behind the mod, with broken ones."""
+
+    def train(message: Message, context: Context) -> Message:
+        x = message.content.array_records["arrays"]["w"].numpy()
+        return Message(RecordDict({"arrays": normed(0.8 * x, mean, var, batches)}), reply_to=message)
+
+    def breaks(message: Message, context: Context, call_next: Train) -> Message:
+        reply = call_next(message, context)
+        reply.content["running_statistics"] = ArrayRecord(dict(broken or {}))
+        return reply
+
+    return app(train, *([breaks] if broken is not None else []), robust_deltas_mod)
+
+
+def running(arrays: ArrayRecord | None) -> list[float]:
+    assert arrays is not None
+    return [float(arrays[name].numpy().item()) for name in sorted(arrays) if name != "w"]
+
+
+def test_running_statistics_are_the_median_of_the_replies_and_no_part_of_the_rounds() -> None:
+    x, records = np.ones(3), list[RoundRecord]()
+    far = {seat: trains(1e6 * seat, 1e6, 9) for seat in (0, 1)}  # their weights are honest
+    apps = far | {2: trains(1.0, 2.0), 3: trains(2.0, 3.0), 4: trains(3.0, 4.0)}
+    found = strategy(on_round=records.append, alpha=1.0).start(grid(apps), normed(x, 0.0, 1.0, 0), num_rounds=3)
+    assert running(found.arrays) == [4, 2.0, 4.0]  # counter, mean, variance
+    assert found.arrays is not None
+    assert found.arrays["w"].numpy() == pytest.approx(0.8**3 * x)
+    assert [len(record.clipped) for record in records] == [0, 0, 0]
+
+
+def test_a_reply_with_broken_running_statistics_counts_without_them(caplog: pytest.LogCaptureFixture) -> None:
+    nan = {f"norm.{name}": Array(np.array([np.nan])) for name in ("running_mean", "running_var", "num_batches_tracked")}
+    apps = {0: trains(9.0, 9.0, broken={}), 1: trains(9.0, 9.0, broken=nan)}
+    apps |= {seat: trains(float(seat), 2.0) for seat in (2, 3, 4)}
+    records = list[RoundRecord]()
+    robust = strategy(byzantine=1, on_round=records.append)
+    found = robust.start(grid(apps), normed(np.ones(3), 0.0, 1.0, 0), num_rounds=1)
+    assert len(records[0].accepted) == N
+    assert running(found.arrays) == [4, 3.0, 2.0]
+    assert "(running statistics): missing" in caplog.text
+    assert "(running statistics): unusable" in caplog.text
+
+
+def test_too_few_running_statistics_leave_them_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    apps = {seat: trains(9.0, 9.0, broken={}) for seat in (0, 1)}
+    apps |= {seat: trains(1.0, 2.0) for seat in (2, 3, 4)}
+    found = strategy(byzantine=2).start(grid(apps), normed(np.ones(3), 0.0, 1.0, 0), num_rounds=2)
+    assert running(found.arrays) == [0, 0.0, 1.0]
+    assert caplog.text.count("too few: 3 replies have running statistics, of which 2 may be lies") == 1
+
+
+def test_more_arrays_may_be_named_as_running_statistics() -> None:
+    def train(message: Message, context: Context) -> Message:
+        arrays = {"w": Array(np.zeros(2)), "ema": Array(np.array([float(context.node_id in SEATED[:3])]))}
+        return Message(RecordDict({"arrays": ArrayRecord(arrays)}), reply_to=message)
+
+    start = ArrayRecord({"w": Array(np.ones(2)), "ema": Array(np.array([0.5]))})
+    robust = strategy(running_statistics=["ema"])
+    found = robust.start(grid(train=train), start, num_rounds=1)
+    assert robust.state.x.size == 2
+    assert found.arrays is not None
+    assert found.arrays["ema"].numpy().tolist() == [1.0]
+    with pytest.raises(ConfigError, match="the model lacks 'none'"):
+        strategy(running_statistics=["none"]).start(grid(), start, num_rounds=1)

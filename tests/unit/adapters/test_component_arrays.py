@@ -162,3 +162,66 @@ def test_any_floating_array_comes_back_as_it_was(array: NDArray[Any]) -> None:
         (back,) = layout.record(layout.flat(arrays)).to_numpy_ndarrays()
         assert np.array_equal(back, array)
         assert (back.shape, back.dtype.newbyteorder("=")) == (array.shape, array.dtype.newbyteorder("="))
+
+
+NORM: dict[str, NDArray[Any]] = {
+    "w": np.array([1.0, 2.0], np.float32),
+    "n.running_mean": np.zeros(2, np.float32),
+    "n.running_var": np.ones(2, np.float32),
+    "n.num_batches_tracked": np.array(0, np.int64),
+    "ema": np.array([3.0]),
+}
+RUNNING = ("n.running_mean", "n.running_var", "n.num_batches_tracked", "ema")
+
+
+def test_running_statistics_are_no_part_of_the_vector() -> None:
+    layout = ArrayLayout.of(record(NORM), RUNNING)
+    assert (layout.dim, layout.dtype.name, layout.flat(record(NORM)).tolist()) == (2, "float32", [1.0, 2.0])
+    assert list(layout.record(np.zeros(2, np.float32))) == list(NORM)
+    assert layout.unchanged() == []
+    with pytest.raises(ConfigError, match="the model lacks 'other'; name arrays that it has"):
+        ArrayLayout.of(record(NORM), ("other",))
+    with pytest.raises(ConfigError, match="the model lacks 'ema'"):
+        layout.flat(record({name: array for name, array in NORM.items() if name != "ema"}))
+
+
+@pytest.mark.parametrize("liars", [1, 2])
+def test_liars_move_no_running_statistic_beyond_what_honest_clients_sent(liars: int) -> None:
+    layout, rng = ArrayLayout.of(record(NORM), RUNNING), np.random.default_rng(liars)
+    honest: list[dict[str, NDArray[Any]]] = [
+        NORM
+        | {
+            "n.running_mean": rng.normal(size=2).astype(np.float32),
+            "n.running_var": rng.random(2).astype(np.float32),
+            "n.num_batches_tracked": np.array(rng.integers(5, 9)),
+        }
+        for _ in range(liars + 1)
+    ]
+    for sign in (-1, 1):
+        lie = NORM | {
+            "n.running_mean": np.full(2, sign * 3e38, np.float32),
+            "n.running_var": np.full(2, 3e38 if sign > 0 else 0, np.float32),
+            "n.num_batches_tracked": np.array(2**62 if sign > 0 else 0),
+        }
+        reports = [layout.statistics(record(arrays)) for arrays in [lie] * liars + honest]
+        found = layout.with_medians(reports).record(np.zeros(2, np.float32))
+        for name in RUNNING:
+            values, sent = found[name].numpy(), np.array([arrays[name] for arrays in honest])
+            assert (sent.min(axis=0) <= values).all(), name
+            assert (values <= sent.max(axis=0)).all(), name
+            assert (values.dtype, values.shape) == (NORM[name].dtype, NORM[name].shape)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"n.running_var": np.array([1.0, -1e-9], np.float32)}, r"'n.running_var' holds -1e-09, must be at least 0"),
+        ({"n.running_mean": np.array([1.0, np.nan], np.float32)}, r"'n.running_mean' is not finite"),
+        ({"n.running_mean": np.ones(3, np.float32)}, r"'n.running_mean' has shape \(3,\), expected \(2,\)"),
+        ({"n.num_batches_tracked": np.array(1.5)}, r"holds float64: expected whole numbers"),
+        ({"n.num_batches_tracked": np.array(-1)}, r"holds -1, must be at least 0"),
+    ],
+)
+def test_running_statistics_that_cannot_be_used(change: dict[str, NDArray[Any]], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        ArrayLayout.of(record(NORM), RUNNING).statistics(record(NORM | change))

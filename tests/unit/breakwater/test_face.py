@@ -17,12 +17,12 @@ NAMES = {
         load_model methods robust_deltas_mod run tasks""",
     "breakwater.aggregators": """
         AdaptiveRobustClipping Aggregator Bucketing Bulyan CenteredClipping ComparativeGradientElimination
-        CoordinateMedian CovarianceFilter DivideAndConquer GeometricMedian Krum Mean MeanAroundMedian
+        CoordinateMedian CovarianceFilter DivideAndConquer FLTrust GeometricMedian Krum Mean MeanAroundMedian
         MinimumDiameterAveraging MoNNA MultiKrum NearestNeighbourMixing PreAggregator Rows Rule SignGuard
         SmallestVarianceAveraging StaticClipping TrimmedMean Vector WeightedRows Weights""",
     "breakwater.attacks": """
         ALIE Attack Big BitFlip FOE Fang Gaussian IPM Infinity LabelFlip Mimic MinMax MinSum NaN OptimalALIE OptimalIPM
-        Packet ROP ShiftBack Sight Silence Vector View WireFault Zero""",
+        Packet ROP Replace ShiftBack Sight Silence Vector View WireFault Zero""",
     "breakwater.compressors": """
         Choice Compressor Identity Masked Natural Packed Packet PacketLayout PermK QSGD RandK ScaledSign TopK Vector
         draw_seed""",

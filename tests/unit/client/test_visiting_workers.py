@@ -22,7 +22,9 @@ from experiment.opened import Experiment, open_experiment
 from experiment.run_config import RunConfig
 from foundation.errors import Silent
 from link import codec, flwr_compat, worker_state
-from strategies.strategy import RobustStrategy
+from strategies.method import Evaluation, Vector
+from strategies.safeguard import Supervisor
+from strategies.strategy import RobustStrategy, RoundRecord
 from tests.integration.processes import ROOT
 from tests.local_grid import FIRST_NODE, LocalGrid, federation
 
@@ -127,8 +129,11 @@ def strategy_on(grid: LocalGrid, experiment: Experiment) -> RobustStrategy:
     )
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize("method", METHODS)
+TURNS = [(method, list(ATTACKS)[(i + turn) % len(ATTACKS)]) for i, method in enumerate(METHODS) for turn in (0, 3)]
+"""Each method under two attacks, each attack on two methods; below each attack and each method has its turn besides."""
+
+
+@pytest.mark.parametrize(("method", "attack"), TURNS)
 def test_the_trajectory_is_that_of_workers_that_stay(method: str, attack: str) -> None:
     experiment = opened(*METHODS[method], *ATTACKS[attack])
     arrays = codec.to_arrays(experiment.problem.initial())
@@ -143,6 +148,30 @@ def test_the_trajectory_is_that_of_workers_that_stay(method: str, attack: str) -
     assert replace(visited.last, rejected=()) == replace(
         strategy.last, round_s=visited.last.round_s, rejected=(), evaluation=None
     )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_after_the_run_went_back_all_workers_begin_again_whether_they_stay_or_not(method: str) -> None:
+    experiment = opened(*METHODS[method])
+    arrays = codec.to_arrays(experiment.problem.initial())
+    supervisor, last = Supervisor(factor=2.0), []
+    staying, strategy = federation(experiment)
+    grid = VisitedGrid(experiment)
+    for clients, driven in ((staying, strategy), (grid, strategy_on(grid, experiment))):
+        records: list[RoundRecord] = []
+
+        def evaluate(x: Vector, seen: list[RoundRecord] = records) -> Evaluation:
+            return Evaluation(9.0 if len(seen) == 3 else 1.0 / (1 + len(seen)), None)
+
+        driven.supervisor, driven.evaluate, driven.every, driven.on_round = supervisor, evaluate, 1, records.append
+        driven.state = experiment.method.start(experiment.problem.initial())
+        driven.course = supervisor.begin(experiment.method, driven.state, 0, evaluate(driven.state.x), None)
+        driven.start(clients, arrays, num_rounds=8)
+        assert [record.round for record in records if record.note.startswith("safeguard: ")] == [4]
+        assert not any(record.rejected for record in records)
+        last.append((driven.state.x.tobytes(), driven.since, [record.kind for record in records]))
+    assert last[0] == last[1]
+    assert last[0][1] == 5
 
 
 def same_as_staying(experiment: Experiment) -> None:

@@ -186,7 +186,7 @@ MISTAKES = {
     ),
     "unknown measure": (
         FILE + '[[targets]]\nmeasure = "gaps"\nvalue = 1.0\n',
-        ["targets.0.measure = 'gaps': must be 'loss', 'accuracy' or 'gap'"],
+        ["targets.0.measure = 'gaps': must be 'loss', 'accuracy', 'gap' or 'trigger'"],
     ),
     "tuning of nothing": (TUNED.replace('axis = "alpha"', 'axis = "gamma"'), ["tune.axis = 'gamma': no such axis"]),
     "nothing left": (

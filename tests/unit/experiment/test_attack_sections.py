@@ -25,7 +25,7 @@ KINDS = kinds_of(AttackUnion)
 def test_the_kinds() -> None:
     assert set(KINDS) == {
         *("bf", "lf", "alie", "optimal-alie", "ipm", "optimal-ipm", "foe", "min-max", "min-sum", "mimic", "rop", "shb"),
-        *("fang", "gaussian", "zero", "big", "nan", "inf", "silence", "wire"),
+        *("fang", "replace", "gaussian", "zero", "big", "nan", "inf", "silence", "wire"),
     }
 
 
@@ -75,7 +75,7 @@ def test_a_client_is_told_its_fault_by_hand(fault: Fault) -> None:
         (["attack.kind=fang", "attack.against=cm"], ["[attack] against = 'cm'", "'auto', 'coordinates' or 'krum'"]),
         (["attack.kind=ipm", "attack.jitter=-1.0"], ["[attack] jitter = -1.0: must be at least 0 and finite"]),
         (["attack.kind=shb", "attack.view=own", "attack.jitter=1.0"], ['jitter = 1.0 with view = "own"']),
-        (["attack.kind=bf", "attack.membership=mobile"], ["[attack] membership = 'mobile'", "'fixed' or 'per-cohort'"]),
+        (["attack.kind=bf", "attack.membership=any"], ["membership = 'any'", "'fixed', 'per-cohort' or 'mobile'"]),
         (["attack.kind=min-sum", 'attack.view="own"'], ['min-sum needs at least "coalition"']),
     ],
 )

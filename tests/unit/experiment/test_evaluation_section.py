@@ -60,3 +60,12 @@ def test_a_resumed_run_may_change_who_measures() -> None:
     other = open_config(parse(TEXT, {"evaluation.by": "both", "federation.declare_samples": False})).config
     assert digest_of(config) == digest_of(other)
     assert parse(other.to_toml()).evaluated_by == "both"
+
+
+@pytest.mark.parametrize("kind", ["mnist", "cifar10"])
+def test_with_local_running_statistics_only_clients_can_measure_the_model(kind: str) -> None:
+    text = TEXT.replace('kind = "digits"\nmodel = "softmax"', f'kind = "{kind}"\nnorm_stats = "local"')
+    config = parse(text)
+    assert (config.server_evaluates, config.clients_evaluate) == (False, True)
+    with pytest.raises(ConfigError, match=r'evaluation.by = "both": .*norm_stats = "local".*; use "clients" or "none"'):
+        parse(text, {"evaluation.by": "both"})

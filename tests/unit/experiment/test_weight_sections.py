@@ -92,7 +92,7 @@ def test_the_method_has_the_whole_weights_and_none_where_all_are_equal() -> None
         ),
         (
             [BY_SEAT, "aggregator.kind=krum", "federation.byzantine=0"],
-            "federation.weights: krum takes none; rules that do are mean, cm, cwtm, rfa and centered-clip",
+            "federation.weights: krum takes none; rules that do are mean, cm, cwtm, rfa, centered-clip and fltrust",
         ),
         ([BY_SEAT, 'aggregator.pre=["arc"]'], "federation.weights: arc takes none"),
         (

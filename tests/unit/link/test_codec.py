@@ -73,11 +73,11 @@ def test_what_the_server_keeps_does_not_travel() -> None:
 
 
 def test_scales_and_the_size_of_the_last_step_travel() -> None:
-    ask = Ask(3, "difference", {"x": X}, step_scale=0.5, alpha_scale=0.25, step=0.1)
+    ask = Ask(3, "difference", {"x": X}, step_scale=0.5, alpha_scale=0.25, step=0.1, since=2)
     got = codec.read_ask(codec.write_ask(ask))
-    assert (got.step_scale, got.alpha_scale, got.step) == (0.5, 0.25, 0.1)
+    assert (got.step_scale, got.alpha_scale, got.step, got.since) == (0.5, 0.25, 0.1, 2)
     plain = codec.read_ask(codec.write_ask(Ask(3, "difference", {"x": X})))
-    assert (plain.step_scale, plain.alpha_scale, plain.step) == (1.0, 1.0, None)
+    assert (plain.step_scale, plain.alpha_scale, plain.step, plain.since) == (1.0, 1.0, None, 0)
 
 
 def test_extra_vectors_are_among_the_others() -> None:

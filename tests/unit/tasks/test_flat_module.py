@@ -9,6 +9,7 @@ import pytest
 
 from client.worker import HonestWorker
 from experiment.config import parse, resolve
+from experiment.model_file import ModelForm
 from experiment.opened import Experiment
 from strategies.method import Ask, Vector, begin, full_gradients
 from strategies.randomness import Role, stream
@@ -172,7 +173,7 @@ def test_the_running_statistics_are_the_mean_over_the_reference_batches() -> Non
     again = problem(task.task.model).norm_stats(task.initial())
     assert again is not None
     assert np.array_equal(stats, again)
-    state = task.norm_buffers(task.initial())
+    state: Any = task.norm_buffers(task.initial())
     assert list(state) == ["0.running_mean", "0.running_var"]
     assert np.array_equal(state["0.running_mean"], stats[:20].astype(np.float32))
 
@@ -183,7 +184,7 @@ def test_a_layer_that_is_used_twice_has_its_statistics_under_both_names() -> Non
         return nn.Sequential(norm, nn.Linear(20, 20), norm, nn.Linear(20, 5))
 
     task = problem(twice)
-    found = task.norm_buffers(task.initial())
+    found: Any = task.norm_buffers(task.initial())
     assert list(found) == ["0.running_mean", "0.running_var", "2.running_mean", "2.running_var"]
     assert np.array_equal(found["0.running_mean"], found["2.running_mean"])
     twice().load_state_dict({name: torch.from_numpy(part) for name, part in found.items()}, strict=False)
@@ -270,3 +271,28 @@ def test_a_model_that_draws_nothing_says_so() -> None:
     assert not model.gradient(model.initial, [data()], loss, 300)[1]
     dropped = FlatModule(nn.Sequential(nn.Linear(20, 5), nn.Dropout(0.1)), "float32")
     assert dropped.gradient(dropped.initial, [data()], loss, 300)[1]
+
+
+def test_local_statistics_are_those_of_a_workers_own_rows_and_the_server_has_none() -> None:
+    def normed() -> nn.Module:
+        return nn.Sequential(nn.BatchNorm1d(20), nn.Linear(20, 5))
+
+    inputs, targets = data()
+    inputs[:, 0] += 3 * targets  # rows of one label have their own mean
+    task = problem(normed, train=(inputs, targets), partition="label", local_stats=True)
+    x = task.initial()
+    claims = [task.measure(worker, x) for worker in range(3)]
+    assert claims[0].loss != claims[1].loss
+    assert task.norm_stats(x) is None  # before and after
+    assert [task.measure(worker, x) for worker in (2, 1, 0)] == claims[::-1]
+    alone = problem(normed, train=(inputs[task.parts[0]], targets[task.parts[0]]), setting=Setting(clients=1, batch=32))
+    alone.set_norm_stats(np.concatenate([np.zeros(20), np.ones(20)]))
+    assert alone.measure(0, x).loss != claims[0].loss
+    rows = inputs[task.parts[1]].double()
+    stats = task._stats_on(task.parts[1], x, stream(2, Role.NORM_STATS, 1))
+    np.testing.assert_allclose(stats[:20], rows.mean(dim=0), atol=0.1)
+    assert task.norm_buffers(x) == {"0.running_mean": None, "0.running_var": None}
+    saved, _ = ModelForm.of(task).arrays(x)
+    with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"0.running_mean\", \"0.running_var\""):
+        normed().load_state_dict({name: torch.from_numpy(np.array(part)) for name, part in saved.items()})
+    assert any("the server lacks them" in remark for remark in task.remarks())

@@ -10,7 +10,7 @@ import pytest
 
 import breakwater as bw
 from experiment.config import load
-from experiment.model_file import ModelForm, read_model, write_model
+from experiment.model_file import ModelForm, read_model, read_model_file, write_model
 from tasks.contract import Setting, TaskError
 from tasks.digits import DigitsTask
 from tasks.identity import identify_party
@@ -222,6 +222,25 @@ def test_batch_norm_without_training_data_at_the_server_is_refused_there(tmp_pat
     party(config, data=tmp_path / "parties" / "p0")
     with pytest.raises(TaskError, match=r'layer "1" keeps running statistics.* give them by root_data\(folder\)'):
         party(config, at="server")
+
+
+def test_local_running_statistics_stay_at_their_party(tmp_path: Path) -> None:
+    config = with_norm(tmp_path, "")
+    config.write_text(config.read_text().replace('partition = "own"', 'partition = "own"\nnorm_stats = "local"'))
+    found = bw.run(config, out=tmp_path / "run", data=tmp_path / "parties", processes=False, quiet=True, pictures=False)
+    assert not any("running_" in name for name in read_model(tmp_path / "run").tensors)
+    server = party(config, at="server")
+    assert server.norm_stats(found.model) is None
+    clients = {name: party(config, data=tmp_path / "parties" / name) for name in ("p0", "p1")}
+    losses = [client.measure(0, found.model).loss for client in clients.values()]
+    claimed = found.summary["claims"]["clients"]
+    assert losses == [claimed[name]["loss"] for name in clients]
+    stats = [client.norm_stats(found.model) for client in clients.values()]
+    assert not np.array_equal(*stats)
+    clients["p0"].set_norm_stats(stats[1])  # a server that sends some is not followed
+    assert clients["p0"].measure(0, found.model).loss == losses[0]
+    write_model(tmp_path / "p1.safetensors", found.model, ModelForm.of(clients["p1"]))
+    assert np.array_equal(read_model_file(tmp_path / "p1.safetensors").tensors["1.running_mean"], stats[1][:4])
 
 
 @pytest.mark.parametrize("has", [True, False])

@@ -18,10 +18,10 @@ from experiment.problems import kinds_of
 from foundation.errors import ConfigError
 from link import codec
 from link.worker_state import Page, StateDict
-from server.run_folder.checkpoints import Checkpoint, Checkpoints, digest_of, of_state
+from server.run_folder.checkpoints import Checkpoint, Checkpoints, digest_of, of_standing
 from server.run_folder.state_dict import StateError, put_together, take_apart
 from strategies.method import CheckpointEpoch
-from strategies.strategy import RobustStrategy
+from strategies.strategy import RobustStrategy, Standing
 from tests.local_grid import LocalGrid, federation
 from tests.unit.client.test_visiting_workers import ATTACKS, METHODS, TEXT, opened, small_config
 
@@ -29,7 +29,7 @@ ROUNDS, EVERY, KILLED_AFTER = 9, 2, 7
 
 
 def checkpoint_of(experiment: Experiment, strategy: RobustStrategy) -> Checkpoint:
-    return of_state(strategy.state, experiment=digest_of(experiment.config), seats={}, present=5, wall_s=1.5)
+    return of_standing(strategy.standing, experiment=digest_of(experiment.config), seats={}, present=5, wall_s=1.5)
 
 
 def run(
@@ -134,7 +134,7 @@ def saved(tmp_path: Path, *rounds: int) -> tuple[Experiment, Checkpoints]:
     for round_ in rounds:
         state = replace(start, round=round_ + 1)
         checkpoints.save(
-            of_state(state, experiment=digest_of(experiment.config), seats={"a": 1}, present=1, wall_s=2.0)
+            of_standing(Standing(state), experiment=digest_of(experiment.config), seats={"a": 1}, present=1, wall_s=2.0)
         )
     return experiment, checkpoints
 
@@ -158,10 +158,10 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
 def test_the_scales_of_step_and_multiplier_come_back(tmp_path: Path) -> None:
     experiment, _ = saved(tmp_path)
     state, known = experiment.method.start(experiment.problem.initial()), digest_of(experiment.config)
-    checkpoint = of_state(state, experiment=known, seats={}, present=1, wall_s=0.0, step_scale=0.25, alpha_scale=0.5)
+    checkpoint = of_standing(Standing(state, None, 0.25, 0.5, 3), experiment=known, seats={}, present=1, wall_s=0.0)
     Checkpoints(tmp_path, keep=1).save(checkpoint)
     found, _ = Checkpoints(tmp_path, keep=1).newest(experiment)
-    assert (found.step_scale, found.alpha_scale) == (0.25, 0.5)
+    assert (found.step_scale, found.alpha_scale, found.since) == (0.25, 0.5, 3)
 
 
 def test_a_schedule_that_ends_with_the_run_is_kept_by_its_rounds(tmp_path: Path) -> None:
@@ -169,7 +169,9 @@ def test_a_schedule_that_ends_with_the_run_is_kept_by_its_rounds(tmp_path: Path)
     experiment = opened(cosine)
     state = replace(experiment.method.start(experiment.problem.initial()), round=6)
     checkpoints = Checkpoints(tmp_path, keep=3)
-    checkpoints.save(of_state(state, experiment=digest_of(experiment.config), seats={}, present=1, wall_s=0.0))
+    checkpoints.save(
+        of_standing(Standing(state), experiment=digest_of(experiment.config), seats={}, present=1, wall_s=0.0)
+    )
     with pytest.raises(
         ConfigError, match=r"another experiment.*; with more rounds, write the K of schedules as it was"
     ):
@@ -208,7 +210,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
 
     def keep(task: str) -> None:
         known = {"experiment": digest_of(experiment.config), "seats": {}, "present": 1, "wall_s": 2.0}
-        checkpoints.save(of_state(replace(state, round=6), **known, task=task))  # type: ignore[arg-type]  # as named
+        checkpoints.save(of_standing(Standing(replace(state, round=6)), **known, task=task))  # type: ignore[arg-type]  # as named
 
     keep(mine.written())
     assert checkpoints.newest(experiment)[0].round == 5
