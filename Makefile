@@ -11,7 +11,7 @@ ON_ALL_CORES := --numprocesses $(shell $(PYTHON) -c 'import os; print(min(8, os.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-flower test-wheel test-containers check format bench fuzz torture soak docs constraints proto clean
+.PHONY: help setup demo test test-fast test-flower test-wheel test-containers check format bench gpu fuzz torture soak docs constraints proto clean
 
 help:
 	@echo "make demo       see it work (about a minute after set-up)"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-containers  the image built and run by podman, as root; skips where podman cannot"
 	@echo "make check      lint, formatting, types, import layers"
 	@echo "make bench      the benchmarks"
+	@echo "make gpu        on a machine with CUDA: its tests, and samples per second beside plain PyTorch"
 	@echo "make fuzz       over a million hostile inputs; make torture kills a server 50 times; make soak runs 10,000 rounds"
 	@echo "make docs       the documentation site, in site/"
 	@echo "make setup      only build .venv"
@@ -75,6 +76,12 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.a9a
 	$(BIN)/python -m benchmarks.flower
+
+gpu: $(STAMP)
+	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu: PyTorch finds no CUDA device here")'
+	$(BIN)/python -m pytest tests/unit/tasks/test_compute.py
+	$(BIN)/python -m benchmarks.training --device cuda
+	$(BIN)/python -m benchmarks.training --device cuda --precision bf16
 
 # Minutes each; docs/threat-model.md has what they gave.
 fuzz: $(STAMP)

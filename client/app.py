@@ -25,6 +25,7 @@ from foundation.errors import BreakwaterError, ConfigError
 from foundation.origin import release
 from link.invitation import JOIN, MODEL, STATISTICS, TASK, WHO
 from link.replies import App
+from tasks.compute import CPU, Compute, computing
 
 log = logging.getLogger("breakwater.client")
 
@@ -38,12 +39,14 @@ class Nodes:
         run: the run config.
         config: of the experiment that it names.
         data: folder of their data files.
+        compute: where they compute.
     """
 
-    def __init__(self, run: RunConfig, config: configs.Config, data: Path | None) -> None:
+    def __init__(self, run: RunConfig, config: configs.Config, data: Path | None, compute: Compute = CPU) -> None:
         self._run, self._config = run, config
         self._setting = self._config.setting(data, run.path.parent)
-        self._problem = load_task(self._config, self._setting)
+        with computing(compute):
+            self._problem = load_task(self._config, self._setting)
         self._workers: dict[NodeConfig, Worker] = {}
         self._tried = False
 
@@ -133,7 +136,8 @@ class Parties:
         if node.config is not None:
             config = configs.load(node.config)
             agree_on(config, self._config)
-        return PartyPreparation(config, options)
+        with computing(node.compute):
+            return PartyPreparation(config, options)
 
     def app(self, node: NodeConfig) -> PartyApp:
         """Return what answers for a node.
@@ -192,8 +196,8 @@ def _loaded(run_id: int, run: RunConfig) -> configs.Config:
 
 
 @lru_cache(maxsize=1)
-def _nodes_of(run_id: int, run: RunConfig, data: Path | None) -> Nodes:
-    return Nodes(run, _loaded(run_id, run), data)
+def _nodes_of(run_id: int, run: RunConfig, data: Path | None, compute: Compute) -> Nodes:
+    return Nodes(run, _loaded(run_id, run), data, compute)
 
 
 def _read(context: Context) -> tuple[Nodes, NodeConfig]:
@@ -203,7 +207,7 @@ def _read(context: Context) -> tuple[Nodes, NodeConfig]:
         ConfigError: run config or node config are at fault.
     """
     node, run = NodeConfig.read(context.node_config), RunConfig.read(context.run_config)
-    return _nodes_of(context.run_id, run, run.data_dir(node.data)), node
+    return _nodes_of(context.run_id, run, run.data_dir(node.data), node.compute), node
 
 
 def _worker(context: Context) -> Worker:
@@ -273,7 +277,8 @@ def join(message: Message, context: Context) -> Message:
     try:
         run, node = RunConfig.read(context.run_config), NodeConfig.read(context.node_config)
         own = _loaded(context.run_id, run).own_data
-        reason = invited.take_part(message.content, run, node)
+        with computing(node.compute):
+            reason = invited.take_part(message.content, run, node)
     except Exception as error:  # with own data, whatever it says may be about them
         if not own and not isinstance(error, BreakwaterError):
             raise

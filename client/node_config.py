@@ -10,10 +10,13 @@ from client.party import Limits
 from experiment.config import Config, parse_attack, suggest
 from experiment.run_config import RunConfig, split
 from foundation.errors import ConfigError
+from tasks import compute
+from tasks.compute import CPU, Compute
 
 _PARTITION, _PARTITIONS, _ATTACK, _SET, _DATA = "partition-id", "num-partitions", "attack", "set", "data"
 _CONFIG, _BATCH, _ROUNDS = "config", "min-batch", "max-rounds"
 _EVALUATION, _STATISTICS, _MODEL = "evaluation", "statistics", "model"
+_COMPUTE = {key: field for field, key in compute.KEYS.items()}
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class NodeConfig:
         config: a config file of the node's owner, which the run's must agree with. (``config``)
         model: where the final model of a run is left, of a node with its own data. (``model``)
         limits: what the owner of the data allows. (``min-batch``, ``max-rounds``, ``evaluation``, ``statistics``)
+        compute: where its torch models compute; what is not given is the environment's. (``device``, ``precision``,
+            ``device-memory``)
     """
 
     partition: object = None
@@ -39,16 +44,17 @@ class NodeConfig:
     config: Path | None = None
     limits: Limits = field(default_factory=Limits)
     model: Path | None = None
+    compute: Compute = CPU
 
     @classmethod
     def read(cls, given: Mapping[str, object]) -> Self:
         """Return the values of a node config.
 
         Raises:
-            ConfigError: it has an unknown key, or ``set`` cannot be read; one line.
+            ConfigError: it has an unknown key, or a value cannot be read; one line.
         """
         limits = (_BATCH, _ROUNDS, _EVALUATION, _STATISTICS)
-        known = (_PARTITION, _PARTITIONS, _ATTACK, _SET, _DATA, _CONFIG, _MODEL, *limits)
+        known = (_PARTITION, _PARTITIONS, _ATTACK, _SET, _DATA, _CONFIG, _MODEL, *limits, *_COMPUTE)
         for key in given:
             if key not in known:
                 raise ConfigError(f"node config: {key}: unknown key{suggest(key, known)}")
@@ -57,7 +63,9 @@ class NodeConfig:
         folder, settings = Path(str(data)) if data else None, split(given.get(_SET), "node config")
         own, seat = Path(str(config)) if config else None, (given.get(_PARTITION), given.get(_PARTITIONS))
         model = Path(str(given[_MODEL])) if given.get(_MODEL) else None
-        return cls(*seat, kind, settings, folder, own, _limits(given), model)
+        values = {field: given[key] for key, field in _COMPUTE.items() if key in given}
+        on = compute.current().with_values(values, lambda field: f"node config: {compute.KEYS[field]}")
+        return cls(*seat, kind, settings, folder, own, _limits(given), model, on)
 
     def seat(self, clients: int) -> int:
         """Return the seat that the node config names.

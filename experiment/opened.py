@@ -3,6 +3,7 @@
 A process opens an experiment once, and hands the object on.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
@@ -16,12 +17,15 @@ from experiment.agreement import Agreement
 from foundation.errors import ConfigError
 from foundation.text import kind_and_line
 from strategies.method import Method
+from tasks import compute
 from tasks.backdoor import Trigger
 from tasks.contract import Problem, Setting, TaskError
 from tasks.identity import Reading, TaskIdentity, identify, identify_party
 from tasks.trial import Demands
 from tasks.tryout import needs_trial
 from tasks.tryout import try_out as try_task
+
+log = logging.getLogger("breakwater.experiment")
 
 SERVER_FOLDER = "--data (of `breakwater run`: --server-data)"
 CONFIG = "config"
@@ -141,9 +145,23 @@ def load_task(config: configs.Config, setting: Setting) -> Problem:
         code = f'[task] kind = "custom" (path = "{config.task.path}"): the server\'s config names code to run'
         raise ConfigError(f"{code}, which is only taken from a file of your own; give --config FILE")
     try:
-        return config.task.load(setting)
+        problem = config.task.load(setting)
     except TaskError as error:
         raise ConfigError(f"[task] {error}") from None
+    _note_compute(config, problem)
+    return problem
+
+
+def _note_compute(config: configs.Config, problem: Problem) -> None:
+    """Say in this process's log where it computes, if that is not the default: no other process hears of it."""
+    wanted = compute.current()
+    if wanted == compute.CPU:
+        return
+    if on := getattr(problem, "computes_on", None):
+        log.info("computes on %s", on)
+    else:
+        asked = f"device {wanted.device}, precision {wanted.precision}"
+        log.warning('%s: not used, as the task "%s" computes without torch', asked, config.task.kind)
 
 
 def resolved(config: configs.Config, problem: Problem, setting: Setting) -> Experiment:

@@ -1,20 +1,23 @@
 """A torch module on flat NumPy vectors: its parameters are views of one vector, and so are their gradients.
 
-A model comes in by one copy and its gradient goes out by one. Whatever the module draws at random comes from a seed
-that the caller gives for each evaluation, and torch's own generators are left as they were. On the CPU, with one
-thread, so that every process computes the same bits. Importing it imports torch.
+A model comes in by one copy and its gradient goes out by one; between them everything stays on the device. Whatever
+the module draws at random comes from a seed that the caller gives for each evaluation, and torch's own generators are
+left as they were. On the CPU it computes with one thread, so that every process computes the same bits; other devices
+promise less, see docs/tasks.md. Importing it imports torch.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from strategies.method import Vector
+from tasks.compute import CPU, Compute
 from tasks.modules import trained
 from tasks.norm_stats import NormStats
+from tasks.placement import Placement
 from tasks.samples import Samples, count
 
 HALF = ("float16", "bfloat16")
@@ -31,18 +34,23 @@ class FlatModule:
         module: any module on the CPU whose output is a function of its parameters, the inputs and torch's generators.
             Its layers are in the mode that they are trained in.
         dtype: what its parameters are converted to. Of ``HALF``, x and gradients are float32 all the same.
+        compute: where it computes, and in which precision.
 
     Raises:
         TaskError: it has no parameters, or parameters that are no real numbers on the CPU.
+        ConfigError: it cannot compute there.
     """
 
-    def __init__(self, module: nn.Module, dtype: str) -> None:
-        parameters = list(trained(module).values())  # before the imaginary part of a number would be dropped
+    def __init__(self, module: nn.Module, dtype: str, compute: Compute = CPU) -> None:
+        found = trained(module)  # before the imaginary part of a number would be dropped
         wide = torch.float32 if dtype in HALF else getattr(torch, dtype)
-        start = torch.cat([parameter.detach().reshape(-1).to(wide) for parameter in parameters])
-        self.module = module.to(getattr(torch, dtype))
-        self.trained = trained(module)
+        start = torch.cat([parameter.detach().reshape(-1).to(wide) for parameter in found.values()])
+        self.place = place = Placement(compute, dtype)
+        self.module = module.to(place.device, getattr(torch, dtype))
+        by_name = dict(module.named_parameters())
+        self.trained = {name: by_name[name] for name in found}
         parameters = list(self.trained.values())
+        start = start.to(place.device)
         self._parameters = start.to(getattr(torch, dtype))
         self._slopes = torch.zeros_like(self._parameters)
         sizes = [parameter.numel() for parameter in parameters]
@@ -51,12 +59,12 @@ class FlatModule:
         ):
             parameter.data, parameter.grad = values.view_as(parameter), slope.view_as(parameter)
         self._half = dtype in HALF
-        # Without half parameters these share memory with the parameters and their gradients. Writing through NumPy is
-        # safe: no graph outlives a call of a method.
+        # Without half parameters these are the parameters and their gradients themselves.
         self._start = start if self._half else self._parameters
-        self._x: Vector = self._start.numpy()
         self._total = torch.zeros_like(start) if self._half else self._slopes
-        self._gradient: Vector = self._total.numpy()
+        # On the CPU this is their memory too. Writing through NumPy is safe: no graph outlives a call of a method.
+        self._staged = self._start if place.on_cpu else place.host(start).copy_(start)
+        self._x: Vector = self._staged.numpy()
         self.initial: Vector = self._x.copy()
         self.norm_stats = NormStats(module)
         self._modes = {layer: layer.training for layer in module.modules()}
@@ -72,13 +80,21 @@ class FlatModule:
 
     def _move(self, x: Vector) -> None:
         self._x[:] = x
+        if not self.place.on_cpu:
+            self._start.copy_(self._staged)
         if self._half:
             self._parameters.copy_(self._start)
 
     def gradient(
-        self, x: Vector, batches: Iterable[Samples], objective: Objective, samples: int, seed: int = 0
+        self,
+        x: Vector,
+        batches: Iterable[Samples],
+        objective: Objective,
+        samples: int,
+        seed: int = 0,
+        l2: float = 0.0,
     ) -> tuple[Vector, bool]:
-        """Return the gradient at x of the mean loss over all batches, and whether anything was drawn at random.
+        """Return the gradient at x of mean loss + (l2/2) ||x||^2, and whether anything was drawn at random.
 
         Args:
             x: shape (d,).
@@ -86,21 +102,25 @@ class FlatModule:
             objective: mean loss of one batch.
             samples: how many samples the batches have together.
             seed: of all that the module and the loss draw.
+            l2: weight of the regulariser.
 
         Returns:
             The gradient, shape (d,), a fresh array; whether it depends on the seed.
         """
         self._move(x)
-        self._gradient[:] = 0
-        with self.norm_stats.kept(), drawing(seed) as drawn:
-            for batch in batches:
-                mean = objective(self.module, batch)
+        self._total.zero_()
+        with self.norm_stats.kept(), drawing(seed, self.place.generators()) as drawn:
+            for batch in self.place.moved(batches):
+                with self.place.autocast():
+                    mean = objective(self.module, batch)
                 (mean * (count(batch) / samples)).backward()  # type: ignore[no-untyped-call]  # torch does not type it
                 if self._half:
                     self._total += self._slopes
                     self._slopes.zero_()
             moved = drawn()
-        return self._gradient.copy(), moved
+        if l2 > 0:
+            self._total += self._start * l2
+        return self.place.fetched(self._total), moved
 
     @contextmanager
     def evaluating(self, x: Vector, stats: Vector | None) -> Iterator[nn.Module]:
@@ -111,7 +131,8 @@ class FlatModule:
             stats: the running statistics, see ``norm_stats``; None for those that it has.
         """
         self._move(x)
-        with torch.no_grad(), self.norm_stats.kept(), drawing(0):
+        generators = self.place.generators()
+        with torch.no_grad(), self.norm_stats.kept(), drawing(0, generators), self.place.autocast():
             if stats is not None:
                 self.norm_stats.write(stats)
             try:
@@ -132,19 +153,24 @@ class FlatModule:
             seed: of all that the module draws.
         """
         self._move(x)
-        with drawing(seed):
-            return self.norm_stats.measured(lambda b=batch: forward(self.module, b) for batch in batches)  # type: ignore[misc]  # a default
+        moved = self.place.moved(batches)
+        with drawing(seed, self.place.generators()), self.place.autocast():
+            return self.norm_stats.measured(lambda b=batch: forward(self.module, b) for batch in moved)  # type: ignore[misc]  # a default
 
 
 @contextmanager
-def drawing(seed: int) -> Iterator[Callable[[], bool]]:
-    """Within: torch's generators, of the CPU and of GPUs in use, begin at a seed; afterwards they are as before.
+def drawing(seed: int, others: Sequence[torch.Generator] = ()) -> Iterator[Callable[[], bool]]:
+    """Within: torch's generators, of the CPU and of CUDA in use, begin at a seed; afterwards they are as before.
+
+    Args:
+        seed: where they begin.
+        others: further generators, of other devices.
 
     Yields:
         Returns whether anything has been drawn.
     """
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch does not type it
-    generators = [torch.default_generator, *(torch.cuda.default_generators if in_use else ())]
+    generators = [torch.default_generator, *(torch.cuda.default_generators if in_use else ()), *others]
     before = [generator.get_state() for generator in generators]
     try:
         for generator in generators:  # torch.manual_seed would also note it down for GPUs that nobody uses

@@ -116,7 +116,7 @@ def share_right(right: object, target: Tensor) -> float:
     Raises:
         TaskError: it gave something else than one number from 0 to 1, or a boolean, for each sample or target.
     """
-    right = right if isinstance(right, Tensor) else torch.as_tensor(right)
+    right = right.cpu() if isinstance(right, Tensor) else torch.as_tensor(right)
     samples = len(target)
     if right.shape not in ((samples,), (samples, 1), target.shape) or right.is_complex():
         form = f"({samples},), a boolean for each"

@@ -146,7 +146,8 @@ class OwnDataProblem(OnModule):
         if inputs is None or task.batch_loss is not None:
             raise TaskError("label flipping needs the task's own method flip(targets) where its loss takes the module")
         with self.model.evaluating(self.model.initial, None) as module:
-            flipped: Tensor = module(inputs).shape[1] - 1 - targets
+            (sent,) = self.model.place.moved([inputs])
+            flipped: Tensor = module(sent).shape[1] - 1 - targets
         return flipped
 
     @property

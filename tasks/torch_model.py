@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foundation.text import first_line
 from strategies.method import Evaluation, Vector
 from strategies.randomness import Role, stream
+from tasks import compute
 from tasks.backdoor import Trigger, flaw_of_images
 from tasks.contract import Setting, TaskError
 from tasks.flat_module import FlatModule
@@ -24,7 +26,7 @@ from tasks.measures import highest_score, is_one_hot, share_right
 from tasks.modules import completed, tied, untrained
 from tasks.partition import Indices, Partitioned, draw, share_out
 from tasks.pipeline import Fetched
-from tasks.samples import TARGETS, Samples, arrays_of, as_array, count, taken, targets_of, with_targets
+from tasks.samples import TARGETS, Samples, arrays_of, as_array, count, mapped, taken, targets_of, with_targets
 from tasks.threads import one_thread
 
 BLOCK = 250
@@ -145,7 +147,11 @@ class TorchTask:
             raise TaskError(
                 f"correct(output, target) needs pairs (inputs, targets), not {kind}; write correct(module, batch)"
             )
-        return None if self.correct is None else self.correct(widened(module(batch[0])), batch[1])
+        if self.correct is None:
+            return None
+        output = widened(module(batch[0]))
+        # On the CPU, where measures may use float64, and tensors of their own.
+        return self.correct(output.cpu() if isinstance(output, Tensor) else output, mapped(batch[1], Tensor.cpu))
 
     def flipped(self, samples: Samples) -> Samples:
         """Return the samples with flipped targets.
@@ -181,12 +187,13 @@ def built(model: Callable[[], nn.Module], inputs: Tensor | None, dtype: str, see
 
     Raises:
         TaskError: it has no parameters that can be trained, or it needs a sample to be built.
+        ConfigError: it cannot compute where this process computes.
     """
     torch.set_num_threads(1)
     one_thread()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(stream(seed, Role.INITIAL).integers(2**63)))
-        return FlatModule(completed(model(), inputs, dtype), dtype)
+        return FlatModule(completed(model(), inputs, dtype), dtype, compute.current())
 
 
 def labels_of(targets: Tensor) -> np.ndarray[tuple[int], np.dtype[Any]]:
@@ -228,6 +235,11 @@ class OnModule(ABC):
     def dtype(self) -> np.dtype[Any]:
         """float32 or float64."""
         return self.model.initial.dtype
+
+    @property
+    def computes_on(self) -> str:
+        """The device that it computes on, and the precision, for logs."""
+        return str(self.model.place)
 
     def layout(self) -> str:
         """Return the names and shapes of what x holds, in its order."""
@@ -317,11 +329,12 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
         return self.batch or BLOCK
 
     def check_batches(self) -> None:
-        """Refuse batches of one row where the model cannot be trained on them.
+        """Refuse a device that model and loss cannot use, and batches of one row where the model needs more.
 
         Raises:
             TaskError: one line.
         """
+        self._check_device()
         if not self.model.norm_stats.by_batch or min(self.chunk, *map(len, self.parts)) > 1:
             return
         row = self.task.batches(self.task.train, [self.parts[0][:1]])
@@ -333,6 +346,18 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
             of = "strategy.batch = 1" if self.batch == 1 else "a worker with one sample"
             fix = "use a larger batch, or GroupNorm or LayerNorm"
             raise TaskError(f"{of}: batch norm needs more than one value of each channel in a batch; {fix}") from None
+
+    def _check_device(self) -> None:
+        """Try a gradient on a device that is not the CPU, where tensors of the user's may have stayed on the CPU."""
+        place, rows = self.model.place, self.parts[0][:2]
+        if place.on_cpu or len(rows) < 2:
+            return
+        try:
+            batches = self.task.batches(self.task.train, [rows])
+            self.model.gradient(self.model.initial, batches, self.task.objective, 2)
+        except RuntimeError as error:
+            fix = "make tensors in forward() and loss() on the device of what they are given, or compute on the cpu"
+            raise TaskError(f"a gradient on {place} fails ({first_line(error)}); {fix}") from None
 
     def training_data(self) -> list[np.ndarray[Any, np.dtype[Any]]]:
         """Return inputs and targets of all workers."""
@@ -367,7 +392,8 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
     def _classes(self) -> int:
         """K, the number of outputs of the model."""
         with self.model.evaluating(self.model.initial, self.norm_stats(self.model.initial)) as module:
-            outputs = module(self.task.first_of(self.task.train))
+            (first,) = self.model.place.moved([self.task.first_of(self.task.train)])
+            outputs = module(first)
         return int(outputs.shape[1]) if outputs.ndim > 1 else int(self.task.train[1].max()) + 1
 
     def poisoned(self, worker: int, trigger: Trigger) -> "TorchOracle":
@@ -388,7 +414,7 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
         total, objective = 0.0, self.task.objective
         with self.model.evaluating(x, self.norm_stats(x)) as module:
             for part in parts:
-                blocks = self.blocks(self.task.train, part)
+                blocks = self.model.place.moved(self.blocks(self.task.train, part))
                 losses = sum(float(objective(module, batch)) * count(batch) for batch in blocks)
                 total += losses / (len(part) * len(parts))
         with np.errstate(over="ignore", invalid="ignore"):  # an attack may have destroyed the model
@@ -399,7 +425,7 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
         """Return the share of some samples that are predicted rightly; None where the task has no such measure."""
         hits = 0.0
         with self.model.evaluating(x, self.norm_stats(x)) as module:
-            for batch in self.blocks(data, rows):
+            for batch in self.model.place.moved(self.blocks(data, rows)):
                 if (right := self.task.right(module, batch)) is None:
                     return None
                 targets = targets_of(batch)
@@ -583,7 +609,6 @@ class TorchOracle:
         """
         task = self._problem.task
         batches = self._batches(chunks, seed) if fetched is None else fetched
-        gradient, drawn = self._problem.model.gradient(x, batches, task.objective, sum(map(len, chunks)), seed)
-        if task.l2 > 0:
-            gradient += task.l2 * x
+        samples = sum(map(len, chunks))
+        gradient, drawn = self._problem.model.gradient(x, batches, task.objective, samples, seed, task.l2)
         return gradient, drawn or task.augment is not None or isinstance(self._data, Fetched)

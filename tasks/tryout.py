@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from strategies.method import Oracle, Vector, begin, full_gradients
+from tasks.compute import CPU, computing
 from tasks.contract import Problem, Setting, TaskSpec
 from tasks.own_problem import OwnProblem
 from tasks.trial import SEEDED, Demands, Trial, generators_restored, spread
@@ -37,7 +38,7 @@ def needs_trial(spec: object) -> bool:
 
 
 def try_out(spec: TaskSpec, setting: Setting, demands: Demands, problem: Problem) -> None:
-    """Load the task once more and try it.
+    """Load the task once more and try it, on the CPU in the type of its parameters: the only place of exact bits.
 
     Args:
         spec: of the task.
@@ -49,7 +50,7 @@ def try_out(spec: TaskSpec, setting: Setting, demands: Demands, problem: Problem
         TaskError: the task cannot be used; one line that says why, and what to change.
     """
     trial = Trial(spec, setting)
-    with generators_restored():
+    with generators_restored(), computing(CPU):
         again = trial.load()
         on_torch = False
         if "torch" in sys.modules:

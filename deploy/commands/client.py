@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from deploy.commands.options import (
     Subparsers,
+    add_compute,
     add_data,
     add_logs,
     add_path,
@@ -21,6 +22,7 @@ from deploy.commands.options import (
     at_least_one,
     data_dir,
     log_options,
+    settle_compute,
 )
 from foundation.errors import ConfigError
 
@@ -41,6 +43,7 @@ def add(commands: Subparsers) -> None:
     add_value(parser, "--worker", meaning, "I", type=int)
     add_path(parser, "--config", "refuse to take part if the server's config differs from FILE", metavar="FILE")
     add_data(parser)
+    add_compute(parser)
     own = parser.add_argument_group(
         'own data ([task] partition = "own"); what is set here wins over the server\'s config'
     )
@@ -75,6 +78,7 @@ def _client(options: argparse.Namespace) -> int:
     from client.process import run_client
     from deploy import logs
 
+    settle_compute(options)
     if options.dry_run:
         return _dry_run(options)
     if options.connect is None:

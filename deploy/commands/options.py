@@ -1,6 +1,7 @@
 """Options that several commands share, and the values derived from them: config, data folder, run folder."""
 
 import argparse
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from deploy.folders import data_folder, new_folder
 from foundation.errors import ConfigError
 from link.address import Address, parse_host
+from tasks import compute
+from tasks.compute import parse_device, parse_memory, parse_precision
 
 if TYPE_CHECKING:
     from deploy.logs import LogOptions
@@ -50,6 +53,31 @@ def add_path(parser: argparse._ActionsContainer, name: str, meaning: str, metava
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Add ``--data``."""
     add_path(parser, "--data", "folder of the data sets (default: environment variable BREAKWATER_DATA)")
+
+
+def add_compute(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``, ``--precision`` and ``--device-memory``."""
+    group = parser.add_argument_group("device of torch models; each party's own affair, and no part of the config")
+    meaning = "auto, cpu, cuda, cuda:N or mps (default: environment variable BREAKWATER_DEVICE, else cpu)"
+    add_value(group, "--device", meaning, "DEVICE", type=partial(_parsed, parse_device))
+    meaning = "float32, or bf16 for forward passes in bfloat16 by autocast (default: BREAKWATER_PRECISION, or float32)"
+    add_value(group, "--precision", meaning, "TYPE", type=partial(_parsed, parse_precision))
+    meaning = (
+        "share of a CUDA device's memory for each process, such as 0.2 (default: BREAKWATER_DEVICE_MEMORY, or all)"
+    )
+    add_value(group, "--device-memory", meaning, "SHARE", type=partial(_parsed, parse_memory))
+
+
+def settle_compute(options: argparse.Namespace) -> None:
+    """Keep the options of ``add_compute`` for this process and those that it starts.
+
+    Raises:
+        ConfigError: this machine does not have the device, or a variable of the environment cannot be used; one line.
+    """
+    for field, name in compute.KEYS.items():
+        if (value := getattr(options, name.replace("-", "_"))) is not None:
+            os.environ[compute.VARIABLES[field]] = str(value)
+    compute.current().check()
 
 
 def add_patience(parser: argparse.ArgumentParser, default: str) -> None:
@@ -141,6 +169,13 @@ def _argument(parse: Callable[[str], T], text: str) -> T:
     try:
         return parse(text)
     except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _parsed(parse: Callable[[object], T], text: str) -> T:
+    try:
+        return parse(text)
+    except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 

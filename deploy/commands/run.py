@@ -5,6 +5,7 @@ import argparse
 from deploy.commands.options import (
     NEW_FOLDER,
     Subparsers,
+    add_compute,
     add_config,
     add_data,
     add_logs,
@@ -15,6 +16,7 @@ from deploy.commands.options import (
     log_options,
     monitoring,
     out_dir,
+    settle_compute,
 )
 
 
@@ -23,6 +25,7 @@ def add(commands: Subparsers) -> None:
     parser = commands.add_parser("run", help="run a federation on this machine, with one process per participant")
     add_config(parser)
     add_data(parser)
+    add_compute(parser)
     meaning = 'with [task] partition = "own": the sub-folders of --data whose clients attack (default: the last f)'
     add_value(parser, "--attackers", meaning, "NAME,NAME")
     add_path(parser, "--server-data", "with the same: the folder of the server's own test data")
@@ -36,6 +39,7 @@ def _run(options: argparse.Namespace) -> int:
     from deploy.local import LocalOptions, run_local
     from experiment.config import load
 
+    settle_compute(options)
     return run_local(
         LocalOptions(
             config=load(options.config, options.set),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from deploy.commands.options import (
     NEW_FOLDER,
     Subparsers,
+    add_compute,
     add_config,
     add_data,
     add_logs,
@@ -19,6 +20,7 @@ from deploy.commands.options import (
     log_options,
     monitoring,
     out_dir,
+    settle_compute,
 )
 from foundation.errors import RunEndedError
 from foundation.signals import raising
@@ -32,6 +34,7 @@ def add(commands: Subparsers) -> None:
     parser = commands.add_parser("server", help="run the server of a federation")
     add_config(parser, optional=True)
     add_data(parser)
+    add_compute(parser)
     meaning = "address to listen on for clients, such as 0.0.0.0:9090"
     add_value(parser, "--listen", meaning, "HOST:PORT", type=address_to_listen_on)
     meaning = "resume the run in this folder; with CONFIG.toml and --listen, start it there if it does not exist yet"
@@ -50,6 +53,7 @@ def _server(options: argparse.Namespace) -> int:
     from server.process import Terminated, serve
     from server.run_folder import MANIFEST
 
+    settle_compute(options)
     settings = _server_options(options)
     more = f"; `breakwater server --resume {settings.out}` continues it"
     needed = files.for_server(settings.config.federation.clients, page=settings.monitoring.web is not None)
