@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.breakwater-setup
 
-# One more than cores: tests of real processes wait a good deal.
-ON_ALL_CORES := --numprocesses $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() + 1))') --dist loadfile --no-loadscope-reorder
+# Two more than cores: tests of real processes wait a good deal, and with one more a third of the time was idle.
+ON_ALL_CORES := --numprocesses $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() + 2))') --dist loadfile --no-loadscope-reorder
 
 # Many containers set it. Each of the hundreds of processes that tests start would compile anew all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
@@ -29,13 +29,15 @@ help:
 setup: $(STAMP)
 
 # uv sets up in seconds what takes pip minutes; without it, and if it cannot be had, pip does. Compiled once here, packages
-# are imported in half the time by each of many processes, also where Python may not write beside them.
+# are imported in half the time by each of many processes, also where Python may not write beside them; but of the thousands
+# of modules of `lora` one example imports a few.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make $(MAKECMDGOALS) PYTHON=python3.12"; rm -rf $(VENV); exit 1; }
 	if $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; then \
-	  $(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[torch,monitor,table,lora,docs,dev]'; \
+	  $(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[torch,monitor,table,docs,dev]' && \
+	  $(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[lora]'; \
 	else \
 	  $(BIN)/python -m pip install --constraint constraints.txt --editable '.[torch,monitor,table,lora,docs,dev]'; \
 	fi

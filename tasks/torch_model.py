@@ -382,7 +382,8 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
     def flaw_of_trigger(self, trigger: Trigger) -> str:
         """Return why a trigger does not fit the images and classes of this task; "" if it does."""
         targets, first = targets_of(self.task.train), self.task.first_of(self.task.train)
-        if targets is None or first is None or self.task.batch_loss is not None:
+        in_memory = not any(isinstance(data, Fetched) for data in (self.task.train, self.task.test))
+        if targets is None or first is None or self.task.batch_loss is not None or not in_memory:
             return "needs images and their labels as two tensors, and a loss(output, target)"
         if targets.is_floating_point() or targets.ndim != 1:
             return "needs class labels 0, 1, ..., one for each image"
