@@ -89,7 +89,7 @@ def _apart(value: Any, arrays: Arrays) -> Any:
     if isinstance(value, Losses):
         return {"losses": [float(each) for each in value]}
     if isinstance(value, Evaluation):
-        known = (value.loss, value.accuracy, value.gap)
+        known = (getattr(value, each.name) for each in fields(value))
         return {"evaluation": [None if each is None else float(each) for each in known]}
     if isinstance(value, frozenset):
         return {"set": sorted(value)}

@@ -34,6 +34,7 @@ class FLTrust(Rule):
 
     needs_root: ClassVar[bool] = True
     takes_weights: ClassVar[bool] = True
+    uses_f: ClassVar[bool] = False
     kind: Literal["fltrust"] = "fltrust"
 
     def limit(self, n: int) -> int:

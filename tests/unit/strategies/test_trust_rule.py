@@ -58,6 +58,12 @@ def plainly(rows: Rows, root: Vector) -> Vector:
     return total / weight if weight else total
 
 
+def test_f_changes_nothing_and_the_rule_says_so() -> None:
+    rows, root = np.random.default_rng(0).standard_normal((7, 5)), np.ones(5)
+    assert all(np.array_equal(RULE(rows, f, center=root), RULE(rows, 0, center=root)) for f in range(1, 4))
+    assert not RULE.depends_on_f
+
+
 def test_the_rows_of_the_definition() -> None:
     rows = np.array([(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (-1.0, -1.0), (5.0, 5.0)])
     assert RULE(rows, 1, center=np.ones(2)) == pytest.approx([0.878680, 0.878680], abs=1e-6)

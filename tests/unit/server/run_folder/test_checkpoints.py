@@ -19,8 +19,9 @@ from foundation.errors import ConfigError
 from link import codec
 from link.worker_state import Page, StateDict
 from server.run_folder.checkpoints import Checkpoint, Checkpoints, digest_of, of_standing
-from server.run_folder.state_dict import StateError, put_together, take_apart
-from strategies.method import CheckpointEpoch
+from server.run_folder.state_dict import StateError, course_of, put_together, take_apart
+from strategies.method import CheckpointEpoch, Evaluation
+from strategies.safeguard import Course
 from strategies.strategy import RobustStrategy, Standing
 from tests.local_grid import LocalGrid, federation
 from tests.unit.client.test_visiting_workers import ATTACKS, METHODS, TEXT, opened, small_config
@@ -344,3 +345,9 @@ def test_the_mark_travels_with_the_ask() -> None:
     assert codec.read_ask(codec.write_ask(ask)).epoch is None
     assert codec.read_ask(codec.write_ask(replace(ask, epoch=CheckpointEpoch(3, 50)))).epoch == CheckpointEpoch(3, 50)
     assert parse(TEXT).checkpoint.keep == 3
+
+
+def test_a_course_keeps_every_measure_of_its_models() -> None:
+    measured = Evaluation(0.5, 0.75, gap=0.125, trigger=0.25)
+    course = course_of(*take_apart(Course(best=measured, good_measures=replace(measured, gap=None))))
+    assert (course.best, course.good_measures) == (measured, replace(measured, gap=None))
