@@ -275,6 +275,7 @@ class RobustFedAvg(AppStrategy):
         self._train_claims: dict[int, RecordDict] = {}
         self._train_metrics: MetricRecord | None = None
         self._reports: list[ArrayRecord] = []  # running statistics of this round
+        self._few_reports = False  # the log has said that they are too few for a median
         self._asked: list[tuple[Message, int]] = []  # to evaluate: instruction and worker
         self._evaluated = self._cannot_evaluate = False
         self._explained: set[tuple[int, str]] = set()  # whose metrics the log has called unusable, and why
@@ -318,8 +319,10 @@ class RobustFedAvg(AppStrategy):
         lies = min(self.byzantine, expected_byzantine(len(outcome.opened.cohort), self.clients, self.byzantine))
         if len(reports) > 2 * lies:
             return list(reports.values())
-        few = f"{len(reports)} replies have running statistics, of which {lies} may be lies"
-        self._explain("running statistics", round_, {-1: f"too few: {few}; they stay as they are"})
+        if not self._few_reports:
+            few = f"{len(reports)} replies have running statistics, of which {lies} may be lies"
+            log.warning("round %d: running statistics: too few: %s; they stay as they are", round_, few)
+        self._few_reports = True
         return []
 
     def _commit(self, outcome: Outcome) -> RoundRecord:
@@ -433,9 +436,6 @@ class RobustFedAvg(AppStrategy):
             known = worker, f"{what}: {reason.partition(':')[0]}"
             if known not in self._explained:
                 self._explained.add(known)
-                if worker < 0:
-                    log.warning("round %d: %s: %s", round_, what, reason)
-                    continue
                 log.warning("round %d: metrics of %s rejected (%s): %s", round_, self.roster.name(worker), what, reason)
 
     def _aggregated(self, what: str, usable: Mapping[int, RecordDict], function: Aggregate) -> MetricRecord | None:

@@ -456,10 +456,10 @@ class Coalition:
         if not len(rows) or not np.isfinite(opened.x).all():
             return np.zeros_like(self._x0)
         rng, ask = stream(self._seed, Role.AGGREGATE, round_=opened.ask.round), opened.ask
-        if getattr(
-            self._method.aggregator, "needs_root", False
-        ):  # which only the server knows: the mean of the honest rows is like it
-            ask = replace(ask, root=mean_of_rows(rows if opened.rows is None or not len(opened.rows) else opened.rows))
+        if getattr(self._method.aggregator, "needs_root", False):
+            # Only the server knows its own row: the mean of the honest ones is like it.
+            honest = rows if opened.rows is None or not len(opened.rows) else opened.rows
+            ask = replace(ask, root=mean_of_rows(honest))
         vector = self._method.combine(ask, rows, rng, past).vector
         return np.zeros_like(self._x0) if vector is None else vector
 

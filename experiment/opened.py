@@ -28,6 +28,7 @@ from tasks.tryout import try_out as try_task
 log = logging.getLogger("breakwater.experiment")
 
 SERVER_FOLDER = "--data (of `breakwater run`: --server-data)"
+"""The option that names the folder of the server's own data, for messages."""
 CONFIG = "config"
 """Key of the config, as TOML, among the settings of a Welcome; beside it ``link.invitation.TASK``."""
 
@@ -183,7 +184,7 @@ def resolved(config: configs.Config, problem: Problem, setting: Setting) -> Expe
         trigger_of(found, config.attack)
         return found
     if setting.party == "server" and config.server_evaluates and not getattr(problem, "has_test_data", True):
-        folder = "name their folder with --data (of `breakwater run`: --server-data)"
+        folder = f"name their folder with {SERVER_FOLDER}"
         where = f"the server has no test data; {folder}, or let the clients measure the model"
         raise ConfigError(f'[evaluation] by = "{config.evaluated_by}": {where}')
     return _before_joining(config, problem, setting)

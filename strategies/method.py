@@ -429,6 +429,7 @@ class Method(ABC):
     @property
     def peak(self) -> float:
         """The largest step size of the run, which bounds of stability are compared with."""
+        # Once resolved, a schedule starts at a number.
         return float(self.gamma.start) if isinstance(self.gamma, Schedule) else self.gamma  # type: ignore[arg-type]
 
     def gamma_at(self, round_: int) -> float:

@@ -308,8 +308,9 @@ class RobustStrategy(Strategy):
         cohort = sample(
             self.clients, ask.sample, nodes, stream(self.seed, Role.COHORT, round_=state.round), self.stratum
         )
-        ask = replace(ask, cohort=tuple(cohort), since=self.since)
-        ask = replace(ask, step_scale=self.step_scale, alpha_scale=self.alpha_scale)
+        ask = replace(
+            ask, cohort=tuple(cohort), since=self.since, step_scale=self.step_scale, alpha_scale=self.alpha_scale
+        )
         self.wait_s = self._seconds(ask.kind)
         self._open = self._opened(ask, cohort, nodes)
         return self._open.messages
@@ -384,10 +385,12 @@ class RobustStrategy(Strategy):
             rejected += [(self.roster.name(worker), void) for worker in rows]
             rows = {}
         with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is seen in its model, see `start`
-            own, mine = (None, STATELESS) if self.root is None else self._own_row(before, ask, self.root)
-            ask_with = ask if own is None else replace(ask, root=own)
-            after = self.method.update(before, ask_with, rows, stream(self.seed, Role.AGGREGATE, round_=ask.round))
-            if own is not None:
+            rng = stream(self.seed, Role.AGGREGATE, round_=ask.round)
+            if self.root is None:
+                after = self.method.update(before, ask, rows, rng)
+            else:
+                row, mine = self._own_row(before, ask, self.root)
+                after = self.method.update(before, replace(ask, root=row), rows, rng)
                 after = replace(after, root=tuple(mine.vectors.items()))
         report = after.report
         complete = not void and len(rows) >= needed and not report.below_quorum
