@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -143,7 +144,8 @@ PARSERS: dict[str, Callable[[object], Any]] = {
     "memory": parse_memory,
 }
 
-_chosen: Compute | None = None
+_chosen: ContextVar[Compute | None] = ContextVar("chosen", default=None)
+"""Of each thread by itself: several runs may be in the threads of one process."""
 
 
 def current() -> Compute:
@@ -152,18 +154,18 @@ def current() -> Compute:
     Raises:
         ConfigError: a variable of the environment cannot be used; one line.
     """
-    if _chosen is not None:
-        return _chosen
+    chosen = _chosen.get()
+    if chosen is not None:
+        return chosen
     given = {field: os.environ[name] for field, name in VARIABLES.items() if os.environ.get(name)}
     return CPU.with_values(given, VARIABLES.__getitem__)
 
 
 @contextmanager
 def computing(on: Compute) -> Iterator[None]:
-    """Within: modules that are built compute there, whatever the environment says. They stay there afterwards."""
-    global _chosen
-    before, _chosen = _chosen, on
+    """Within, in this thread: modules that are built compute there, whatever the environment says, and stay there."""
+    token = _chosen.set(on)
     try:
         yield
     finally:
-        _chosen = before
+        _chosen.reset(token)

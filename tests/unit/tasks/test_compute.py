@@ -1,6 +1,8 @@
 """Where torch modules compute: options, environment and node config, and the path of a device that is not the CPU."""
 
 import argparse
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -90,6 +92,25 @@ def test_a_variable_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("BREAKWATER_DEVICE", "cuda:x")
     with pytest.raises(ConfigError, match="BREAKWATER_DEVICE: 'cuda:x': must be auto, cpu, cuda, cuda:N or mps"):
         compute.current()
+
+
+def test_threads_that_leave_in_another_order_than_they_came_choose_each_for_itself() -> None:
+    entered, left = threading.Event(), threading.Event()
+
+    def first() -> Compute:
+        with computing(Compute("cuda:1")):
+            entered.set()
+            assert left.wait(10)
+            return compute.current()
+
+    with ThreadPoolExecutor(1) as pool:
+        with computing(Compute("cuda:0")):
+            running = pool.submit(first)
+            assert entered.wait(10)
+            assert compute.current() == Compute("cuda:0")
+        left.set()
+        assert running.result() == Compute("cuda:1")
+        assert compute.current() == pool.submit(compute.current).result() == compute.CPU
 
 
 def test_a_node_config_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
