@@ -312,7 +312,7 @@ class Coalition:
             target = view.message(opened.whom)
         else:
             target = attack(view, stream(self._seed, Role.ATTACK, round_=ask.round))
-        if attack.view != "own" and (opened.peers is None or opened.peers):
+        if attack.unites and attack.view != "own" and (opened.peers is None or opened.peers):
             # Members that know the same decide the same.
             opened.target, opened.decided, opened.plan = target, plan is None, plan
         return target

@@ -478,7 +478,7 @@ def test_the_shared_accuracy_is_measured_on_what_honest_workers_keep_back(tmp_pa
 
 # --- the server's own rows ---
 
-GIVEN = {"standardise": {"age": (50.0, 12.0), "bmi": (26.0, 4.0)}}
+GIVEN: dict[str, Any] = {"standardise": {"age": (50.0, 12.0), "bmi": (26.0, 4.0)}}
 
 
 def with_root(folder: Path, root: int = 9, party: str = "server", **changes: Any) -> TableProblem:
