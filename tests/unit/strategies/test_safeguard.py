@@ -146,6 +146,18 @@ def test_clients_are_compared_with_themselves_alone() -> None:
 # --- the strategy -----------------------------------------------------------------------------------------------------
 
 
+class Bowl:
+    """The loss ||x||^2 / 2."""
+
+    dim = 2
+
+    def full_gradient(self, x: Any) -> Any:
+        return x.copy()
+
+    def minibatch_gradients(self, points: Any, batch: int, rng: Any) -> Any:
+        return [x.copy() for x in points]
+
+
 def run(
     method: Any, losses: Mapping[int, float], supervisor: Supervisor, rounds: int = 6, *, from_: Standing | None = None
 ) -> tuple[RobustStrategy, list[RoundRecord], list[Ask]]:
@@ -154,17 +166,11 @@ def run(
     kept = [STATELESS] * N
     records: list[RoundRecord] = []
 
-    class Oracle:
-        dim = 2
-
-        def full_gradient(self, x: Any) -> Any:
-            return x.copy()
-
     def answer(worker: int, message: Message) -> Iterator[Message]:
         ask = codec.read_ask(message.content)
         asks.append(ask)
         rng = stream(0, Role.WORKER, worker, ask.round)
-        kept[worker], packet = method.reply(worker, kept_since(kept[worker], ask), ask, Oracle(), rng)
+        kept[worker], packet = method.reply(worker, kept_since(kept[worker], ask), ask, Bowl(), rng)
         yield Message(codec.write_packet(packet, ask), reply_to=message)
 
     def evaluate(x: Any) -> Evaluation:
@@ -173,7 +179,7 @@ def run(
     grid = LocalGrid(N, answer)
     strategy = RobustStrategy(
         method, codec=codec, roster=grid, clients=N, every=1, evaluate=evaluate, supervisor=supervisor,
-        on_round=records.append,
+        on_round=records.append, root=Bowl() if method.aggregator.needs_root else None,
     )  # fmt: skip
     start = method.start(X0)
     strategy.standing = from_ or Standing(start, supervisor.begin(method, start, 0, evaluate_first(X0), None))
