@@ -226,7 +226,9 @@ def test_what_is_refused(overrides: list[str], line: str) -> None:
 
 def test_tasks_without_images_are_refused(data_dir: Path) -> None:
     text = parse(TEXT, ["task.kind=logistic", "strategy.batch=8"]).to_toml()
-    with pytest.raises(ConfigError, match=r'\[attack\] kind = "replace": needs a task on images: digits, mnist'):
+    with pytest.raises(
+        ConfigError, match=r'\[attack\] kind = "replace": needs a task on images: digits, mnist, cifar10'
+    ):
         open_experiment(text, data_dir, None)
 
 
