@@ -279,7 +279,7 @@ def test_local_statistics_are_those_of_a_workers_own_rows_and_the_server_has_non
 
     inputs, targets = data()
     inputs[:, 0] += 3 * targets  # rows of one label have their own mean
-    task = problem(normed, train=(inputs, targets), partition="label", local_stats=True)
+    task = problem(normed, train=(inputs, targets), partition="label", norm_source="local")
     x = task.initial()
     claims = [task.measure(worker, x) for worker in range(3)]
     assert claims[0].loss != claims[1].loss
@@ -289,7 +289,7 @@ def test_local_statistics_are_those_of_a_workers_own_rows_and_the_server_has_non
     alone.set_norm_stats(np.concatenate([np.zeros(20), np.ones(20)]))
     assert alone.measure(0, x).loss != claims[0].loss
     rows = inputs[task.parts[1]].double()
-    stats = task._stats_on(task.parts[1], x, stream(2, Role.NORM_STATS, 1))
+    stats = task.stats_on(task.parts[1], x, stream(2, Role.NORM_STATS, 1))
     np.testing.assert_allclose(stats[:20], rows.mean(dim=0), atol=0.1)
     assert task.norm_buffers(x) == {"0.running_mean": None, "0.running_var": None}
     saved, _ = ModelForm.of(task).arrays(x)
