@@ -304,6 +304,7 @@ class OnModule(ABC):
         """Return the running statistics of the model at x by their names in a state dict.
 
         None for each that this process does not know, as they never leave the clients: a file of the model lacks it.
+        Nothing where they are as ``model()`` made them, since no clients have answered yet.
 
         Args:
             x: shape (d,).
@@ -312,7 +313,7 @@ class OnModule(ABC):
         stats, layers = self.norm_stats(x) if stats is None else stats, self.model.norm_stats
         if stats is not None:
             return layers.by_name(stats)
-        return dict.fromkeys(layers.by_name(np.zeros(layers.size))) if layers.size else {}
+        return dict.fromkeys(layers.by_name(np.zeros(layers.size))) if self.norm_source == "local" else {}
 
     def remarks_on(self, batch: int, sizes: Sequence[int]) -> Iterator[str]:
         """Yield what dropout and batch norm change, one line each; nothing where the model has none.
