@@ -58,16 +58,18 @@ class Limits:
     def declines_batches(self, problem: Any, worker: int) -> str:
         """Say why no statistics of this party's batches may leave it, for batch norm; "" if they may.
 
+        The text leaves the party, so it holds no number of its data.
+
         Args:
             problem: of the party.
             worker: which one it is.
         """
         if not getattr(problem, "answers_statistics", False):
-            return f"{DECLINED}: by its own config the model has no statistics that clients answer"
+            return f"{DECLINED}: statistics of batches, by its own config"
         if not self.statistics:
             return NO_STATISTICS
-        rows, least = problem.batch_rows(worker), self.least(problem.count(worker))
-        return f"{DECLINED}: batches of {rows} samples, and its least is {least}" if rows < least else ""
+        too_few = problem.batch_rows(worker) < self.least(problem.count(worker))
+        return f"{DECLINED}: too few rows for statistics of batches" if too_few else ""
 
     def check(self, config: Config, samples: int) -> None:
         """Refuse an experiment that computes gradients of fewer samples than the owner allows.

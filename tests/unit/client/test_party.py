@@ -127,12 +127,12 @@ class Normed:
     [
         (Normed(8, 40), Limits(), ""),
         (Normed(5, 5), Limits(), ""),  # all that it has, as for gradients
-        (Normed(5, 40), Limits(), "declined: batches of 5 samples, and its least is 8"),
-        (Normed(16, 40), Limits(min_batch=20), "declined: batches of 16 samples, and its least is 20"),
-        (Normed(16, 16), Limits(min_batch=20), "declined: batches of 16 samples, and its least is 20"),
+        (Normed(5, 40), Limits(), "declined: too few rows for statistics of batches"),
+        (Normed(16, 40), Limits(min_batch=20), "declined: too few rows for statistics of batches"),
+        (Normed(16, 16), Limits(min_batch=20), "declined: too few rows for statistics of batches"),
         (Normed(20, 40), Limits(min_batch=20), ""),
         (Normed(16, 40), Limits(statistics=False), "declined: statistics"),
-        (object(), Limits(), "declined: by its own config the model has no statistics that clients answer"),
+        (object(), Limits(), "declined: statistics of batches, by its own config"),
     ],
 )
 def test_statistics_of_batches_are_declined_by_the_owners_limits(problem: Any, limits: Limits, said: str) -> None:
