@@ -1,10 +1,9 @@
 """Running statistics of batch norm that clients answer: screened, combined by their median, averaged over rounds.
 
 A client answers with mean and variance of its own batches, two numbers a channel, at the model that the server is about
-to measure or save. Of m > 2f answers the coordinate-wise median lies within what honest clients answered. It takes the
-place of rounds since the last answers: statistics lose 0.9 of their weight with each round, so that they follow the
-model whether it is measured in every round or in few. Nothing of this reaches the method: training uses the statistics
-of each batch.
+to measure or save. Of m > 2f answers the coordinate-wise median lies within what honest clients answered. Older medians
+keep 0.9 of their weight with each round, so that the average follows the model whether it is measured in every round or
+in few. Nothing of this reaches the method: training uses the statistics of each batch.
 
 Source: averaging with 0.9 is that of batch norm itself (Ioffe, Szegedy, ICML 2015), applied to medians.
 """

@@ -208,8 +208,25 @@ BAD = 4
 """The round whose model measures badly."""
 
 
-def guarded(config: Path, monkeypatch: pytest.MonkeyPatch, *, cut: int = 0, grid: Any = None, name: str = "run") -> Any:
-    """Run until it ends, or is cut off after a round; go on if it was."""
+def guarded(
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    cut: int = 0,
+    within: int = 0,
+    name: str = "run",
+    used: dict[int, Vector] | None = None,
+) -> Path:
+    """Run until it ends; go on if it was cut off.
+
+    Args:
+        config: of shared data.
+        monkeypatch: for a round that measures badly.
+        cut: the round after which it is cut off.
+        within: the round in which it is, once clients have answered.
+        name: of the run folder.
+        used: takes the statistics in use after each round.
+    """
     experiment, clients = opened(config, GUARDED)
     problem: Any = experiment.problem
     out = config.parent / name
@@ -219,9 +236,11 @@ def guarded(config: Path, monkeypatch: pytest.MonkeyPatch, *, cut: int = 0, grid
         point = resumed(out, experiment)
 
     def measured(x: Vector) -> Evaluation:
-        bad = len((out / "metrics.jsonl").read_bytes().splitlines()) + 1 == BAD
+        round_ = len((out / "metrics.jsonl").read_bytes().splitlines()) + 1
+        if round_ == within:
+            raise KeyboardInterrupt
         found: Evaluation = evaluate(x)
-        return replace(found, loss=1e9, accuracy=0.0) if bad else found
+        return replace(found, loss=1e9, accuracy=0.0) if round_ == BAD else found
 
     monkeypatch.setattr(problem, "evaluate", measured)
     with RunFolder(out, None if point is None else point[0]) as folder:
@@ -229,12 +248,14 @@ def guarded(config: Path, monkeypatch: pytest.MonkeyPatch, *, cut: int = 0, grid
 
         def adding(record: Any) -> None:
             add(record)
+            if used is not None:
+                used[record.round] = problem.norm_stats(problem.initial())
             if record.round == cut:
                 raise KeyboardInterrupt
 
         folder.add = adding  # type: ignore[method-assign]  # to cut it off
         shown = Monitoring(quiet=True, pictures=False)
-        run(experiment, folder, grid or clients, shown, point=point, incarnation=1 if point is None else 2)
+        run(experiment, folder, clients, shown, point=point, incarnation=1 if point is None else 2)
     return out
 
 
@@ -259,6 +280,23 @@ def test_a_run_that_is_cut_off_goes_on_with_the_same_statistics(
         guarded(config, monkeypatch, cut=cut, name=f"cut{cut}")
     monkeypatch.undo()
     assert left(guarded(config, monkeypatch, name=f"cut{cut}")) == expected
+
+
+def test_a_run_that_is_cut_off_while_it_measures_leaves_the_statistics_of_its_model(
+    monkeypatch: pytest.MonkeyPatch, whole: tuple[Path, tuple[Any, ...]]
+) -> None:
+    config, expected = whole
+    used: dict[int, Vector] = {}
+    with pytest.raises(KeyboardInterrupt):
+        guarded(config, monkeypatch, within=3, name="within", used=used)
+    np.testing.assert_allclose(stats_in(config.parent / "within" / MODEL), used[2], rtol=1e-12)
+    monkeypatch.undo()
+    assert left(guarded(config, monkeypatch, name="within", used=used)) == expected
+    back = {number: note for number, (_, note) in enumerate(expected[2], 1) if note}
+    assert list(back) == [BAD]
+    good = int(back[BAD].rpartition("back to the model of round ")[2])
+    assert np.array_equal(used[BAD], used[good])  # those of the model that it went back to
+    assert not np.array_equal(used[BAD + 1], used[BAD])
 
 
 def test_the_best_model_keeps_the_statistics_that_it_was_measured_with(whole: tuple[Path, tuple[Any, ...]]) -> None:
