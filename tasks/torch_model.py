@@ -41,7 +41,7 @@ STATISTICS_BATCHES = 8
 _REMARKS: Mapping[NormSource | None, str] = {
     "local": 'norm_stats = "local": running statistics stay at the clients; model.safetensors of the server lacks them',
     "aggregate": 'norm_stats = "aggregate": each client sends mean and variance of its batches, 2 numbers a channel,'
-    " before a model is measured or saved; more than 2 byzantine of them must answer",
+    " before a model is measured or saved; at least 2 byzantine + 1 must answer",
 }
 """By where running statistics come from."""
 
