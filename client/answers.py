@@ -17,7 +17,8 @@ from attacks.faults import Faulty
 from client.worker import Worker
 from foundation.errors import Broken, ConfigError, Silent
 from foundation.faults import Fault
-from link import claims, codec, flwr_compat, worker_state
+from link import batch_statistics, claims, codec, flwr_compat, worker_state
+from strategies.batch_statistics import ACTION
 from strategies.claims import NO_EVALUATION
 from strategies.method import ATTACK_FAILED, STALE, Ask, Packet, StateLostError
 
@@ -48,6 +49,10 @@ def client_app(worker: Worker, *, evaluates: bool = True, read: ReadAsk = codec.
     def evaluate(message: Message, context: Context) -> Message:
         return measure(message, lambda: worker, evaluates=evaluates)
 
+    @app.query(ACTION)
+    def statistics(message: Message, context: Context) -> Message:
+        return answer_statistics(message, lambda: worker)
+
     return app
 
 
@@ -73,8 +78,18 @@ def measure(message: Message, worker: Callable[[], Worker], *, evaluates: bool =
     if not evaluates:
         return error_reply(message, NO_EVALUATION)
     try:
-        x = claims.read_evaluation(message.content)
-        return Message(claims.write_claim(worker().measure(x)), reply_to=message)
+        x, stats = claims.read_evaluation(message.content), claims.read_norm_stats(message.content)
+        return Message(claims.write_claim(worker().measure(x, stats)), reply_to=message)
+    except ConfigError as error:
+        return refusal(error, message)
+
+
+def answer_statistics(message: Message, worker: Callable[[], Worker]) -> Message:
+    """Answer a question for batch statistics; ``worker`` as for ``measure``."""
+    try:
+        round_, x = batch_statistics.read_question(message.content)
+        found = worker().batch_statistics(x, round_)
+        return Message(batch_statistics.write_answer(found), reply_to=message)
     except ConfigError as error:
         return refusal(error, message)
 

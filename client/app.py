@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client import invited
-from client.answers import measure, refusal, visit
+from client.answers import answer_statistics, measure, refusal, visit
 from client.coalition import Coalition, CoalitionMember
 from client.node_config import NodeConfig
 from client.party import PartyApp, withheld
@@ -25,6 +25,7 @@ from foundation.errors import BreakwaterError, ConfigError
 from foundation.origin import release
 from link.invitation import JOIN, MODEL, STATISTICS, TASK, WHO
 from link.replies import App
+from strategies.batch_statistics import ACTION, QUESTION
 from tasks.compute import CPU, Compute, computing
 
 log = logging.getLogger("breakwater.client")
@@ -157,6 +158,8 @@ def _visited(worker: Worker) -> App:
     def answer(message: Message, context: Context) -> Message:
         if message.metadata.message_type == "evaluate":
             return measure(message, lambda: worker)
+        if message.metadata.message_type == QUESTION:
+            return answer_statistics(message, lambda: worker)
         return visit(message, context.state, lambda: worker)
 
     return answer
@@ -230,6 +233,12 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Measure a model on this node's data."""
     return _of_party(message, context) or measure(message, lambda: _worker(context))
+
+
+@app.query(ACTION)
+def batch_statistics(message: Message, context: Context) -> Message:
+    """Return statistics of batches of this node's data, for batch norm."""
+    return _of_party(message, context) or answer_statistics(message, lambda: _worker(context))
 
 
 @app.query(WHO)

@@ -31,7 +31,7 @@ from attacks.view import View
 from client.honest_replies import HonestReplies
 from client.rollback import Rollback
 from client.simulated import SimulatedWorkers
-from client.worker import measured
+from client.worker import measured, statistics_of
 from experiment.opened import Experiment, trigger_of
 from foundation.errors import ConfigError
 from link.worker_state import Page, StateDict, under
@@ -498,9 +498,13 @@ class CoalitionMember:
         """Return what the brain decides."""
         return self._coalition.answer(self.index, ask)
 
-    def measure(self, x: Vector) -> Claim:
+    def measure(self, x: Vector, stats: Vector | None = None) -> Claim:
         """Measure a model as an honest worker does."""
-        return measured(self._coalition.experiment, self.index, x)
+        return measured(self._coalition.experiment, self.index, x, stats)
+
+    def batch_statistics(self, x: Vector, round_: int) -> Vector:
+        """Return the statistics of batches as an honest worker does."""
+        return statistics_of(self._coalition.experiment, self.index, x, round_)
 
     def remember(self) -> StateDict:
         """Return what the brain must know when this seat is asked again."""

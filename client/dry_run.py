@@ -98,6 +98,7 @@ def _lines(
         yield "ready", f"{key} = {_short(value)}"
     yield from _packets(experiment)
     yield from _own_claims(experiment, index, limits)
+    yield from _batches(experiment, index, limits)
     yield from _declined(experiment, index, limits)
     if config.own_data:
         yield "model", "an empty answer to the final model"
@@ -137,6 +138,22 @@ def _own_claims(experiment: Experiment, index: int, limits: Limits) -> Iterator[
     else:
         for column, values in found.items():
             yield "statistics", f"{column}: {_short(values)}"
+
+
+def _batches(experiment: Experiment, index: int, limits: Limits) -> Iterator[Line]:
+    """Yield which statistics of its batches the client would send, if its model has any."""
+    problem: Any = experiment.problem
+    if not len(getattr(problem, "variances", ())):
+        return
+    if not problem.answers_statistics:
+        yield "batch norm", f'nothing: [task] norm_stats = "{problem.norm_source}"'
+    elif experiment.config.own_data and (why := limits.declines_batches(problem, index)):
+        yield "batch norm", why
+    else:
+        when = "each time that the server measures or saves a model"
+        when += "" if problem.norm_source else ", unless it has training data of its own"
+        what = f"means and variances, over batches of {problem.batch_rows(index)} of its samples"
+        yield "batch norm", f"{what}: {len(problem.variances)} numbers, {8 * len(problem.variances)} bytes, {when}"
 
 
 def _declined(experiment: Experiment, index: int, limits: Limits) -> Iterator[Line]:

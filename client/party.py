@@ -22,6 +22,7 @@ from foundation.text import kind_and_line
 from link.claims import read_norm_stats
 from link.invitation import MODEL, STATISTICS
 from link.replies import App
+from strategies.batch_statistics import NO_STATISTICS, QUESTION
 from strategies.claims import NO_EVALUATION
 from strategies.method import AGREEMENT, ATTACK_FAILED, DECLINED, FAILED, STALE, UNPREPARED, Vector
 from tasks.contract import Problem
@@ -41,7 +42,7 @@ class Limits:
     Args:
         min_batch: the fewest samples that a gradient may be computed from; None for 8, or all there are if fewer.
         evaluation: whether the client measures models on its data and reports the result.
-        statistics: whether it reports statistics of its columns.
+        statistics: whether it reports statistics of its columns, and of its batches for batch norm.
         max_rounds: how many rounds it answers; None for all.
     """
 
@@ -53,6 +54,22 @@ class Limits:
     def least(self, samples: int) -> int:
         """Return the fewest samples that a gradient may be computed from at a party with so many."""
         return min(LEAST_BATCH, samples) if self.min_batch is None else self.min_batch
+
+    def declines_batches(self, problem: Any, worker: int) -> str:
+        """Say why no statistics of this party's batches may leave it, for batch norm; "" if they may.
+
+        The text leaves the party, so it holds no number of its data.
+
+        Args:
+            problem: of the party.
+            worker: which one it is.
+        """
+        if not getattr(problem, "answers_statistics", False):
+            return f"{DECLINED}: statistics of batches, by its own config"
+        if not self.statistics:
+            return NO_STATISTICS
+        too_few = problem.batch_rows(worker) < self.least(problem.count(worker))
+        return f"{DECLINED}: too few rows for statistics of batches" if too_few else ""
 
     def check(self, config: Config, samples: int) -> None:
         """Refuse an experiment that computes gradients of fewer samples than the owner allows.
@@ -114,15 +131,12 @@ class PartyApp:
         if kind == f"query.{STATISTICS}":
             return self._statistics(message)
         self._agree(message.content, context)
-        if (
-            kind in ("evaluate", f"query.{MODEL}")
-            and (take := getattr(self.problem, "set_norm_stats", None)) is not None
-        ):
-            take(read_norm_stats(message.content))
         if kind == "evaluate" and not self._limits.evaluation:
             return error_reply(message, NO_EVALUATION)
         if kind == "train" and not self._takes_part(message.content, context):
             return error_reply(message, f"{DECLINED}: more than {self._limits.max_rounds} rounds")
+        if kind == QUESTION and (why := self._limits.declines_batches(self.problem, self._index)):
+            return error_reply(message, why)
         if self._inner is None:
             return error_reply(message, f"{UNPREPARED}: this client has not been sent the agreement")
         if kind == f"query.{MODEL}":
@@ -160,6 +174,8 @@ class PartyApp:
 
     def _take_model(self, message: Message) -> Message:
         """Keep the final model, if it is wanted here."""
+        if (take := getattr(self.problem, "set_norm_stats", None)) is not None:
+            take(read_norm_stats(message.content))
         if self._keep is not None:
             self._keep(read_model_of(message.content, self.problem))
         return Message(RecordDict(), reply_to=message)
@@ -167,7 +183,7 @@ class PartyApp:
     def _statistics(self, message: Message) -> Message:
         """Report the statistics of the columns, if there are any and the owner allows it."""
         if not self._limits.statistics:
-            return error_reply(message, f"{DECLINED}: statistics")
+            return error_reply(message, NO_STATISTICS)
         find: Any = getattr(self.problem, "statistics", None)
         found = None if find is None else find(self._index)
         if found is None:

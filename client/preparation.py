@@ -278,6 +278,10 @@ def _context(welcome: Welcome) -> Context:
 def agree_on(own: configs.Config, servers: configs.Config) -> None:
     """Refuse a server whose experiment differs from the client's own file in what a worker computes."""
     mine, theirs = own.worker_terms(), servers.worker_terms()
+    sources = [terms["task"].get("norm_stats") for terms in (mine, theirs)]
+    if None in sources and "local" not in sources:  # left to the server, which knows whether it has training data
+        for terms in (mine, theirs):
+            terms["task"].pop("norm_stats", None)
     for section in mine:
         for key in sorted({*mine[section], *theirs[section]}):
             ours, other = mine[section].get(key), theirs[section].get(key)

@@ -6,12 +6,13 @@ is kept in the state of the node between messages: ``link.worker_state``.
 
 import math
 from functools import partial
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from attacks.faults import Faulty
 from client.honest_replies import HonestReplies
 from client.rollback import Rollback
 from experiment.opened import Experiment
+from foundation.errors import ConfigError
 from link.worker_state import StateDict, state_from_dict, state_to_dict
 from strategies.claims import Claim
 from strategies.method import STATELESS, Ask, Packet, Vector, begin, kept_since
@@ -35,8 +36,16 @@ class Worker(Protocol):
     def answer(self, ask: Ask) -> Packet | Faulty | None:
         """Return the reply to an instruction; None for no reply, Faulty if it is to go wrong on the way."""
 
-    def measure(self, x: Vector) -> Claim:
-        """Return what this worker claims about a model; it changes nothing that the worker keeps."""
+    def measure(self, x: Vector, stats: Vector | None = None) -> Claim:
+        """Return what this worker claims about a model; it changes nothing that the worker keeps.
+
+        Args:
+            x: shape (d,).
+            stats: the running statistics that the server sent with it; None for none.
+        """
+
+    def batch_statistics(self, x: Vector, round_: int) -> Vector:
+        """Return the statistics of batches of this worker's data at a model; it changes nothing that it keeps."""
 
     def remember(self) -> StateDict:
         """Return what the worker must know when it is asked again; nothing where it keeps nothing."""
@@ -45,19 +54,44 @@ class Worker(Protocol):
         """Know exactly what ``remember`` returned; nothing at all where the state dict is empty."""
 
 
-def measured(experiment: Experiment, worker: int, x: Vector) -> Claim:
+def measured(experiment: Experiment, worker: int, x: Vector, stats: Vector | None = None) -> Claim:
     """Return the measures of a model on what a worker has kept back, or else on its training data.
 
     Args:
         experiment: whose problem can measure.
         worker: which one.
         x: the model, shape (d,).
+        stats: its running statistics, from the server; None for those that the task has for it.
+
+    Raises:
+        TaskError: these do not fit the model.
     """
+    if (take := getattr(experiment.problem, "set_norm_stats", None)) is not None:
+        take(stats)
     problem = cast(MeasuredByClients, experiment.problem)  # which has been checked when it was loaded
     found = problem.measure(worker, x)
     accuracy = None if found.accuracy is None or math.isnan(found.accuracy) else float(found.accuracy)
     declared = experiment.config.federation.declare_samples
     return Claim(float(found.loss), accuracy, int(problem.kept_back(worker)) if declared else None)
+
+
+def statistics_of(experiment: Experiment, worker: int, x: Vector, round_: int) -> Vector:
+    """Return batch statistics of a worker's own data.
+
+    Args:
+        experiment: whose model has running statistics.
+        worker: which one.
+        x: the model, shape (d,).
+        round_: r, the model is x^r.
+
+    Raises:
+        ConfigError: it has none that clients answer.
+    """
+    problem: Any = experiment.problem
+    if not getattr(problem, "answers_statistics", False):
+        raise ConfigError("the model has no running statistics that clients answer")
+    found: Vector = problem.batch_statistics(worker, x, round_)
+    return found
 
 
 class HonestWorker:
@@ -102,9 +136,13 @@ class HonestWorker:
             self._state = state
         return packet
 
-    def measure(self, x: Vector) -> Claim:
+    def measure(self, x: Vector, stats: Vector | None = None) -> Claim:
         """Measure a model on this worker's data."""
-        return measured(self._experiment, self.index, x)
+        return measured(self._experiment, self.index, x, stats)
+
+    def batch_statistics(self, x: Vector, round_: int) -> Vector:
+        """Return the statistics of batches of this worker's data."""
+        return statistics_of(self._experiment, self.index, x, round_)
 
     def remember(self) -> StateDict:
         """Return the worker's state; nothing where the method keeps none."""

@@ -12,6 +12,7 @@ in its own round, and a client that breaks off is back at once, without a new ha
 import secrets
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from client.answers import ReadAsk, client_app
 from client.coalition import Coalition, CoalitionMember
@@ -102,7 +103,8 @@ def _grid(
     reports: Mapping[str, str] = {},
     read: ReadAsk = codec.read_ask,
 ) -> InProcessGrid:
-    dim, dtype = experiment.problem.dim, experiment.problem.dtype
-    bound = partial(codec.reply_bound, method=experiment.method, dim=dim, dtype=dtype, read=read)
-    most = codec.max_reply_bytes(dim, dtype)
+    sizes: dict[str, Any] = {"dim": experiment.problem.dim, "dtype": experiment.problem.dtype}
+    sizes["statistics"] = experiment.statistics
+    bound = partial(codec.reply_bound, method=experiment.method, read=read, **sizes)
+    most = codec.max_reply_bytes(**sizes)
     return InProcessGrid(secrets.randbits(62) + 2, apps, max_reply_bytes=most, reply_bound=bound, reports=reports)

@@ -39,6 +39,8 @@ _X, _FROZEN = "x", "frozen."
 
 Tensors = Mapping[str, NDArray[Any]]
 """Arrays by name."""
+NormBuffers = Callable[[Vector, Vector | None], Mapping[str, NDArray[Any] | None]]
+"""(x, its running statistics or None) -> these by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +69,15 @@ class ModelForm:
         tied: further names of trained parameters: name -> one of ``shapes``.
         frozen: what belongs to the model and is not trained, by name.
         describe: of a table task, returns what a model needs to be used; called when a model is written.
-        norm_buffers: returns those of ``frozen`` that depend on x, given x: running statistics of batch norm; None for
-            those that are not known, which the file then lacks.
+        norm_buffers: returns those of ``frozen`` that depend on x, given x and, where these are not those that the task
+            measures with, its running statistics of batch norm; None for those not known, which the file then lacks.
     """
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
     frozen: Tensors = field(default_factory=dict)
     describe: Callable[[], Mapping[str, Any]] | None = None
-    norm_buffers: Callable[[Vector], Mapping[str, NDArray[Any] | None]] = lambda _: {}
+    norm_buffers: NormBuffers = lambda *_: {}
 
     @classmethod
     def of(cls, problem: Problem) -> Self:
@@ -93,16 +95,17 @@ class ModelForm:
         names = [*shapes, *tied, *frozen]
         if len(set(names)) < len(names) or "__metadata__" in names or not shapes.keys() >= set(tied.values()):
             shapes = {}
-        buffers: Callable[[Vector], Mapping[str, NDArray[Any] | None]] = getattr(problem, "norm_buffers", lambda _: {})
+        buffers: NormBuffers = getattr(problem, "norm_buffers", lambda *_: {})
         return cls(shapes, tied if shapes else {}, frozen, getattr(problem, "description", None), buffers)
 
-    def arrays(self, x: Vector) -> tuple[Tensors, dict[str, str] | None]:
+    def arrays(self, x: Vector, stats: Vector | None = None) -> tuple[Tensors, dict[str, str] | None]:
         """Return what the file of this model holds, and its metadata.
 
         Args:
             x: shape (d,).
+            stats: its running statistics; None for those that the task measures with.
         """
-        found = {**self.frozen, **self.norm_buffers(x)}
+        found = {**self.frozen, **self.norm_buffers(x, stats)}
         frozen = {name: array for name, array in found.items() if array is not None}
         if not self.shapes:
             return {_X: x, **{f"{_FROZEN}{name}": array for name, array in frozen.items()}}, None
@@ -114,18 +117,19 @@ class ModelForm:
         return tensors, {_PARAMETERS: json.dumps(list(self.shapes))}
 
 
-def write_model(path: Path, x: Vector, form: ModelForm) -> None:
+def write_model(path: Path, x: Vector, form: ModelForm, stats: Vector | None = None) -> None:
     """Write a model's file in one step.
 
     Args:
         path: of the file.
         x: shape (d,).
         form: of the task.
+        stats: running statistics of this model; None for those that the task measures with.
 
     Raises:
         OSError: it cannot be written; the old file is as it was.
     """
-    arrays, metadata = form.arrays(x)
+    arrays, metadata = form.arrays(x, stats)
     with replacing(path) as draft:
         write_arrays(arrays, draft, metadata)
 

@@ -91,6 +91,12 @@ class Experiment:
         """Whether it was loaded at the server of clients that have their own data."""
         return self.setting is not None and self.setting.party == "server"
 
+    @property
+    def statistics(self) -> int:
+        """How many running statistics of batch norm clients are asked for; 0 where they are not."""
+        problem: Any = self.problem
+        return len(problem.variances) if getattr(problem, "norm_source", None) == "aggregate" else 0
+
     def settled(self, agreement: Agreement) -> "Experiment":
         """Return the experiment with what was agreed on; the task takes the scaling.
 
@@ -177,6 +183,7 @@ def resolved(config: configs.Config, problem: Problem, setting: Setting) -> Expe
         raise ConfigError(
             f'[evaluation] by = "{config.evaluated_by}": the task has no {" and no ".join(absent)}; {fix}'
         )
+    config = _with_norm_source(config, problem)
     if config.aggregator.needs_root and setting.party != "client":
         _check_root(config, problem)
     if not config.own_data:
@@ -188,6 +195,15 @@ def resolved(config: configs.Config, problem: Problem, setting: Setting) -> Expe
         where = f"the server has no test data; {folder}, or let the clients measure the model"
         raise ConfigError(f'[evaluation] by = "{config.evaluated_by}": {where}')
     return _before_joining(config, problem, setting)
+
+
+def _with_norm_source(config: configs.Config, problem: Problem) -> configs.Config:
+    """Return the config with where running statistics come from, if the model has some and the task knows."""
+    task: Any = config.task
+    source = getattr(problem, "norm_source", None)
+    if source is None or task.norm_stats is not None:
+        return config
+    return config.model_copy(update={"task": replace(task, norm_stats=source)})
 
 
 def trigger_of(experiment: Experiment, attack: Attack | None) -> Callable[[int], Trigger] | None:

@@ -65,6 +65,10 @@ _CODES = _DTYPES | {name: np.dtype(name).newbyteorder("<") for name in ("float16
 """What vectors hold, and what the values of a packet may."""
 _BYTES = {"uint8": _CODES["uint8"]}
 
+_STATISTIC = np.dtype("<f8")
+BATCH_STATISTICS = "batch_statistics"
+"""Name of the records of a question for batch statistics and of its answer, see ``link.batch_statistics``."""
+
 RecordT = TypeVar("RecordT", ArrayRecord, ConfigRecord)
 
 _SEED, _SCALE = struct.Struct("<Q"), struct.Struct("<d")
@@ -291,9 +295,11 @@ def _packet_bytes(content: RecordDict) -> bytes | None:
     return None
 
 
-def max_reply_bytes(dim: int, dtype: np.dtype[Any]) -> int:
-    """Return a bound on the size of any honest reply: a dense vector, a mark for each coordinate, and its envelope."""
-    return dim * dtype.itemsize + (dim + 7) // 8 + CONTROL_BYTES
+def max_reply_bytes(dim: int, dtype: np.dtype[Any], statistics: int = 0) -> int:
+    """Return a bound on the size of any honest reply: a dense vector with a mark for each coordinate, or this many
+    running statistics, and its envelope.
+    """
+    return max(dim * dtype.itemsize + (dim + 7) // 8, statistics * _STATISTIC.itemsize) + CONTROL_BYTES
 
 
 def reply_bound(
@@ -302,6 +308,7 @@ def reply_bound(
     dim: int,
     dtype: np.dtype[Any],
     read: Callable[[RecordDict], Ask] = read_ask,
+    statistics: int = 0,
 ) -> int:
     """Return a bound on the size of any honest reply to one instruction.
 
@@ -312,6 +319,7 @@ def reply_bound(
         dim: d.
         dtype: of the model.
         read: ``read_ask``, or an ``AskReader`` that the workers share.
+        statistics: how many running statistics clients are asked for, see ``link.batch_statistics``.
 
     Returns:
         Bytes of the packet, and ``CONTROL_BYTES`` for its label, records and envelope, or for an error in its place.
@@ -320,10 +328,12 @@ def reply_bound(
     """
     if "evaluate" in content:  # see ``link.claims``: three numbers
         return CONTROL_BYTES
+    if BATCH_STATISTICS in content:
+        return statistics * _STATISTIC.itemsize + CONTROL_BYTES
     try:
         ask = read(content)
     except WireError:
-        return max_reply_bytes(dim, dtype)
+        return max_reply_bytes(dim, dtype, statistics)
     return method.compressor_for(ask, 0).layout(dim, dtype).nbytes + CONTROL_BYTES
 
 

@@ -45,7 +45,7 @@ class Witness(Protocol):
 
 
 def kind_of(message_type: str) -> str:
-    """Return the kind of an instruction in one word: "train", "evaluate", "statistics", "model"."""
+    """Return the kind of an instruction in one word: "train", "evaluate", "statistics", ..."""
     return one_line(message_type.removeprefix(_QUERY).removeprefix(_OURS), _MOST) or UNKNOWN
 
 

@@ -8,7 +8,14 @@ from rich.console import Console
 
 from experiment.opened import Experiment
 from link.transport import Transport
-from server.run_folder.checkpoints import Checkpoint, Checkpoints, course_together, digest_of, of_standing
+from server.run_folder.checkpoints import (
+    Checkpoint,
+    Checkpoints,
+    course_together,
+    digest_of,
+    norm_stats_of,
+    of_standing,
+)
 from server.run_folder.writer import RunFolder
 from strategies.method import CheckpointEpoch
 from strategies.strategy import RobustStrategy, Standing
@@ -59,7 +66,7 @@ class Checkpointer:
             self.present, self._saved = checkpoint.present, checkpoint.round
             course = None if checkpoint.course is None else course_together(self.state, checkpoint)
             scales = checkpoint.step_scale, checkpoint.alpha_scale
-            self.standing = Standing(self.state, course, *scales, checkpoint.since)
+            self.standing = Standing(self.state, course, *scales, checkpoint.since, norm_stats_of(checkpoint))
             self._checkpoints.forget_after(checkpoint.round)
             console.print(f"going on after round {checkpoint.round}", highlight=False)
 

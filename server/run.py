@@ -30,6 +30,7 @@ from server.monitor.observers import Observers, watched
 from server.monitor.plot import draw
 from server.monitor.report import write_report
 from server.monitor.terminal import last_line
+from server.norm_stats import StatisticsOfClients
 from server.run_folder import CURVE, REPORT
 from server.run_folder.checkpoints import Checkpoint
 from server.run_folder.reader import read_rounds
@@ -120,13 +121,18 @@ def run(
                 claimed = None if over else new.ask_clients(transport, round_, x)
                 return (None if evaluate is None else evaluate(x)), claimed
 
+            if not over:
+                new.ask_statistics(transport, 0, x0)
             start = measure(x0, 0)
-            folder.begin(experiment.as_written, *start)
+            folder.begin(experiment.as_written, *start, new.statistics_bytes)
+            if standing is not None and folder.rounds:  # with the statistics of then, whoever answers now
+                new.measure_with(standing.norm_stats)
             now = start if resumed is None else measure(resumed.x, folder.rounds)
             observers.start(now[0], folder.rounds, now[1])
             strategy = new
             strategy.on_round = _on_round(strategy, transport, checkpointer, observers)
-            strategy.standing = standing or Standing(experiment.method.start(x0))
+            begun = standing or Standing(experiment.method.start(x0))
+            strategy.standing = begun._replace(norm_stats=new.norm_stats)
             if supervisor is not None:
                 _supervise(strategy, supervisor, folder, now)
             checkpointer.keep(transport, strategy)
@@ -144,6 +150,8 @@ def run(
                 course = None if standing is None else standing.course
                 if standing is not None and course is not None and standing.since == folder.rounds + 1 and not stalled:
                     measured = course.good_measures  # the model that was measured last is undone
+                if strategy is not None and standing is not None:
+                    strategy.measure_with(standing.norm_stats)
                 if strategy is not None and status != "diverged":
                     checkpointer.keep(transport, strategy)
                 summary = folder.finish(
@@ -228,6 +236,7 @@ def _strategy(
         root=_root(experiment),
         evaluate=evaluate,
         claim_codec=_claim_codec(experiment) if config.clients_evaluate else None,
+        statistics=StatisticsOfClients(experiment) if experiment.statistics else None,
         declare_samples=federation.declare_samples,
         every=config.evaluation.every,
         supervisor=supervisor,
@@ -263,7 +272,7 @@ def _supervise(strategy: RobustStrategy, supervisor: Supervisor, folder: RunFold
     if supervisor.measure == "accuracy" and found is not None and found.accuracy is None:
         raise ConfigError('[evaluation] stop.measure = "accuracy": this task has none; use "loss"')
     if strategy.course is None:
-        strategy.course = supervisor.begin(strategy.method, state, state.round - 1, *measures)
+        strategy.course = supervisor.begin(strategy.method, state, state.round - 1, *measures, strategy.norm_stats)
     folder.save_best(strategy.course)
 
 
@@ -279,7 +288,9 @@ def _root(experiment: Experiment) -> Oracle | None:
 def _claim_codec(experiment: Experiment) -> ClaimCodec:
     """Return how clients are asked to measure models: with what only the server can compute for them."""
     of_model: Callable[[Vector], Vector | None] | None = getattr(experiment.problem, "norm_stats", None)
-    return claims if of_model is None or not experiment.config.own_data else claims.WithNormStats(of_model)
+    if of_model is None or not (experiment.config.own_data or experiment.statistics):
+        return claims
+    return claims.WithNormStats(of_model)
 
 
 def _on_round(

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Self
 
+from strategies.batch_statistics import NormStats
 from strategies.claims import Claims, headline
 from strategies.method import Evaluation, Method, Vector
 
@@ -71,12 +72,14 @@ class Course:
         best_round: the round whose model is the best measured one.
         best: its measures; None where nothing was measured yet.
         best_x: that model, shape (d,); None the same.
+        best_stats: the running statistics that it was measured with, where clients answer them.
         stale: evaluations since then.
         losses: the losses that the server has measured, or the medians of claims; None before the first.
         own: the losses that each client has claimed, by name.
         good: the state that the run goes back to, see ``Method.restart``; None without a safeguard.
         good_round: the round whose model that is.
         good_measures: of that model; None where it was not measured.
+        good_stats: as ``best_stats``, of that model.
         rollbacks: how often the run has gone back.
         gave_up: it has gone back as often as it may, and diverged again.
         ended: why it ended early; "" while it goes on.
@@ -86,12 +89,14 @@ class Course:
     best_round: int = 0
     best: Evaluation | None = None
     best_x: Vector | None = None
+    best_stats: NormStats | None = None
     stale: int = 0
     losses: Losses | None = None
     own: Mapping[str, Losses] = field(default_factory=dict)
     good: Any = None
     good_round: int = 0
     good_measures: Evaluation | None = None
+    good_stats: NormStats | None = None
     rollbacks: int = 0
     gave_up: bool = False
     ended: str = ""
@@ -126,7 +131,13 @@ class Supervisor:
     byzantine: int = 0
 
     def begin(
-        self, method: Method, state: Any, round_: int, evaluation: Evaluation | None, claims: Claims | None
+        self,
+        method: Method,
+        state: Any,
+        round_: int,
+        evaluation: Evaluation | None,
+        claims: Claims | None,
+        norm_stats: NormStats | None = None,
     ) -> Course:
         """Return the course of a run of which only its present model was measured.
 
@@ -136,10 +147,12 @@ class Supervisor:
             round_: the last round; 0 before the first.
             evaluation: of the model, by the server; None where it measures nothing.
             claims: of clients about it; None where they are not asked.
+            norm_stats: that it was measured with, where clients answer them.
         """
         good = None if self.factor is None else method.restart(state, state.round)
         begun = Course(measure=self.measure, best_round=round_, best_x=state.x, good=good, good_round=round_)
-        return self._measured(begun, method, state, round_, evaluation, claims)
+        begun = replace(begun, best_stats=norm_stats, good_stats=norm_stats)
+        return self._measured(begun, method, state, round_, evaluation, claims, norm_stats)
 
     def resumed(self, course: Course, round_: int) -> Course:
         """Return the course to go on with after a restart of the server, whose config may end the run otherwise.
@@ -163,6 +176,7 @@ class Supervisor:
         round_: int,
         evaluation: Evaluation | None,
         claims: Claims | None,
+        norm_stats: NormStats | None = None,
         *,
         flaw: str = "",
         last: bool = False,
@@ -176,6 +190,7 @@ class Supervisor:
             round_: r.
             evaluation: of the model x^r, by the server; None where it was not measured.
             claims: of clients about it; None where they were not asked.
+            norm_stats: that it was measured with, where clients answer them.
             flaw: why no round can follow the model; "" if one can.
             last: no round follows anyway: the run then ends with the model that it goes back to.
         """
@@ -187,7 +202,7 @@ class Supervisor:
             if last:
                 return replace(course, rollbacks=course.rollbacks + 1, ended=f"{back}, which is kept"), back
             return replace(course, rollbacks=course.rollbacks + 1), back
-        return self._measured(course, method, state, round_, evaluation, claims), ""
+        return self._measured(course, method, state, round_, evaluation, claims, norm_stats), ""
 
     def _worse(self, course: Course, factor: float, evaluation: Evaluation | None, claims: Claims | None) -> str:
         """Say why a model is so much worse than an earlier one that the run goes back; "" if it is not."""
@@ -217,6 +232,7 @@ class Supervisor:
         round_: int,
         evaluation: Evaluation | None,
         claims: Claims | None,
+        norm_stats: NormStats | None,
     ) -> Course:
         """Take in the measures of a model that is kept."""
         found = headline(evaluation, claims)
@@ -227,14 +243,14 @@ class Supervisor:
             return course
         if course.losses is None or found.loss < course.losses.lowest:
             good = None if self.factor is None else method.restart(state, state.round)
-            course = replace(course, good=good, good_round=round_, good_measures=found)
+            course = replace(course, good=good, good_round=round_, good_measures=found, good_stats=norm_stats)
         course = replace(course, losses=(course.losses or Losses.of(found.loss)).seen(found.loss))
         value = getattr(found, self.measure)
         if value is None:
             return course
         best = None if course.best is None else getattr(course.best, self.measure)
         if best is None or (value < best if self.measure == "loss" else value > best):
-            course = replace(course, best_round=round_, best=found, best_x=state.x, stale=0)
+            course = replace(course, best_round=round_, best=found, best_x=state.x, best_stats=norm_stats, stale=0)
         else:
             course = replace(course, stale=course.stale + 1)
         return replace(course, ended=self._over(course, value))

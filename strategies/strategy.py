@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
+from numpy.typing import NDArray
 
+from strategies import batch_statistics
+from strategies.batch_statistics import NO_STATISTICS, QUESTION, NormStats
 from strategies.claims import NO_EVALUATION, Claim, Claims, MeasuredBy, headline, measured_by
 from strategies.cohorts import quorum_of, sample
 from strategies.compressors import Identity
@@ -55,6 +58,7 @@ from strategies.roster import Roster as Roster
 from strategies.safeguard import HALF, Course, Supervisor
 
 log = logging.getLogger("breakwater.strategy")
+T = TypeVar("T")
 
 NOT_FINITE = "model or loss is not finite"
 EVALUATE = "evaluate"
@@ -92,6 +96,22 @@ class ClaimCodec(Protocol):
         """
 
 
+class StatisticsCodec(Protocol):
+    """How clients are asked for batch statistics, and who uses them; ``server.norm_stats`` has the one in use."""
+
+    variances: NDArray[np.bool_]
+    """Which of the numbers are variances."""
+
+    def write_question(self, round_: int, arrays: ArrayRecord) -> RecordDict:
+        """Return the content of a question about a model."""
+
+    def read_answer(self, message: Message) -> Vector | Rejected:
+        """Return the statistics of an answer, or why there are none; never raise."""
+
+    def use(self, values: Vector | None) -> None:
+        """Measure and save models with these statistics from now on; None for those that the model was made with."""
+
+
 @dataclass(frozen=True)
 class RoundRecord:
     """One round as it is written to ``metrics.jsonl``.
@@ -118,6 +138,7 @@ class RoundRecord:
         late: names of clients whose reply to an earlier round came since.
         incomplete: fewer replies than the quorum of this round came, so none of them was used.
         claims: what clients claim about x^r, where they were asked.
+        statistics_bytes: bytes that came from clients, and went to them, to ask for running statistics of x^r.
     """
 
     round: int
@@ -141,6 +162,7 @@ class RoundRecord:
     late: Sequence[str] = ()
     incomplete: bool = False
     claims: Claims | None = None
+    statistics_bytes: tuple[int, int] = (0, 0)
 
     @property
     def headline(self) -> Evaluation | None:
@@ -191,6 +213,7 @@ class Standing(NamedTuple):
         step_scale: see ``RobustStrategy``.
         alpha_scale: the same.
         since: the first round after the run last went back; 0 where it never did.
+        norm_stats: the running statistics of clients; None where there are none.
     """
 
     state: Any
@@ -198,6 +221,7 @@ class Standing(NamedTuple):
     step_scale: float = 1.0
     alpha_scale: float = 1.0
     since: int = 0
+    norm_stats: NormStats | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -228,6 +252,8 @@ class RobustStrategy(Strategy):
         evaluate: measures a model; None where the server measures nothing.
         claim_codec: how all connected clients are asked to measure the model, which never affects the method; None
             where they are not.
+        statistics: how all connected clients are asked for batch statistics before the model is measured or saved,
+            which never affects the method; None where they are not.
         declare_samples: clients say how many samples they have measured.
         every: rounds between evaluations; the last round is always measured.
         supervisor: ends the run early, or lets it go back to an earlier model; None for neither. ``course`` must then
@@ -241,6 +267,8 @@ class RobustStrategy(Strategy):
         alpha_scale: the same for the clipping multiplier, given or learnt.
         since: the first round after the run last went back to an earlier model; 0 where it never did.
         course: what the evaluations have shown so far; None without a supervisor.
+        norm_stats: the running statistics that models are measured with, where clients answer them.
+        statistics_bytes: what the last asking for them took, bytes up and down.
     """
 
     method: Method
@@ -261,6 +289,7 @@ class RobustStrategy(Strategy):
     root: Oracle | None = None
     evaluate: Callable[[Vector], Evaluation] | None = None
     claim_codec: ClaimCodec | None = None
+    statistics: StatisticsCodec | None = None
     declare_samples: bool = True
     every: int = 50
     supervisor: Supervisor | None = None
@@ -281,6 +310,8 @@ class RobustStrategy(Strategy):
         self.step_scale, self.alpha_scale = 1.0, 1.0
         self.since = 0
         self.course: Course | None = None
+        self.norm_stats: NormStats | None = None
+        self.statistics_bytes = (0, 0)
         self._recorded: Standing | None = None  # after the last round whose record was passed on
         self.last: RoundRecord | None = None
         self.wait_s = 0.0  # of the round that is under way
@@ -466,14 +497,26 @@ class RobustStrategy(Strategy):
         self._asked = []
         if self.claim_codec is None:
             return []
-        content = self.claim_codec.write_evaluation(server_round, arrays)  # one object for all, as in a round
-        wait_s = self._seconds(EVALUATE)
-        with_agreement = self._with_agreement(content)
-        for worker, node in sorted(self.roster.nodes().items()):
-            mine = content if worker in self._agreed else with_agreement
-            message = Message(mine, node, EVALUATE, ttl=wait_s, group_id=str(server_round))
-            self._asked.append((message, worker))
+        self._asked = self._to_all(EVALUATE, server_round, self.claim_codec.write_evaluation(server_round, arrays))
         return [message for message, _ in self._asked]
+
+    def _to_all(self, kind: str, round_: int, content: RecordDict) -> list[tuple[Message, int]]:
+        """Return a message of this type for each connected client, with its worker; one content, as in a round."""
+        wait_s, with_agreement = self._seconds(kind), self._with_agreement(content)
+        return [
+            (Message(mine, node, kind, ttl=wait_s, group_id=str(round_)), worker)
+            for worker, node in sorted(self.roster.nodes().items())
+            for mine in [content if worker in self._agreed else with_agreement]
+        ]
+
+    def _replies(self, grid: Grid, kind: str, messages: list[Message]) -> tuple[list[Message], tuple[int, int]]:
+        """Send messages of one type; return the replies, and the bytes that came and went for them."""
+        (up, down), wait_s = self.roster.traffic(), self._seconds(kind)
+        replies = list(grid.send_and_receive(messages, timeout=wait_s)) if messages else []
+        if isinstance(self.deadline_s, LearntDeadline) and messages:
+            self.deadline_s.observe(kind, len(messages), self.roster.waits(), wait_s)
+        up_now, down_now = self.roster.traffic()
+        return replies, (up_now - up, down_now - down)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Screen what clients answer; return the medians, or None where too few answers are usable."""
@@ -491,14 +534,44 @@ class RobustStrategy(Strategy):
         """
         if self.claim_codec is None:
             return None
-        (up, down), wait_s = self.roster.traffic(), self._seconds(EVALUATE)
         messages = list(self.configure_evaluate(round_, self.codec.to_arrays(x), ConfigRecord(), grid))
-        replies = list(grid.send_and_receive(messages, timeout=wait_s)) if messages else []
-        claims = self._claims_of(round_, replies)
-        if isinstance(self.deadline_s, LearntDeadline) and messages:
-            self.deadline_s.observe(EVALUATE, len(messages), self.roster.waits(), wait_s)
-        up_now, down_now = self.roster.traffic()
-        return replace(claims, bytes_up=up_now - up, bytes_down=down_now - down)
+        replies, (up, down) = self._replies(grid, EVALUATE, messages)
+        return replace(self._claims_of(round_, replies), bytes_up=up, bytes_down=down)
+
+    def ask_statistics(self, grid: Grid, round_: int, x: Vector) -> str:
+        """Have all connected clients compute batch statistics at a model, and use them from now on.
+
+        Nothing of it affects the method, its random draws or what workers keep. Where too few answers are usable the
+        statistics stay as they are.
+
+        Args:
+            grid: where they are.
+            round_: r, the model is x^r.
+            x: shape (d,).
+
+        Returns:
+            Why there are no new statistics, one line; "" where there are, and where clients are not asked.
+        """
+        if (codec := self.statistics) is None:
+            return ""
+        asked = self._to_all(QUESTION, round_, codec.write_question(round_, self.codec.to_arrays(x)))
+        replies, self.statistics_bytes = self._replies(grid, QUESTION, [message for message, _ in asked])
+        answers, _ = self._answers(QUESTION, round_, asked, replies, codec.read_answer)
+        found = batch_statistics.combined(list(answers.values()), codec.variances, self.byzantine)
+        if found is None:
+            shortage = batch_statistics.shortage(len(answers), self.byzantine, self.norm_stats)
+            level = logging.INFO if (key := ("", "statistics")) in self._warned else logging.WARNING
+            self._warned.add(key)
+            log.log(level, "round %d: %s", round_, shortage)
+            return shortage
+        self.measure_with(batch_statistics.averaged(self.norm_stats, found, round_))
+        return ""
+
+    def measure_with(self, norm_stats: NormStats | None) -> None:
+        """Use these running statistics from now on, where clients answer them."""
+        self.norm_stats = norm_stats
+        if self.statistics is not None:
+            self.statistics.use(None if norm_stats is None else norm_stats.values)
 
     def add_claims(self, round_: int, grid: Grid, result: Result, *, evaluated: bool) -> Claims | None:
         """Return what clients claim about the model after a round, and add their medians to the result.
@@ -519,44 +592,63 @@ class RobustStrategy(Strategy):
         (asked, self._asked), reader = (self._asked, []), self.claim_codec
         if reader is None:
             return Claims(0, self.byzantine)
-        answers: dict[int, Claim | Rejected] = {}
-        for worker, reply, _ in _matched(asked, replies, round_):
-            answers[worker] = _DUPLICATE if worker in answers else reader.read_claim(reply, self.declare_samples)
-        self._note_agreed(answers)
-        silent = Rejected(f"silent: no reply within {self._seconds(EVALUATE):g} s")
-        clients: dict[str, Claim] = {}
-        missing: dict[str, str] = {}
-        for _, worker in asked:
-            name, verdict = self.roster.name(worker), answers.get(worker, silent)
-            if isinstance(verdict, Claim):
-                clients[name] = verdict
-            else:
-                missing[name] = verdict.reason
-                self._tell_missing(round_, name, verdict)
+        read = partial(reader.read_claim, declared=self.declare_samples)
+        clients, missing = self._answers(EVALUATE, round_, asked, replies, read)
         claims = Claims.of(clients, missing, self.byzantine)
         if claims.shortage and (key := ("", "evaluation")) not in self._warned:
             self._warned.add(key)
             log.warning("round %d: evaluation: %s; reported once", round_, claims.shortage)
         return claims
 
-    def _tell_missing(self, round_: int, name: str, verdict: Rejected) -> None:
-        """Log why a client has no voice in an evaluation: loudly the first time for this reason, unless it declines."""
-        key = name, f"evaluation: {verdict.slug}"
-        loud = key not in self._warned and verdict.reason != NO_EVALUATION
+    def _answers(
+        self,
+        kind: str,
+        round_: int,
+        asked: Sequence[tuple[Message, int]],
+        replies: Iterable[Message],
+        read: Callable[[Message], T | Rejected],
+    ) -> tuple[dict[str, T], dict[str, str]]:
+        """Screen what the clients that were asked have answered.
+
+        Returns:
+            The answers that count, and why others do not, by the client's name.
+        """
+        verdicts: dict[int, T | Rejected] = {}
+        for worker, reply, _ in _matched(asked, replies, round_):
+            verdicts[worker] = _DUPLICATE if worker in verdicts else read(reply)
+        self._note_agreed(verdicts)
+        answers: dict[str, T] = {}
+        missing: dict[str, str] = {}
+        for message, worker in asked:
+            silent = Rejected(f"silent: no reply within {message.metadata.ttl:g} s")
+            name, verdict = self.roster.name(worker), verdicts.get(worker, silent)
+            if isinstance(verdict, Rejected):
+                missing[name] = verdict.reason
+                self._tell_missing(kind, round_, name, verdict)
+            else:
+                answers[name] = verdict
+        return answers, missing
+
+    def _tell_missing(self, kind: str, round_: int, name: str, verdict: Rejected) -> None:
+        """Log why an answer of a client does not count: loudly the first time for this reason, unless it declines."""
+        what = _WORDS[kind]
+        key = name, f"{what}: {verdict.slug}"
+        loud = key not in self._warned and verdict.reason not in (NO_EVALUATION, NO_STATISTICS)
         self._warned.add(key)
         level = logging.WARNING if loud else logging.INFO
-        log.log(level, "round %d: evaluation: no answer of %s counts: %s", round_, name, verdict.reason)
+        log.log(level, "round %d: %s: no answer of %s counts: %s", round_, what, name, verdict.reason)
 
     # --- what Flower's Strategy also asks for -------------------------------------------------------------------------
 
     @property
     def standing(self) -> Standing:
         """All that the run goes on with now."""
-        return Standing(self.state, self.course, self.step_scale, self.alpha_scale, self.since)
+        return Standing(self.state, self.course, self.step_scale, self.alpha_scale, self.since, self.norm_stats)
 
     @standing.setter
     def standing(self, standing: Standing) -> None:
-        self.state, self.course, self.step_scale, self.alpha_scale, self.since = standing
+        self.state, self.course, self.step_scale, self.alpha_scale, self.since, norm_stats = standing
+        self.measure_with(norm_stats)
 
     def standing_after(self, rounds: int) -> Standing | None:
         """Return the standing after that many rounds, where it is the newest or the last that was recorded; else None.
@@ -635,6 +727,8 @@ class RobustStrategy(Strategy):
             flaw = self.flaw_of_model(x)
             diverged = bool(flaw)
             evaluation, claims, due = None, None, round_ % self.every == 0 or round_ == num_rounds
+            self.statistics_bytes = (0, 0)
+            stale = self.ask_statistics(grid, round_, x) if due and not diverged else ""
             if not diverged:
                 claims = self.add_claims(round_, grid, result, evaluated=due)
             if due or diverged:
@@ -647,11 +741,12 @@ class RobustStrategy(Strategy):
             undone = self._supervise(round_, evaluation, claims, flaw, last=round_ == num_rounds)
             diverged = diverged and not undone
             note = f"diverged: {flaw} after round {round_}" if diverged else record.note
-            note = "; ".join(filter(None, (note, undone)))
+            note = "; ".join(filter(None, (note, stale, undone)))
             if claims is not None and claims.shortage and not self._short:
                 self._short, note = True, "; ".join(filter(None, (note, claims.shortage)))
             late = self.roster.late()
             record = replace(record, evaluation=evaluation, claims=claims, note=note, diverged=diverged, late=late)
+            record = replace(record, statistics_bytes=self.statistics_bytes)
             self.last = record
             if self.on_round:
                 self.on_round(record)
@@ -672,7 +767,7 @@ class RobustStrategy(Strategy):
         if self.supervisor is None or self.course is None:
             return ""
         course, undone = self.supervisor.after(
-            self.course, self.method, self.state, round_, evaluation, claims, flaw=flaw, last=last
+            self.course, self.method, self.state, round_, evaluation, claims, self.norm_stats, flaw=flaw, last=last
         )
         if not undone:
             self.course = course
@@ -684,6 +779,7 @@ class RobustStrategy(Strategy):
             self.step_scale * HALF,
             self.alpha_scale * (HALF if learns else 1.0),
             since=round_ + 1,
+            norm_stats=course.good_stats,
         )
         self._watch.begin(round_, self.state.x, self.codec.to_arrays, distrust=False)
         log.warning("round %d: %s; step size%s halved", round_, undone, " and clipping multiplier" if learns else "")
@@ -713,6 +809,8 @@ class RobustStrategy(Strategy):
 
 
 _DUPLICATE = Rejected("duplicate: more than one reply")
+_WORDS = {EVALUATE: "evaluation", QUESTION: "statistics"}
+"""For logs, by the type of a message."""
 
 
 def _matched(

@@ -51,8 +51,8 @@ class Cifar10Task(BuiltIn):
         dtype: of model and gradients.
         train_limit: use only that many training images, the first ones; None for all.
         norm_stats: with batch norm, where its running statistics come from, for evaluation and in the final model:
-            "reference", which is the default, from training data; "local": each client has those of its own data, and
-            the server none.
+            "reference", which is the default, from training data; "aggregate": the medians of what clients answer;
+            "local": each client has those of its own data, and the server none.
 
     Source: see ``tasks/vision.py`` for the models; crops and mirror images as in its paper.
     """
@@ -67,7 +67,7 @@ class Cifar10Task(BuiltIn):
     partition: str = "iid"
     dtype: Literal["float32", "float64"] = "float32"
     train_limit: int | None = None
-    norm_stats: Literal["reference", "local"] | None = None
+    norm_stats: Literal["reference", "aggregate", "local"] | None = None
 
     def modules(self) -> Sequence[str]:
         """Return the heavy modules that ``load`` imports."""

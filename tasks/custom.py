@@ -44,15 +44,16 @@ class CustomTask:
         options: keyword arguments of the class: numbers, strings, booleans, and lists and tables of them.
         partition: who holds which training samples; see ``tasks/partition.py``.
         norm_stats: where the running statistics of batch norm come from, for evaluation and in the final model:
-            "reference", which is the default, from training data of the server; "local": each client has those of its
-            own data, and the server none.
+            "reference": from training data of the server; "aggregate": the medians of what clients answer; "local":
+            each client has those of its own data, and the server none. By default "reference" where the server has
+            training data, else "aggregate".
     """
 
     kind: Literal["custom"] = "custom"
     path: str
     options: Mapping[str, Any] = field(default_factory=dict)
     partition: str = "iid"
-    norm_stats: Literal["reference", "local"] | None = None
+    norm_stats: Literal["reference", "aggregate", "local"] | None = None
     __pydantic_config__: ClassVar = {"extra": "forbid", "ser_json_inf_nan": "constants"}
 
     def __post_init__(self) -> None:
@@ -118,7 +119,7 @@ class CustomTask:
         made = _Made(user, "train_data")
         train = made.read(user.train_data(), "train_data")
         test = made.read(_with_folder(user.test_data, folder), "test_data") if hasattr(user, "test_data") else train
-        return made.task(train, test, partition=self.partition, local_stats=self.norm_stats == "local")
+        return made.task(train, test, partition=self.partition, norm_source=self.norm_stats or "reference")
 
     def _own_data_task(self, user: Any) -> "OwnDataTask":
         """Read a class that gives a module, and the data of one party."""
@@ -148,7 +149,7 @@ class CustomTask:
             flips=hasattr(user, "flip"),
             test_share=float(share),
             dtype=made.dtype,
-            local_stats=self.norm_stats == "local",
+            norm_source=self.norm_stats,
         )
 
 

@@ -17,6 +17,8 @@ from tasks.files import FIX
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from tasks.norm_stats import NormSource
+
 Bytes = NDArray[np.uint8]
 
 
@@ -32,7 +34,7 @@ class ImageSpec(Protocol):
     @property
     def train_limit(self) -> int | None: ...
     @property
-    def norm_stats(self) -> str | None: ...
+    def norm_stats(self) -> "NormSource | None": ...
 
     def module(self) -> "nn.Module":
         """Build the model."""
@@ -86,7 +88,7 @@ def load_images(
         l2=spec.l2,
         dtype=spec.dtype,
         partition=spec.partition,
-        local_stats=spec.norm_stats == "local",
+        norm_source=spec.norm_stats or "reference",
     ).load(setting)
 
 

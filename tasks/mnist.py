@@ -41,8 +41,8 @@ class MnistTask(BuiltIn):
         train_limit: use only that many training images, the first ones; None for all.
         norm: of the residual networks, ``group`` (8 channels each) or ``batch``.
         norm_stats: with batch norm, where its running statistics come from, for evaluation and in the final model:
-            "reference", which is the default, from training data; "local": each client has those of its own data, and
-            the server none.
+            "reference", which is the default, from training data; "aggregate": the medians of what clients answer;
+            "local": each client has those of its own data, and the server none.
 
     Source: the CNN is LightNet of RoSDHB's experiments (arXiv 2508.17129).
     """
@@ -57,7 +57,7 @@ class MnistTask(BuiltIn):
     dtype: Literal["float32", "float64"] = "float32"
     train_limit: int | None = None
     norm: Literal["group", "batch"] = "group"
-    norm_stats: Literal["reference", "local"] | None = None
+    norm_stats: Literal["reference", "aggregate", "local"] | None = None
 
     def modules(self) -> Sequence[str]:
         """Return the heavy modules that ``load`` imports."""

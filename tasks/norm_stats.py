@@ -2,11 +2,13 @@
 
 In training, batch norm uses the statistics of its batch. Its running means and variances get no gradient, so they are
 no part of x: here they are as ``model()`` made them, and each use of the module leaves them so. In evaluation they are
-a vector that is computed at x from batches of training data, see ``docs/tasks.md``.
+a vector that is computed at x from batches of training data: of the server ("reference"), of all clients, whose
+answers the server combines ("aggregate"), or of each worker for itself ("local"); see ``docs/tasks.md``.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +16,9 @@ from torch import Tensor, nn
 
 from strategies.method import Vector
 from tasks.samples import as_array
+
+NormSource = Literal["reference", "aggregate", "local"]
+"""Whose training data running statistics are computed from."""
 
 
 class NormStats:
@@ -42,6 +47,12 @@ class NormStats:
     def size(self) -> int:
         """The length of the vector: two numbers a channel; 0 where the module has no such layers."""
         return sum(tensor.numel() for tensor in self._tensors())
+
+    @property
+    def variances(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Which numbers of the vector are variances, shape (``size``,); the others are means."""
+        kinds = [np.full(tensor.numel(), bool(place % 2)) for place, tensor in enumerate(self._tensors())]
+        return np.concatenate(kinds) if kinds else np.zeros(0, bool)
 
     def _parts(self, vector: Vector) -> list[Vector]:
         """Return the parts of a vector, with the types that the layers have."""

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from strategies.method import Evaluation, Vector
+from strategies.randomness import Role, stream
 from tasks.backdoor import Trigger
 from tasks.contract import Setting, TaskError
+from tasks.norm_stats import NormSource
 from tasks.partition import check_root, kept_back
 from tasks.samples import Samples, arrays_of, count, taken, targets_of
-from tasks.torch_model import STATS_STAY, OnModule, TorchOracle, TorchProblem, TorchTask, built, labels_of
+from tasks.torch_model import STATISTICS_BATCHES, OnModule, TorchOracle, TorchProblem, TorchTask, built, labels_of
 
 NO_DATA = "has no training data: each client has its own"
 
@@ -39,7 +41,8 @@ class OwnDataTask:
         flips: the task has its own way to flip targets.
         test_share: the part of a party's rows that it keeps back to measure models.
         dtype: of the model.
-        local_stats: each party measures models with running statistics of its own data; the server has none.
+        norm_source: where the running statistics of batch norm come from, see ``tasks/norm_stats.py``; None for the
+            server's own training data where it has some, else for what clients answer.
     """
 
     model: Callable[[], nn.Module]
@@ -50,7 +53,7 @@ class OwnDataTask:
     flips: bool = False
     test_share: float = 0.0
     dtype: str = "float32"
-    local_stats: bool = False
+    norm_source: NormSource | None = None
 
     def load(self, setting: Setting) -> "OwnDataProblem":
         """Build the model, and load the data that this process has.
@@ -82,11 +85,11 @@ class OwnDataProblem(OnModule):
         sample = test if test is not None else loaded[0][0] if loaded else None
         inputs = None if sample is None else task.task(sample, sample).first_of(sample)
         self.model = built(task.model, inputs, task.dtype, setting.seed)
-        self._measured = None if test is None else self._problem(test, test)
+        # Its test data are nobody's reference: it measures with what it is given, and nothing else.
+        self._measured = None if test is None else self._problem(test, test, norm_source="aggregate")
         self._local = cache(lambda folder: self._problem(self._parts(folder)[0], self._parts(folder)[0]))
         self._kept = cache(self._kept_problem)
         self._root = self._root_problem(test) if at_server and (setting.root or self.model.norm_stats.size) else None
-        self._given: Vector | None = None
         for folder in [] if at_server else self._folders():
             self._local(folder).check_batches()
 
@@ -99,15 +102,13 @@ class OwnDataProblem(OnModule):
         root = None if self._task.root is None else self._task.root(self._setting.data_dir)
         if root is not None and test is not None and self._setting.root:
             check_root(arrays_of(root), arrays_of(test))
-        if root is None and (self._task.local_stats or not self.model.norm_stats.size):
+        if root is None and (self._task.norm_source != "reference" or not self.model.norm_stats.size):
             return None
         if root is None:
             layer = next(iter(self.model.norm_stats.layers))
-            needs = (
-                f'the model\'s layer "{layer}" keeps running statistics, which the server computes from training data'
-            )
-            fix = 'of its own: give them by root_data(folder), or use norm_stats = "local", GroupNorm or LayerNorm'
-            raise TaskError(f"{needs} {fix}")
+            needs = f'norm_stats = "reference": the server computes the running statistics of layer "{layer}"'
+            fix = 'give them by root_data(folder), or use "aggregate", "local", GroupNorm or LayerNorm'
+            raise TaskError(f"{needs} from training data of its own; {fix}")
         problem = self._problem(root, root)
         problem.check_batches()
         return problem
@@ -131,8 +132,8 @@ class OwnDataProblem(OnModule):
         _, kept = self._parts(folder)
         return self._local(folder) if kept is None else self._problem(kept, kept)
 
-    def _problem(self, train: Samples, test: Samples) -> TorchProblem:
-        task, targets = self._task.task(train, test), targets_of(train)
+    def _problem(self, train: Samples, test: Samples, norm_source: NormSource = "reference") -> TorchProblem:
+        task, targets = replace(self._task.task(train, test), norm_source=norm_source), targets_of(train)
         if not (self._task.flips or targets is None or targets.is_floating_point()):
             task = replace(task, flip=self._flip)
         batch, seed = self._setting.batch, self._setting.seed
@@ -227,31 +228,37 @@ class OwnDataProblem(OnModule):
         finally:
             problem.set_norm_stats(None)  # it may be the one on the training data, whose own depend on the model
 
+    @property
+    def norm_source(self) -> NormSource | None:
+        """Where the model's running statistics come from; None where it has none, or the config leaves it to the
+        server and this is a client.
+        """
+        if not self.model.norm_stats.size:
+            return None
+        if self._task.norm_source is None and self._setting.party == "server":
+            return "aggregate" if self._root is None else "reference"
+        return self._task.norm_source
+
     def norm_stats(self, x: Vector) -> Vector | None:
         """Return the running statistics that the model is measured with at x; None where it has none.
 
-        At the server they are computed from its own training data. A client has those that were set, and before that
-        those of its own training data.
+        Before any were set, the server computes them from its own training data if it is their source, and a client
+        from its own.
         """
         if self._given is not None or not self.model.norm_stats.size:
             return self._given
-        if self._task.local_stats and self._setting.party == "server":
-            return None
-        source = self._root if self._setting.party == "server" else self._local(self._folders()[0])
-        return None if source is None else source.norm_stats(x)
+        if self._setting.party == "server":
+            return None if self._root is None or self.norm_source != "reference" else self._root.norm_stats(x)
+        return self._local(self._folders()[0]).norm_stats(x)
 
-    def set_norm_stats(self, stats: Vector | None) -> None:
-        """Measure and write models with these running statistics from now on; None for those of ``norm_stats``.
+    def batch_rows(self, worker: int) -> int:
+        """Return how many rows each batch has that a party's statistics are computed from: b, or all if fewer."""
+        return self.of_party(worker).batch_rows(0)
 
-        A party that has its own keeps them.
-
-        Raises:
-            TaskError: they do not fit the model.
-        """
-        size = self.model.norm_stats.size
-        if stats is not None and stats.shape != (size,):
-            raise TaskError(f"running statistics of shape {stats.shape}; the model has ({size},)")
-        self._given = None if self._task.local_stats else stats
+    def batch_statistics(self, worker: int, x: Vector, round_: int) -> Vector:
+        """Return the batch statistics at x of a party's own rows; see ``TorchProblem``."""
+        party, rng = self.of_party(worker), stream(self._setting.seed, Role.NORM_STATS, worker, round_)
+        return party.stats_on(party.parts[0], x, rng, STATISTICS_BATCHES)
 
     def remarks(self) -> Iterator[str]:
         """Yield what deserves a second thought about this model and its batches, one line each."""
@@ -259,8 +266,6 @@ class OwnDataProblem(OnModule):
         parties = [] if server else [self._local(folder) for folder in self._folders()]
         yield from parties[0].remarks_on_samples() if parties else ()
         sizes = [len(party.parts[0]) for party in parties]
-        if self._task.local_stats and self.model.norm_stats.size:
-            yield STATS_STAY
         yield from self.remarks_on(self._setting.batch, sizes)
 
     def own_data(self, worker: int) -> list[list[np.ndarray[Any, np.dtype[Any]]]]:

@@ -24,6 +24,7 @@ from tasks.contract import Setting, TaskError
 from tasks.flat_module import FlatModule
 from tasks.measures import highest_score, is_one_hot, share_right
 from tasks.modules import completed, tied, untrained
+from tasks.norm_stats import NormSource
 from tasks.partition import Indices, Partitioned, draw, share_out
 from tasks.pipeline import Fetched
 from tasks.samples import TARGETS, Samples, arrays_of, as_array, count, mapped, taken, targets_of, with_targets
@@ -35,8 +36,14 @@ a small CNN on MNIST no longer fit into the cache, and a full gradient takes twi
 
 REFERENCE_BATCHES = 50
 """Batches of training data that the running statistics of batch norm are averaged over."""
-STATS_STAY = 'norm_stats = "local": running statistics stay at the clients; model.safetensors of the server lacks them'
-"""A remark."""
+STATISTICS_BATCHES = 8
+"""Batches of a worker's own data that its statistics are averaged over, where the server asks for them."""
+_REMARKS: Mapping[NormSource | None, str] = {
+    "local": 'norm_stats = "local": running statistics stay at the clients; model.safetensors of the server lacks them',
+    "aggregate": 'norm_stats = "aggregate": each client sends mean and variance of its batches, 2 numbers a channel,'
+    " before a model is measured or saved; at least 2 byzantine + 1 must answer",
+}
+"""By where running statistics come from."""
 
 NO_TARGETS = "the Dataset has no attribute targets; give it one with the target of each sample, in their order"
 
@@ -72,7 +79,7 @@ class TorchTask:
         l2: weight of the regulariser (l2/2) ||x||^2.
         dtype: of the model: ``"float32"``, ``"float64"``, or one of ``HALF``, whose x and gradients are float32.
         partition: see ``tasks/partition.py``; by the targets.
-        local_stats: each worker measures models with running statistics of its own data; the server has none.
+        norm_source: where the running statistics of batch norm come from, see ``tasks/norm_stats.py``.
     """
 
     model: Callable[[], nn.Module]
@@ -88,7 +95,7 @@ class TorchTask:
     l2: float = 0.0
     dtype: str = "float32"
     partition: str = "iid"
-    local_stats: bool = False
+    norm_source: NormSource = "reference"
 
     def load(self, setting: Setting) -> "TorchProblem":
         """Build the model and split the data.
@@ -257,19 +264,56 @@ class OnModule(ABC):
         """Return x^0: as the module was built, under a torch seed drawn from the run's."""
         return self.model.initial.copy()
 
+    _given: Vector | None = None
+
+    @property
+    @abstractmethod
+    def norm_source(self) -> NormSource | None:
+        """Where the model's running statistics come from; None where it has none, or this process cannot know."""
+
     @abstractmethod
     def norm_stats(self, x: Vector) -> Vector | None:
         """Return the running statistics that the model is measured with at x; None where it has none."""
 
-    def norm_buffers(self, x: Vector) -> Mapping[str, np.ndarray[Any, np.dtype[Any]] | None]:
+    @property
+    def answers_statistics(self) -> bool:
+        """Whether a client answers the server's questions for batch statistics."""
+        return bool(self.model.norm_stats.size) and self.norm_source in ("aggregate", None)
+
+    @property
+    def variances(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Which of the running statistics are variances; the others are means."""
+        return self.model.norm_stats.variances
+
+    def set_norm_stats(self, stats: Vector | None) -> None:
+        """Measure and write models with these running statistics from now on; None for those of ``norm_stats``.
+
+        Where each worker has its own, it keeps these.
+
+        Raises:
+            TaskError: they do not fit the model.
+        """
+        size = self.model.norm_stats.size
+        if stats is not None and stats.shape != (size,):
+            raise TaskError(f"running statistics of shape {stats.shape}; the model has ({size},)")
+        self._given = None if self.norm_source == "local" else stats
+
+    def norm_buffers(
+        self, x: Vector, stats: Vector | None = None
+    ) -> Mapping[str, np.ndarray[Any, np.dtype[Any]] | None]:
         """Return the running statistics of the model at x by their names in a state dict.
 
         None for each that this process does not know, as they never leave the clients: a file of the model lacks it.
+        Nothing where they are as ``model()`` made them, since no clients have answered yet.
+
+        Args:
+            x: shape (d,).
+            stats: these statistics; None for those that the model is measured with.
         """
-        stats, layers = self.norm_stats(x), self.model.norm_stats
+        stats, layers = self.norm_stats(x) if stats is None else stats, self.model.norm_stats
         if stats is not None:
             return layers.by_name(stats)
-        return dict.fromkeys(layers.by_name(np.zeros(layers.size))) if layers.size else {}
+        return dict.fromkeys(layers.by_name(np.zeros(layers.size))) if self.norm_source == "local" else {}
 
     def remarks_on(self, batch: int, sizes: Sequence[int]) -> Iterator[str]:
         """Yield what dropout and batch norm change, one line each; nothing where the model has none.
@@ -281,6 +325,8 @@ class OnModule(ABC):
         if drops := [name for name, layer in self.model.module.named_modules() if _drops(layer)]:
             exact = "they are estimates, and theorems on exact ones do not apply"
             yield f'dropout (layer "{drops[0]}"): full gradients draw masks too, so {exact}'
+        if remark := _REMARKS.get(self.norm_source):
+            yield remark
         if not self.model.norm_stats.by_batch:
             return
         estimates = f"full gradients are estimates, in batches of {batch or BLOCK}: theorems on exact ones do not apply"
@@ -320,7 +366,6 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
     ) -> None:
         super().__init__(parts, honest)
         self.task, self.model, self.batch, self.seed = task, model, batch, seed
-        self._given: Vector | None = None
         self._reference: tuple[Vector, Vector] | None = None
 
     @property
@@ -462,51 +507,68 @@ class TorchProblem(OnModule, Partitioned["TorchOracle"]):
         """Return the running statistics that the model is measured with at x; None where it has none here.
 
         They are the mean of the batch statistics of ``REFERENCE_BATCHES`` batches of the honest workers' training data,
-        always the same batches, unless others were set.
+        always the same batches, unless others were set. None where they are the clients' affair and none were set.
 
         Returns:
             Means and variances, layer by layer, float64, shape (two numbers a channel,).
         """
         if not self.model.norm_stats.size or self._given is not None:
             return self._given
-        if self.task.local_stats:
+        if self.task.norm_source != "reference":
             return None
         if self._reference is None or not np.array_equal(self._reference[0], x):
             rows = np.unique(np.concatenate(self._honest_parts()))
-            self._reference = x.copy(), self._stats_on(rows, x, stream(self.seed, Role.NORM_STATS))
+            self._reference = x.copy(), self.stats_on(rows, x, stream(self.seed, Role.NORM_STATS))
         return self._reference[1]
 
-    def _stats_on(self, rows: Indices, x: Vector, rng: np.random.Generator) -> Vector:
-        """Return the mean of the batch statistics at x of ``REFERENCE_BATCHES`` batches of some rows."""
+    @property
+    def norm_source(self) -> NormSource | None:
+        """Where the model's running statistics come from; None where it has none."""
+        return self.task.norm_source if self.model.norm_stats.size else None
+
+    def batch_rows(self, worker: int) -> int:
+        """Return how many rows each batch has that a worker's statistics are computed from: b, or all if fewer."""
+        return min(self.chunk, len(self.parts[worker]))
+
+    def batch_statistics(self, worker: int, x: Vector, round_: int) -> Vector:
+        """Return the mean of the batch statistics at x of ``STATISTICS_BATCHES`` batches of a worker's own rows.
+
+        Args:
+            worker: whose rows, and whose random stream.
+            x: shape (d,).
+            round_: r; other batches in each round, the same for a repeated question.
+
+        Returns:
+            Means and variances as ``norm_stats`` has them, float64.
+        """
+        rng = stream(self.seed, Role.NORM_STATS, worker, round_)
+        return self.stats_on(self.parts[worker], x, rng, STATISTICS_BATCHES)
+
+    def stats_on(self, rows: Indices, x: Vector, rng: np.random.Generator, number: int = REFERENCE_BATCHES) -> Vector:
+        """Return the mean of the batch statistics at x of some batches of these rows."""
         size = min(self.chunk, len(rows))
-        passes = -(-REFERENCE_BATCHES * size // len(rows))
-        order = np.concatenate([rng.permutation(rows) for _ in range(passes)])[: REFERENCE_BATCHES * size]
+        passes = -(-number * size // len(rows))
+        order = np.concatenate([rng.permutation(rows) for _ in range(passes)])[: number * size]
         seed = int(rng.integers(2**63))
-        batches = self.task.batches(self.task.train, np.split(order, REFERENCE_BATCHES), seed)
+        batches = self.task.batches(self.task.train, np.split(order, number), seed)
         return self.model.statistics(x, batches, self.task.objective, seed)
 
     def measure(self, worker: int, x: Vector) -> Evaluation:
         """Measure the model on a worker's part of the training data; local statistics are those of that part."""
-        if not (self.task.local_stats and self.model.norm_stats.size):
+        if self.norm_source != "local":
             return super().measure(worker, x)
         before, rng = self._given, stream(self.seed, Role.NORM_STATS, worker)
-        self._given = self._stats_on(self.parts[worker], x, rng)
+        self._given = self.stats_on(self.parts[worker], x, rng)
         try:
             return super().measure(worker, x)
         finally:
             self._given = before
-
-    def set_norm_stats(self, stats: Vector | None) -> None:
-        """Measure with these running statistics from now on, whatever the model; None for those of ``norm_stats``."""
-        self._given = stats
 
     def remarks(self) -> Iterator[str]:
         """Yield what deserves a second thought about this model and its batches, one line each."""
         if self.task.augment is not None:
             yield f"samples are augmented anew in each round, so {_ESTIMATES}"
         yield from self.remarks_on_samples()
-        if self.task.local_stats and self.model.norm_stats.size:
-            yield STATS_STAY
         yield from self.remarks_on(self.batch, list(map(len, self._honest_parts())))
 
     def remarks_on_samples(self) -> Iterator[str]:

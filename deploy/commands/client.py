@@ -51,7 +51,11 @@ def add(commands: Subparsers) -> None:
     add_value(own, "--min-batch", meaning, "N", type=at_least_one)
     add_value(own, "--max-rounds", "answer at most N rounds (default: all)", "N", type=at_least_one)
     own.add_argument("--no-evaluation", action="store_true", help="do not report how good a model is on this data")
-    own.add_argument("--no-statistics", action="store_true", help="do not report statistics of the columns")
+    own.add_argument(
+        "--no-statistics",
+        action="store_true",
+        help="do not report statistics of columns or batches",
+    )
     own.add_argument(
         "--changed-data",
         choices=("warn", "refuse"),

@@ -24,6 +24,7 @@ from experiment.opened import Experiment
 from foundation.errors import ConfigError
 from foundation.files import DRAFTS, replacing
 from server.run_folder.state_dict import StateError, course_of, put_together, take_apart
+from strategies.batch_statistics import NormStats
 from strategies.safeguard import Course
 from strategies.strategy import Standing
 from tasks.identity import TaskIdentity
@@ -34,6 +35,8 @@ CHECKPOINTS = "checkpoints"
 """The folder, in the run folder."""
 COURSE, GOOD = "course/", "good/"
 """Before the names of the arrays of a course, and of the state that it goes back to."""
+NORM_STATS = "norm/stats"
+"""Name of the array of running statistics that clients have answered."""
 _FORMAT = 1
 _SUFFIX = ".safetensors"
 _KEY = "breakwater"
@@ -63,6 +66,8 @@ class Checkpoint:
         since: of the strategy.
         course: of the strategy as plain data; its arrays are among ``arrays``, under ``COURSE`` and ``GOOD``. None
             where it has none.
+        norm_stats: the round of the running statistics, which are among ``arrays`` as ``NORM_STATS``; None where there
+            are none.
     """
 
     round: int
@@ -78,6 +83,7 @@ class Checkpoint:
     alpha_scale: float = 1.0
     since: int = 0
     course: Mapping[str, Any] | None = None
+    norm_stats: int | None = None
 
 
 def clear_drafts(folder: Path) -> None:
@@ -97,7 +103,7 @@ def of_standing(
     agreement: str = "",
 ) -> Checkpoint:
     """Return the checkpoint of a run, whose vectors must not be modified any more; methods never do."""
-    state, course, step_scale, alpha_scale, since = standing
+    state, course, step_scale, alpha_scale, since, norm_stats = standing
     (plain, arrays), noted = take_apart(state), None
     if course is not None:
         values, of_course = take_apart(replace(course, good=None))
@@ -105,6 +111,8 @@ def of_standing(
         noted = {"values": values, "good": good}
         for head, more in ((COURSE, of_course), (GOOD, of_good)):
             arrays |= {f"{head}{name}": array for name, array in more.items()}
+    if norm_stats is not None:
+        arrays[NORM_STATS] = norm_stats.values
     return Checkpoint(
         round=state.round - 1,
         experiment=experiment,
@@ -119,6 +127,7 @@ def of_standing(
         alpha_scale=alpha_scale,
         since=since,
         course=noted,
+        norm_stats=None if norm_stats is None else norm_stats.round,
     )
 
 
@@ -138,6 +147,11 @@ def course_together(state: Any, checkpoint: Checkpoint) -> Course | None:
     if noted["good"] is None:
         return course
     return replace(course, good=put_together(state, noted["good"], _under(GOOD, checkpoint.arrays)))
+
+
+def norm_stats_of(checkpoint: Checkpoint) -> NormStats | None:
+    """Return the running statistics that a checkpoint holds; None where it has none."""
+    return None if checkpoint.norm_stats is None else NormStats(checkpoint.arrays[NORM_STATS], checkpoint.norm_stats)
 
 
 def _under(head: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

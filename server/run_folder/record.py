@@ -89,6 +89,7 @@ def to_line(record: RoundRecord, names: dict[int, str]) -> str:
         "kept": seen and _digits(seen.kept),
         "weight": seen and _digits(seen.weight),
         "same": seen and [list(group) for group in seen.same],
+        "statistics_bytes": any(record.statistics_bytes) and list(record.statistics_bytes),
         "names": {str(worker): name for worker, name in new.items()},
     }
     line |= {key: value for key, value in optional.items() if value}
@@ -139,6 +140,7 @@ def from_line(text: str | bytes, names: dict[int, str]) -> RoundRecord:
             late=list(line.get("late", ())),
             incomplete=bool(line.get("incomplete")),
             claims=claims_from(line.get("claims")),
+            statistics_bytes=_pair(line.get("statistics_bytes", (0, 0))),
         )
     except KeyError as error:
         raise ValueError(f"not a round: {error} is missing") from None
@@ -206,6 +208,11 @@ def _floats(found: Mapping[str, Any]) -> dict[str, float]:
 
 def _known(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _pair(found: Any) -> tuple[int, int]:
+    up, down = found
+    return int(up), int(down)
 
 
 def finite(value: float | None) -> float | None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.batch_statistics import NormStats
 from strategies.method import Evaluation, Report
 from strategies.safeguard import Course, Losses
 
@@ -86,6 +87,8 @@ def _apart(value: Any, arrays: Arrays) -> Any:
     if isinstance(value, Mapping):
         named = {key if isinstance(key, str) else int(key): item for key, item in value.items()}
         return {"map": [[key, _apart(item, arrays)] for key, item in named.items()]}
+    if isinstance(value, NormStats):
+        return {"norm_stats": [_apart(value.values, arrays), value.round]}
     if isinstance(value, Losses):
         return {"losses": [float(each) for each in value]}
     if isinstance(value, Evaluation):
@@ -116,6 +119,8 @@ def _together(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
             return frozenset(inner)
         case "list":
             return tuple(_together(item, arrays) for item in inner)
+        case "norm_stats":
+            return NormStats(_together(inner[0], arrays), int(inner[1]))
         case "losses":
             return Losses(*inner)
         case "evaluation":

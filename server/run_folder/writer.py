@@ -166,13 +166,20 @@ class RunFolder:
         """Seconds from the first round to now, restarts of the server included."""
         return self._wall_s + (0.0 if self._began is None else time.monotonic() - self._began)
 
-    def begin(self, config: Config, start: Evaluation | None, claims: Claims | None = None) -> None:
+    def begin(
+        self,
+        config: Config,
+        start: Evaluation | None,
+        claims: Claims | None = None,
+        statistics_bytes: tuple[int, int] = (0, 0),
+    ) -> None:
         """Write the resolved config and keep the measures of x^0; the first round follows.
 
         Args:
             config: resolved.
             start: x^0 as the server measured it; None where it did not.
             claims: what clients claim about x^0, where they were asked.
+            statistics_bytes: of asking clients for running statistics of x^0, up and down.
         """
         self._began = time.monotonic()
         with self._or_later(CONFIG):
@@ -180,7 +187,7 @@ class RunFolder:
         with suppress(OSError):  # then the disk is full already
             (self.path / _RESERVE).write_bytes(bytes(_RESERVE_BYTES))
         self._start = start, claims
-        self._count_bytes(claims)
+        self._count_bytes(claims, statistics_bytes)
 
     def add(self, record: RoundRecord) -> None:
         """Append one round to the metrics.
@@ -209,7 +216,8 @@ class RunFolder:
 
     def _save_best(self, course: Course) -> None:
         if course.best is not None and course.best_x is not None:
-            write_model(self.path / BEST, course.best_x, self.form)
+            stats = None if course.best_stats is None else course.best_stats.values
+            write_model(self.path / BEST, course.best_x, self.form, stats)
 
     def keep(self, checkpoints: Checkpoints, checkpoint: Checkpoint) -> bool:
         """Write a checkpoint, and before it the metrics that it builds on; return whether that was possible."""
@@ -333,15 +341,15 @@ class RunFolder:
                 self._attack_failure = self._attack_failure or reason.partition(": ")[2]
             self._rejected[kind] += 1
             self._rejected_of.setdefault(name, Counter())[kind] += 1
-        self._count_bytes(record.claims)
+        self._count_bytes(record.claims, record.statistics_bytes)
         if record.evaluation is not None or record.claims is not None or record.diverged:
             self._last = record.evaluation, record.claims
 
-    def _count_bytes(self, claims: Claims | None) -> None:
-        """Add what an evaluation by clients took."""
-        if claims is not None:
-            self._evaluation_bytes[0] += claims.bytes_up
-            self._evaluation_bytes[1] += claims.bytes_down
+    def _count_bytes(self, claims: Claims | None, statistics_bytes: tuple[int, int]) -> None:
+        """Add what an evaluation took at clients."""
+        claimed = (0, 0) if claims is None else (claims.bytes_up, claims.bytes_down)
+        for place, sizes in enumerate(zip(claimed, statistics_bytes, strict=True)):
+            self._evaluation_bytes[place] += sum(sizes)
 
     def _flush(self) -> None:
         """Write the lines that wait.

@@ -14,6 +14,7 @@ from foundation.faults import Fault
 from link.flwr_compat import APP_RAISED, instruction
 from link.invitation import STATISTICS
 from link.replies import App
+from strategies.batch_statistics import QUESTION
 from strategies.method import AGREEMENT, ATTACK_FAILED, DECLINED, FAILED, STALE, UNPREPARED
 from tests.parties import CONFIG
 
@@ -104,6 +105,38 @@ def test_the_owner_may_decline_evaluation_statistics_and_more_rounds() -> None:
     assert reason(app(message(f"query.{STATISTICS}"), here)) == "declined: statistics"
     answers = [reason(app(message(round_=r), here)) for r in (1, 1, 4, 5, 5)]
     assert answers == ["", "", "", "declined: more than 2 rounds", "declined: more than 2 rounds"]
+
+
+class Normed:
+    """A party whose model has batch norm."""
+
+    answers_statistics, variances = True, (False, True)
+
+    def __init__(self, rows: int, count: int) -> None:
+        self.rows, self.samples = rows, count
+
+    def batch_rows(self, worker: int) -> int:
+        return self.rows
+
+    def count(self, worker: int) -> int:
+        return self.samples
+
+
+@pytest.mark.parametrize(
+    ("problem", "limits", "said"),
+    [
+        (Normed(8, 40), Limits(), ""),
+        (Normed(5, 5), Limits(), ""),  # all that it has, as for gradients
+        (Normed(5, 40), Limits(), "declined: too few rows for statistics of batches"),
+        (Normed(16, 40), Limits(min_batch=20), "declined: too few rows for statistics of batches"),
+        (Normed(16, 16), Limits(min_batch=20), "declined: too few rows for statistics of batches"),
+        (Normed(20, 40), Limits(min_batch=20), ""),
+        (Normed(16, 40), Limits(statistics=False), "declined: statistics"),
+        (object(), Limits(), "declined: statistics of batches, by its own config"),
+    ],
+)
+def test_statistics_of_batches_are_declined_by_the_owners_limits(problem: Any, limits: Limits, said: str) -> None:
+    assert reason(party(limits=limits, problem=problem)(message(QUESTION), context())) == said
 
 
 def test_statistics_are_sent_as_they_are_and_too_few_rows_send_none() -> None:

@@ -180,6 +180,45 @@ def test_the_running_statistics_are_the_mean_over_the_reference_batches() -> Non
     assert np.array_equal(state["0.running_mean"], stats[:20].astype(np.float32))
 
 
+def test_statistics_of_a_worker_are_the_plain_average_over_batches_of_exactly_b_of_its_own_rows() -> None:
+    inputs, targets = data()
+    module = nn.Sequential(nn.BatchNorm1d(20), nn.Linear(20, 5))
+    task = problem(lambda: module, train=(inputs, targets), norm_source="aggregate")
+    seen: list[Tensor] = []
+    module.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone()))
+    x = task.initial()
+    found = task.batch_statistics(1, x, 4)
+    assert [len(batch) for batch in seen] == [32] * 8
+    means = torch.stack([batch.double().mean(dim=0) for batch in seen]).mean(dim=0)
+    variances = torch.stack([batch.double().var(dim=0) for batch in seen]).mean(dim=0)
+    np.testing.assert_allclose(found, torch.cat([means, variances]).numpy(), rtol=1e-5)
+    assert np.array_equal(task.variances, np.repeat([False, True], 20))
+    own = {tuple(row.tolist()) for row in inputs[task.parts[1]]}
+    assert {tuple(row.tolist()) for batch in seen for row in batch} <= own
+    assert np.array_equal(task.batch_statistics(1, x, 4), found)  # a repeated question has the same answer
+    assert not np.array_equal(task.batch_statistics(1, x, 5), found)
+    assert not np.array_equal(task.batch_statistics(0, x, 4), found)
+    assert module[0].running_mean.tolist() == [0.0] * 20  # type: ignore[operator]  # a batch norm
+
+
+def test_few_rows_are_one_batch() -> None:
+    task = problem(setting=Setting(clients=30, batch=32), norm_source="aggregate")
+    assert task.batch_rows(0) == 10
+    assert task.batch_statistics(0, task.initial(), 1).shape == (128,)
+
+
+def test_until_clients_answer_a_model_is_measured_as_it_was_made() -> None:
+    task = problem(lambda: nn.Sequential(nn.BatchNorm1d(20), nn.Linear(20, 5)), norm_source="aggregate")
+    x = task.initial()
+    assert (task.norm_stats(x), dict(task.norm_buffers(x))) == (None, {})
+    before = task.evaluate(x)
+    task.set_norm_stats(np.concatenate([np.zeros(20), np.ones(20)]))
+    assert task.evaluate(x) == before
+    with pytest.raises(TaskError, match=r"running statistics of shape \(3,\); the model has \(40,\)"):
+        task.set_norm_stats(np.zeros(3))
+    assert any("each client sends mean and variance" in remark for remark in task.remarks())
+
+
 def test_a_layer_that_is_used_twice_has_its_statistics_under_both_names() -> None:
     def twice() -> nn.Module:
         norm = nn.BatchNorm1d(20)
@@ -298,7 +337,7 @@ def test_local_statistics_are_those_of_a_workers_own_rows_and_the_server_has_non
 
     inputs, targets = data()
     inputs[:, 0] += 3 * targets  # rows of one label have their own mean
-    task = problem(normed, train=(inputs, targets), partition="label", local_stats=True)
+    task = problem(normed, train=(inputs, targets), partition="label", norm_source="local")
     x = task.initial()
     claims = [task.measure(worker, x) for worker in range(3)]
     assert claims[0].loss != claims[1].loss
@@ -308,7 +347,7 @@ def test_local_statistics_are_those_of_a_workers_own_rows_and_the_server_has_non
     alone.set_norm_stats(np.concatenate([np.zeros(20), np.ones(20)]))
     assert alone.measure(0, x).loss != claims[0].loss
     rows = inputs[task.parts[1]].double()
-    stats = task._stats_on(task.parts[1], x, stream(2, Role.NORM_STATS, 1))
+    stats = task.stats_on(task.parts[1], x, stream(2, Role.NORM_STATS, 1))
     np.testing.assert_allclose(stats[:20], rows.mean(dim=0), atol=0.1)
     assert task.norm_buffers(x) == {"0.running_mean": None, "0.running_var": None}
     saved, _ = ModelForm.of(task).arrays(x)

@@ -216,12 +216,69 @@ def test_the_server_computes_running_statistics_and_sends_them_with_each_model(t
         client.set_norm_stats(np.zeros(3))
 
 
+def with_source(config: Path, source: str) -> Path:
+    config.write_text(config.read_text().replace('partition = "own"', f'partition = "own"\nnorm_stats = "{source}"'))
+    return config
+
+
 @pytest.mark.parametrize("root_data", ["", ROOT_DATA])
-def test_batch_norm_without_training_data_at_the_server_is_refused_there(tmp_path: Path, root_data: str) -> None:
-    config = with_norm(tmp_path, root_data)
+def test_reference_statistics_without_training_data_at_the_server_are_refused_there(
+    tmp_path: Path, root_data: str
+) -> None:
+    config = with_source(with_norm(tmp_path, root_data), "reference")
     party(config, data=tmp_path / "parties" / "p0")
-    with pytest.raises(TaskError, match=r'layer "1" keeps running statistics.* give them by root_data\(folder\)'):
+    with pytest.raises(TaskError, match=r'running statistics of layer "1".* give them by root_data\(folder\)'):
         party(config, at="server")
+
+
+@pytest.mark.parametrize(
+    ("root_data", "folder", "source"),
+    [(ROOT_DATA, "server", "reference"), (ROOT_DATA, None, "aggregate"), ("", "server", "aggregate")],
+)
+def test_statistics_come_from_the_servers_training_data_where_it_has_some_else_from_clients(
+    tmp_path: Path, root_data: str, folder: str | None, source: str
+) -> None:
+    config = with_norm(tmp_path, root_data)
+    server = party(config, data=None if folder is None else tmp_path / folder, at="server")
+    assert server.norm_source == source
+    client = party(config, data=tmp_path / "parties" / "p0")
+    assert (client.norm_source, client.answers_statistics) == (None, True)  # only the server knows
+    asked = party(with_source(config, "aggregate"), data=tmp_path / "server", at="server")
+    assert asked.norm_source == "aggregate"  # whatever it has
+    assert asked.norm_stats(asked.initial()) is None
+    plain = federation(tmp_path)
+    assert party(plain, at="server").norm_source is None
+    assert not party(plain, data=tmp_path / "parties" / "p0").answers_statistics
+
+
+def test_the_server_never_computes_statistics_from_its_test_data(tmp_path: Path) -> None:
+    server = party(with_norm(tmp_path, ""), data=tmp_path / "server", at="server")
+    x = server.initial()
+    made = server.evaluate(x)
+    server.set_norm_stats(np.concatenate([np.zeros(4), np.ones(4)]))  # as a module is made
+    assert server.evaluate(x) == made
+    server.set_norm_stats(np.concatenate([np.ones(4), np.ones(4)]))
+    assert server.evaluate(x) != made
+
+
+def test_the_statistics_of_a_party_are_those_of_the_same_rows_of_shared_data(tmp_path: Path) -> None:
+    config = with_norm(tmp_path)
+    table = points(90, 5)
+    np.savetxt(tmp_path / "points.csv", table, delimiter=",")
+    read = load(config)
+    setting = Setting(4, 1, 3, tmp_path / "server", tmp_path, batch=8)
+    shared: Any = replace(read.task, partition="iid").load(setting)
+    assert shared.norm_source == "reference"
+    folders = {}
+    for worker, rows in enumerate(shared.parts):
+        folders[worker] = tmp_path / "split" / str(worker)
+        folders[worker].mkdir(parents=True)
+        np.savetxt(folders[worker] / "points.csv", table[rows], delimiter=",")
+    own = party(config, folders=folders)
+    x = shared.initial() + 1.0
+    for worker in (0, 3):
+        assert own.batch_rows(worker) == 8
+        assert np.array_equal(own.batch_statistics(worker, x, 2), shared.batch_statistics(worker, x, 2))
 
 
 def test_local_running_statistics_stay_at_their_party(tmp_path: Path) -> None:
