@@ -22,7 +22,7 @@ import struct
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, Self, TypeGuard, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 
 from foundation.errors import WireError
 from foundation.text import one_line
-from link.wire import CONTROL_BYTES
+from link import flwr_compat
+from link.wire import CONTROL_BYTES, Payload, array_shape, bytes_shape
 from strategies.method import (
     ATTACK_FAILED,
     DECLINED,
@@ -42,6 +43,7 @@ from strategies.method import (
     Compressor,
     Method,
     Packet,
+    PacketLayout,
     Rejected,
     Vector,
 )
@@ -206,6 +208,79 @@ def _read_broadcast(config: ConfigRecord, arrays: ArrayRecord) -> Packet:
     return Packet(kind, dim, values, seed, scale, marks)  # type: ignore[arg-type]  # checked above
 
 
+class PacketReply(Message):
+    """A reply for a server in the same process: it hands over the packet itself, and writes records if they are read.
+
+    Its packet is a copy that nobody can write to, as a packet that was read from records is.
+    """
+
+    @classmethod
+    def of(cls, packet: Packet, ask: Ask, instruction: Message) -> Self:
+        """Return the reply to an instruction.
+
+        Args:
+            packet: what is replied; its arrays may be written to afterwards.
+            ask: what the instruction says.
+            instruction: the message that is answered.
+        """
+        kept = Packet(
+            packet.kind,
+            packet.dim,
+            _kept(packet.values),
+            None if packet.seed is None else int(packet.seed),
+            None if packet.scale is None else float(packet.scale),
+            None if packet.marks is None else _kept(packet.marks),
+            packet.version,
+        )
+        reply = flwr_compat.replied(instruction, cls)
+        vars(reply).update(packet=kept, ask=ask)
+        return reply
+
+    packet: Packet
+    ask: Ask
+
+    @property  # type: ignore[misc]  # nobody sets it
+    def content(self) -> RecordDict:
+        """The records; made anew whenever they are read."""
+        return write_packet(self.packet, self.ask)
+
+    def has_content(self) -> bool:
+        """Return that there is one."""
+        return True
+
+    def payload(self) -> Payload:
+        """Return what the link would send, of which the lengths are known before it is written."""
+        packet = self.packet
+        nbytes = _nbytes(packet) + len(_label(packet, self.ask.round))
+        if nbytes <= INLINE_ARRAY_BYTES:
+            return Payload(lambda: self.content, (("p", "c", (("", bytes_shape(nbytes)),)),))
+        return Payload(lambda: self.content, (("p", "a", (("", array_shape("uint8", (nbytes,), RAW, nbytes)),)),))
+
+    def fits(self, layout: PacketLayout) -> bool:
+        """Return whether the packet is of this form, so that reading its records would give the same packet."""
+        packet, values, marks = self.packet, self.packet.values, self.packet.marks
+        return (
+            values.ndim == 1
+            and values.size == layout.count
+            and values.dtype == layout.dtype
+            and (packet.seed is not None) == layout.seed
+            and (packet.scale is not None) == layout.scale
+            and (0 if marks is None else marks.size) == layout.marks
+        )
+
+
+def _kept(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy of an array that cannot be written to."""
+    kept = np.array(array)
+    kept.flags.writeable = False
+    return kept
+
+
+def _nbytes(packet: Packet) -> int:
+    marks = 0 if packet.marks is None else packet.marks.nbytes
+    return packet.values.nbytes + marks + 8 * (packet.seed is not None) + 8 * (packet.scale is not None)
+
+
 def write_packet(packet: Packet, ask: Ask) -> RecordDict:
     """Return the content of a reply."""
     marks = b"" if packet.marks is None else _view(packet.marks)
@@ -242,6 +317,10 @@ def read_reply(message: Message, ask: Ask, form: Compressor, like: Vector) -> Pa
     try:
         if message.has_error():
             return Rejected(reason_of(message))
+        if isinstance(message, PacketReply) and message.fits(form.layout(like.size, like.dtype)):
+            packet = message.packet
+            flaw = _flaw_of_label(message.ask.round, packet.kind, packet.version, ask, form)
+            return _screened(packet, form, like) if flaw is None else Rejected(flaw)
         return _read_packet(message.content, ask, form, like)
     except WireError as error:
         return Rejected(one_line(error, _MOST))
@@ -260,12 +339,8 @@ def _read_packet(content: RecordDict, ask: Ask, form: Compressor, like: Vector) 
         return Rejected("undecodable: a packet with an invalid label")
     kind, label = data[end : end + n_kind].decode(errors="replace"), data[end + n_kind : -2]
     round_, version = int.from_bytes(label[:n_round], "little"), int.from_bytes(label[n_round:], "little")
-    if round_ != ask.round:
-        return Rejected(f"wrong round: {round_}, expected {ask.round}")
-    if kind != form.kind:
-        return Rejected(one_line(f"wrong kind: {kind!r}, expected {form.kind!r}", _MOST))
-    if version >= 2**63:
-        return Rejected(f"undecodable: version {version}, expected one below 2^63")
+    if (flaw := _flaw_of_label(round_, kind, version, ask, form)) is not None:
+        return Rejected(flaw)
     layout = form.layout(like.size, like.dtype)
     if end != layout.nbytes:
         return Rejected(f"wrong shape: a packet of {end} bytes, expected {layout.nbytes}")
@@ -275,7 +350,20 @@ def _read_packet(content: RecordDict, ask: Ask, form: Compressor, like: Vector) 
     at += layout.marks
     seed = _SEED.unpack_from(data, at)[0] if layout.seed else None
     scale = _SCALE.unpack_from(data, at + 8 * layout.seed)[0] if layout.scale else None
-    packet = Packet(kind, like.size, values, seed, scale, marks, version)
+    return _screened(Packet(kind, like.size, values, seed, scale, marks, version), form, like)
+
+
+def _flaw_of_label(round_: int, kind: str, version: int, ask: Ask, form: Compressor) -> str | None:
+    """Say why the label of a packet is not one of this round, or None if it is."""
+    if round_ != ask.round:
+        return f"wrong round: {round_}, expected {ask.round}"
+    if kind != form.kind:
+        return one_line(f"wrong kind: {kind!r}, expected {form.kind!r}", _MOST)
+    return f"undecodable: version {version}, expected one below 2^63" if version >= 2**63 else None
+
+
+def _screened(packet: Packet, form: Compressor, like: Vector) -> Packet | Rejected:
+    """Return the packet if its numbers can be used; else why not."""
     flaw = form.validate(packet, like.size, like.dtype)
     return packet if flaw is None else Rejected(one_line(flaw, _MOST))
 

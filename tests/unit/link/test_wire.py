@@ -375,4 +375,4 @@ def test_the_frames_of_a_message_are_as_long_as_is_said_before_they_are_written(
     held = ConfigRecord({"": data}) if record == "config" else ArrayRecord({"": Array("uint8", (size,), "raw", data)})
     payload, head = Payload(RecordDict({"p": held})), b"\x08\x01"
     frames = [payload.envelope(head), *payload.chunks()]
-    assert payload.frame_bytes(head) == list(map(len, frames))
+    assert payload.frame_bytes(len(head)) == list(map(len, frames))
