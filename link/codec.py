@@ -65,6 +65,7 @@ state, or that could not carry out its attack; and those of clients with their o
 _DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
 _CODES = _DTYPES | {name: np.dtype(name).newbyteorder("<") for name in ("float16", "uint8", "uint16", "int8", "int16")}
 """What vectors hold, and what the values of a packet may."""
+_NAMES = {np.dtype(name): name for name in _CODES}  # NumPy works a name out whenever it is asked
 _BYTES = {"uint8": _CODES["uint8"]}
 
 RecordT = TypeVar("RecordT", ArrayRecord, ConfigRecord)
@@ -74,7 +75,7 @@ _SEED, _SCALE = struct.Struct("<Q"), struct.Struct("<d")
 
 def to_array(v: NDArray[Any]) -> Array:
     """Return a one-dimensional array as a Flower Array of raw little-endian bytes."""
-    return Array(v.dtype.name, v.shape, RAW, _view(v).tobytes())
+    return Array(_NAMES.get(v.dtype) or v.dtype.name, v.shape, RAW, _view(v).tobytes())
 
 
 def from_array(array: Array) -> Vector:
@@ -120,7 +121,9 @@ def write_ask(ask: Ask, extra: Mapping[str, Vector] = {}) -> RecordDict:  # neve
         fields |= {"packet": packet.kind, "packet dim": packet.dim, "packet seed": packet.seed}
         fields["packet scale"] = packet.scale
     config = ConfigRecord({name: value for name, value in fields.items() if value is not None})
-    vectors = ArrayRecord({name: to_array(v) for name, v in {**ask.vectors, **extra}.items()})
+    vectors = ArrayRecord()  # filled one by one, which spares Flower to find out what it is given
+    for name, v in {**ask.vectors, **extra}.items():
+        vectors[name] = to_array(v)
     content = RecordDict({"ask": config, "vectors": vectors})
     if packet is not None:
         arrays = {"values": packet.values, "marks": packet.marks}

@@ -48,10 +48,16 @@ class InProcessGrid(FramedGrid):
         )
         self._reports = reports
         self._clients = {seat.node_id: _Client(seat, apps[seat.name], run_id) for seat in self.seats().values()}
+        self._nodes = {client.worker: node for node, client in self._clients.items()}
+        self._names = tuple(apps)
 
-    def nodes(self) -> dict[int, int]:
+    def nodes(self) -> Mapping[int, int]:
         """Return node id by worker: all are there."""
-        return {client.worker: node for node, client in self._clients.items()}
+        return self._nodes
+
+    def name(self, worker: int) -> str:
+        """Return the name that the worker joined with: seats never change hands."""
+        return self._names[worker]
 
     def reports(self) -> Mapping[str, str]:
         """Return what the clients have loaded, by name."""

@@ -45,6 +45,8 @@ class Evidence:
 
     def of(self, workers: Sequence[int]) -> "Evidence":
         """Return the entries of these workers, in this order; None for those that the rule did not see."""
+        if workers == self.workers:
+            return self
         at = {worker: row for row, worker in enumerate(self.workers)}
 
         def chosen(values: Sequence[float | None]) -> list[float | None]:

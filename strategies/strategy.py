@@ -630,7 +630,6 @@ class RobustStrategy(Strategy):
             record = self._commit(outcome)
             watch.keep(round_, self.state.x)
             seconds, (up_now, down_now) = time.perf_counter() - began, self.roster.traffic()
-            record = replace(record, round_s=seconds, bytes_up=up_now - up, bytes_down=down_now - down)
             x = self.state.x
             flaw = self.flaw_of_model(x)
             diverged = bool(flaw)
@@ -650,8 +649,17 @@ class RobustStrategy(Strategy):
             note = "; ".join(filter(None, (note, undone)))
             if claims is not None and claims.shortage and not self._short:
                 self._short, note = True, "; ".join(filter(None, (note, claims.shortage)))
-            late = self.roster.late()
-            record = replace(record, evaluation=evaluation, claims=claims, note=note, diverged=diverged, late=late)
+            record = replace(
+                record,
+                round_s=seconds,
+                bytes_up=up_now - up,
+                bytes_down=down_now - down,
+                evaluation=evaluation,
+                claims=claims,
+                note=note,
+                diverged=diverged,
+                late=self.roster.late(),
+            )
             self.last = record
             if self.on_round:
                 self.on_round(record)
