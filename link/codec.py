@@ -21,7 +21,7 @@ import math
 import struct
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Self, TypeGuard, TypeVar
 
 import numpy as np
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from foundation.errors import WireError
 from foundation.text import one_line
 from link import flwr_compat
-from link.wire import CONTROL_BYTES, Payload, array_shape, bytes_shape
+from link.wire import CONTROL_BYTES, Payload, Shape, array_shape, bytes_shape
 from strategies.method import (
     ATTACK_FAILED,
     DECLINED,
@@ -70,6 +70,7 @@ _BYTES = {"uint8": _CODES["uint8"]}
 
 RecordT = TypeVar("RecordT", ArrayRecord, ConfigRecord)
 
+_SCALES = ("step scale", "alpha scale")
 _SEED, _SCALE = struct.Struct("<Q"), struct.Struct("<d")
 
 
@@ -116,7 +117,7 @@ def write_ask(ask: Ask, extra: Mapping[str, Vector] = {}) -> RecordDict:  # neve
     fields["probe"] = ask.probe or None
     fields["since"] = ask.since or None
     fields["step"] = ask.step
-    fields |= {name: scale for name, scale in _scales(ask).items() if scale != 1.0}
+    fields |= {name: s for name, s in zip(_SCALES, (ask.step_scale, ask.alpha_scale), strict=True) if s != 1.0}
     if packet is not None:
         fields |= {"packet": packet.kind, "packet dim": packet.dim, "packet seed": packet.seed}
         fields["packet scale"] = packet.scale
@@ -129,6 +130,11 @@ def write_ask(ask: Ask, extra: Mapping[str, Vector] = {}) -> RecordDict:  # neve
         arrays = {"values": packet.values, "marks": packet.marks}
         content["packet"] = ArrayRecord({name: to_array(v) for name, v in arrays.items() if v is not None})
     return content
+
+
+def addressed(message: Message, node: int) -> Message:
+    """Return the same instruction to another node."""
+    return flwr_compat.addressed(message, node)
 
 
 def read_ask(content: RecordDict) -> Ask:
@@ -151,17 +157,25 @@ def read_ask(content: RecordDict) -> Ask:
     members = None if cohort is None else tuple(cohort)
     named = {name: from_array(a) for name, a in vectors.items()}
     epoch = _read_mark(config.get("mark"))
-    ask = Ask(round_, kind, named, seed=seed, packet=packet, cohort=members, epoch=epoch)  # type: ignore[arg-type]  # checked above
-    step_scale, alpha_scale = (_read_size(config.get(name, 1.0), name) for name in _scales(ask))
+    step_scale, alpha_scale = (_read_size(config.get(name, 1.0), name) for name in _SCALES)
     step = _read_size(config["step"], "step") if "step" in config else None
-    probe, since = bool(config.get("probe", False)), config.get("since", 0)
+    since = config.get("since", 0)
     if not isinstance(since, int):
         raise WireError("undecodable: the instruction's since is no integer")
-    return replace(ask, probe=probe, since=since, step_scale=step_scale, alpha_scale=alpha_scale, step=step)
-
-
-def _scales(ask: Ask) -> dict[str, float]:
-    return {"step scale": ask.step_scale, "alpha scale": ask.alpha_scale}
+    return Ask(
+        round_,  # type: ignore[arg-type]  # checked above
+        kind,
+        named,
+        seed=seed,  # type: ignore[arg-type]  # the same
+        packet=packet,
+        cohort=members,
+        epoch=epoch,
+        probe=bool(config.get("probe", False)),
+        since=since,
+        step_scale=step_scale,
+        alpha_scale=alpha_scale,
+        step=step,
+    )
 
 
 def _read_size(size: object, name: str) -> float:
@@ -254,10 +268,8 @@ class PacketReply(Message):
     def payload(self) -> Payload:
         """Return what the link would send, of which the lengths are known before it is written."""
         packet = self.packet
-        nbytes = _nbytes(packet) + len(_label(packet, self.ask.round))
-        if nbytes <= INLINE_ARRAY_BYTES:
-            return Payload(lambda: self.content, (("p", "c", (("", bytes_shape(nbytes)),)),))
-        return Payload(lambda: self.content, (("p", "a", (("", array_shape("uint8", (nbytes,), RAW, nbytes)),)),))
+        nbytes = _nbytes(packet) + len(packet.kind.encode()) + _n_bytes(self.ask.round) + _n_bytes(packet.version) + 2
+        return Payload(lambda: self.content, _shape_of_reply(nbytes))
 
     def fits(self, layout: PacketLayout) -> bool:
         """Return whether the packet is of this form, so that reading its records would give the same packet."""
@@ -270,6 +282,14 @@ class PacketReply(Message):
             and (packet.scale is not None) == layout.scale
             and (0 if marks is None else marks.size) == layout.marks
         )
+
+
+@lru_cache(maxsize=64)
+def _shape_of_reply(nbytes: int) -> Shape:
+    """Return the shape of what ``write_packet`` writes of so many bytes."""
+    if nbytes <= INLINE_ARRAY_BYTES:
+        return (("p", "c", (("", bytes_shape(nbytes)),)),)
+    return (("p", "a", (("", array_shape("uint8", (nbytes,), RAW, nbytes)),)),)
 
 
 def _kept(array: NDArray[Any]) -> NDArray[Any]:

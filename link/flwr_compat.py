@@ -43,6 +43,14 @@ def stamp(message: Message, *, message_id: str, run_id: int) -> None:
     fields["_src_node_id"] = SERVER_NODE_ID
 
 
+def addressed(message: Message, node_id: int) -> Message:
+    """Return the same instruction, with the same content, to another node: a copy that Flower need not check again."""
+    metadata, copied = Metadata.__new__(Metadata), Message.__new__(Message)
+    metadata.__dict__.update(message.metadata.__dict__, _dst_node_id=node_id)
+    copied.__dict__.update(message.__dict__, _metadata=metadata)
+    return copied
+
+
 def replied(instruction: Message, kind: type[MessageT]) -> MessageT:
     """Return a reply to an instruction as ``Message(content, reply_to=instruction)`` does, but without its content.
 
@@ -51,8 +59,8 @@ def replied(instruction: Message, kind: type[MessageT]) -> MessageT:
         kind: the class of the reply, which makes the content when it is read.
     """
     asked, given = instruction.metadata.__dict__, Metadata.__new__(Metadata)
-    given.__dict__.update(asked)
     given.__dict__.update(
+        asked,
         _message_id="",
         _src_node_id=asked["_dst_node_id"],
         _dst_node_id=asked["_src_node_id"],
