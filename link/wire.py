@@ -194,8 +194,8 @@ def _write(content: RecordDict) -> _Written:
 
 
 Shape = tuple[tuple[str, str, tuple[tuple[str, Hashable], ...]], ...]
-"""Of records: all that the lengths of their frames depend on. Of each record the name, the kind ("a" of arrays, "c" of a
-config), and by key what its value is like: an array with its description, or a value of the same type and length."""
+"""Of records: all that the lengths of their frames depend on. Of each record the name, the kind ("a": arrays, "c": a
+config), and by key what its value is like: how an array is described, or the type and a value of the same length."""
 
 
 def shape_of(content: RecordDict) -> Shape | None:
@@ -235,7 +235,7 @@ def _like(value: object) -> tuple[str, Hashable] | None:
     if isinstance(value, bool):  # before int, whose subclass it is
         return "bool", True
     if isinstance(value, int):
-        return "int", _least(value)
+        return "int", 1 << 63 if 1 << 63 <= value < 1 << 64 else _least(value)  # unsigned ones have one length
     if isinstance(value, float):
         return "float", 1.0
     if isinstance(value, str):
@@ -251,10 +251,14 @@ def _of_like(like: tuple[str, Any]) -> Any:
 
 
 def _least(n: int) -> int:
-    """Return the least integer that protobuf writes in as many bytes, as a signed or an unsigned one as ``n``."""
-    if not -(1 << 63) <= n < 1 << 64:
-        return n  # it does not fit the wire
-    return -1 if n < 0 else 1 << 7 * ((n.bit_length() - 1) // 7) if n else 0
+    """Return an integer that takes as many bytes on the wire as ``n``: one for all signed ones of a length.
+
+    Signed integers travel zigzag: 0, -1, 1, -2, ... as 0, 1, 2, 3, ...
+    """
+    if not -(1 << 63) <= n < 1 << 63:
+        return n
+    more = varint_bytes(2 * n if n >= 0 else -2 * n - 1) - 1
+    return 1 << 7 * more - 1 if more else 0
 
 
 @lru_cache(maxsize=256)
