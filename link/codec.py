@@ -271,11 +271,12 @@ class PacketReply(Message):
         nbytes = _nbytes(packet) + len(packet.kind.encode()) + _n_bytes(self.ask.round) + _n_bytes(packet.version) + 2
         return Payload(lambda: self.content, _shape_of_reply(nbytes))
 
-    def fits(self, layout: PacketLayout) -> bool:
+    def fits(self, layout: PacketLayout, dim: int) -> bool:
         """Return whether the packet is of this form, so that reading its records would give the same packet."""
         packet, values, marks = self.packet, self.packet.values, self.packet.marks
         return (
-            values.ndim == 1
+            packet.dim == dim
+            and values.ndim == 1
             and values.size == layout.count
             and values.dtype == layout.dtype
             and (packet.seed is not None) == layout.seed
@@ -340,7 +341,7 @@ def read_reply(message: Message, ask: Ask, form: Compressor, like: Vector) -> Pa
     try:
         if message.has_error():
             return Rejected(reason_of(message))
-        if isinstance(message, PacketReply) and message.fits(form.layout(like.size, like.dtype)):
+        if isinstance(message, PacketReply) and message.fits(form.layout(like.size, like.dtype), like.size):
             packet = message.packet
             flaw = _flaw_of_label(message.ask.round, packet.kind, packet.version, ask, form)
             return _screened(packet, form, like) if flaw is None else Rejected(flaw)

@@ -403,12 +403,14 @@ def test_a_packet_that_is_handed_over_is_screened_like_its_records(packet: Packe
     assert handed == written
 
 
-def test_a_packet_of_another_type_is_read_as_its_bytes_are() -> None:
-    packet = replace(PACKET, values=np.ones(8, np.float32))
+@pytest.mark.parametrize("changes", [{"values": np.ones(8, np.float32)}, {"dim": 9}])
+def test_a_packet_of_another_type_is_read_as_its_bytes_are(changes: dict[str, Any]) -> None:
+    packet = replace(PACKET, **changes)
     written, handed = both_ways(packet, ASK, Identity(), X)
     assert isinstance(written, Packet)
     assert isinstance(handed, Packet)
     assert handed.values.tolist() == written.values.tolist() == packet.values.view(np.float64).tolist()
+    assert handed.dim == written.dim == 4
 
 
 def test_what_a_client_writes_after_its_reply_changes_nothing() -> None:
