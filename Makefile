@@ -52,8 +52,9 @@ test: $(STAMP)
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest $(ON_ALL_CORES) -m "not slow and not flower and not wheel"
 
+# A Flower simulation that is not up within 30 s is over for Flower, so no more of them at a time than cores.
 test-flower: $(STAMP)
-	$(BIN)/python -m pytest $(ON_ALL_CORES) tests/flower
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder tests/flower
 
 test-wheel: $(STAMP)
 	$(BIN)/python -m pytest $(ON_ALL_CORES) tests/wheel

@@ -19,6 +19,7 @@ from tasks.modules import trained
 from tasks.norm_stats import NormStats
 from tasks.placement import Placement
 from tasks.samples import Samples, count
+from tasks.threads import GENERATORS
 
 HALF = ("float16", "bfloat16")
 """Types of parameters that are trained through a float32 vector x."""
@@ -171,12 +172,13 @@ def drawing(seed: int, others: Sequence[torch.Generator] = ()) -> Iterator[Calla
     """
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch does not type it
     generators = [torch.default_generator, *(torch.cuda.default_generators if in_use else ()), *others]
-    before = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:  # torch.manual_seed would also note it down for GPUs that nobody uses
-            generator.manual_seed(seed)
-        seeded = [generator.get_state() for generator in generators]
-        yield lambda: not all(map(torch.equal, seeded, (generator.get_state() for generator in generators)))
-    finally:
-        for generator, state in zip(generators, before, strict=True):
-            generator.set_state(state)
+    with GENERATORS:
+        before = [generator.get_state() for generator in generators]
+        try:
+            for generator in generators:  # torch.manual_seed would also note it down for GPUs that nobody uses
+                generator.manual_seed(seed)
+            seeded = [generator.get_state() for generator in generators]
+            yield lambda: not all(map(torch.equal, seeded, (generator.get_state() for generator in generators)))
+        finally:
+            for generator, state in zip(generators, before, strict=True):
+                generator.set_state(state)

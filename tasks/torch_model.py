@@ -27,7 +27,7 @@ from tasks.modules import completed, tied, untrained
 from tasks.partition import Indices, Partitioned, draw, share_out
 from tasks.pipeline import Fetched
 from tasks.samples import TARGETS, Samples, arrays_of, as_array, count, mapped, taken, targets_of, with_targets
-from tasks.threads import one_thread
+from tasks.threads import GENERATORS, one_thread
 
 BLOCK = 250
 """Samples that are pushed through the model at once; bounds the memory of a full gradient. With 1000 the activations of
@@ -191,7 +191,7 @@ def built(model: Callable[[], nn.Module], inputs: Tensor | None, dtype: str, see
     """
     torch.set_num_threads(1)
     one_thread()
-    with torch.random.fork_rng(devices=[]):
+    with GENERATORS, torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(stream(seed, Role.INITIAL).integers(2**63)))
         return FlatModule(completed(model(), inputs, dtype), dtype, compute.current())
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from foundation.text import kind_and_line
 from tasks.contract import Problem, Setting, TaskError, TaskSpec
+from tasks.threads import GENERATORS
 
 SEEDED = "every process must get the same: draw and shuffle with fixed seeds, such as np.random.default_rng(0)"
 
@@ -90,9 +91,9 @@ def spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 @contextmanager
 def generators_restored() -> Iterator[None]:
     """Within: the global generators of Python, NumPy and torch may change; their states are restored."""
-    python, numpy = random.getstate(), np.random.get_state()  # users' code may draw from it
     torch: Any = sys.modules.get("torch")
-    with nullcontext() if torch is None else torch.random.fork_rng(devices=[]):
+    with GENERATORS, nullcontext() if torch is None else torch.random.fork_rng(devices=[]):
+        python, numpy = random.getstate(), np.random.get_state()  # users' code may draw from it
         try:
             yield
         finally:

@@ -1,6 +1,7 @@
 """Two evaluations of one gradient: a module with batch norm and dropout, at two points of a difference."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from experiment.opened import Experiment
 from strategies.method import Ask, Vector, begin, full_gradients
 from strategies.randomness import Role, stream
 from tasks.contract import Setting, TaskError
+from tasks.trial import generators_restored
 
 torch = pytest.importorskip("torch")
 
@@ -263,6 +265,23 @@ def test_draws_begin_at_the_seed_and_leave_torch_alone() -> None:
     with drawing(8):
         assert torch.equal(torch.rand(4), first)
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_another_thread_waits_with_the_generators_until_they_are_restored() -> None:
+    wanted = [torch.rand(2, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+
+    def other() -> list[Tensor]:
+        with generators_restored(), drawing(2):
+            return [torch.rand(2), torch.from_numpy(problem().initial())]
+
+    alone = other()
+    with ThreadPoolExecutor(1) as pool:
+        with drawing(1):
+            running = pool.submit(other)
+            assert not wait([running], timeout=0.05).done
+            assert torch.equal(torch.rand(2), wanted[0])
+        assert all(map(torch.equal, running.result(), alone))
+    assert torch.equal(alone[0], wanted[1])
 
 
 def test_a_model_that_draws_nothing_says_so() -> None:
