@@ -55,6 +55,10 @@ class AppCodec:
         """Return the content of an instruction."""
         return codec.write_ask(ask, extra)
 
+    def addressed(self, message: Message, node: int) -> Message:
+        """Return the same instruction to another node."""
+        return codec.addressed(message, node)
+
     def read_reply(self, message: Message, ask: Ask, form: Compressor, like: Vector) -> Packet | Rejected:
         """Return the packet of a reply, or why there is none."""
         if message.has_content() and "p" not in message.content:

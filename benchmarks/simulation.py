@@ -24,7 +24,10 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
+import torch
+
 from benchmarks.bench import Result, arguments, publish
+from benchmarks.lenet import LeNet, images
 from deploy.inprocess import grid_of
 from examples.plain_loop import trajectory
 from experiment.config import load
@@ -36,7 +39,7 @@ from strategies.strategy import RoundRecord
 
 ROOT = Path(__file__).resolve().parent.parent
 A9A = ROOT / "deploy" / "configs" / "a9a.toml"
-LENET = """
+LENET_RUN = """
 [federation]
 clients = 10
 byzantine = 2
@@ -118,19 +121,20 @@ def lenet(byzfl: str | None, times: int, rounds: int) -> Iterator[Result]:
     here = Path(__file__).parent
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "lenet.toml"
-        file.write_text(LENET)
+        file.write_text(LENET_RUN)
 
         def timed(kind: str, view: str) -> Callable[[], float]:
             changes = [f"attack.kind={kind}", f"attack.view={view}", f"strategy.rounds={WARM_UP + rounds}"]
             experiment = open_config(load(file, changes), None, here)
             return lambda: median(b - a for a, b in pairwise(whole_run(experiment)[WARM_UP - 1 :])) * 1e3
 
-        calls = {"ipm": timed("ipm", "omniscient"), "big": timed("big", "own")}
+        calls = {"ipm": timed("ipm", "omniscient"), "big": timed("big", "own"), "torch": lambda: gradients(rounds)}
         if byzfl is not None:
             calls["byzfl"] = lambda: byzfl_round(byzfl, rounds)
         found = least(calls, times)
     name = "431,080 parameters, a round of omniscient ipm"
     yield compared(name, found["ipm"], "ms", "attack that looks at nobody", found["big"])
+    yield compared(name, found["ipm"], "ms", "PyTorch alone", found["torch"])
     if "byzfl" in found:
         yield compared(name, found["ipm"], "ms", "ByzFL", found["byzfl"])
 
@@ -138,6 +142,19 @@ def lenet(byzfl: str | None, times: int, rounds: int) -> Iterator[Result]:
 def compared(name: str, ours: float, unit: str, peer: str, theirs: float) -> Result:
     """Return a result."""
     return Result(name=name, value=ours, unit=unit, peer=peer, peer_value=theirs, ratio=theirs / ours)
+
+
+def gradients(rounds: int) -> float:
+    """Return the ms that PyTorch takes for the gradients of the honest clients of a round, and nothing else."""
+    module, loss, (pixels, classes) = LeNet().model(), torch.nn.CrossEntropyLoss(), images()
+    times = []
+    for _ in range(WARM_UP + rounds):
+        began = time.process_time()
+        for at in range(0, 8 * 25, 25):
+            module.zero_grad(set_to_none=False)
+            loss(module(pixels[at : at + 25]), classes[at : at + 25]).backward()
+        times.append(time.process_time() - began)
+    return median(times[WARM_UP:]) * 1e3
 
 
 def byzfl_round(python: str, rounds: int) -> float:

@@ -18,11 +18,14 @@ from client.worker import Worker
 from foundation.errors import Broken, ConfigError, Silent
 from foundation.faults import Fault
 from link import batch_statistics, claims, codec, flwr_compat, worker_state
-from strategies.batch_statistics import ACTION
+from link.replies import App
+from strategies.batch_statistics import ACTION, QUESTION
 from strategies.claims import NO_EVALUATION
 from strategies.method import ATTACK_FAILED, STALE, Ask, Packet, StateLostError
 
 ReadAsk = Callable[[RecordDict], Ask]
+TRAIN = "train"
+"""The type of the messages of a round."""
 
 log = logging.getLogger("breakwater.client")
 
@@ -43,7 +46,7 @@ def client_app(worker: Worker, *, evaluates: bool = True, read: ReadAsk = codec.
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return _reply(message, lambda ask: _stay(worker, ask), read)
+        return _reply(message, lambda ask: _written(_stay(worker, ask), ask), read)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -54,6 +57,25 @@ def client_app(worker: Worker, *, evaluates: bool = True, read: ReadAsk = codec.
         return answer_statistics(message, lambda: worker)
 
     return app
+
+
+def local_app(worker: Worker, read: ReadAsk) -> App:
+    """Return the same for a server in the same process: it hands over packets as they are.
+
+    Args:
+        worker: of this client.
+        read: an ``AskReader`` that the workers of this process share.
+    """
+
+    def answer(message: Message, context: Context) -> Message:
+        kind = message.metadata.message_type
+        if kind == TRAIN:
+            return _reply(message, lambda ask: _stay(worker, ask), read)
+        if kind == QUESTION:
+            return answer_statistics(message, lambda: worker)
+        return measure(message, lambda: worker)
+
+    return answer
 
 
 def visit(message: Message, state: RecordDict, worker: Callable[[], Worker]) -> Message:
@@ -100,10 +122,13 @@ def refusal(error: Exception, message: Message) -> Message:
     return error_reply(message, str(error))
 
 
-def _reply(message: Message, answer: Callable[[Ask], RecordDict], read: ReadAsk = codec.read_ask) -> Message:
+def _reply(message: Message, answer: Callable[[Ask], RecordDict | Packet], read: ReadAsk = codec.read_ask) -> Message:
     ask = read(message.content)
     try:
-        return Message(answer(ask), reply_to=message)
+        found = answer(ask)
+        if isinstance(found, Packet):
+            return codec.PacketReply.of(found, ask, message)
+        return Message(found, reply_to=message)
     except StateLostError as lost:
         return error_reply(message, f"{STALE}: {lost}")
     except ConfigError as error:
@@ -134,14 +159,18 @@ def _answer(worker: Worker, ask: Ask) -> Packet | Faulty | None:
         raise AttackFailedError(f"{type(error).__name__}: {error}") from error
 
 
-def _stay(worker: Worker, ask: Ask) -> RecordDict:
-    """Answer where worker and link stay."""
+def _written(answer: RecordDict | Packet, ask: Ask) -> RecordDict:
+    return codec.write_packet(answer, ask) if isinstance(answer, Packet) else answer
+
+
+def _stay(worker: Worker, ask: Ask) -> RecordDict | Packet:
+    """Answer where worker and link stay; with records where something is wrong with them."""
     worker.follow(ask)
     answer = _answer(worker, ask)
     if answer is None:
         raise _says_nothing(ask)
     if not isinstance(answer, Faulty):
-        return codec.write_packet(answer, ask)
+        return answer
     content = _faulty_content(answer, answer.fault, ask)
     if answer.fault.below_records:
         raise Broken(answer.fault, content, answer.delay_s, last=answer.last)

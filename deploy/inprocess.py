@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from client.answers import ReadAsk, client_app
+from client.answers import ReadAsk, local_app
 from client.coalition import Coalition, CoalitionMember
 from client.honest_replies import HonestReplies
 from client.preparation import PartyPreparation, PreparationOptions
@@ -94,7 +94,7 @@ def grid_of(experiment: Experiment) -> InProcessGrid:
     ]
     read = codec.AskReader()
     seats = zip(names(n, f if brain and not config.mobile else 0), workers, strict=True)
-    return _grid(experiment, {name: client_app(worker, read=read) for name, worker in seats}, read=read)
+    return _grid(experiment, {name: local_app(worker, read) for name, worker in seats}, read=read)
 
 
 def _grid(

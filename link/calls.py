@@ -5,6 +5,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from flwr.app import Error, Message, RecordDict
 
@@ -13,7 +14,7 @@ from link import link_pb2 as pb
 from link.ledger import Ledger
 from link.seats import Seat, Seats
 from link.transport import Transport
-from link.wire import Payload
+from link.wire import Payload, varint_bytes
 
 ReplyBound = Callable[[RecordDict], int]
 """Returns a bound on the length of a reply to an instruction's content."""
@@ -55,7 +56,12 @@ class Call:
         """Return the envelope's fields before the content."""
         metadata = self.message.metadata
         kind, group_id, ttl_s = metadata.message_type, metadata.group_id, metadata.ttl
-        return pb.Envelope(id=self.id, message_type=kind, group_id=group_id, ttl_s=ttl_s).SerializeToString()
+        return _head(self.id, kind, group_id, ttl_s)
+
+    def head_bytes(self) -> int:
+        """Return the length of the same."""
+        metadata = self.message.metadata
+        return _head_bytes(varint_bytes(self.id), metadata.message_type, metadata.group_id, metadata.ttl)
 
     def settle(self, answer: RecordDict | Error | Message) -> None:
         """Take the answer as Flower's reply; it may be a reply to the instruction already, with content."""
@@ -82,6 +88,16 @@ class Call:
             batch.missing -= 1
             if not batch.missing:
                 batch.complete.set()
+
+
+def _head(id_: int, kind: str, group_id: str, ttl_s: float) -> bytes:
+    return pb.Envelope(id=id_, message_type=kind, group_id=group_id, ttl_s=ttl_s).SerializeToString()
+
+
+@lru_cache(maxsize=64)
+def _head_bytes(id_bytes: int, kind: str, group_id: str, ttl_s: float) -> int:
+    """Return the length of a head; the calls of a round have the same, unless the id takes another byte."""
+    return len(_head(1 << 7 * (id_bytes - 1), kind, group_id, ttl_s))
 
 
 class FramedGrid(Transport):
@@ -199,13 +215,15 @@ class FramedGrid(Transport):
         return [call.reply for call in batch.calls if call.reply is not None]
 
     def _push(self, messages: list[Message]) -> Batch:
-        contents = {id(message.content): message.content for message in messages}
-        payloads = {key: self._payload(content) for key, content in contents.items()}
-        batch = Batch(len(messages))
+        payloads: dict[int, Payload] = {}
+        batch, run_id = Batch(len(messages)), self._run.run_id
         for message in messages:
-            call = Call(next(self._ids), message, payloads[id(message.content)], batch)
-            flwr_compat.stamp(message, message_id=call.message_id, run_id=self._run.run_id)
-            batch.calls.append(call)
+            content = message.content
+            if (payload := payloads.get(id(content))) is None:
+                payload = payloads[id(content)] = self._payload(content)
+            batch.calls.append(Call(next(self._ids), message, payload, batch))
+        for call in batch.calls:
+            flwr_compat.stamp(call.message, message_id=call.message_id, run_id=run_id)
         self.carry(batch.calls)
         return batch
 

@@ -21,8 +21,8 @@ import math
 import struct
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any, TypeGuard, TypeVar
+from functools import lru_cache
+from typing import Any, Self, TypeGuard, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 
 from foundation.errors import WireError
 from foundation.text import one_line
-from link.wire import CONTROL_BYTES
+from link import flwr_compat
+from link.wire import CONTROL_BYTES, Payload, Shape, array_shape, bytes_shape
 from strategies.method import (
     ATTACK_FAILED,
     DECLINED,
@@ -42,6 +43,7 @@ from strategies.method import (
     Compressor,
     Method,
     Packet,
+    PacketLayout,
     Rejected,
     Vector,
 )
@@ -63,6 +65,7 @@ state, or that could not carry out its attack; and those of clients with their o
 _DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
 _CODES = _DTYPES | {name: np.dtype(name).newbyteorder("<") for name in ("float16", "uint8", "uint16", "int8", "int16")}
 """What vectors hold, and what the values of a packet may."""
+_NAMES = {np.dtype(name): name for name in _CODES}  # NumPy works a name out whenever it is asked
 _BYTES = {"uint8": _CODES["uint8"]}
 
 _STATISTIC = np.dtype("<f8")
@@ -71,12 +74,13 @@ BATCH_STATISTICS = "batch_statistics"
 
 RecordT = TypeVar("RecordT", ArrayRecord, ConfigRecord)
 
+_SCALES = ("step scale", "alpha scale")
 _SEED, _SCALE = struct.Struct("<Q"), struct.Struct("<d")
 
 
 def to_array(v: NDArray[Any]) -> Array:
     """Return a one-dimensional array as a Flower Array of raw little-endian bytes."""
-    return Array(v.dtype.name, v.shape, RAW, _view(v).tobytes())
+    return Array(_NAMES.get(v.dtype) or v.dtype.name, v.shape, RAW, _view(v).tobytes())
 
 
 def from_array(array: Array) -> Vector:
@@ -117,17 +121,24 @@ def write_ask(ask: Ask, extra: Mapping[str, Vector] = {}) -> RecordDict:  # neve
     fields["probe"] = ask.probe or None
     fields["since"] = ask.since or None
     fields["step"] = ask.step
-    fields |= {name: scale for name, scale in _scales(ask).items() if scale != 1.0}
+    fields |= {name: s for name, s in zip(_SCALES, (ask.step_scale, ask.alpha_scale), strict=True) if s != 1.0}
     if packet is not None:
         fields |= {"packet": packet.kind, "packet dim": packet.dim, "packet seed": packet.seed}
         fields["packet scale"] = packet.scale
     config = ConfigRecord({name: value for name, value in fields.items() if value is not None})
-    vectors = ArrayRecord({name: to_array(v) for name, v in {**ask.vectors, **extra}.items()})
+    vectors = ArrayRecord()  # filled one by one, which spares Flower to find out what it is given
+    for name, v in {**ask.vectors, **extra}.items():
+        vectors[name] = to_array(v)
     content = RecordDict({"ask": config, "vectors": vectors})
     if packet is not None:
         arrays = {"values": packet.values, "marks": packet.marks}
         content["packet"] = ArrayRecord({name: to_array(v) for name, v in arrays.items() if v is not None})
     return content
+
+
+def addressed(message: Message, node: int) -> Message:
+    """Return the same instruction to another node."""
+    return flwr_compat.addressed(message, node)
 
 
 def read_ask(content: RecordDict) -> Ask:
@@ -150,17 +161,25 @@ def read_ask(content: RecordDict) -> Ask:
     members = None if cohort is None else tuple(cohort)
     named = {name: from_array(a) for name, a in vectors.items()}
     epoch = _read_mark(config.get("mark"))
-    ask = Ask(round_, kind, named, seed=seed, packet=packet, cohort=members, epoch=epoch)  # type: ignore[arg-type]  # checked above
-    step_scale, alpha_scale = (_read_size(config.get(name, 1.0), name) for name in _scales(ask))
+    step_scale, alpha_scale = (_read_size(config.get(name, 1.0), name) for name in _SCALES)
     step = _read_size(config["step"], "step") if "step" in config else None
-    probe, since = bool(config.get("probe", False)), config.get("since", 0)
+    since = config.get("since", 0)
     if not isinstance(since, int):
         raise WireError("undecodable: the instruction's since is no integer")
-    return replace(ask, probe=probe, since=since, step_scale=step_scale, alpha_scale=alpha_scale, step=step)
-
-
-def _scales(ask: Ask) -> dict[str, float]:
-    return {"step scale": ask.step_scale, "alpha scale": ask.alpha_scale}
+    return Ask(
+        round_,  # type: ignore[arg-type]  # checked above
+        kind,
+        named,
+        seed=seed,  # type: ignore[arg-type]  # the same
+        packet=packet,
+        cohort=members,
+        epoch=epoch,
+        probe=bool(config.get("probe", False)),
+        since=since,
+        step_scale=step_scale,
+        alpha_scale=alpha_scale,
+        step=step,
+    )
 
 
 def _read_size(size: object, name: str) -> float:
@@ -210,6 +229,86 @@ def _read_broadcast(config: ConfigRecord, arrays: ArrayRecord) -> Packet:
     return Packet(kind, dim, values, seed, scale, marks)  # type: ignore[arg-type]  # checked above
 
 
+class PacketReply(Message):
+    """A reply for a server in the same process: it hands over the packet itself, and writes records if they are read.
+
+    Its packet is a copy that nobody can write to, as a packet that was read from records is.
+    """
+
+    @classmethod
+    def of(cls, packet: Packet, ask: Ask, instruction: Message) -> Self:
+        """Return the reply to an instruction.
+
+        Args:
+            packet: what is replied; its arrays may be written to afterwards.
+            ask: what the instruction says.
+            instruction: the message that is answered.
+        """
+        kept = Packet(
+            packet.kind,
+            packet.dim,
+            _kept(packet.values),
+            None if packet.seed is None else int(packet.seed),
+            None if packet.scale is None else float(packet.scale),
+            None if packet.marks is None else _kept(packet.marks),
+            packet.version,
+        )
+        reply = flwr_compat.replied(instruction, cls)
+        vars(reply).update(packet=kept, ask=ask)
+        return reply
+
+    packet: Packet
+    ask: Ask
+
+    @property  # type: ignore[misc]  # nobody sets it
+    def content(self) -> RecordDict:
+        """The records; made anew whenever they are read."""
+        return write_packet(self.packet, self.ask)
+
+    def has_content(self) -> bool:
+        """Return that there is one."""
+        return True
+
+    def payload(self) -> Payload:
+        """Return what the link would send, of which the lengths are known before it is written."""
+        packet = self.packet
+        nbytes = _nbytes(packet) + len(packet.kind.encode()) + _n_bytes(self.ask.round) + _n_bytes(packet.version) + 2
+        return Payload(lambda: self.content, _shape_of_reply(nbytes))
+
+    def fits(self, layout: PacketLayout, dim: int) -> bool:
+        """Return whether the packet is of this form, so that reading its records would give the same packet."""
+        packet, values, marks = self.packet, self.packet.values, self.packet.marks
+        return (
+            packet.dim == dim
+            and values.ndim == 1
+            and values.size == layout.count
+            and values.dtype == layout.dtype
+            and (packet.seed is not None) == layout.seed
+            and (packet.scale is not None) == layout.scale
+            and (0 if marks is None else marks.size) == layout.marks
+        )
+
+
+@lru_cache(maxsize=64)
+def _shape_of_reply(nbytes: int) -> Shape:
+    """Return the shape of what ``write_packet`` writes of so many bytes."""
+    if nbytes <= INLINE_ARRAY_BYTES:
+        return (("p", "c", (("", bytes_shape(nbytes)),)),)
+    return (("p", "a", (("", array_shape("uint8", (nbytes,), RAW, nbytes)),)),)
+
+
+def _kept(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy of an array that cannot be written to."""
+    kept = np.array(array)
+    kept.flags.writeable = False
+    return kept
+
+
+def _nbytes(packet: Packet) -> int:
+    marks = 0 if packet.marks is None else packet.marks.nbytes
+    return packet.values.nbytes + marks + 8 * (packet.seed is not None) + 8 * (packet.scale is not None)
+
+
 def write_packet(packet: Packet, ask: Ask) -> RecordDict:
     """Return the content of a reply."""
     marks = b"" if packet.marks is None else _view(packet.marks)
@@ -246,6 +345,10 @@ def read_reply(message: Message, ask: Ask, form: Compressor, like: Vector) -> Pa
     try:
         if message.has_error():
             return Rejected(reason_of(message))
+        if isinstance(message, PacketReply) and message.fits(form.layout(like.size, like.dtype), like.size):
+            packet = message.packet
+            flaw = _flaw_of_label(message.ask.round, packet.kind, packet.version, ask, form)
+            return _screened(packet, form, like) if flaw is None else Rejected(flaw)
         return _read_packet(message.content, ask, form, like)
     except WireError as error:
         return Rejected(one_line(error, _MOST))
@@ -264,12 +367,8 @@ def _read_packet(content: RecordDict, ask: Ask, form: Compressor, like: Vector) 
         return Rejected("undecodable: a packet with an invalid label")
     kind, label = data[end : end + n_kind].decode(errors="replace"), data[end + n_kind : -2]
     round_, version = int.from_bytes(label[:n_round], "little"), int.from_bytes(label[n_round:], "little")
-    if round_ != ask.round:
-        return Rejected(f"wrong round: {round_}, expected {ask.round}")
-    if kind != form.kind:
-        return Rejected(one_line(f"wrong kind: {kind!r}, expected {form.kind!r}", _MOST))
-    if version >= 2**63:
-        return Rejected(f"undecodable: version {version}, expected one below 2^63")
+    if (flaw := _flaw_of_label(round_, kind, version, ask, form)) is not None:
+        return Rejected(flaw)
     layout = form.layout(like.size, like.dtype)
     if end != layout.nbytes:
         return Rejected(f"wrong shape: a packet of {end} bytes, expected {layout.nbytes}")
@@ -279,7 +378,20 @@ def _read_packet(content: RecordDict, ask: Ask, form: Compressor, like: Vector) 
     at += layout.marks
     seed = _SEED.unpack_from(data, at)[0] if layout.seed else None
     scale = _SCALE.unpack_from(data, at + 8 * layout.seed)[0] if layout.scale else None
-    packet = Packet(kind, like.size, values, seed, scale, marks, version)
+    return _screened(Packet(kind, like.size, values, seed, scale, marks, version), form, like)
+
+
+def _flaw_of_label(round_: int, kind: str, version: int, ask: Ask, form: Compressor) -> str | None:
+    """Say why the label of a packet is not one of this round, or None if it is."""
+    if round_ != ask.round:
+        return f"wrong round: {round_}, expected {ask.round}"
+    if kind != form.kind:
+        return one_line(f"wrong kind: {kind!r}, expected {form.kind!r}", _MOST)
+    return f"undecodable: version {version}, expected one below 2^63" if version >= 2**63 else None
+
+
+def _screened(packet: Packet, form: Compressor, like: Vector) -> Packet | Rejected:
+    """Return the packet if its numbers can be used; else why not."""
     flaw = form.validate(packet, like.size, like.dtype)
     return packet if flaw is None else Rejected(one_line(flaw, _MOST))
 

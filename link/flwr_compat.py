@@ -4,7 +4,7 @@ tests/unit/link/test_flwr_compat.py is the contract: what each of these does for
 """
 
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 from flwr.app import DEFAULT_TTL, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
@@ -12,6 +12,8 @@ from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.proto.node_pb2 import NodeInfo as NodeInfo
 from flwr.supercore.run import Run as Run
 from flwr.supercore.task_identity import TaskIdentity
+
+MessageT = TypeVar("MessageT", bound=Message)
 
 SERVER_NODE_ID: int = SUPERLINK_NODE_ID
 """The node id of the server's end, 1 in Flower."""
@@ -39,6 +41,38 @@ def stamp(message: Message, *, message_id: str, run_id: int) -> None:
     fields["_message_id"] = message_id
     fields["_run_id"] = run_id
     fields["_src_node_id"] = SERVER_NODE_ID
+
+
+def addressed(message: Message, node_id: int) -> Message:
+    """Return the same instruction, with the same content, to another node: a copy that Flower need not check again."""
+    metadata, copied = Metadata.__new__(Metadata), Message.__new__(Message)
+    metadata.__dict__.update(message.metadata.__dict__, _dst_node_id=node_id)
+    copied.__dict__.update(message.__dict__, _metadata=metadata)
+    return copied
+
+
+def replied(instruction: Message, kind: type[MessageT]) -> MessageT:
+    """Return a reply to an instruction as ``Message(content, reply_to=instruction)`` does, but without its content.
+
+    Args:
+        instruction: what is answered.
+        kind: the class of the reply, which makes the content when it is read.
+    """
+    asked, given = instruction.metadata.__dict__, Metadata.__new__(Metadata)
+    given.__dict__.update(
+        asked,
+        _message_id="",
+        _src_node_id=asked["_dst_node_id"],
+        _dst_node_id=asked["_src_node_id"],
+        _src_task_id=asked["_dst_task_id"],
+        _dst_task_id=asked["_src_task_id"],
+        _reply_to_message_id=asked["_message_id"],
+        _created_at=(now := time.time()),
+        _ttl=asked["_ttl"] - (now - asked["_created_at"]),
+    )
+    reply = kind.__new__(kind)
+    reply.__dict__.update(_metadata=given, _content=None, _error=None)
+    return reply
 
 
 def name_reply(message: Message, message_id: str) -> None:

@@ -16,7 +16,7 @@ from link.calls import Call, FramedGrid, ReplyBound
 from link.memory import keep_buffers
 from link.replies import App
 from link.seats import Seat
-from link.wire import CONTROL_BYTES, Parcel, Reader, reply_head
+from link.wire import CONTROL_BYTES, Parcel, Reader, reply_head_bytes
 
 
 class InProcessGrid(FramedGrid):
@@ -48,10 +48,16 @@ class InProcessGrid(FramedGrid):
         )
         self._reports = reports
         self._clients = {seat.node_id: _Client(seat, apps[seat.name], run_id) for seat in self.seats().values()}
+        self._nodes = {client.worker: node for node, client in self._clients.items()}
+        self._names = tuple(apps)
 
-    def nodes(self) -> dict[int, int]:
+    def nodes(self) -> Mapping[int, int]:
         """Return node id by worker: all are there."""
-        return {client.worker: node for node, client in self._clients.items()}
+        return self._nodes
+
+    def name(self, worker: int) -> str:
+        """Return the name that the worker joined with: seats never change hands."""
+        return self._names[worker]
 
     def reports(self) -> Mapping[str, str]:
         """Return what the clients have loaded, by name."""
@@ -72,16 +78,14 @@ class InProcessGrid(FramedGrid):
         payload = call.payload
         if payload is None:
             return
-        for length in payload.frame_bytes(call.head()):
-            self.ledger.down(client.name, length)
+        self.ledger.down(client.name, *payload.frame_bytes(call.head_bytes()))
         reply = replies.answer_to(call.message, call.id, client.app, client.context, name=client.name)
         bound = self.max_reply_bytes if call.reply_bound is None else call.reply_bound
         if reply.whole is not None and client.reader.expects_message:
             message, payload = reply.whole
-            lengths = payload.frame_bytes(reply_head(call.id))
+            lengths = payload.frame_bytes(reply_head_bytes(call.id))
             if sum(lengths) <= bound:
-                for length in lengths:
-                    self.ledger.up(client.name, length)
+                self.ledger.up(client.name, *lengths)
                 call.settle(message if message.metadata.reply_to_message_id == call.message_id else message.content)
                 return
         client.reader.max_bytes = bound

@@ -42,13 +42,13 @@ class Ledger:
         self._total = [0, 0, 0, 0]
         self._peers: dict[str, list[int]] = {}
 
-    def up(self, peer: str, frame_bytes: int) -> None:
-        """Count one frame of that length from the client ``peer`` to the server."""
-        self._count(peer, 0, frame_bytes + GRPC_PREFIX_BYTES)
+    def up(self, peer: str, *frame_bytes: int) -> None:
+        """Count frames of these lengths from the client ``peer`` to the server."""
+        self._count(peer, 0, frame_bytes)
 
-    def down(self, peer: str, frame_bytes: int) -> None:
-        """Count one frame of that length from the server to the client ``peer``."""
-        self._count(peer, 1, frame_bytes + GRPC_PREFIX_BYTES)
+    def down(self, peer: str, *frame_bytes: int) -> None:
+        """Count frames of these lengths from the server to the client ``peer``."""
+        self._count(peer, 1, frame_bytes)
 
     def total(self) -> Traffic:
         """Return what passed between the server and all clients so far."""
@@ -70,8 +70,10 @@ class Ledger:
         with self._lock:
             self._peers.pop(peer, None)
 
-    def _count(self, peer: str, way: int, n: int) -> None:
+    def _count(self, peer: str, way: int, frame_bytes: tuple[int, ...]) -> None:
+        frames = len(frame_bytes)
+        n = sum(frame_bytes) + frames * GRPC_PREFIX_BYTES
         with self._lock:
             for counts in (self._total, self._peers.setdefault(peer, [0, 0, 0, 0])):
                 counts[way] += n
-                counts[way + 2] += 1
+                counts[way + 2] += frames

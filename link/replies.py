@@ -14,6 +14,7 @@ from foundation.errors import Broken, Silent
 from foundation.faults import Fault
 from link import flwr_compat
 from link import link_pb2 as pb
+from link.codec import PacketReply
 from link.wire import Parcel, Payload, control_frame, error_frame, reply_head
 from link.witness import BROKEN, ERROR, PASS, kind_of, round_of
 
@@ -91,7 +92,7 @@ def answer_to(instruction: Message, id_: int, app: App, context: Context, *, nam
         reply: Message = app(instruction, context)
         if reply.has_error():
             return Reply([error_frame(id_, reply.error)], kind=ERROR)
-        payload = Payload(reply.content)
+        payload = reply.payload() if isinstance(reply, PacketReply) else Payload(reply.content)
         return Reply(whole(payload, id_), whole=(reply, payload))
     except Silent:
         return Reply([control_frame(pb.Pass(id=id_))], kind=PASS)

@@ -6,12 +6,12 @@ of link.proto. Whatever bytes a peer sends, ``Reader.feed`` returns a value or r
 than the bound it was given. docs/wire.md describes the bytes.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import cast
+from typing import Any, cast
 
-from flwr.app import ConfigRecord, Error, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, RecordDict
 from google.protobuf.message import DecodeError
 
 from foundation.errors import WireError
@@ -96,10 +96,12 @@ Control = pb.Hello | pb.Welcome | pb.Refusal | pb.Ready | pb.Pass | pb.Goodbye
 
 
 class Payload:
-    """A RecordDict serialised once, for any number of envelopes.
+    """A RecordDict serialised once, for any number of envelopes; not before its bytes are asked for, if it has a shape.
 
     Args:
-        content: the records. Its byte strings are kept and not copied, so they must not change; bytes cannot.
+        content: the records, or what returns them. Their byte strings are kept and not copied, so they must not change;
+            bytes cannot.
+        shape: of the records, see ``shape_of``; None where it has to be worked out.
 
     Raises:
         WireError: it holds what does not fit the wire: an integer outside -2^63 .. 2^64-1, text that is no Unicode,
@@ -107,15 +109,19 @@ class Payload:
             of more than MAX_ELEMENTS in all.
     """
 
-    def __init__(self, content: RecordDict) -> None:
+    def __init__(self, content: RecordDict | Callable[[], RecordDict], shape: "Shape | None" = None) -> None:
         self.reply_bound: int | None = None  # how long a reply to this may be; None as long as any
         self._records = content
-        shape = _shape(content)
+        shape = shape_of(self._content) if shape is None else shape
         self._lengths = self._written.lengths if shape is None else _lengths_of(shape)
+
+    @property
+    def _content(self) -> RecordDict:
+        return self._records if isinstance(self._records, RecordDict) else self._records()
 
     @cached_property
     def _written(self) -> "_Written":
-        return _write(self._records)
+        return _write(self._content)
 
     def envelope(self, *head: bytes) -> bytes:
         """Return the frame of an envelope with this content; ``head`` is its serialised other fields."""
@@ -138,15 +144,18 @@ class Payload:
         if held:
             yield _field(_CHUNK, *pieces)
 
-    def frame_bytes(self, *head: bytes) -> list[int]:
-        """Return the length of each frame of a message with this content: of the envelope, then of its chunks."""
+    def frame_bytes(self, head_bytes: int) -> list[int]:
+        """Return the length of each frame of a message with this content: of the envelope, then of its chunks.
+
+        Args:
+            head_bytes: length of the envelope's other fields.
+        """
         content, parts = self._lengths
+        envelope = _field_bytes(head_bytes + content)
+        if not parts:
+            return [envelope]
         full, rest = divmod(parts, CHUNK_BYTES)
-        return [
-            _field_bytes(sum(map(len, head)) + content),
-            *[_field_bytes(CHUNK_BYTES)] * full,
-            *([_field_bytes(rest)] if rest else ()),
-        ]
+        return [envelope, *[_field_bytes(CHUNK_BYTES)] * full, *([_field_bytes(rest)] if rest else ())]
 
     @cached_property
     def shared_chunks(self) -> list[bytes]:
@@ -184,35 +193,96 @@ def _write(content: RecordDict) -> _Written:
     return _Written(_field(_CONTENT, records, *body), parts)
 
 
-Shape = tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
-"""Of records that hold byte strings only, as the replies to a round do: names, keys and lengths."""
+Shape = tuple[tuple[str, str, tuple[tuple[str, Hashable], ...]], ...]
+"""Of records: all that the lengths of their frames depend on. Of each record the name, the kind ("a": arrays, "c": a
+config), and by key what its value is like: how an array is described, or the type and a value of the same length."""
 
 
-def _shape(content: RecordDict) -> Shape | None:
-    """Return the shape of records; None where they hold anything but byte strings."""
-    shape = []
+def shape_of(content: RecordDict) -> Shape | None:
+    """Return the shape of records; None where they hold what has none: metrics, lists of anything but integers."""
+    shape: list[tuple[str, str, tuple[tuple[str, Hashable], ...]]] = []
     for name, record in content.items():
+        if isinstance(record, ArrayRecord):
+            arrays = ((key, array_shape(a.dtype, a.shape, a.stype, len(a.data))) for key, a in record.items())
+            shape.append((name, "a", tuple(arrays)))
+            continue
         if not isinstance(record, ConfigRecord):
             return None
-        lengths = [(key, len(value)) for key, value in record.items() if isinstance(value, bytes)]
-        if len(lengths) != len(record):
-            return None
-        shape.append((name, tuple(lengths)))
+        values = []
+        for key, value in record.items():
+            like = _like(value)
+            if like is None:
+                return None
+            values.append((key, like))
+        shape.append((name, "c", tuple(values)))
     return tuple(shape)
 
 
-@lru_cache(maxsize=64)
+def array_shape(dtype: str, shape: tuple[int, ...], stype: str, nbytes: int) -> Hashable:
+    """Return what an array has in a ``Shape``."""
+    return dtype, shape, stype, nbytes
+
+
+def bytes_shape(nbytes: int) -> Hashable:
+    """Return what a byte string has in a ``Shape``."""
+    return "bytes", nbytes
+
+
+def _like(value: object) -> tuple[str, Hashable] | None:
+    """Return what a value of a config has in a ``Shape``: its type, and what ``_of_like`` makes a value from."""
+    if isinstance(value, bytes):
+        return "bytes", len(value)
+    if isinstance(value, bool):  # before int, whose subclass it is
+        return "bool", True
+    if isinstance(value, int):
+        return "int", 1 << 63 if 1 << 63 <= value < 1 << 64 else _least(value)  # unsigned ones have one length
+    if isinstance(value, float):
+        return "float", 1.0
+    if isinstance(value, str):
+        return "str", value
+    if isinstance(value, list) and all(type(each) is int for each in value):
+        return "list", tuple(map(_least, value))
+    return None
+
+
+def _of_like(like: tuple[str, Any]) -> Any:
+    kind, value = like
+    return bytes(value) if kind == "bytes" else list(value) if kind == "list" else value
+
+
+def _least(n: int) -> int:
+    """Return an integer that takes as many bytes on the wire as ``n``: one for all signed ones of a length.
+
+    Signed integers travel zigzag: 0, -1, 1, -2, ... as 0, 1, 2, 3, ...
+    """
+    if not -(1 << 63) <= n < 1 << 63:
+        return n
+    more = varint_bytes(2 * n if n >= 0 else -2 * n - 1) - 1
+    return 1 << 7 * more - 1 if more else 0
+
+
+@lru_cache(maxsize=256)
 def _lengths_of(shape: Shape) -> tuple[int, int]:
-    """Return ``_Written.lengths`` of records of this shape; those of one round's replies are the same."""
-    zeros = RecordDict()
-    for name, lengths in shape:
-        zeros[name] = ConfigRecord({key: bytes(length) for key, length in lengths})
-    return _write(zeros).lengths
+    """Return ``_Written.lengths`` of records of this shape; those of one round's messages are mostly the same."""
+    like = RecordDict()
+    for name, kind, values in shape:
+        given: Any = values
+        if kind == "c":
+            like[name] = ConfigRecord({key: _of_like(each) for key, each in given})
+        else:
+            arrays = {key: Array(dtype, of, stype, bytes(n)) for key, (dtype, of, stype, n) in given}
+            like[name] = ArrayRecord(arrays)
+    return _write(like).lengths
 
 
 def reply_head(id_: int) -> bytes:
     """Return the fields of a reply's envelope before its content."""
     return b"\x08" + _varint(id_)
+
+
+def reply_head_bytes(id_: int) -> int:
+    """Return the length of the same."""
+    return 1 + varint_bytes(id_)
 
 
 def error_frame(id_: int, error: Error) -> bytes:
@@ -382,7 +452,12 @@ def _field(tag: bytes, *parts: bytes | memoryview) -> bytes:
 
 def _field_bytes(data: int) -> int:
     """Return the length of a field with that many bytes of data."""
-    return 1 + max(1, -(-data.bit_length() // 7)) + data
+    return 1 + varint_bytes(data) + data
+
+
+def varint_bytes(n: int) -> int:
+    """Return the length of a non-negative integer as protobuf writes it."""
+    return -(-n.bit_length() // 7) or 1
 
 
 def _varint(n: int) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.operators import Rows, Vector
-from strategies.vectors import line_blocks, norm
+from strategies.vectors import BLOCK, line_blocks, norm, norms
 
 
 def clip(v: Vector, lam: float) -> Vector:
@@ -40,13 +40,16 @@ def clip_rows(rows: Rows, lam: float | None) -> tuple[Rows, NDArray[np.bool_]]:
         return rows, np.zeros(len(rows), np.bool_)
     if not lam >= 0:
         raise ValueError(f"lam = {lam}: must be at least 0")
-    sizes = [norm(row) for row in rows]
-    clipped = np.array([size > lam for size in sizes], np.bool_)
+    sizes = np.array(norms(rows))
+    clipped = sizes > lam
     if not clipped.any():
         return rows, clipped
     result = np.array(rows)
+    if rows.size <= BLOCK and sizes.max() < np.inf:  # at once what a block holds
+        result[clipped] = rows[clipped].astype(np.float64) / sizes[clipped, None] * lam
+        return result, clipped
     for i in np.flatnonzero(clipped):
-        _shorten(rows[i], sizes[i], lam, result[i])
+        _shorten(rows[i], float(sizes[i]), lam, result[i])
     return result, clipped
 
 

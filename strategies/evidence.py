@@ -4,6 +4,7 @@ Nothing here changes what a method does. The numbers go to the metrics of the ro
 ``server.monitor.suspects``, looks at many rounds of them.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,8 @@ class Evidence:
 
     def of(self, workers: Sequence[int]) -> "Evidence":
         """Return the entries of these workers, in this order; None for those that the rule did not see."""
+        if workers == self.workers:
+            return self
         at = {worker: row for row, worker in enumerate(self.workers)}
 
         def chosen(values: Sequence[float | None]) -> list[float | None]:
@@ -96,9 +99,9 @@ def examine(workers: Sequence[int], combined: Combined, rng: Generator) -> Evide
     return Evidence(
         workers=list(workers),
         distance=_relative(far),
-        cosine=[float(value) if np.isfinite(value) else None for value in cosines],
-        kept=() if kept is None else [float(value) if np.isfinite(value) else 1.0 for value in kept],
-        weight=() if combined.weights is None else [float(value) for value in combined.weights],
+        cosine=[value if math.isfinite(value) else None for value in cosines.tolist()],
+        kept=() if kept is None else [value if math.isfinite(value) else 1.0 for value in kept.tolist()],
+        weight=() if combined.weights is None else combined.weights.astype(np.float64).tolist(),
         same=_equal(rows, norms, workers),
     )
 
@@ -117,7 +120,8 @@ def _relative(far: NDArray[np.float64]) -> list[float | None]:
     if typical in (0.0, np.inf):
         return [1.0 if value == typical else FARTHEST if typical == 0.0 else 1.0 / FARTHEST for value in far]
     with np.errstate(over="ignore"):
-        return [float(ratio) for ratio in np.clip(far / typical, 1.0 / FARTHEST, FARTHEST)]
+        found: list[float | None] = np.clip(far / typical, 1.0 / FARTHEST, FARTHEST).tolist()
+        return found
 
 
 def _share(rows: Rows) -> float:
@@ -169,10 +173,12 @@ def _groups(stretches: Iterable[slice]) -> Iterator[list[slice]]:
 def _equal(rows: Rows, norms: NDArray[np.float64], workers: Sequence[int]) -> list[list[int]]:
     """Return the groups of equal rows, zeros left out."""
     alike: dict[float, list[list[int]]] = {}  # by the norm, of which rounding may differ a little between equal rows
-    for row in np.flatnonzero(norms):
-        groups = alike.setdefault(float(f"{norms[row]:.6e}"), [])
+    for row, size in enumerate(norms.tolist()):
+        if not size:
+            continue
+        groups = alike.setdefault(float(f"{size:.6e}"), [])
         group = next((group for group in groups if np.array_equal(rows[row], rows[group[0]])), [])
         if not group:
             groups.append(group)
-        group.append(int(row))
+        group.append(row)
     return sorted([workers[row] for row in group] for groups in alike.values() for group in groups if len(group) > 1)

@@ -71,6 +71,9 @@ class Codec(Protocol):
     def write_ask(self, ask: Ask, extra: Mapping[str, Vector] = ...) -> RecordDict:
         """Return the content of an instruction; ``extra`` are vectors for one worker alone."""
 
+    def addressed(self, message: Message, node: int) -> Message:
+        """Return the same instruction, with the same content, to another node."""
+
     def read_reply(self, message: Message, ask: Ask, form: Compressor, like: Vector) -> Packet | Rejected:
         """Return the packet of a reply, or why there is none. Never raises."""
 
@@ -356,18 +359,24 @@ class RobustStrategy(Strategy):
         sent = replace(ask, cohort=ask.cohort if self.reveal_cohort else None, epoch=self.epoch)
         content = self.codec.write_ask(sent)  # one object for all: a Grid may serialise it once
         with_agreement = self._with_agreement(content)
+        to_all: dict[bool, Message] = {}  # an instruction with each of the two, which the others are copies of
         messages, resynced = [], []
         for worker in workers:
             knows, extra = worker in self._agreed, self.method.resync(self.state, worker)
-            mine = content if knows else with_agreement
             if extra:
                 resynced.append(worker)
                 mine = self.codec.write_ask(sent, extra)
-                mine = mine if knows else self._with_agreement(mine)
-            message = Message(mine, nodes[worker], "train", ttl=self.wait_s, group_id=str(ask.round))
+                message = self._instruction(mine if knows else self._with_agreement(mine), nodes[worker], ask)
+            else:
+                if knows not in to_all:
+                    to_all[knows] = self._instruction(content if knows else with_agreement, nodes[worker], ask)
+                message = self.codec.addressed(to_all[knows], nodes[worker])
             self.complete(message, worker, ask.round)
             messages.append(message)
         return _Open(ask, workers, messages, resynced)
+
+    def _instruction(self, content: RecordDict, node: int, ask: Ask) -> Message:
+        return Message(content, node, "train", ttl=self.wait_s, group_id=str(ask.round))
 
     def _with_agreement(self, content: RecordDict) -> RecordDict:
         """Return the content with the agreement, if there is one; the records are shared."""
@@ -722,7 +731,6 @@ class RobustStrategy(Strategy):
             record = self._commit(outcome)
             watch.keep(round_, self.state.x)
             seconds, (up_now, down_now) = time.perf_counter() - began, self.roster.traffic()
-            record = replace(record, round_s=seconds, bytes_up=up_now - up, bytes_down=down_now - down)
             x = self.state.x
             flaw = self.flaw_of_model(x)
             diverged = bool(flaw)
@@ -744,9 +752,18 @@ class RobustStrategy(Strategy):
             note = "; ".join(filter(None, (note, stale, undone)))
             if claims is not None and claims.shortage and not self._short:
                 self._short, note = True, "; ".join(filter(None, (note, claims.shortage)))
-            late = self.roster.late()
-            record = replace(record, evaluation=evaluation, claims=claims, note=note, diverged=diverged, late=late)
-            record = replace(record, statistics_bytes=self.statistics_bytes)
+            record = replace(
+                record,
+                round_s=seconds,
+                bytes_up=up_now - up,
+                bytes_down=down_now - down,
+                evaluation=evaluation,
+                claims=claims,
+                note=note,
+                diverged=diverged,
+                late=self.roster.late(),
+                statistics_bytes=self.statistics_bytes,
+            )
             self.last = record
             if self.on_round:
                 self.on_round(record)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from strategies.operators import Rows, Vector
 
-_BLOCK = 2**17
+BLOCK = 2**17
 """Numbers worked on at a time: a block in float64 (1 MB) stays in the processor's cache."""
 
 _LINE = 2**14
@@ -27,7 +27,7 @@ _SMALLEST_SQUARE = 1e-280
 def column_blocks(rows: Rows) -> Iterator[slice]:
     """Cut the coordinates into consecutive slices, so that a temporary is small however long the rows are."""
     n, d = rows.shape
-    width = max(256, _BLOCK // n)
+    width = max(256, BLOCK // n)
     for start in range(0, d, width):
         yield slice(start, min(start + width, d))
 
@@ -49,6 +49,23 @@ def norm(v: Vector) -> float:
     if peak == 0.0:
         return 0.0
     return peak * float(np.sqrt(_square(v, peak)))
+
+
+def norms(rows: Rows) -> list[float]:
+    """Return ``norm`` of every row; of rows that a block holds at once, to the same bits.
+
+    Args:
+        rows: shape (n', d).
+    """
+    if not 0 < rows.size <= BLOCK or rows.shape[1] > _LINE:
+        return [norm(row) for row in rows]
+    with np.errstate(over="ignore"):
+        wide = rows.astype(np.float64, order="C")
+        wide *= wide
+        squares = wide.sum(axis=1)  # which sums each row as it does a vector
+    safe = (squares >= _SMALLEST_SQUARE) & (squares < np.inf)
+    found: list[float] = np.sqrt(squares).tolist()
+    return found if safe.all() else [size if ok else norm(row) for size, ok, row in zip(found, safe, rows, strict=True)]
 
 
 def _square(v: Vector, unit: float) -> float:

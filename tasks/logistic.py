@@ -107,13 +107,25 @@ class LogisticLoss:
     @np.errstate(over="ignore", invalid="ignore")
     def value(self, x: Vector) -> float:
         """Return the loss at x; summed in float64, without overflow at any margin."""
-        margins = self.signs * self.matrix.times(x)
-        return float(np.sum(self.weights * np.logaddexp(0, -margins)) + self.l2 / 2 * np.sum(np.square(x)))
+        return self._value(x, self.matrix.times(x))
 
     @np.errstate(over="ignore", invalid="ignore")
     def accuracy(self, x: Vector) -> float:
         """Return the share of the samples with the right sign; a.x = 0 reads as -1."""
-        return float(np.mean((self.matrix.times(x) > 0) == (self.signs > 0)))
+        return self._share_right(self.matrix.times(x))
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def measures(self, x: Vector) -> tuple[float, float]:
+        """Return both."""
+        products = self.matrix.times(x)
+        return self._value(x, products), self._share_right(products)
+
+    def _value(self, x: Vector, products: Vector) -> float:
+        margins = self.signs * products
+        return float(np.sum(self.weights * np.logaddexp(0, -margins)) + self.l2 / 2 * np.sum(np.square(x)))
+
+    def _share_right(self, products: Vector) -> float:
+        return float(np.mean((products > 0) == (self.signs > 0)))
 
     @np.errstate(over="ignore", invalid="ignore")
     def full_gradient(self, x: Vector) -> Vector:
@@ -230,9 +242,9 @@ class LogisticProblem(Partitioned[LogisticLoss]):
     def evaluate(self, x: Vector) -> Evaluation:
         """Measure the model; accuracy on the training data of the objective."""
         f, x = self.objective, x.astype(np.float64)  # so that the gap of a float32 run is not lost in rounding
-        loss = f.value(x)
+        loss, accuracy = f.measures(x)
         gap = None if self.optimum is None else loss - self.optimum
-        return Evaluation(loss=loss, accuracy=f.accuracy(x), gap=gap)
+        return Evaluation(loss=loss, accuracy=accuracy, gap=gap)
 
 
 def _largest_eigenvalue(matrix: Matrix, weights: Vector) -> float:

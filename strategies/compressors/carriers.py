@@ -20,6 +20,8 @@ from strategies.method import PacketLayout, Vector
 Codes = NDArray[Any]
 """What travels for the values: of the dtype and length that ``Carrier.layout`` says."""
 DType = np.dtype[Any]
+_SMALL = 1e4
+"""Below it no type of floats overflows."""
 NOT_FINITE = "not finite: NaN or infinite values"
 
 
@@ -155,8 +157,11 @@ def uniform_bits(rng: Generator, count: int, width: int) -> NDArray[Any]:
 
 def not_finite(values: Vector, factor: float) -> str | None:
     """Say whether some of the numbers, multiplied by ``factor`` in their own type, are not finite."""
+    peak = packing.peak(values)
+    if peak * factor < _SMALL:
+        return None
     with np.errstate(over="ignore", invalid="ignore"):
-        largest = values.dtype.type(packing.peak(values)) * values.dtype.type(factor)
+        largest = values.dtype.type(peak) * values.dtype.type(factor)
     if np.isfinite(largest):
         return None
     if np.isfinite(values).all():

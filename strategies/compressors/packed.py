@@ -4,7 +4,6 @@
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, Self
@@ -170,21 +169,20 @@ class Packed:
         layout = self.layout(dim, dtype)
         values, seed, scale, marks = packet.values, packet.seed, packet.scale, packet.marks
         nbytes = 0 if marks is None else marks.nbytes
-        flaws: tuple[tuple[bool, Callable[[], str]], ...] = (  # formatting a dtype takes as long as all the tests
-            (values.ndim != 1, lambda: f"wrong shape: {values.shape}, expected ({layout.count},)"),
-            (values.size != layout.count, lambda: f"wrong shape: {values.size} values, expected {layout.count}"),
-            (values.dtype != layout.dtype, lambda: f"wrong dtype: {values.dtype}, expected {layout.dtype}"),
-            (not layout.seed and seed is not None, lambda: f"bad seed: {seed}, expected none"),
-            (
-                layout.seed and not _is_seed(seed),
-                lambda: f"bad seed: {seed}, expected an integer from 0 to 2^64 - 1",
-            ),
-            (not layout.scale and scale is not None, lambda: f"bad scale: {scale}, expected none"),
-            (layout.scale and scale is None, lambda: "bad scale: None, expected a number"),
-            (nbytes != layout.marks, lambda: f"wrong shape: {nbytes} bytes of marks, expected {layout.marks}"),
-        )
-        if flaw := next((flaw for wrong, flaw in flaws if wrong), None):
-            return flaw()
+        if values.ndim != 1:
+            return f"wrong shape: {values.shape}, expected ({layout.count},)"
+        if values.size != layout.count:
+            return f"wrong shape: {values.size} values, expected {layout.count}"
+        if values.dtype != layout.dtype:
+            return f"wrong dtype: {values.dtype}, expected {layout.dtype}"
+        if layout.seed and not _is_seed(seed):
+            return f"bad seed: {seed}, expected an integer from 0 to 2^64 - 1"
+        if not layout.seed and seed is not None:
+            return f"bad seed: {seed}, expected none"
+        if (scale is not None) != layout.scale:
+            return f"bad scale: {scale}, expected {'a number' if layout.scale else 'none'}"
+        if nbytes != layout.marks:
+            return f"wrong shape: {nbytes} bytes of marks, expected {layout.marks}"
         if marks is not None and (marks.ndim != 1 or marks.dtype != np.uint8):
             return f"wrong dtype: marks of {marks.dtype}, expected uint8"
         return None

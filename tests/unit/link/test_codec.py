@@ -350,6 +350,91 @@ def test_replies_that_do_not_count(content: RecordDict, form: Compressor, reason
     assert read(content, form) == Rejected(reason)
 
 
+HANDED_OVER: list[Compressor] = [*FORMS, RandK(k=2), TopK(k=2)]
+
+
+def both_ways(packet: Packet, ask: Ask, form: Compressor, like: Vector) -> tuple[Packet | Rejected, Packet | Rejected]:
+    """Return what is read of a packet from its records, and from a reply that hands it over."""
+    written = Message(codec.write_packet(packet, ask), reply_to=instruction())
+    handed = codec.PacketReply.of(packet, ask, instruction())
+    return codec.read_reply(written, ASK, form, like), codec.read_reply(handed, ASK, form, like)
+
+
+@pytest.mark.parametrize("form", HANDED_OVER, ids=repr)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_packet_that_is_handed_over_is_the_one_that_its_records_hold(form: Compressor, dtype: Any) -> None:
+    form = in_round(form)
+    v = np.random.default_rng(1).normal(size=100).astype(dtype)
+    packet = replace(form.compress(v, np.random.default_rng(0)), version=3)
+    written, handed = both_ways(packet, ASK, form, v)
+    assert isinstance(written, Packet)
+    assert isinstance(handed, Packet)
+    for name, value in vars(written).items():
+        mine = getattr(handed, name)
+        assert type(mine) is type(value)
+        if isinstance(value, np.ndarray):
+            assert (mine.dtype, mine.tobytes(), mine.flags.writeable) == (value.dtype, value.tobytes(), False)
+        else:
+            assert mine == value
+
+
+NO_SEED = Packet("rand-k", 4, X[:2])
+FLAWED: list[tuple[Packet, Ask, Compressor]] = [
+    (PACKET, replace(ASK, round=6), Identity()),
+    (PACKET, ASK, RandK(k=2)),
+    (replace(PACKET, version=2**63), ASK, Identity()),
+    (replace(PACKET, values=X[:3]), ASK, Identity()),
+    (replace(PACKET, values=X.astype(np.float32)), ASK, Identity()),
+    (replace(PACKET, values=np.array([0.0, np.nan, 0.0, 0.0])), ASK, Identity()),
+    (replace(PACKET, values=np.array([0.0, np.inf, 0.0, 0.0])), ASK, Identity()),
+    (replace(NO_SEED, values=np.full(2, 1e308), seed=9), ASK, RandK(k=2)),
+    (NO_SEED, ASK, RandK(k=2)),
+    (replace(PACKET, seed=9), ASK, Identity()),
+    (replace(PACKET, scale=1.0), ASK, Identity()),
+    (replace(PACKET, kind="top-k", values=X[:2], marks=np.array([7], np.uint8)), ASK, TopK(k=2)),
+    (replace(PACKET, kind="scaled-sign", values=np.zeros(1, np.uint8), scale=np.nan), ASK, ScaledSign()),
+]
+
+
+@pytest.mark.parametrize(("packet", "ask", "form"), FLAWED)
+def test_a_packet_that_is_handed_over_is_screened_like_its_records(packet: Packet, ask: Ask, form: Compressor) -> None:
+    written, handed = both_ways(packet, ask, form, X)
+    assert isinstance(written, Rejected)
+    assert handed == written
+
+
+@pytest.mark.parametrize("changes", [{"values": np.ones(8, np.float32)}, {"dim": 9}])
+def test_a_packet_of_another_type_is_read_as_its_bytes_are(changes: dict[str, Any]) -> None:
+    packet = replace(PACKET, **changes)
+    written, handed = both_ways(packet, ASK, Identity(), X)
+    assert isinstance(written, Packet)
+    assert isinstance(handed, Packet)
+    assert handed.values.tolist() == written.values.tolist() == packet.values.view(np.float64).tolist()
+    assert handed.dim == written.dim == 4
+
+
+def test_what_a_client_writes_after_its_reply_changes_nothing() -> None:
+    values, marks = X[:2].copy(), np.array([3], np.uint8)
+    handed = codec.PacketReply.of(Packet("top-k", 4, values, marks=marks), ASK, instruction())
+    values[:], marks[:] = np.nan, 15
+    got = codec.read_reply(handed, ASK, TopK(k=2), X)
+    assert isinstance(got, Packet)
+    assert got.values.tolist() == X[:2].tolist()
+
+
+@pytest.mark.parametrize("version", [0, 200, 2**40])
+@pytest.mark.parametrize("size", [0, 1, 100, 9_000, codec.INLINE_ARRAY_BYTES, 3 << 20])
+def test_the_frames_of_what_is_handed_over_are_as_long_as_if_it_had_been_written(size: int, version: int) -> None:
+    packet = Packet("identity", size, np.zeros(size, np.uint8), seed=1, version=version)
+    handed = codec.PacketReply.of(packet, ASK, instruction())
+    written = Payload(codec.write_packet(packet, ASK))
+    frames = [written.envelope(reply_head(1)), *written.chunks()]
+    assert handed.payload().frame_bytes(2) == list(map(len, frames))
+    assert [handed.payload().envelope(reply_head(1)), *handed.payload().chunks()] == frames
+    assert handed.has_content()
+    assert handed.content == codec.write_packet(packet, ASK)
+
+
 def test_replies_that_do() -> None:
     for content in (reply(GOOD + label()), with_array(raw(GOOD + label()))):
         got = read(content)

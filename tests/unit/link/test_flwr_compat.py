@@ -47,6 +47,35 @@ def test_a_stamped_instruction_and_its_reply_know_each_other() -> None:
         assert (reply.src_node_id, reply.dst_node_id, reply.group_id) == (5, 1, "3")
 
 
+def told(message: Message) -> dict[str, object]:
+    """Return the metadata of a message, without its times."""
+    return {k: v for k, v in vars(message.metadata).items() if k not in ("_created_at", "_ttl")}
+
+
+def test_a_copy_to_another_node_is_what_flower_would_build() -> None:
+    flwr_compat.set_identity(1)
+    content = RecordDict()
+    first = Message(content, 5, "train", group_id="3", ttl=7.0)
+    copied, built = flwr_compat.addressed(first, 6), Message(content, 6, "train", group_id="3", ttl=7.0)
+    assert told(copied) == told(built)
+    assert (copied.content is content, copied.metadata.ttl, first.metadata.dst_node_id) == (True, 7.0, 5)
+    assert vars(copied).keys() == vars(built).keys()
+    copied.content = RecordDict({"c": ConfigRecord()})
+    flwr_compat.stamp(copied, message_id="42", run_id=9)
+    assert (first.content is content, first.metadata.message_id) == (True, "")
+
+
+def test_a_reply_without_content_is_otherwise_what_flower_would_build() -> None:
+    flwr_compat.set_identity(1)
+    asked = Message(RecordDict(), 5, "train", group_id="3", ttl=7.0)
+    flwr_compat.stamp(asked, message_id="42", run_id=9)
+    reply, built = flwr_compat.replied(asked, Message), Message(RecordDict(), reply_to=asked)
+    assert told(reply) == told(built)
+    assert 0 < reply.metadata.ttl <= 7.0
+    assert (reply.has_error(), reply.has_content()) == (False, False)
+    assert vars(reply).keys() == vars(built).keys()
+
+
 def test_a_client_can_answer_what_it_gets() -> None:
     content = RecordDict({"c": ConfigRecord({"a": 1})})
     got = flwr_compat.instruction(

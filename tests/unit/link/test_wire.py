@@ -4,6 +4,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -375,4 +376,19 @@ def test_the_frames_of_a_message_are_as_long_as_is_said_before_they_are_written(
     held = ConfigRecord({"": data}) if record == "config" else ArrayRecord({"": Array("uint8", (size,), "raw", data)})
     payload, head = Payload(RecordDict({"p": held})), b"\x08\x01"
     frames = [payload.envelope(head), *payload.chunks()]
-    assert payload.frame_bytes(head) == list(map(len, frames))
+    assert payload.frame_bytes(len(head)) == list(map(len, frames))
+
+
+@pytest.mark.parametrize("n", [0, 1, 63, 64, 127, 128, 8_191, 8_192, 2**34 - 1, 2**34, 2**62, 2**63, 2**64 - 1])
+def test_so_are_those_of_an_instruction_whatever_its_numbers(n: int) -> None:
+    others: list[int] = [0, n, 300, 2**63 + 5, -(2**63), -(n >> 1), -(n >> 1) - 1]
+    config: dict[str, Any] = {"n": n, "-n": -(n >> 1), "list": others, "none": [], "x": 0.0, "no": False, "b": b"123"}
+    config["text"] = "ü" * 70
+    frames_as_long_as_said(RecordDict({"ask": ConfigRecord(config), **arrays(b"12", bytes(70_000))}))
+    frames_as_long_as_said(RecordDict({"ask": ConfigRecord({"texts": ["a"]}), "m": MetricRecord({"n": n % 2**63})}))
+
+
+def frames_as_long_as_said(content: RecordDict) -> None:
+    payload = Payload(content)
+    lengths = payload.frame_bytes(len(reply_head(1)))
+    assert lengths == list(map(len, [payload.envelope(reply_head(1)), *payload.chunks()]))

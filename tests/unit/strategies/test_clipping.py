@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from strategies.clipping import clip, clip_rows
+from strategies.operators import Rows
+from strategies.vectors import BLOCK, norm, norms
 
 
 @pytest.mark.parametrize(
@@ -61,3 +63,24 @@ def test_clip_rows_of_no_rows() -> None:
 def test_a_radius_that_is_none_is_refused(lam: float) -> None:
     with pytest.raises(ValueError, match=f"lam = {lam}: must be at least 0"):
         clip(np.ones(2), lam)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("d", [1, 7, 8, 129, 1000])
+def test_rows_are_measured_and_clipped_together_to_the_bits_of_each_alone(d: int, dtype: type) -> None:
+    rng = np.random.default_rng(d)
+    rows: Rows = (rng.normal(size=(9, d)) * 10.0 ** rng.integers(-3, 3, (9, 1))).astype(dtype)
+    rows[0] = 0
+    for given in (rows, np.asfortranarray(rows)):
+        assert norms(given) == [norm(row) for row in given]
+        out, clipped = clip_rows(given, 0.5)
+        long = np.tile(given, (BLOCK // rows.size + 1, 1))  # too many to be worked on at once
+        alone, cut = clip_rows(long, 0.5)
+        assert out.tobytes() == alone[:9].tobytes()
+        assert clipped.tolist() == cut[:9].tolist()
+
+
+def test_norms_of_rows_beyond_what_squares_can_hold() -> None:
+    rows = np.array([[1e300, 1e300], [0.0, 0.0], [3e-200, 4e-200], [3.0, 4.0]])
+    assert norms(rows) == [norm(row) for row in rows]
+    assert norms(rows)[1:] == pytest.approx([0.0, 5e-200, 5.0])
