@@ -65,6 +65,8 @@ class Attack(ABC):
     """Whether it ever looks at what its seat, or anybody, would send if honest; else no gradient is computed for it."""
     looks_at_peers: ClassVar[bool] = False
     """Whether it looks at the messages of others. Where they keep state, those must then be followed from round 1."""
+    unites: ClassVar[bool] = True
+    """Whether seats that know the same send the same; else each sends a vector from data of its own."""
     needs_spread: ClassVar[bool] = False
     """Whether it has no effect where all messages in view are equal, as with a single one."""
     positive: ClassVar[tuple[str, ...]] = ()

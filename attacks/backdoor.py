@@ -48,6 +48,7 @@ class Replace(Attack):
 
     least: ClassVar[Sight] = "own"
     looks_at_peers: ClassVar[bool] = True
+    unites: ClassVar[bool] = False
     kind: Literal["replace"] = "replace"
     view: Sight = "coalition"
     q: int = 4

@@ -8,12 +8,13 @@ either. Also timed: NumPy's and torch's medians, and ByzFL's rules where the pac
 Memory is what a call allocates beyond the rows at its peak, in vectors of length d, by tracemalloc.
 
     python -m benchmarks.rules [--json FILE] [--quick] [--n N] [--d D ...] [--turns T] [--clean]
+        [--only NAME ...]
 """
 
 import importlib.util
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -166,10 +167,10 @@ def memory(call: Call) -> int:
     return peak
 
 
-def measure(n: int, d: int, f: int, outliers: int, turns: int) -> list[Result]:
-    """Time everything on one array, in turns, and print it."""
+def measure(n: int, d: int, f: int, outliers: int, turns: int, only: Sequence[str] = ()) -> list[Result]:
+    """Time everything, or what ``only`` names, on one array, in turns, and print it."""
     rows = array(n, d, outliers)
-    timed = calls(rows, f)
+    timed = {name: call for name, call in calls(rows, f).items() if not only or name in only}
     for call in timed.values():
         call()  # loads what it needs
     best = dict.fromkeys(timed, np.inf)
@@ -204,13 +205,14 @@ def main() -> None:
     parser.add_argument("--d", type=int, nargs="+", default=[1_000_000, 11_000_000], help="their length")
     parser.add_argument("--turns", type=int, default=7, help="times that each is run (default: %(default)s)")
     parser.add_argument("--clean", action="store_true", help="no outliers: distances tell nothing, the hardest for nnm")
+    parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="these alone, as the table names them")
     options = parser.parse_args()
     f = options.n // 4
     print(f"kernels ready after {prepare(np.dtype(np.float32), weighted=True):.1f} s; {parallel.threads()} threads")
     results: list[Result] = []
     for d in options.d[:1] if options.quick else options.d:
         for outliers in (0,) if options.clean else (f, 0):
-            results += measure(options.n, d, f, outliers, 3 if options.quick else options.turns)
+            results += measure(options.n, d, f, outliers, 3 if options.quick else options.turns, options.only)
     if options.json:
         publish(results, options.json)
 

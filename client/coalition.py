@@ -124,6 +124,7 @@ class Coalition:
         self._config = experiment.config
         self._seed = experiment.config.federation.seed
         self._enlisted: set[int] = set()
+        self._here: set[int] = set()  # those of them that this process answers for
         self._drawn: frozenset[int] | None = None  # who is Byzantine in this round, where that changes
         self._x0 = experiment.problem.initial()
         self._simulated = SimulatedWorkers(
@@ -138,9 +139,11 @@ class Coalition:
         self._round: _Round | None = None
         self._trail = Rollback(experiment.config.checkpoint.keep)
 
-    def enlist(self, worker: int) -> None:
-        """Take a seat into the coalition."""
+    def enlist(self, worker: int, *, here: bool = False) -> None:
+        """Take a seat into the coalition; ``here`` if this process answers for it, else another one does."""
         self._enlisted.add(worker)
+        if here:
+            self._here.add(worker)
 
     @property
     def _members(self) -> set[int]:
@@ -294,6 +297,9 @@ class Coalition:
             self._round = _Round(replace(ask, vectors=shared) if HELD in ask.vectors else ask, past, x)
             if self._method.stateful and self._attack.looks_at_peers:
                 self._known(worker, self._round)  # also in rounds in which the attack does not look
+                for fellow in self._members.difference(self._here) if self._drawn is not None else ():
+                    if fellow in (ask.cohort or ()):  # it attacks now, and is honest again later
+                        self._follows(fellow, self._round.ask)
         return self._round
 
     def _decide(self, worker: int, ask: Ask, opened: _Round) -> Vector | None:
@@ -312,7 +318,7 @@ class Coalition:
             target = view.message(opened.whom)
         else:
             target = attack(view, stream(self._seed, Role.ATTACK, round_=ask.round))
-        if attack.view != "own" and (opened.peers is None or opened.peers):
+        if attack.unites and attack.view != "own" and (opened.peers is None or opened.peers):
             # Members that know the same decide the same.
             opened.target, opened.decided, opened.plan = target, plan is None, plan
         return target
@@ -482,7 +488,7 @@ class CoalitionMember:
     def __init__(self, coalition: Coalition, index: int) -> None:
         self.index = index
         self._coalition = coalition
-        coalition.enlist(index)
+        coalition.enlist(index, here=True)
 
     def follow(self, ask: Ask) -> None:
         """Let the brain go back to the server's checkpoint, if the server has."""

@@ -215,7 +215,9 @@ def trigger_of(experiment: Experiment, attack: Attack | None) -> Callable[[int],
     if not isinstance(attack, Replace):
         return None
     whole = Trigger(attack.q, attack.target, attack.rho, attack.anomaly)
-    flaw = "needs a task on images: digits, mnist, or a custom one whose inputs are images"
+    kinds = configs.kinds_of(configs.TaskUnion)
+    fitting = ", ".join(name for name, task in kinds.items() if getattr(task, "has_images", False))
+    flaw = f"needs a task on images: {fitting}, or a custom one whose inputs are images"
     if hasattr(experiment.problem, "flaw_of_trigger"):
         flaw = experiment.problem.flaw_of_trigger(whole)
     if flaw:

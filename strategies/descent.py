@@ -131,7 +131,8 @@ class Descent(Method, ABC):
         """Begin again from the model, and keep g where clipping needs it: a cohort could lead a first g anywhere."""
         if not self.corrects:
             return replace(self.start(state.x), round=round_)
-        return replace(state, round=round_, held={}, counted={}, missed=frozenset(range(self.n)), report=Report())
+        everybody = frozenset(range(self.n))
+        return replace(state, round=round_, held={}, counted={}, missed=everybody, server=(), report=Report())
 
     # --- server: broadcast x^k --------------------------------------------------------------------------------------
 

@@ -14,6 +14,8 @@ class BuiltIn:
     tested: ClassVar[bool] = True
     own_data: ClassVar[bool] = False
     """Whether each client may bring data of its own."""
+    has_images: ClassVar[bool] = False
+    """Whether its inputs are images, into which an attacker may plant a trigger."""
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -56,6 +56,8 @@ class Cifar10Task(BuiltIn):
 
     Source: see ``tasks/vision.py`` for the models; crops and mirror images as in its paper.
     """
+
+    has_images: ClassVar[bool] = True
 
     kind: Literal["cifar10"] = "cifar10"
     model: Literal["cnn", "resnet8", "resnet20", "resnet18"] = "resnet20"

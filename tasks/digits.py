@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ class DigitsTask(BuiltIn):
         dtype: of data, model and gradients.
         test_share: share of each digit's images kept for the test; which ones is drawn from the run's seed.
     """
+
+    has_images: ClassVar[bool] = True
 
     kind: Literal["digits"] = "digits"
     model: Literal["softmax", "mlp"] = "mlp"

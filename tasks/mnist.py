@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class MnistTask(BuiltIn):
 
     Source: the CNN is LightNet of RoSDHB's experiments (arXiv 2508.17129).
     """
+
+    has_images: ClassVar[bool] = True
 
     kind: Literal["mnist"] = "mnist"
     model: Literal["mlp", "cnn", "resnet8", "resnet20", "resnet18"] = "mlp"

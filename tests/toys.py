@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from strategies.method import Evaluation, Vector
+from strategies.aggregators import Rule
+from strategies.method import Evaluation, Rows, Vector
 
 
 def vector(*numbers: float) -> Vector:
@@ -21,6 +22,11 @@ def accuracy(evaluation: Evaluation | None) -> float:
 
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+def root_of(rule: Rule, rows: Rows) -> Vector | None:
+    """Return the first row as the server's own, for a rule that needs one."""
+    return rows[0].copy() if rule.needs_root else None
 
 
 class Coin:

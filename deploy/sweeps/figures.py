@@ -17,12 +17,11 @@ from matplotlib.ticker import LogFormatter, NullFormatter
 
 from deploy.sweeps.experiment import ExperimentFile, Figure, Target, Value
 from deploy.sweeps.results import DONE, Outcome
-from server.monitor.curves import LOWER_IS_BETTER, Numbers, X, band, spread
+from server.monitor.curves import LABELS, LOWER_IS_BETTER, SHARES, Numbers, X, band, spread
 from server.monitor.plot import COLOURS
 
 STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-Y_LABELS = {"gap": "f(x) \N{MINUS SIGN} f*", "loss": "loss", "accuracy": "accuracy (%)", "trigger": "trigger success"}
 X_LABELS = {"round": "round", "bytes_up": "MB up", "bytes_down": "MB down", "seconds": "seconds"}
 MEGA = {"bytes_up": 1e-6, "bytes_down": 1e-6}
 PANEL_IN = (3.1, 2.5)
@@ -65,7 +64,7 @@ class _Picture:
         cost = self._ends and figure.reach is not None and self._y == figure.y
         self._target = Target(measure=figure.y, value=figure.reach or 0.0) if cost else None
         self._log = self._target is not None or self._y in LOWER_IS_BETTER
-        self._scale = MEGA.get(figure.cost, 1.0) if self._target else 100.0 if self._y == "accuracy" else 1.0
+        self._scale = MEGA.get(figure.cost, 1.0) if self._target else 100.0 if self._y in SHARES else 1.0
 
     def draw(self, path: Path) -> None:
         figure = self._figure
@@ -100,9 +99,9 @@ class _Picture:
     def _y_label(self) -> str:
         figure = self._figure
         if self._target is None:
-            return Y_LABELS[self._y] + (" at the end" if self._ends else "")
+            return LABELS[self._y] + " (%)" * (self._y in SHARES) + " at the end" * self._ends
         what = "rounds" if figure.cost == "round" else "MB up"
-        return f"{what} to {Y_LABELS[self._y].removesuffix(' (%)')} = {self._target.value:g}"
+        return f"{what} to {LABELS[self._y]} = {self._target.value:g}"
 
     def _plot(self, panel: Axes, group: Sequence[Outcome], k: int, m: int, count: int) -> None:
         """Draw the runs that differ in nothing but the seed, and perhaps in x: colour k of ``count``, style m."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from deploy.sweeps.experiment import Cell, PlannedRun, Target, Tune
-from server.monitor.curves import LOWER_IS_BETTER, Curve, X, curve, spread
+from server.monitor.curves import LABELS, LOWER_IS_BETTER, SHARES, Curve, X, curve, spread
 from server.run_folder.reader import read_rounds, read_summary
 from server.run_folder.record import measures_from
 from strategies.strategy import RoundRecord
@@ -232,10 +232,7 @@ def as_markdown(
         measures.remove("loss")
     heads = [
         *axes,
-        *(
-            {"gap": "f(x) - f*", "loss": "loss", "accuracy": "accuracy", "trigger": "trigger success"}[m]
-            for m in measures
-        ),
+        *(LABELS[m] for m in measures),
     ]
     for target in targets:
         heads += [f"rounds to {target.name}", "MB up to it"]
@@ -288,7 +285,7 @@ def number(value: float, name: str) -> str:
     kind = name.split()[0]
     if kind == "gap":
         return f"{value:.1e}"
-    if kind == "accuracy":
+    if kind in SHARES:
         return f"{100 * value:.1f} %"
     if kind.startswith("bytes"):
         return f"{value / 1e6:.3g}"

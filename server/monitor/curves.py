@@ -17,6 +17,10 @@ Numbers = NDArray[np.float64]
 
 X = Literal["round", "bytes_up", "bytes_down", "seconds"]
 """What a curve can be drawn against: rounds, bytes that came from or went to all clients so far, seconds so far."""
+LABELS = {"accuracy": "accuracy", "trigger": "trigger success", "gap": "f(x) \N{MINUS SIGN} f*", "loss": "loss"}
+"""What people read for each measure, wherever it is shown but on terminals."""
+SHARES = frozenset({"accuracy", "trigger"})
+"""The measures from 0 to 1, shown in per cent."""
 LOWER_IS_BETTER = frozenset({"loss", "gap"})
 """The measures that a diverged run has infinite; the others keep their last value."""
 

@@ -25,9 +25,9 @@ from strategies.strategy import RoundRecord
 
 STATEMENT = (
     "A ranking to look into, not a verdict. In our tests it put nearly every attacker first where clients' data were "
-    "alike, but missed half of those that run fang, and most of those that run alie or shb with jitter. Where data "
-    "differed, an honest client's score was up to 20, and attackers that send nothing but zeros were missed half of "
-    "the time."
+    "alike, but missed half of those that run fang or plant a backdoor, most of those that run alie or shb with "
+    "jitter, and those that attack in some rounds only. Where data differed, an honest client's score was up to 20, "
+    "and attackers that send nothing but zeros were missed half of the time."
 )
 """The note under every table."""
 

@@ -76,7 +76,7 @@ def run_of(names: list[str], rounds: int = 60, *, run: str = "hospitals") -> Liv
             RECORD, round=k, cohort=everybody, names=names, accepted=others, clipped=[0], evidence=evidence
         )
         rejected = [(names[1], f"disconnected: {names[1]}")]
-        measured = Evaluation(2.0 / k, 1 - 0.75 / k, 1.5 / k**2) if k % 5 == 0 else None
+        measured = Evaluation(2.0 / k, 1 - 0.75 / k, 1.5 / k**2, 0.25 + k / 100) if k % 5 == 0 else None
         live.add(replace(record, rejected=rejected, evaluation=measured))
     return live
 
@@ -141,7 +141,8 @@ def test_a_coordinator_sees_the_run_and_each_party(browser: Any, size: tuple[int
         assert "connected 2 min" in rows[2]
         assert all("never came" in row for row in rows[4:])
         charts = [each.get_attribute("id") for each in tab.query_selector_all("figure") if each.is_visible()]
-        assert {"chart-loss", "chart-accuracy", "chart-gap"} <= set(charts)
+        assert {"chart-loss", "chart-accuracy", "chart-gap", "chart-trigger"} <= set(charts)
+        assert tab.inner_text("#tile-trigger").split("\n") == ["trigger success", "85.0 %", "at round 60"]
         tab.select_option("#order", "state")
         assert tab.inner_text("#parties tbody tr >> nth=0").startswith("geneva")
 

@@ -18,6 +18,7 @@ from strategies.aggregators import (
     CoordinateMedian,
     CovarianceFilter,
     DivideAndConquer,
+    FLTrust,
     GeometricMedian,
     Krum,
     Mean,
@@ -37,6 +38,7 @@ from strategies.aggregators.preaggregators import (
     StaticClipping,
 )
 from strategies.method import Rows
+from tests.toys import root_of
 
 NNM = NearestNeighbourMixing()
 ROBUST: list[Rule] = [CoordinateMedian(), TrimmedMean(), GeometricMedian(), Krum()]
@@ -54,6 +56,7 @@ MORE: list[Rule] = [
 ]
 SHORTENED: list[Rule] = [
     SignGuard(),
+    FLTrust(),
     Mean(pre=(StaticClipping(),)),
     Mean(pre=(AdaptiveRobustClipping(),)),
 ]
@@ -101,7 +104,7 @@ def test_keeps_shape_type_and_input_and_stays_finite(rule: Rule, rows: Rows) -> 
         return
     before = rows.copy()
     rows.flags.writeable = False
-    result = rule(rows, f, generator())
+    result = rule(rows, f, generator(), root_of(rule, rows))
     assert result.shape == rows.shape[1:]
     assert result.dtype == rows.dtype
     assert np.isfinite(result).all()
@@ -121,11 +124,12 @@ def test_stays_within_the_range_of_the_rows(rule: Rule, rows: Rows) -> None:
     assert (result <= rows.max(axis=0) + slack).all()
 
 
-@pytest.mark.parametrize("rule", [*ALL, *MORE, SignGuard()], ids=name)
+@pytest.mark.parametrize("rule", [*ALL, *MORE, SignGuard(), FLTrust()], ids=name)
 @given(row=hnp.arrays(np.float64, 3, elements=st.floats(-1e30, 1e30)), n=st.integers(1, 8))
 def test_equal_rows_give_that_row(rule: Rule, row: np.ndarray, n: int) -> None:
     if rule.tolerates(n) >= 0:
-        np.testing.assert_allclose(rule(np.tile(row, (n, 1)), 0, generator()), row, rtol=1e-15, atol=n * 5e-324)
+        rows = np.tile(row, (n, 1))
+        np.testing.assert_allclose(rule(rows, 0, generator(), root_of(rule, rows)), row, rtol=1e-15, atol=n * 5e-324)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +142,7 @@ def test_equal_rows_give_that_row(rule: Rule, row: np.ndarray, n: int) -> None:
         MeanAroundMedian(),
         CenteredClipping(),
         SignGuard(),
+        FLTrust(),
     ],
     ids=name,
 )
@@ -145,7 +150,8 @@ def test_equal_rows_give_that_row(rule: Rule, row: np.ndarray, n: int) -> None:
 def test_order_of_rows_does_not_matter(rule: Rule, rows: Rows, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(rows))))
     f = rule.tolerates(len(rows))
-    np.testing.assert_allclose(rule(rows[order], f, generator()), rule(rows, f, generator()), atol=2e-4)
+    root = root_of(rule, rows)
+    np.testing.assert_allclose(rule(rows[order], f, generator(), root), rule(rows, f, generator(), root), atol=2e-4)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +165,8 @@ def test_order_of_rows_does_not_matter_where_no_distances_tie(rule: Rule, seed: 
     rows, order = rng.normal(size=(n, 4)), rng.permutation(n)
     # f = 1: at the largest f Krum has one neighbour to count, which two rows are for each other, so that they tie.
     # (So they do after nnm, which makes pairs of equal rows.)
-    np.testing.assert_allclose(rule(rows[order], 1, generator()), rule(rows, 1, generator()), atol=1e-4)
+    root = root_of(rule, rows)
+    np.testing.assert_allclose(rule(rows[order], 1, generator(), root), rule(rows, 1, generator(), root), atol=1e-4)
 
 
 @pytest.mark.parametrize("rule", [Bulyan(), MinimumDiameterAveraging()], ids=name)
@@ -189,13 +196,14 @@ def test_shifted_rows_give_the_shifted_result_where_nothing_ties(rule: Rule, see
     np.testing.assert_allclose(rule(rows + shift, 1, generator()), result + shift, atol=1e-6)
 
 
-@pytest.mark.parametrize("rule", [*ALL, MeanAroundMedian(), CenteredClipping(), *MORE[-2:], SignGuard()], ids=name)
+@pytest.mark.parametrize("rule", [*ALL, MeanAroundMedian(), CenteredClipping(), *MORE[-2:], *SHORTENED[:2]], ids=name)
 @given(rows=tame_rows(), power=st.sampled_from([-900, -300, -60, -1, 1, 60, 300, 900]))
 def test_scaled_rows_give_the_scaled_result(rule: Rule, rows: Rows, power: int) -> None:
     f = rule.tolerates(len(rows))
     if f >= 0 and (abs(power) <= 60 or not uses_squares(rule)):
-        scaled = rule(rows * 2.0**power, f, generator())
-        np.testing.assert_allclose(scaled / 2.0**power, rule(rows, f, generator()), atol=2e-3)
+        longer, root = rows * 2.0**power, root_of(rule, rows)
+        scaled = rule(longer, f, generator(), root_of(rule, longer))
+        np.testing.assert_allclose(scaled / 2.0**power, rule(rows, f, generator(), root), atol=2e-3)
 
 
 def uses_squares(rule: Rule) -> bool:
@@ -264,7 +272,7 @@ def test_no_attack_gets_past_kappa_and_some_attack_gets_as_far_as_no_rule_can_pr
         assert worst == pytest.approx(least)
 
 
-@pytest.mark.parametrize("rule", [Mean(), DivideAndConquer(), SignGuard(), ComparativeGradientElimination()], ids=name)
+@pytest.mark.parametrize("rule", [Mean(), *MORE[-2:], *SHORTENED[:2]], ids=name)
 def test_rules_without_kappa_are_moved_where_all_honest_rows_are_equal(rule: Rule) -> None:
     honest = np.array([1.0, 2.0, -3.0, 0.5])
     attack = {
@@ -272,23 +280,26 @@ def test_rules_without_kappa_are_moved_where_all_honest_rows_are_equal(rule: Rul
         "dnc": [honest + np.array([9.0, 0, 0, 0]), honest + np.array([1.0, 1, 0, 0])],  # one at the mean of axis 0
         "signguard": [honest[[0, 1, 2, 3]], honest[[1, 0, 2, 3]]],  # the same numbers in other places
         "cge": [-0.9 * honest, -0.9 * honest],  # shorter than all
+        "fltrust": [honest + np.array([4.0, -2.0, 0, 0])] * 2,  # of the same length in the end, beside the root
     }[rule.kind]
     assert rule.kappa(10, 2) is None
     rows = np.concatenate([attack, np.tile(honest, (8, 1))])
-    assert np.linalg.norm(rule(rows, 2, generator()) - honest) > 0.1
+    center = honest if rule.needs_root else None
+    assert np.linalg.norm(rule(rows, 2, generator(), center) - honest) > 0.1
 
 
 def honest_rows(n: int, d: int, dtype: np.dtype[Any]) -> st.SearchStrategy[Rows]:
     return hnp.arrays(dtype, (n, d), elements=st.floats(-100, 100, width=32))
 
 
-@pytest.mark.parametrize("rule", [*MORE, SignGuard()], ids=name)
+@pytest.mark.parametrize("rule", [*MORE, *SHORTENED[:2]], ids=name)
 @given(seed=st.integers(0, 2**32), size=st.sampled_from([1e3, 1e30, -1e30, 3e38]), dtype=DTYPES)
 def test_f_huge_rows_do_not_move_it_out_of_the_others(rule: Rule, seed: int, size: float, dtype: type) -> None:
     f = rule.tolerates(11)
     rows: Rows = np.random.default_rng(seed).uniform(-1, 1, (11, 4)).astype(dtype)
+    root = root_of(rule, rows)
     rows[11 - f :] = size  # the first row, which monna trusts, stays honest
-    assert np.abs(rule(rows, f, generator())).max() <= 5.0
+    assert np.abs(rule(rows, f, generator(), root)).max() <= 5.0
 
 
 @pytest.mark.parametrize("rule", BUCKETED, ids=name)

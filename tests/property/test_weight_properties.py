@@ -8,11 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategies.aggregators import CenteredClipping, CoordinateMedian, GeometricMedian, Mean, Rule, TrimmedMean
+from strategies.aggregators import (
+    CenteredClipping,
+    CoordinateMedian,
+    FLTrust,
+    GeometricMedian,
+    Mean,
+    Rule,
+    TrimmedMean,
+)
 from strategies.aggregators.preaggregators import Bucketing, NearestNeighbourMixing, StaticClipping
 from strategies.aggregators.weighted_rows import WeightedRows
 from strategies.weights import TOTAL, capped, heaviest, whole_weights
-from tests.toys import rng
+from tests.toys import rng, root_of
 
 NNM = NearestNeighbourMixing()
 REPLICATED: list[Rule] = [
@@ -24,6 +32,8 @@ REPLICATED: list[Rule] = [
     CenteredClipping(tau=1.0),
     Mean(pre=(StaticClipping(c="median"),)),
     Mean(pre=(StaticClipping(),)),
+    FLTrust(),
+    FLTrust(pre=(NNM,)),
 ]
 BOUNDED: list[Rule] = [CoordinateMedian(), TrimmedMean(), GeometricMedian(), CoordinateMedian(pre=(NNM,))]
 COUNTS = st.lists(st.integers(1, 5), min_size=2, max_size=8)
@@ -48,9 +58,9 @@ def test_a_weight_of_three_is_three_equal_rows(rule: Rule, counts: list[int], se
     rows = draws.integers(-3, 4, (len(counts), 3)).astype(float) if ties else draws.normal(size=(len(counts), 3))
     f = most(rule, counts)
     copies = np.repeat(rows, counts, axis=0)
-    expected = rule(copies, heaviest(np.array(counts), f), rng())
+    expected = rule(copies, heaviest(np.array(counts), f), rng(), root_of(rule, rows))
     tolerance = 1e-4 if rule.kind == "rfa" else 1e-10
-    np.testing.assert_allclose(rule(rows, f, rng(), weights=counts), expected, atol=tolerance)
+    np.testing.assert_allclose(rule(rows, f, rng(), root_of(rule, rows), weights=counts), expected, atol=tolerance)
 
 
 @given(counts=COUNTS, seed=SEEDS)
@@ -88,8 +98,9 @@ def test_the_error_is_within_kappa_times_the_weighted_variance(
 def test_the_order_of_rows_does_not_matter(rule: Rule, counts: list[int], seed: int) -> None:
     draws, f = np.random.default_rng(seed), most(rule, counts)
     rows, order = draws.normal(size=(len(counts), 3)), draws.permutation(len(counts))
-    moved = rule(rows[order], f, rng(), weights=[counts[i] for i in order])
-    np.testing.assert_allclose(moved, rule(rows, f, rng(), weights=counts), atol=1e-5)
+    root = root_of(rule, rows)
+    moved = rule(rows[order], f, rng(), root, weights=[counts[i] for i in order])
+    np.testing.assert_allclose(moved, rule(rows, f, rng(), root, weights=counts), atol=1e-5)
 
 
 @given(counts=COUNTS, seed=SEEDS)

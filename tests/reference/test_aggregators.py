@@ -15,6 +15,7 @@ from strategies.aggregators import (
     CoordinateMedian,
     CovarianceFilter,
     DivideAndConquer,
+    FLTrust,
     GeometricMedian,
     Krum,
     Mean,
@@ -36,6 +37,7 @@ from strategies.aggregators.preaggregators import (
     StaticClipping,
 )
 from strategies.method import Rows
+from tests.toys import root_of
 
 Lists = list[list[float]]
 
@@ -281,6 +283,17 @@ def slow_comparative_elimination(rows: Lists, f: int) -> list[float]:
     return slow_mean(sorted(rows, key=lambda row: math.hypot(*row))[: len(rows) - f], 0)
 
 
+def slow_fltrust(rows: Lists, f: int) -> list[float]:
+    """The first row is the server's own."""
+    length, total, result = math.hypot(*rows[0]), 0.0, [0.0] * len(rows[0])
+    for row in rows:
+        own = math.hypot(*row)
+        trust = max(0.0, math.fsum(a * b for a, b in zip(row, rows[0], strict=True)) / (own * length))
+        result = [a + trust * length / own * b for a, b in zip(result, row, strict=True)]
+        total += trust
+    return [a / total for a in result]
+
+
 def slow_static_clipping(rows: Lists, f: int) -> Lists:
     return [[a * min(1.0, 2.0 / max(math.hypot(*row), 1e-300)) for a in row] for row in rows]
 
@@ -323,6 +336,7 @@ REFERENCES = [
     (DivideAndConquer(iters=3, c=0.5, sub=2), slow_drawn_divide_and_conquer, 1e-6),
     (SignGuard(), slow_signguard, 1e-6),
     (ComparativeGradientElimination(), slow_comparative_elimination, 1e-6),
+    (FLTrust(), slow_fltrust, 1e-6),
 ]
 SAMPLED = (DivideAndConquer(iters=3, c=0.5, sub=2), SignGuard())
 """Rules that look at some of the columns alone."""
@@ -346,7 +360,7 @@ def test_rule_is_its_definition(rule: Rule, slow, tolerance: float, dtype: type,
         if rule.kind in ("mda", "smea") and math.comb(n, f) > MOST_SLOW_SETS:
             continue
         rows = sample(n, d, dtype, seed=n + f)
-        result = rule(rows, f, np.random.default_rng(0))
+        result = rule(rows, f, np.random.default_rng(0), root_of(rule, rows))
         assert result.dtype == dtype
         np.testing.assert_allclose(result, slow(rows.astype(float).tolist(), f), rtol=tolerance, atol=tolerance)
 
@@ -362,7 +376,7 @@ def test_kernels_compute_the_definition(  # type: ignore[no-untyped-def]  # any 
         if f < 0 or (rule.kind in ("mda", "smea") and math.comb(n, f) > MOST_SLOW_SETS):
             continue
         rows = sample(n, d, dtype, seed=n + f)
-        result = rule(rows, f, np.random.default_rng(0))
+        result = rule(rows, f, np.random.default_rng(0), root_of(rule, rows))
         expected = slow(rows.astype(float).tolist(), f)
         assert result.dtype == dtype
         np.testing.assert_allclose(result, expected, rtol=max(tolerance, 1e-6), atol=max(tolerance, 1e-5))
@@ -434,9 +448,11 @@ def test_cutting_long_rows_into_blocks_changes_nothing(rule: Rule, large: int, m
     monkeypatch.setattr(weighted_rows, "LARGE", large)
     short = sample(9, 50, np.float64, seed=3)
     f = min(2, rule.tolerates(9))
-    result = rule(np.tile(short, (1, 500)), f, np.random.default_rng(0))
+    long = np.tile(short, (1, 500))
+    result = rule(long, f, np.random.default_rng(0), root_of(rule, long))
     monkeypatch.setattr(weighted_rows, "LARGE", 2**60)
-    np.testing.assert_allclose(result, np.tile(rule(short, f, np.random.default_rng(0)), 500), atol=1e-6)
+    expected = rule(short, f, np.random.default_rng(0), root_of(rule, short))
+    np.testing.assert_allclose(result, np.tile(expected, 500), atol=1e-6)
 
 
 @pytest.mark.parametrize("large", [0, 2**60], ids=["kernels", "numpy"])

@@ -6,10 +6,11 @@ It has no scripts and asks for nothing from the network; whatever clients chose,
 from collections.abc import Sequence
 
 from experiment.explain import title
+from server.monitor.curves import LABELS
 from server.monitor.report import charts
 from server.monitor.report.reading import Run
 from server.monitor.report.several import MOST_ROWS, comparison_curves, finals, grouped
-from server.monitor.report.single import LABELS, run_curves, status_line, tiles
+from server.monitor.report.single import run_curves, status_line, tiles
 from server.monitor.report.templates import page
 
 _AGAINST = "round"

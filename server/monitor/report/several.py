@@ -14,11 +14,11 @@ import tomli_w
 
 from experiment.explain import title
 from foundation.units import duration, size
-from server.monitor.curves import Band, X, band, spread
+from server.monitor.curves import LABELS, Band, X, band, spread
 from server.monitor.report import charts
 from server.monitor.report.charts import Line
 from server.monitor.report.reading import Run
-from server.monitor.report.single import LABELS, drawn, figure, scale_of, shown
+from server.monitor.report.single import drawn, figure, scale_of, shown
 from server.monitor.report.templates import NONE, page
 from server.run_folder import REPORT
 

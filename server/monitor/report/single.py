@@ -10,7 +10,7 @@ import numpy as np
 from experiment.explain import sentences, title
 from foundation.text import escaped
 from foundation.units import duration, size
-from server.monitor.curves import Numbers, X
+from server.monitor.curves import LABELS, SHARES, Numbers, X
 from server.monitor.report import charts
 from server.monitor.report.charts import Dots, Line, Scale
 from server.monitor.report.reading import Run
@@ -27,8 +27,6 @@ MOST_CLIENTS = 100
 LOG_LINES = 50
 AGAINST: tuple[tuple[str, X], ...] = (("round", "round"), ("bytes", "bytes_up"), ("seconds", "seconds"))
 """The horizontal axes: the word in the page, and the name in ``server.monitor.curves``."""
-GAP = "f(x) \N{MINUS SIGN} f*"
-LABELS = {"accuracy": "accuracy", "trigger": "trigger success", "gap": GAP, "loss": "loss"}
 
 _TEXTS = ("client", "because", "rejected")
 _ALWAYS = ("client", "sampled", "replied", "accepted", "late", "rejected", "clipped")
@@ -113,10 +111,8 @@ def scale_of(x: X, most: float) -> Scale:
 
 def measure_scale(measure: str, values: Numbers) -> Scale:
     """Return the vertical axis of a measure that takes these values."""
-    if measure == "accuracy":
-        return Scale("accuracy (%)", 0.01, limits=(0.0, 102.0))
-    if measure == "trigger":
-        return Scale("trigger success (%)", 0.01, limits=(0.0, 102.0))
+    if measure in SHARES:
+        return Scale(f"{LABELS[measure]} (%)", 0.01, limits=(0.0, 102.0))
     return Scale(LABELS[measure], log=charts.wants_log(values, 5.0 if measure == "gap" else 20.0))
 
 
@@ -124,7 +120,7 @@ def shown(measure: str, value: float | None) -> str:
     """Return a measure for people."""
     if value is None or math.isnan(value):
         return NONE
-    if measure in ("accuracy", "trigger"):
+    if measure in SHARES:
         return f"{100 * value:.1f} %"
     return f"{value:.2e}" if measure == "gap" else f"{value:.4g}"
 

@@ -2,6 +2,9 @@
 
 from jinja2 import Environment, StrictUndefined
 
+from server.monitor.curves import LABELS
+from server.run_folder.record import MEASURES
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -59,14 +62,13 @@ party stands out over the last rounds, for a person to look into; it has no effe
 """
 
 _TILES = (
-    *(("loss", "loss"), ("accuracy", "accuracy"), ("gap", "f(x) \N{MINUS SIGN} f*"), ("speed", "rounds/s")),
+    *((name, LABELS[name]) for name in MEASURES),
+    ("speed", "rounds/s"),
     *(("up", "from clients"), ("down", "to clients"), ("connected", "connected")),
     *(("accepted", "accepted"), ("rejected", "rejected"), ("clipped", "clipped")),
 )
 _CHARTS = (
-    ("loss", "loss", "against rounds"),
-    ("accuracy", "accuracy", "against rounds"),
-    ("gap", "f(x) \N{MINUS SIGN} f*", "against rounds"),
+    *((name, LABELS[name], "against rounds") for name in MEASURES),
     ("traffic", "traffic", "bytes a second, since this page was opened"),
     ("pace", "rounds a second", "since this page was opened"),
 )

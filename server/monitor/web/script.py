@@ -246,6 +246,7 @@ const show = state => {
   tile("accuracy", known(state.accuracy) ? percent(state.accuracy) : null,
        at + spread(claimed?.accuracy, percent));
   tile("gap", known(state.gap) ? figure(state.gap) : null, at);
+  tile("trigger", known(state.trigger) ? percent(state.trigger) : null, at);
   tile("speed", known(state.rounds_s) ? figure(Number(state.rounds_s.toPrecision(3))) : NONE,
        known(state.round_s) ? figure(1000 * Number(state.round_s.toPrecision(3))) + " ms a round" : "");
   tile("up", bytes(state.up), known(state.up_s) ? bytes(state.up_s) + "/s" : "");
@@ -257,9 +258,10 @@ const show = state => {
   tile("clipped", whole(was.clipped), share(all.clipped, all.accepted) + " so far");
 
   const at_ = state.history_rounds ?? [];
-  for (const name of ["loss", "accuracy", "gap"]) {
-    const values = state.history[name], points = values.map((y, i) => [at_[i] ?? i, y]);
-    chart(name, [{points}], name === "accuracy" ? {form: y => Math.round(1000 * y) / 10 + " %"} : {log: wide(values)});
+  for (const name of ["loss", "accuracy", "gap", "trigger"]) {
+    const values = state.history[name] ?? [], points = values.map((y, i) => [at_[i] ?? i, y]);
+    const shares = name === "accuracy" || name === "trigger";
+    chart(name, [{points}], shares ? {form: y => Math.round(1000 * y) / 10 + " %"} : {log: wide(values)});
   }
   if (known(state.now) && !state.away && recent.at(-1)?.now !== state.now) recent.push(state);
   while (recent.length > KEPT) recent.shift();

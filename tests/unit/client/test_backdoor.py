@@ -50,14 +50,19 @@ def opened(*overrides: str) -> Experiment:
 
 
 def sent(experiment: Experiment, worker: int, round_: int = 1, sampled: int = 5) -> Vector:
+    return all_sent(experiment, (worker,), round_, sampled)[0]
+
+
+def all_sent(
+    experiment: Experiment, workers: Sequence[int] = (3, 4), round_: int = 1, sampled: int = 5
+) -> list[Vector]:
+    """Return what members of one coalition send in a round, asked in this order."""
     assert experiment.config.attack is not None
     brain = Coalition(experiment, experiment.config.attack)
     members = {i: CoalitionMember(brain, i) for i in (3, 4)}
-    cohort = tuple(range(5 - sampled, 5))
-    x = experiment.problem.initial()
-    packet = members[worker].answer(Ask(round_, "gradient", {"x": x}, cohort=cohort))
-    assert isinstance(packet, Packet)
-    return packet.values
+    ask = Ask(round_, "gradient", {"x": experiment.problem.initial()}, cohort=tuple(range(5 - sampled, 5)))
+    packets = [members[worker].answer(ask) for worker in workers]
+    return [packet.values for packet in packets if isinstance(packet, Packet)]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +151,17 @@ def test_attackers_of_a_divided_trigger_send_different_messages() -> None:
     assert not np.array_equal(sent(whole, 3), sent(parts, 3))
 
 
+@pytest.mark.parametrize("view", ["own", "coalition", "omniscient"])
+@pytest.mark.parametrize("triggers", [1, 4])
+def test_each_attacker_sends_what_its_own_poisoned_data_give(view: str, triggers: int) -> None:
+    experiment = opened("strategy.batch=0", "attack.rho=1.0", f"attack.view={view}", f"attack.triggers={triggers}")
+    problem: Any = experiment.problem
+    x = problem.initial()
+    for worker, row in zip((3, 4), all_sent(experiment), strict=True):
+        trigger = Trigger(4, 3, 1.0, quarter=worker % 4 if triggers == 4 else None)
+        np.testing.assert_allclose(row, 4 * problem.poisoned(worker, trigger).full_gradient(x), rtol=1e-12)
+
+
 def test_a_torch_task_is_poisoned_before_its_images_are_prepared() -> None:
     torch = pytest.importorskip("torch")
     from tasks.torch_model import TorchTask
@@ -210,7 +226,9 @@ def test_what_is_refused(overrides: list[str], line: str) -> None:
 
 def test_tasks_without_images_are_refused(data_dir: Path) -> None:
     text = parse(TEXT, ["task.kind=logistic", "strategy.batch=8"]).to_toml()
-    with pytest.raises(ConfigError, match=r'\[attack\] kind = "replace": needs a task on images: digits, mnist'):
+    with pytest.raises(
+        ConfigError, match=r'\[attack\] kind = "replace": needs a task on images: digits, mnist, cifar10'
+    ):
         open_experiment(text, data_dir, None)
 
 

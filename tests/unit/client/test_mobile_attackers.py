@@ -81,10 +81,21 @@ def test_a_seat_is_honest_but_for_the_rounds_that_it_is_drawn_in(method: str) ->
             assert np.array_equal(values(members[i].answer(ask)), sign * values(honest[i].answer(ask))), (k, i)
 
 
-def test_processes_of_their_own_agree_with_one_for_all() -> None:
-    experiment = opened("attack.kind=ipm", "attack.view=omniscient", "attack.membership=mobile")
+def single(experiment: Experiment, worker: int) -> CoalitionMember:
+    """Return the member whose fellows are other processes, as on Flower."""
+    assert experiment.config.attack is not None
+    brain = Coalition(experiment, experiment.config.attack)
+    for fellow in experiment.config.attackers:
+        brain.enlist(fellow)
+    return CoalitionMember(brain, worker)
+
+
+@pytest.mark.parametrize("method", ["robust-sgd", "robust-momentum-sgd"])
+def test_processes_of_their_own_agree_with_one_for_all(method: str) -> None:
+    kind = f"strategy.kind={method}"
+    experiment = opened(kind, "attack.kind=ipm", "attack.view=omniscient", "attack.membership=mobile")
     _, members = crew(experiment)
-    alone = [crew(experiment)[1][i] for i in range(5)]
+    alone = [single(experiment, i) for i in range(5)]
     for k in ROUNDS:
         ask = asked(experiment, k)
         for one, other in zip(members, alone, strict=True):

@@ -12,6 +12,7 @@ from strategies.aggregators import (
     CoordinateMedian,
     CovarianceFilter,
     DivideAndConquer,
+    FLTrust,
     GeometricMedian,
     Krum,
     Mean,
@@ -50,6 +51,7 @@ RULES: list[Rule] = [
     DivideAndConquer(),
     SignGuard(),
     ComparativeGradientElimination(),
+    FLTrust(),
 ]
 
 
@@ -360,6 +362,8 @@ def test_presteps_run_in_their_order() -> None:
         (DivideAndConquer(), {1: 0, 2: 0, 3: 1, 20: 9}),
         (SignGuard(), {1: 0, 2: 0, 3: 1, 20: 9}),
         (ComparativeGradientElimination(), {1: 0, 2: 0, 3: 1, 20: 9}),
+        (FLTrust(), {1: 1, 4: 4, 20: 20}),
+        (FLTrust(pre=(NearestNeighbourMixing(),)), {1: 0, 20: 9}),
         (Mean(pre=(StaticClipping(),)), {1: 1, 4: 4}),
         (Mean(pre=(AdaptiveRobustClipping(),)), {1: 0, 20: 9}),
         (CoordinateMedian(pre=(Bucketing(s=2),)), {1: 0, 2: 0, 4: 0, 5: 1, 20: 4}),

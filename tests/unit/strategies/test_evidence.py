@@ -8,6 +8,7 @@ from strategies.aggregators import (
     CoordinateMedian,
     CovarianceFilter,
     DivideAndConquer,
+    FLTrust,
     GeometricMedian,
     Krum,
     Mean,
@@ -21,6 +22,7 @@ from strategies.aggregators import (
 from strategies.aggregators.preaggregators import Bucketing, NearestNeighbourMixing, StaticClipping
 from strategies.evidence import FARTHEST, MOST, examine
 from strategies.method import Combined, Rows, Vector
+from tests.toys import root_of
 
 
 def rng() -> np.random.Generator:
@@ -112,6 +114,7 @@ MEANS = [
     DivideAndConquer(),
     SignGuard(),
     ComparativeGradientElimination(),
+    FLTrust(),
     MultiKrum(pre=(NearestNeighbourMixing(),)),
     GeometricMedian(pre=(Bucketing(s=2),)),
     Mean(pre=(StaticClipping(c=1.0),)),
@@ -123,12 +126,13 @@ MEANS = [
 @pytest.mark.parametrize("d", [7, 40_000])
 def test_the_weighted_sum_of_the_rows_is_the_aggregate(rule: Rule, d: int) -> None:
     rows = np.random.default_rng(3).normal(size=(9, d))
-    vector, weights = rule.weigh(rows, 2, rng())
+    root = root_of(rule, rows)
+    vector, weights = rule.weigh(rows, 2, rng(), root)
     assert weights is not None
     # Weiszfeld's steps on a large array begin at the median, which keeps what weight the rows have not got.
     tolerance = 1e-4 if rule.kind == "rfa" else 1e-12
     assert np.allclose(weights @ rows, vector, rtol=tolerance, atol=tolerance * float(np.abs(vector).max()))
-    assert np.array_equal(vector, rule(rows, 2, rng()))
+    assert np.array_equal(vector, rule(rows, 2, rng(), root))
 
 
 @pytest.mark.parametrize("rule", [CenteredClipping(), CovarianceFilter()], ids=lambda rule: rule._name())

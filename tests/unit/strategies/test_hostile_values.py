@@ -24,6 +24,7 @@ from strategies.aggregators import (
     CoordinateMedian,
     CovarianceFilter,
     DivideAndConquer,
+    FLTrust,
     GeometricMedian,
     Krum,
     Mean,
@@ -44,6 +45,7 @@ from strategies.strategy import RobustStrategy, RoundRecord
 from tests.forms import FORMS
 from tests.local_grid import LocalGrid, federation
 from tests.shortened import schedule_within
+from tests.toys import root_of
 from tests.unit.client.test_methods_under_attack import SMALL, methods
 
 N, HOSTILE = 4, 3
@@ -458,7 +460,7 @@ def data_of(content: RecordDict) -> bytes:
 ROBUST: list[Rule] = [
     CoordinateMedian(), TrimmedMean(), MeanAroundMedian(), GeometricMedian(), Krum(), MultiKrum(), Bulyan(),
     MinimumDiameterAveraging(), MoNNA(), CenteredClipping(), CovarianceFilter(), SmallestVarianceAveraging(),
-    SignGuard(), ComparativeGradientElimination(),
+    SignGuard(), ComparativeGradientElimination(), FLTrust(),
 ]  # fmt: skip
 PRE = ((), (NearestNeighbourMixing(),), (AdaptiveRobustClipping(),), (Bucketing(s=2),))
 RULES = [replace(rule, pre=pre) for rule in ROBUST for pre in PRE if not (rule.kind == "monna" and pre == PRE[3])]
@@ -489,9 +491,10 @@ def test_rows_at_the_ends_of_what_floats_hold_do_not_move_a_rule_out_of_the_hone
 ) -> None:
     f = rule.tolerates(11)
     rows: Rows = np.random.default_rng(0).uniform(-1, 1, (11, 6)).astype(dtype)
+    root = root_of(rule, rows)
     for kind in EXTREMES:
         rows[11 - f :] = extreme(kind, (f, 6), dtype)
-        result = rule(rows, f, np.random.default_rng(1))
+        result = rule(rows, f, np.random.default_rng(1), root)
         assert np.isfinite(result).all(), kind
         assert np.abs(result).max() <= 5.0, kind
 
@@ -505,5 +508,6 @@ def test_rows_at_the_ends_of_what_floats_hold_do_not_move_a_rule_out_of_the_hone
 def test_no_rows_at_all_make_a_rule_overflow(rule: Rule, dtype: type) -> None:
     """Also where all of a cohort is Byzantine, what comes out can be clipped and stepped along."""
     for kind in EXTREMES:
-        result = rule(extreme(kind, (11, 6), dtype), rule.tolerates(11), np.random.default_rng(1))
+        rows = extreme(kind, (11, 6), dtype)
+        result = rule(rows, rule.tolerates(11), np.random.default_rng(1), root_of(rule, rows))
         assert np.isfinite(result).all(), kind

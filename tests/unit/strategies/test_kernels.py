@@ -15,6 +15,7 @@ from strategies.aggregators import (
     CoordinateMedian,
     CovarianceFilter,
     DivideAndConquer,
+    FLTrust,
     GeometricMedian,
     Krum,
     Mean,
@@ -37,6 +38,7 @@ from strategies.aggregators.preaggregators import (
 )
 from strategies.aggregators.weighted_rows import WeightedRows, prepare
 from strategies.method import Rows
+from tests.toys import root_of
 
 NNM = NearestNeighbourMixing()
 RULES: list[Rule] = [
@@ -55,6 +57,7 @@ RULES: list[Rule] = [
     DivideAndConquer(),
     SignGuard(),
     ComparativeGradientElimination(),
+    FLTrust(),
 ]
 MIXED: list[Rule] = [
     Mean(pre=(NNM,)),
@@ -119,7 +122,7 @@ def test_any_number_of_threads_gives_the_same_bits(rule: Rule, monkeypatch: pyte
     results = []
     for threads in (1, 2, 5):
         monkeypatch.setenv(parallel.THREADS, str(threads))
-        results.append(rule(rows, 2, rng()))
+        results.append(rule(rows, 2, rng(), root_of(rule, rows)))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
 
@@ -130,9 +133,10 @@ def test_both_ways_agree(rule: Rule, dtype: type, monkeypatch: pytest.MonkeyPatc
     for n, d in ((7, 1), (8, 1023), (13, 2500)):
         rows = sample(n, d, dtype)
         f = min(rule.tolerates(n), n // 5)
-        small = rule(rows, f, rng())
+        root = root_of(rule, rows)
+        small = rule(rows, f, rng(), root)
         monkeypatch.setattr(weighted_rows, "LARGE", 0)
-        large = rule(rows, f, rng())
+        large = rule(rows, f, rng(), root)
         monkeypatch.undo()
         np.testing.assert_allclose(large, small, rtol=2e-5, atol=2e-5)
 
@@ -143,10 +147,11 @@ def test_both_ways_agree(rule: Rule, dtype: type, monkeypatch: pytest.MonkeyPatc
 def test_rows_of_any_size(rule: Rule, size: float) -> None:
     rows = np.random.default_rng(0).uniform(-1, 1, (12, 3000)).astype(np.float32)
     f = min(rule.tolerates(12), 3)
+    root = root_of(rule, rows)
     rows[12 - f :] = np.float32(size)
     before = rows.copy()
     rows.flags.writeable = False
-    result = rule(rows, f, rng())
+    result = rule(rows, f, rng(), root)
     assert np.isfinite(result).all()
     if rule.defends:
         assert np.abs(result).max() <= 2.0
@@ -211,9 +216,10 @@ def test_no_second_array(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(parallel.THREADS, "1")
     rows = np.random.default_rng(0).normal(size=(20, 60_000)).astype(np.float32)
     f = min(rule.tolerates(20), 4)
-    rule(rows, f, rng())
+    root = root_of(rule, rows)
+    rule(rows, f, rng(), root)
     tracemalloc.start()
-    rule(rows, f, rng())
+    rule(rows, f, rng(), root)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak <= 2 * rows[0].nbytes + 500_000
@@ -249,7 +255,7 @@ def test_prepare_leaves_nothing_to_compile(dtype: type) -> None:
     before = {kernel: len(kernel.signatures) for kernel in (kernels.order, kernels.squares, kernels.products)}
     rows = sample(20, 8000, dtype)
     for rule in (*RULES, *MIXED):
-        rule(rows, min(rule.tolerates(20), 4), rng())
+        rule(rows, min(rule.tolerates(20), 4), rng(), root_of(rule, rows))
     assert {kernel: len(kernel.signatures) for kernel in before} == before
 
 

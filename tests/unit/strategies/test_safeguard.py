@@ -10,7 +10,7 @@ import pytest
 from flwr.app import Message
 
 from link import codec
-from strategies.aggregators import CoordinateMedian
+from strategies.aggregators import CoordinateMedian, FLTrust
 from strategies.claims import Claim, Claims, flaw_of
 from strategies.compressors import Identity
 from strategies.descent import DescentState
@@ -19,6 +19,7 @@ from strategies.randomness import Role, stream
 from strategies.robust_momentum_sgd import RobustMomentumSGD
 from strategies.robust_sgd import RobustSGD
 from strategies.safeguard import NOT_A_NUMBER, Course, Losses, Supervisor, votes_needed
+from strategies.server_step import ServerAdam, ServerMomentum
 from strategies.strategy import RobustStrategy, RoundRecord, Standing
 from tests.local_grid import LocalGrid
 
@@ -146,25 +147,37 @@ def test_clients_are_compared_with_themselves_alone() -> None:
 # --- the strategy -----------------------------------------------------------------------------------------------------
 
 
+class Bowl:
+    """The loss ||x||^2 / 2."""
+
+    dim = 2
+
+    def full_gradient(self, x: Any) -> Any:
+        return x.copy()
+
+    def minibatch_gradients(self, points: Any, batch: int, rng: Any) -> Any:
+        return [x.copy() for x in points]
+
+
 def run(
-    method: Any, losses: Mapping[int, float], supervisor: Supervisor, rounds: int = 6, *, from_: Standing | None = None
+    method: Any,
+    losses: Mapping[int, float],
+    supervisor: Supervisor,
+    rounds: int = 6,
+    *,
+    from_: Standing | None = None,
+    kept: list[WorkerState] | None = None,
 ) -> tuple[RobustStrategy, list[RoundRecord], list[Ask]]:
     """Run a method on ||x||^2 / 2 with workers that keep what they keep; of given rounds the loss is what is given."""
     asks: list[Ask] = []
-    kept = [STATELESS] * N
+    kept = [STATELESS] * N if kept is None else kept
     records: list[RoundRecord] = []
-
-    class Oracle:
-        dim = 2
-
-        def full_gradient(self, x: Any) -> Any:
-            return x.copy()
 
     def answer(worker: int, message: Message) -> Iterator[Message]:
         ask = codec.read_ask(message.content)
         asks.append(ask)
         rng = stream(0, Role.WORKER, worker, ask.round)
-        kept[worker], packet = method.reply(worker, kept_since(kept[worker], ask), ask, Oracle(), rng)
+        kept[worker], packet = method.reply(worker, kept_since(kept[worker], ask), ask, Bowl(), rng)
         yield Message(codec.write_packet(packet, ask), reply_to=message)
 
     def evaluate(x: Any) -> Evaluation:
@@ -173,7 +186,7 @@ def run(
     grid = LocalGrid(N, answer)
     strategy = RobustStrategy(
         method, codec=codec, roster=grid, clients=N, every=1, evaluate=evaluate, supervisor=supervisor,
-        on_round=records.append,
+        on_round=records.append, root=Bowl() if method.aggregator.needs_root else None,
     )  # fmt: skip
     start = method.start(X0)
     strategy.standing = from_ or Standing(start, supervisor.begin(method, start, 0, evaluate_first(X0), None))
@@ -227,12 +240,40 @@ def test_workers_keep_nothing_of_rounds_that_are_undone() -> None:
     assert kept_since(kept, replace(ask, round=4, since=4)) is STATELESS
 
 
+TRUSTING = RobustMomentumSGD(
+    n=N, f=1, gamma=0.5, beta=0.5, cohort=N, aggregator=FLTrust(), compressor=Identity(),
+    server=ServerMomentum(mu=0.5),
+)  # fmt: skip
+"""A method of whose server both the step and the row have a momentum."""
+
+
+def test_the_servers_own_momenta_begin_anew_too() -> None:
+    strategy, records, asks = run(TRUSTING, {3: 1e9}, Supervisor(factor=1.5))
+    x = {ask.round: ask.vectors["x"] for ask in asks}
+    assert np.array_equal(x[3], x[2] - 0.5 * (0.5 * X0 + (0.5 * X0 + 0.5 * x[2])))  # with what both kept
+    assert records[2].note.startswith("safeguard: ")
+    assert np.array_equal(x[5], x[4] - 0.25 * x[4])  # with nothing but this round's
+    assert [name for name, _ in strategy.state.root] == ["momentum"]
+
+
+@pytest.mark.parametrize("step", [ServerMomentum(mu=0.5), ServerAdam()])
+def test_a_run_with_momenta_of_the_servers_goes_on_from_its_restart_to_the_same_bits(step: Any) -> None:
+    method, losses, supervisor = replace(TRUSTING, server=step), {3: 1e9, 5: math.nan}, Supervisor(factor=1.5)
+    whole, _, _ = run(method, losses, supervisor, 8)
+    for cut in range(1, 8):
+        workers = [STATELESS] * N
+        first, _, _ = run(method, losses, supervisor, cut, kept=workers)
+        again, _, _ = run(method, losses, supervisor, 8, from_=first.standing, kept=workers)
+        assert np.array_equal(again.state.x, whole.state.x), cut
+
+
 def test_a_restart_keeps_what_bounds_a_cohort() -> None:
     clipped = replace(SGD, alpha=1.0, cohort=2)
-    before = replace(state(5), g=X0, x_prev=X0, counted={0: 5}, missed=frozenset({1}))
+    before = replace(state(5), g=X0, x_prev=X0, counted={0: 5}, missed=frozenset({1}), server=(X0,))
     after = clipped.restart(before, 9)
     assert (after.round, after.counted, after.missed) == (9, {}, frozenset(range(N)))
     assert after.g is X0
+    assert after.server == ()
     assert SGD.restart(before, 9).g is None
 
 

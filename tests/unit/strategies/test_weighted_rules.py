@@ -10,6 +10,7 @@ import pytest
 from strategies.aggregators import (
     CenteredClipping,
     CoordinateMedian,
+    FLTrust,
     GeometricMedian,
     Krum,
     Mean,
@@ -31,6 +32,7 @@ from strategies.compressors import Identity
 from strategies.method import Rows, Vector
 from strategies.robust_sgd import RobustSGD
 from strategies.weights import Masses
+from tests.toys import root_of
 
 NNM = NearestNeighbourMixing()
 RULES: list[Rule] = [
@@ -46,6 +48,8 @@ RULES: list[Rule] = [
     TrimmedMean(pre=(NNM,)),
     CoordinateMedian(pre=(Bucketing(s=2),)),
     TrimmedMean(pre=(Bucketing(s=2),)),
+    FLTrust(),
+    FLTrust(pre=(NNM,)),
 ]
 VECTORS = np.array([[0, 1], [2, 1], [2, 5], [10, -3]], float)
 WEIGHTS = [0.1, 0.4, 0.2, 0.3]
@@ -126,12 +130,21 @@ def plain_nnm(rows: Rows, mass: Masses, f: int) -> Rows:
     return out
 
 
+def plain_trust(rows: Rows, mass: Masses, f: int) -> Vector:
+    """The first row is the server's own."""
+    lengths = np.linalg.norm(rows, axis=1)
+    trust = np.maximum(0.0, rows @ rows[0] / lengths / lengths[0]) * mass
+    mean: Vector = (trust * lengths[0] / lengths) @ rows / trust.sum()
+    return mean
+
+
 PLAIN: list[tuple[Rule, Callable[[Rows, Masses, int], Vector], float]] = [
     (Mean(), plain_mean, 1e-12),
     (CoordinateMedian(), plain_median, 1e-12),
     (TrimmedMean(), plain_trimmed, 1e-12),
     (GeometricMedian(tol=1e-12, max_steps=5000), plain_geometric, 1e-5),
     (CenteredClipping(), plain_clipping, 1e-9),
+    (FLTrust(), plain_trust, 1e-12),
     (CoordinateMedian(pre=(NNM,)), lambda rows, mass, f: plain_median(plain_nnm(rows, mass, f), mass, f), 1e-12),
 ]
 
@@ -147,7 +160,8 @@ def test_a_rule_is_its_definition(
         most = max(f for f in range(n) if rule.withstands(mass, f) and f <= rule.tolerates(n))
         for f in {0, most}:
             expected = plain(rows, mass, f)
-            np.testing.assert_allclose(rule(rows, f, weights=mass.tolist()), expected, atol=tolerance)
+            result = rule(rows, f, center=root_of(rule, rows), weights=mass.tolist())
+            np.testing.assert_allclose(result, expected, atol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -188,9 +202,10 @@ def test_a_row_with_half_of_the_weight_is_the_geometric_median(share: float) -> 
 def test_equal_weights_give_the_bits_of_none(rule: Rule, shape: tuple[int, int]) -> None:
     rows = rng().normal(size=shape).astype(np.float32)
     f = min(1, rule.tolerates(len(rows)))
-    expected = rule(rows, f, rng())
-    assert np.array_equal(rule(rows, f, rng(), weights=[0.7] * len(rows)), expected)
-    assert np.array_equal(rule.weigh(rows, f, rng(), None, np.full(len(rows), 9))[0], expected)
+    root = root_of(rule, rows)
+    expected = rule(rows, f, rng(), root)
+    assert np.array_equal(rule(rows, f, rng(), root, weights=[0.7] * len(rows)), expected)
+    assert np.array_equal(rule.weigh(rows, f, rng(), root, np.full(len(rows), 9))[0], expected)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=name)
@@ -202,10 +217,11 @@ def test_the_kernels_agree_with_numpy(rule: Rule, dtype: type, monkeypatch: pyte
         mass = draws.integers(1, 4, n)
         rows[:, ::7] = draws.integers(-2, 3, rows[:, ::7].shape)  # ties
         f = max(f for f in range(n) if rule.withstands(mass, f) and f <= rule.tolerates(n))
-        small = rule.weigh(rows, f, rng(), None, mass)[0]
+        root = root_of(rule, rows)
+        small = rule.weigh(rows, f, rng(), root, mass)[0]
         with monkeypatch.context() as patch:
             patch.setattr(weighted_rows, "LARGE", 1)
-            large = rule.weigh(rows, f, rng(), None, mass)[0]
+            large = rule.weigh(rows, f, rng(), root, mass)[0]
         assert large.dtype == dtype
         np.testing.assert_allclose(large, small, rtol=1e-5, atol=1e-5 if dtype == np.float32 else 1e-10)
 
@@ -238,7 +254,7 @@ def test_the_heaviest_rows_cannot_pull_a_rule_away(rule: Rule, size: float) -> N
     for direction in (np.ones(4), -np.ones(4)):
         rows = honest.copy()
         rows[:f] = size * direction
-        assert np.abs(rule.weigh(rows, f, rng(), None, mass)[0]).max() < 20
+        assert np.abs(rule.weigh(rows, f, rng(), root_of(rule, honest), mass)[0]).max() < 20
 
 
 def test_a_light_majority_of_rows_cannot_outvote_a_heavy_minority() -> None:

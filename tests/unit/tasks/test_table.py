@@ -17,9 +17,9 @@ from tasks.identity import identify
 from tasks.network import Head, Network, NetworkOracle
 from tasks.partition import split
 from tasks.scaling import ColumnScaling, Scaling
-from tasks.table import TableTask
+from tasks.table import TableProblem, TableTask
 from tests.toys import accuracy
-from tests.unit.tasks.tables import load, loaded, rows, task, write
+from tests.unit.tasks.tables import HEADER, load, loaded, rows, task, write
 
 REGRESSION: dict[str, Any] = {"classes": None, "loss": "squared", "target": "outcome"}
 
@@ -67,6 +67,9 @@ def numbers(m: int, seed: int = 0) -> list[str]:
         ({"dtype": "float16"}, 'dtype = "float16": must be'),
         ({"delimiter": "x"}, 'delimiter = "x": must be'),
         ({"partition": "mine"}, 'partition = "mine": must be'),
+        ({"root_file": "r.csv"}, 'root_file = "r.csv": must be another file than file = "t.csv", and needs partition'),
+        ({"root_file": "t.csv", "partition": "own"}, 'root_file = "t.csv": must be another file'),
+        ({"root_file": "../r.csv", "partition": "own"}, '"../r.csv": must be a plain name'),
     ],
 )
 def test_a_bad_value_is_refused_with_value_and_bound(changes: dict[str, Any], words: str) -> None:
@@ -471,3 +474,69 @@ def test_the_shared_accuracy_is_measured_on_what_honest_workers_keep_back(tmp_pa
     assert abs(sum(kept) - 40) <= 4
     mean = sum(k * accuracy(problem.measure(w, x)) for w, k in enumerate(kept)) / sum(kept)
     assert accuracy(problem.evaluate(x)) == pytest.approx(mean)
+
+
+# --- the server's own rows ---
+
+GIVEN: dict[str, Any] = {"standardise": {"age": (50.0, 12.0), "bmi": (26.0, 4.0)}}
+
+
+def with_root(folder: Path, root: int = 9, party: str = "server", **changes: Any) -> TableProblem:
+    """Load the task whose server has rows of its own."""
+    return load(folder, task(partition="own", root_file="r.csv", **changes), party=party, root=root)
+
+
+@pytest.mark.parametrize("tested", [False, True])
+def test_the_servers_row_is_the_gradient_of_all_rows_of_its_file(tmp_path: Path, tested: bool) -> None:
+    lines = rows(40, seed=1)
+    write(tmp_path, lines, "r.csv")
+    if tested:
+        write(tmp_path, rows(30))
+    server = with_root(tmp_path, **GIVEN)
+    assert server.has_root_data
+    assert server.has_test_data == tested
+    with pytest.raises(TaskError, match="at that client alone"):
+        server.oracle(0)
+    alone = loaded(tmp_path / "alone", lines, partition="replicated", test_share=0.0, **GIVEN)
+    x = np.linspace(-1, 1, server.dim)
+    assert server.root().full_gradient(x).tobytes() == alone.oracle(0).full_gradient(x).tobytes()
+
+
+def test_the_servers_rows_wait_for_the_scaling_of_the_parties(tmp_path: Path) -> None:
+    write(tmp_path, rows(40, seed=1), "r.csv")
+    server = with_root(tmp_path)
+    with pytest.raises(TaskError, match="the scaling of the columns is not known yet"):
+        server.root()
+    report = load(write(tmp_path / "a", rows(50)).parent, task(partition="own"), party="client").statistics(0)
+    server.settle(server.scaling_of({"a": report}, 0))
+    assert server.root().full_gradient(server.initial()).shape == (server.dim,)
+
+
+def test_only_a_server_whose_rule_needs_them_reads_its_rows(tmp_path: Path) -> None:
+    write(tmp_path, rows(30))
+    for party, root in (("client", 9), ("server", 0)):
+        problem = with_root(tmp_path, root, party)
+        assert not problem.has_root_data
+        with pytest.raises(TaskError, match="the server has no training rows of its own"):
+            problem.root()
+
+
+@pytest.mark.parametrize(
+    ("header", "lines", "words"),
+    [
+        (None, [], 'table "r.csv": is not in the folder .*--data FOLDER'),
+        (HEADER, ["50,26,f,no", "51,27,m,yes"], "1 of the server's 2 own training samples are in its test data too"),
+        ("age,sex,outcome", ["50,f,no"], r'r\.csv.*column "bmi"'),
+        (HEADER, ["50,26,f,perhaps"], r'r\.csv, line 2, column "outcome": "perhaps" is no class'),
+        (HEADER, [], r"r\.csv.*no rows"),
+    ],
+)
+def test_rows_of_the_servers_that_it_cannot_train_on(
+    tmp_path: Path, header: str | None, lines: list[str], words: str
+) -> None:
+    write(tmp_path, [*rows(30), "51,27,m,yes"])
+    if header is not None:
+        write(tmp_path, lines, "r.csv", header)
+    with pytest.raises(TaskError, match=words) as error:
+        with_root(tmp_path)
+    assert "\n" not in str(error.value)
