@@ -37,8 +37,8 @@ def run(file: Path, digests: dict[str, str]) -> ModuleType:
     """
     folder = file.resolve().parent
     package = f"custom_task_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
-    for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
-        del sys.modules[name]  # of an earlier load: files may have changed since
+    for name in [name for name in list(sys.modules) if name == package or name.startswith(f"{package}.")]:
+        del sys.modules[name]  # of an earlier load: files may have changed since; another thread may import meanwhile
     siblings = _Siblings(folder, package, digests)
     sys.meta_path[:] = [finder for finder in sys.meta_path if not siblings.replaces(finder)]
     sys.meta_path.insert(0, siblings)
