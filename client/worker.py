@@ -15,9 +15,12 @@ from experiment.opened import Experiment
 from foundation.errors import ConfigError
 from link.worker_state import StateDict, state_from_dict, state_to_dict
 from strategies.claims import Claim
-from strategies.method import STATELESS, Ask, Packet, Vector, begin, kept_since
+from strategies.method import STATELESS, Ask, Packet, Vector, begin, kept_since, prepare
 from strategies.randomness import Role, stream
 from tasks.contract import MeasuredByClients
+
+_STREAMS = Role.MODEL, Role.WORKER
+"""Of a worker in a round: what its model draws from, and what its method does."""
 
 
 class Worker(Protocol):
@@ -134,6 +137,8 @@ class HonestWorker:
             if self._replies is not None:
                 self._replies.add(self.index, ask, mine, (state, packet))
             self._state = state
+            following = (partial(stream, self._seed, role, self.index, ask.round + 1) for role in _STREAMS)
+            prepare(self._oracle, *following)
         return packet
 
     def measure(self, x: Vector, stats: Vector | None = None) -> Claim:

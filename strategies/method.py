@@ -73,6 +73,20 @@ def begin(oracle: Oracle, rng: Callable[[], Generator]) -> None:
         start(rng())
 
 
+def prepare(oracle: Oracle, model: Callable[[], Generator], worker: Callable[[], Generator]) -> None:
+    """Let an oracle prepare the minibatch of a later round, if it has a method ``prepare(model, worker)``.
+
+    It guesses that the method draws a minibatch first, as large as the last one; nothing but time depends on that.
+
+    Args:
+        oracle: of the worker.
+        model: returns the MODEL stream of this worker and that round.
+        worker: returns its WORKER stream, with which the method draws minibatches.
+    """
+    if (start := getattr(oracle, "prepare", None)) is not None:
+        start(model(), worker())
+
+
 def full_gradients(oracle: Oracle, points: Sequence[Vector]) -> list[Vector]:
     """Return the gradient over all local data at each point, of one random function where the model draws at random.
 

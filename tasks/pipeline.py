@@ -35,6 +35,8 @@ log = logging.getLogger("breakwater.tasks")
 SHOWN = 32
 """Samples that digests and comparisons look at."""
 
+_MISSES = 3
+
 
 @dataclass(frozen=True)
 class _Piece:
@@ -171,6 +173,9 @@ class Source:
         self._workers, self._prefetch = workers, prefetch
         self._plan = _Plan()
         self._loader: DataLoader[Any] | None = None
+        self._prepared: tuple[list[_Piece], Iterator[Any]] | None = None
+        """What is fetched ahead, and where it arrives."""
+        self._misses = 0
         self._pid = 0
         """Of the process that the loader was made in: one that is forked from it must not use it."""
 
@@ -184,20 +189,18 @@ class Source:
         Raises:
             TaskError: a sample cannot be fetched; one line with its index, and the place in the user's code.
         """
-        # A process of multiprocessing that is a daemon may not start others.
-        if not self._workers or multiprocessing.current_process().daemon:
+        if self._alone:
             for rows in parts:
                 with generators_restored():
                     batch = self.fetched(rows.tolist(), seed)
                 yield batch
             return
-        each = max(1, self._workers // len(parts))  # a few batches are fetched by all processes together
-        cut = [[_Piece(piece.tolist(), seed, each == 1) for piece in _cut(rows, each)] for rows in parts]
-        self._plan.pieces = [piece for pieces in cut for piece in pieces]
-        results: Iterator[Any] | None = None
+        cut = self._cut(parts, seed)
+        pieces_of_all = [piece for pieces in cut for piece in pieces]
+        results = self._taken(pieces_of_all)
         for number, (rows, pieces) in enumerate(zip(parts, cut, strict=True)):
             try:
-                results = results or self._results()
+                results = results or self._results(pieces_of_all)
                 found = [next(results) for _ in pieces]
             except RuntimeError as error:  # one of them has ended
                 log.warning("%s(): samples are now fetched in this process: %s", self.method, first_line(error))
@@ -205,13 +208,51 @@ class Source:
                 yield from self.batches(parts[number:], seed)
                 return
             found = [_checked(piece) for piece in found]
-            if each == 1:
+            if pieces[0].whole:
                 yield found[0]
                 continue
             samples = [sample for part in found for sample in pickle.loads(part)]  # noqa: S301  # from our own processes
             with generators_restored():
                 batch = self._pieces.joined(samples, rows.tolist(), seed)
             yield batch
+
+    def prepare(self, parts: Sequence[Indices], seed: int) -> None:
+        """Begin to fetch what ``batches`` will probably be asked for next, if other processes do.
+
+        Where it was asked for something else ``_MISSES`` times in a row, because many workers share this or a worker is
+        asked in few rounds, nothing is fetched ahead any more.
+        """
+        if self._alone or not parts or self._misses == _MISSES:
+            return
+        pieces = [piece for each in self._cut(parts, seed) for piece in each]
+        try:
+            self._prepared = pieces, self._results(pieces)
+        except RuntimeError:  # one of the processes has ended, which ``batches`` will find
+            self._prepared = None
+
+    def _taken(self, pieces: list[_Piece]) -> Iterator[Any] | None:
+        """Return where these arrive, if they are what is fetched ahead; nothing is afterwards."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is None or not self._mine:
+            return None
+        hit = prepared[0] == pieces
+        self._misses = 0 if hit else self._misses + 1
+        return prepared[1] if hit else None
+
+    @property
+    def _alone(self) -> bool:
+        """Whether this process fetches: one of multiprocessing that is a daemon may not start others."""
+        return not self._workers or multiprocessing.current_process().daemon
+
+    @property
+    def _mine(self) -> bool:
+        """Whether the loader's processes are this one's."""
+        return self._loader is not None and self._pid == os.getpid()
+
+    def _cut(self, parts: Sequence[Indices], seed: int) -> list[list[_Piece]]:
+        """Return the pieces of each part: a few batches are fetched by all processes together."""
+        each = max(1, self._workers // len(parts))
+        return [[_Piece(piece.tolist(), seed, each == 1) for piece in _cut(rows, each)] for rows in parts]
 
     def fetched(self, rows: list[int], seed: int) -> Samples:
         """Return a batch that is fetched in this process; to be called with the global generators set aside.
@@ -221,9 +262,10 @@ class Source:
         """
         return _checked(self._pieces[_Piece(rows, seed, whole=True)])
 
-    def _results(self) -> Iterator[Any]:
-        """Start a pass: return what the processes give for each piece of the plan."""
-        if self._loader is None or self._pid != os.getpid():
+    def _results(self, pieces: list[_Piece]) -> Iterator[Any]:
+        """Start a pass: return what the processes give for each piece."""
+        self._plan.pieces = pieces
+        if self._loader is None or not self._mine:
             self._pid = os.getpid()
             self._loader = DataLoader(
                 self._pieces,
@@ -316,6 +358,10 @@ class Fetched(ByIndex):
         chosen = [self.rows[part] for part in parts]
         for rows, batch in zip(chosen, self.source.batches(chosen, seed), strict=False):
             yield batch if self._flipped is None else self._changed(batch, self._flipped[torch.from_numpy(rows)])
+
+    def prepare(self, parts: Sequence[Indices], seed: int) -> None:
+        """Begin to fetch what ``batches`` will be asked for next, if other processes do."""
+        self.source.prepare([self.rows[part] for part in parts], seed)
 
     def _changed(self, batch: Samples, targets: Tensor) -> Samples:
         given = targets_of(batch)

@@ -587,6 +587,10 @@ def _stamped(images: Tensor, trigger: Trigger) -> tuple[Tensor, Tensor]:
     return trigger.stamp(images), torch.full((len(images),), trigger.target, dtype=torch.int64)
 
 
+def _seed(rng: np.random.Generator) -> int:
+    return int(rng.integers(2**63))
+
+
 class TorchOracle:
     """A worker's loss f_i: the mean loss of its samples + (l2/2) ||x||^2.
 
@@ -602,6 +606,7 @@ class TorchOracle:
         self._problem, self._data, self._rows = problem, data, rows
         self._last: tuple[Vector, Vector] | None = None
         self._rng = np.random.default_rng(0)
+        self._batch = 0
 
     @property
     def dim(self) -> int:
@@ -611,6 +616,16 @@ class TorchOracle:
     def begin(self, rng: np.random.Generator) -> None:
         """Draw from this stream from now on: that of a worker and a round."""
         self._rng = rng
+
+    def prepare(self, model: np.random.Generator, worker: np.random.Generator) -> None:
+        """Begin to fetch, in other processes, the minibatch that these streams of a later round give.
+
+        Args:
+            model: as for ``begin``, of that round.
+            worker: as for ``minibatch_gradients``.
+        """
+        if self._batch and isinstance(self._data, Fetched):
+            self._data.prepare(*self._minibatch(self._batch, worker, model))
 
     def full_gradient(self, x: Vector) -> Vector:
         """Return grad f_i(x) over all local samples.
@@ -622,7 +637,7 @@ class TorchOracle:
 
     def full_gradients(self, points: Sequence[Vector]) -> list[Vector]:
         """Return the gradient over all local samples at each point, of one random function."""
-        seed = self._seed()
+        seed = _seed(self._rng)
         chunks = self._problem.chunks(self._rows, seed)
         return [self._full_gradient(x, chunks, seed) for x in points]
 
@@ -636,8 +651,8 @@ class TorchOracle:
 
     def minibatch_gradients(self, points: Sequence[Vector], batch: int, rng: np.random.Generator) -> list[Vector]:
         """Draw one minibatch of min(b, m_i) samples without replacement; return its mean gradient at each point."""
-        seed = self._seed()
-        chunks = self._problem.chunks(self._rows[draw(len(self._rows), batch, rng)], seed)
+        self._batch = batch
+        chunks, seed = self._minibatch(batch, rng, self._rng)
         fetched = list(self._batches(chunks, seed)) if isinstance(self._data, Fetched) and len(points) > 1 else None
         return [self._gradient(x, chunks, seed, fetched)[0] for x in points]
 
@@ -649,8 +664,11 @@ class TorchOracle:
         """Return the share of its samples that are predicted rightly; None where the task has no such measure."""
         return self._problem.accuracy(x, self._problem.task.train, self._rows)
 
-    def _seed(self) -> int:
-        return int(self._rng.integers(2**63))
+    def _minibatch(
+        self, batch: int, worker: np.random.Generator, model: np.random.Generator
+    ) -> tuple[list[Indices], int]:
+        seed = _seed(model)
+        return self._problem.chunks(self._rows[draw(len(self._rows), batch, worker)], seed), seed
 
     def _batches(self, chunks: Sequence[Indices], seed: int) -> Iterator[Samples]:
         task = self._problem.task

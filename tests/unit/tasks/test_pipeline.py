@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from strategies.method import Vector, begin, full_gradients
+from client.worker import HonestWorker
+from experiment.config import parse, resolve
+from experiment.opened import Experiment
+from strategies.method import Ask, Vector, begin, full_gradients
 from strategies.randomness import Role, stream
 from tasks.contract import Setting, TaskError
 from tasks.custom import CustomTask
@@ -161,6 +164,31 @@ def test_other_processes_give_the_same_bits_and_may_end(
     (after,) = gradients(spread, [x])
     assert after.tobytes() == one.tobytes()
     assert "train_data(): samples are now fetched in this process: DataLoader worker" in caplog.text
+
+
+def test_a_worker_has_the_minibatch_of_the_next_round_fetched_ahead(tmp_path: Path) -> None:
+    config = parse(
+        """
+        federation = { clients = 3, byzantine = 1, seed = 2 }
+        task = { kind = "digits" }
+        strategy = { kind = "robust-sgd", rounds = 9, gamma = 0.1, batch = 8 }
+        """
+    )
+
+    def worker(problem: Any) -> HonestWorker:
+        return HonestWorker(Experiment(config=resolve(config, problem), problem=problem), 0)
+
+    body = NOISY + COLLATE
+    alone, spread = load(tmp_path, body), load(tmp_path / "spread", "    workers = 2\n" + body)
+    source, x = spread.task.train.source, alone.initial()
+    one, other = worker(alone), worker(spread)
+    misses = []
+    for round_ in (1, 2, 3, 5, 6, 8, 10, 12, 14):
+        packets = [each.answer(Ask(round_, "minibatch", {"x": x})) for each in (one, other)]
+        assert packets[0].values.tobytes() == packets[1].values.tobytes()
+        misses.append(source._misses)
+    assert misses == [0, 0, 0, 1, 0, 1, 2, 3, 3]  # those that were asked in another round than the next
+    assert source._prepared is None  # given up
 
 
 def broken(at: int, what: str = "raise ValueError('no such file')") -> str:
